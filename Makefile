@@ -1,0 +1,33 @@
+# make demo: install into .venv, segment the example photographs, say where the pictures are
+# make test: install into .venv, run linter, type checker and all tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint install clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(f"expected Python 3.11 or newer; got {sys.version.split()[0]}; run make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $@
+
+demo: install
+	$(BIN)/masktree segment examples/photos -o out/demo
+	@echo "look at the overlays: $(CURDIR)/out/demo/*.png"
+
+lint: install
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+
+# The first test compiles the numba kernels into the cache, so that parallel workers do not compile them again.
+test: lint
+	$(BIN)/python -m pytest tests/test_cli.py -x
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile
+
+clean:
+	rm -rf $(VENV) out

@@ -1,0 +1,35 @@
+"""masktree: every entity in an image, its parts and their parts, as one tree of masks, without human labels.
+
+>>> import masktree
+>>> segmenter = masktree.load("embedded")
+>>> tree = segmenter("photo.jpg")  # doctest: +SKIP
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from masktree.masks import MaskTree
+    from masktree.predict import AutomaticMaskGenerator, Segmenter, load
+    from masktree.tree import PartitionTree
+    from masktree.visualize import overlay
+
+__all__ = ["AutomaticMaskGenerator", "MaskTree", "PartitionTree", "Segmenter", "__version__", "load", "overlay"]
+
+_HOMES = {
+    "AutomaticMaskGenerator": "masktree.predict",
+    "MaskTree": "masktree.masks",
+    "PartitionTree": "masktree.tree",
+    "Segmenter": "masktree.predict",
+    "load": "masktree.predict",
+    "overlay": "masktree.visualize",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported on first use, so that ``import masktree`` and ``--help`` stay quick."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'masktree' has no attribute {name!r}")

@@ -1,0 +1,66 @@
+"""Backbones: images in, feature grids out. Importing this package imports neither torch nor timm."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from masktree.backbones.base import Backbone
+from masktree.backbones.weights import BUILT_IN, WEIGHTS, Weights
+from masktree.errors import InputError
+
+__all__ = ["WEIGHTS", "Backbone", "Weights", "load_backbone"]
+
+
+def load_backbone(
+    name: str = "embedded",
+    device: str = "auto",
+    dtype: str = "float32",
+    *,
+    features: Literal["keys", "tokens"] = "keys",
+    batch: int = 8,
+) -> Backbone:
+    """Backbone by name, file or folder; what was asked for or an error, never something else.
+
+    Parameters
+    ----------
+    name:
+        ``embedded`` (needs no download) is at present the same as ``texture``: a hand-made dense extractor of
+        colour and texture without learned weights. It runs on the CPU in float32, whatever ``device`` and
+        ``dtype`` say, and ``features`` and ``batch`` do not concern it.
+        A key of :data:`WEIGHTS` (``dino-vitb8``, ``dinov2-vits14-reg`` ...): from the cache, else downloaded
+        once. ``NAME@PATH``: a local file for such a network: safetensors, or .pth/.pt of tensors; timm's or
+        the original authors' layout; checkpoints with ``teacher`` or ``state_dict`` inside. A folder with
+        ``config.json`` (timm's ``architecture``, ``model_args``, and ``mean`` and ``std`` in
+        ``pretrained_cfg``) and ``model.safetensors``.
+    device: ``auto`` (cuda, else mps, else cpu), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+    dtype: ``float32`` or ``bfloat16`` for the computation; results are always float32.
+    features:
+        Of a ViT: ``keys`` of the last attention block (HASSOD, SOHES and UnSAM cluster these) or ``tokens``,
+        the patch tokens after the last layer and the final norm. A ResNet has one feature map, whatever
+        this says.
+    batch: most images in one forward pass, >= 1; bounds memory.
+
+    Returns
+    -------
+    Backbone; its ``provenance.sha256`` is the hash of the file that was read.
+
+    Raises
+    ------
+    WeightsError: unknown name; not cached and no network; wrong, damaged or mismatching file; device missing.
+    InputError: unknown ``dtype``, ``device`` or ``features``; ``batch`` below 1.
+    """
+    if dtype not in ("float32", "bfloat16"):
+        raise InputError(f"expected dtype 'float32' or 'bfloat16'; got {dtype!r}; give one of these")
+    if features not in ("keys", "tokens"):
+        raise InputError(f"expected features 'keys' or 'tokens'; got {features!r}; give one of these")
+    if batch < 1:
+        raise InputError(f"expected a batch of at least 1 image; got {batch}; 1 needs the least memory")
+    if name in BUILT_IN:
+        from masktree.backbones.texture import TextureBackbone
+
+        return TextureBackbone()
+    from masktree.backbones.hub import HubBackbone, load_network, resolve_device
+
+    target = resolve_device(device)  # before the weights: a wrong device should not cost a download
+    network, provenance = load_network(name)
+    return HubBackbone(network, provenance, features=features, device=target, dtype=dtype, batch=batch)

@@ -1,0 +1,147 @@
+"""Local evidence of boundaries: how different the two sides of a pixel are, per cue, orientation and radius."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+ORIENTATIONS = 8
+
+
+def window_histograms(words: np.ndarray, count: int, sigma: float) -> np.ndarray:
+    """Gaussian-window histogram of (h, w) int32 words around each pixel: (h, w, count) float32, each summing to 1."""
+    return _blur_rows(_blur_words(words, count, _taps(sigma)), _taps(sigma))
+
+
+def window_means(values: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian-window mean of (h, w, d) float32 values."""
+    return _blur_rows(_blur_columns(values, _taps(sigma)), _taps(sigma))
+
+
+def chi_square(histograms: np.ndarray, distance: float) -> np.ndarray:
+    """Chi-square in [0, 1] between the windows ``distance`` pixels to either side: (ORIENTATIONS, h, w) float32."""
+    return _chi_square(histograms, _offsets(distance))
+
+
+def difference(values: np.ndarray, distance: float) -> np.ndarray:
+    """Euclidean difference between the values ``distance`` pixels to either side: (ORIENTATIONS, h, w) float32."""
+    return _difference(values, _offsets(distance))
+
+
+def double(values: np.ndarray, H: int, W: int) -> np.ndarray:
+    """Bilinear upsampling of an (h, w) float32 map of 2 x 2 means to (H, W), h = ceil(H/2), w = ceil(W/2)."""
+    return _double(values, H, W)
+
+
+def _taps(sigma: float) -> np.ndarray:
+    radius = max(1, math.ceil(2.5 * sigma))
+    taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    return (taps / taps.sum()).astype(np.float32)
+
+
+def _offsets(distance: float) -> np.ndarray:
+    angles = np.pi * np.arange(ORIENTATIONS) / ORIENTATIONS
+    return np.rint(distance * np.stack([np.sin(angles), np.cos(angles)], 1)).astype(np.int64)
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _blur_words(words, count, taps):
+    h, w = words.shape
+    radius = taps.shape[0] // 2
+    out = np.zeros((h, w, count), np.float32)
+    for i in range(h):
+        for j in range(w):
+            for t in range(-radius, radius + 1):
+                out[i, j, words[i, min(max(j + t, 0), w - 1)]] += taps[t + radius]
+    return out
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _blur_columns(values, taps):
+    h, w, d = values.shape
+    radius = taps.shape[0] // 2
+    out = np.zeros((h, w, d), np.float32)
+    for i in range(h):
+        for j in range(w):
+            row = out[i, j]
+            for t in range(-radius, radius + 1):
+                source = values[i, min(max(j + t, 0), w - 1)]
+                tap = taps[t + radius]
+                for k in range(d):
+                    row[k] += tap * source[k]
+    return out
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _blur_rows(values, taps):
+    h, w, d = values.shape
+    radius = taps.shape[0] // 2
+    flat = values.reshape(h, w * d)
+    out = np.zeros((h, w * d), np.float32)
+    for i in range(h):
+        row = out[i]
+        for t in range(-radius, radius + 1):
+            source = flat[min(max(i + t, 0), h - 1)]
+            tap = taps[t + radius]
+            for k in range(w * d):
+                row[k] += tap * source[k]
+    return out.reshape(h, w, d)
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _chi_square(histograms, offsets):
+    h, w, d = histograms.shape
+    out = np.empty((offsets.shape[0], h, w), np.float32)
+    for o in range(offsets.shape[0]):
+        dy, dx = offsets[o]
+        for i in range(h):
+            upper, lower = min(max(i - dy, 0), h - 1), min(max(i + dy, 0), h - 1)
+            for j in range(w):
+                a = histograms[upper, min(max(j - dx, 0), w - 1)]
+                b = histograms[lower, min(max(j + dx, 0), w - 1)]
+                total = np.float32(0)
+                for k in range(d):
+                    step = a[k] - b[k]
+                    total += step * step / (a[k] + b[k] + np.float32(1e-9))
+                out[o, i, j] = np.float32(0.5) * total
+    return out
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _difference(values, offsets):
+    h, w, d = values.shape
+    out = np.empty((offsets.shape[0], h, w), np.float32)
+    for o in range(offsets.shape[0]):
+        dy, dx = offsets[o]
+        for i in range(h):
+            upper, lower = min(max(i - dy, 0), h - 1), min(max(i + dy, 0), h - 1)
+            for j in range(w):
+                a = values[upper, min(max(j - dx, 0), w - 1)]
+                b = values[lower, min(max(j + dx, 0), w - 1)]
+                total = np.float32(0)
+                for k in range(d):
+                    step = a[k] - b[k]
+                    total += step * step
+                out[o, i, j] = np.sqrt(total)
+    return out
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _double(values, H, W):
+    """Bilinear upsampling of the 2 x 2 means ``values`` (h, w) to (H, W)."""
+    h, w = values.shape
+    out = np.empty((H, W), np.float32)
+    for i in range(H):
+        y = min(max(np.float32(0.5) * i - np.float32(0.25), np.float32(0)), np.float32(h - 1))
+        i0 = int(y)
+        i1, v = min(i0 + 1, h - 1), y - i0
+        for j in range(W):
+            x = min(max(np.float32(0.5) * j - np.float32(0.25), np.float32(0)), np.float32(w - 1))
+            j0 = int(x)
+            j1, u = min(j0 + 1, w - 1), x - j0
+            top = (1 - u) * values[i0, j0] + u * values[i0, j1]
+            bottom = (1 - u) * values[i1, j0] + u * values[i1, j1]
+            out[i, j] = (1 - v) * top + v * bottom
+    return out

@@ -1,0 +1,132 @@
+"""Run one job over many photographs: worker processes, isolation of failures, results as they come."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+
+from masktree.errors import MasktreeError
+from masktree.images import Photo
+
+Job = Callable[[Photo], None]
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outcome of one photograph: seconds taken, and the reason if it failed."""
+
+    photo: Photo
+    seconds: float
+    error: str | None = None
+
+
+def run(photos: Sequence[Photo], job: Job, *, workers: int) -> Iterator[Result]:
+    """Call ``job`` on every photograph; yields results in order of completion.
+
+    An exception fails its photograph only. With several workers each runs single-threaded in a process of its own,
+    and a worker that dies (killed for memory, say) fails the photograph it was on; the rest goes on.
+
+    Args:
+        photos: what to work on.
+        job: picklable if ``workers`` > 1.
+        workers: number of processes; 1 works in this process with all its threads.
+    """
+    if workers == 1:
+        for photo in photos:
+            yield _attempt(job, photo)
+        return
+    with _single_threads():
+        yield from _run_pool(list(photos), job, workers)
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def reason(error: BaseException) -> str:
+    """One line for a person: our own errors speak for themselves, others carry their type."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MasktreeError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _run_pool(pending: list[Photo], job: Job, workers: int) -> Iterator[Result]:
+    pending.reverse()
+    suspects: list[Photo] = []  # in flight when a worker died: any of them may be to blame
+    while pending or suspects:
+        # Suspects run alone, one to a fresh process: only the guilty one dies again.
+        alone = bool(suspects)
+        queue = [suspects.pop()] if alone else pending
+        flying: dict[Future[Result], Photo] = {}
+        pool = ProcessPoolExecutor(
+            1 if alone else workers,
+            multiprocessing.get_context("spawn"),
+            initializer=_start_worker,
+            initargs=(job,),
+        )
+        try:
+            while queue or flying:
+                while queue and len(flying) < 2 * workers:
+                    photo = queue.pop()
+                    flying[pool.submit(_attempt_own_job, photo)] = photo
+                done, _ = wait(flying, return_when=FIRST_COMPLETED)
+                for future in done:
+                    result = future.result()
+                    del flying[future]
+                    yield result
+        except BrokenProcessPool:
+            if alone:
+                yield Result(next(iter(flying.values())), 0.0, "the worker process died; most likely out of memory")
+            else:
+                suspects = list(flying.values())
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _attempt(job: Job, photo: Photo) -> Result:
+    start = time.perf_counter()
+    try:
+        job(photo)
+    except Exception as error:
+        return Result(photo, time.perf_counter() - start, reason(error))
+    return Result(photo, time.perf_counter() - start)
+
+
+_own_job: Job | None = None  # of a worker process: sent once, so that what it loads is loaded once
+
+
+def _start_worker(job: Job) -> None:
+    global _own_job
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    _own_job = job
+
+
+def _attempt_own_job(photo: Photo) -> Result:
+    assert _own_job is not None
+    return _attempt(_own_job, photo)
+
+
+@contextlib.contextmanager
+def _single_threads() -> Iterator[None]:
+    """Children inherit one thread each; numeric libraries read these variables when they are loaded."""
+    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

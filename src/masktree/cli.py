@@ -1,0 +1,173 @@
+"""Command line: each verb is a typed function. torch and the numeric rooms are imported inside the verbs only."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+Methods = Literal["masktree", "hassod", "sohes", "unsam"]
+Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+
+
+def segment(
+    inputs: tyro.conf.Positional[tuple[str, ...]],
+    /,
+    output: Output,
+    method: Methods = "masktree",
+    backbone: str = "embedded",
+    quality: Literal["fast", "best"] = "fast",
+    granularity: float = 0.5,
+    min_area: int | None = None,
+    device: str = "auto",
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    workers: int = 0,
+    seed: int = 0,
+    overwrite: bool = False,
+    no_overlay: bool = False,
+) -> int:
+    """Outline everything in photographs: a tree of masks (JSON) and a picture (PNG) for each.
+
+    Args:
+        inputs: Image files, folders (searched recursively) or quoted globs.
+        output: Folder for the results; mirrors the input folders.
+        method: masktree: one dendrogram whose cuts cover every pixel; hassod, sohes, unsam: the published methods.
+        backbone: embedded works offline; `masktree info backbone` lists the others.
+        quality: best is slower and finer.
+        granularity: Cut drawn in the picture as entities: 0 finest, 1 coarsest.
+        min_area: Smallest mask in pixels; the method's own default if not given.
+        device: auto, cpu, cuda, cuda:N or mps.
+        dtype: Precision of the backbone.
+        workers: Processes; 0 means one per core, or one on an accelerator and for a few images.
+        seed: Makes a run repeatable.
+        overwrite: Do everything anew; otherwise finished results are kept and the rest is done.
+        no_overlay: Write no pictures.
+    """
+    from masktree import pipeline
+
+    if not inputs:
+        return _refuse("expected at least one image, folder or glob; got none")
+    config = pipeline.Config(
+        backbone=backbone, method=method, quality=quality, min_area=min_area, device=device, dtype=dtype, seed=seed
+    )
+    outcome = pipeline.segment(
+        inputs,
+        output,
+        config,
+        granularity=granularity,
+        overlay=not no_overlay,
+        workers=workers,
+        overwrite=overwrite,
+        show_progress=True,
+    )
+    return _report(outcome, output)
+
+
+def discover(
+    folder: tyro.conf.Positional[Path],
+    /,
+    output: Output,
+    method: Methods = "sohes",
+    backbone: str = "embedded",
+    quality: Literal["fast", "best"] = "fast",
+    labels_per_image: float | None = None,
+    min_area: int | None = None,
+    shard_size: int = 1000,
+    device: str = "auto",
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    workers: int = 0,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> int:
+    """Make a pseudo-label data set (COCO shards with a tree in them) of a folder of photographs.
+
+    Args:
+        folder: Photographs, searched recursively.
+        output: Folder of the label set.
+        method: hassod, sohes, unsam or masktree.
+        backbone: embedded works offline; `masktree info backbone` lists the others.
+        quality: best is slower and finer.
+        labels_per_image: Choose the thresholds so that images have about this many labels.
+        min_area: Smallest mask in pixels; the method's own default if not given.
+        shard_size: Images per COCO file.
+        device: auto, cpu, cuda, cuda:N or mps.
+        dtype: Precision of the backbone.
+        workers: Processes; 0 means one per core, or one on an accelerator and for a few images.
+        seed: Makes a run repeatable.
+        overwrite: Do everything anew; otherwise finished results are kept and the rest is done.
+    """
+    from masktree import pipeline
+
+    config = pipeline.Config(
+        backbone=backbone, method=method, quality=quality, min_area=min_area, device=device, dtype=dtype, seed=seed
+    )
+    outcome = pipeline.discover(
+        folder,
+        output,
+        config,
+        labels_per_image=labels_per_image,
+        shard_size=shard_size,
+        workers=workers,
+        overwrite=overwrite,
+        show_progress=True,
+    )
+    return _report(outcome, output)
+
+
+def info(
+    topic: tyro.conf.Positional[Literal["all", "backbone", "labels"]] = "all",
+    name: tyro.conf.Positional[str | None] = None,
+    /,
+) -> int:
+    """Show what is installed, which backbones there are with licence and provenance, or what a label set holds.
+
+    Args:
+        topic: backbone, labels, or all.
+        name: A backbone's name, or a label set's folder.
+    """
+    from masktree import report
+
+    print(report.describe(topic, name))
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point. Exit codes: 0 all done, 1 something failed, 2 wrong arguments, 130 interrupted."""
+    from masktree.errors import MasktreeError
+
+    try:
+        return tyro.extras.subcommand_cli_from_dict(
+            {"segment": segment, "discover": discover, "info": info},
+            prog="masktree",
+            description="Every entity in an image, its parts and their parts, as one tree of masks. No human labels.",
+            args=arguments,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+    except MasktreeError as error:
+        return _refuse(str(error))
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    except OSError as error:
+        return _refuse(f"{type(error).__name__}: {error}", code=1)
+
+
+def _refuse(message: str, code: int = 2) -> int:
+    print(f"masktree: {message}", file=sys.stderr)
+    return code
+
+
+def _report(outcome: object, output: Path) -> int:
+    from masktree.pipeline import Outcome
+
+    assert isinstance(outcome, Outcome)
+    kept = f", {outcome.kept} kept from before" if outcome.kept else ""
+    failed = f", {len(outcome.failures)} failed (see {output / 'failures.json'})" if outcome.failures else ""
+    print(f"{outcome.done} done{kept}{failed}; results in {output}")
+    return 1 if outcome.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,365 @@
+"""Greedy merging of adjacent regions, recorded as one full merge sequence.
+
+The three published methods share one rule (HASSOD, arXiv 2402.03311, section 3.1; SOHES, arXiv 2404.12386,
+section 3.1; UnSAM, arXiv 2406.20081, section 3.2): a region is represented by the sum of its patch features, the
+adjacent pair with the highest cosine similarity is merged first, and every threshold records the partition that
+stands before the first merge below it. One pass down to a single region therefore answers all thresholds.
+
+``merge_tree`` is that rule on a patch grid. ``merge_regions`` runs the same kernel on any region adjacency with
+boundary strengths, histograms and embeddings beside (or in place of) the cosine.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from masktree.errors import InputError
+from masktree.tree import PartitionTree
+from masktree.types import Features, Labels, checked
+
+
+@checked
+def merge_tree(features: Features) -> PartitionTree:
+    """Full merge tree of a patch grid under the published cosine rule.
+
+    Args:
+        features: (h, w, d) float32, raw (not normalised) patch features; any h, w, d >= 1, finite.
+
+    Returns:
+        ``PartitionTree`` whose leaves are the h*w patches in row-major order and whose altitudes are
+        1 - (running minimum of the similarity along the merge sequence), in [0, 2]. ``tree.cut(theta)`` is the
+        partition that the authors' code records at similarity threshold theta.
+
+    Raises:
+        InputError: features are empty or not finite.
+
+    Ties are broken as the authors' code does: the edge that was inserted first wins; edges stand in the order
+    right, down for each patch in row-major order, and the edges of a new region are appended in the order of the
+    edges they replace. An all-zero feature has similarity 0 to everything.
+
+    Cost: O(n log n + (sum of merged regions' degrees) * d) time, n = h*w; memory is one copy of the features.
+    """
+    h, w, d = features.shape
+    if features.size == 0:
+        raise InputError(f"expected features of shape (h, w, d) with all sides >= 1; got {features.shape}")
+    flat = np.ascontiguousarray(features.reshape(h * w, d)).copy()
+    _require_finite(flat, "features")
+    edges = grid_edges(h, w)
+    none = np.zeros((h * w, 0), np.float32)
+    ones = np.ones(len(edges))
+    merges, costs = _agglomerate(edges, np.ones(h * w), flat, none, ones, ones, 0.0, 0.0, 1.0, 0.0, float(h * w), True)
+    leaves = np.arange(h * w, dtype=np.int32).reshape(h, w)
+    return PartitionTree.from_merges(leaves, merges, 1.0 + costs)
+
+
+@checked
+def merge_regions(
+    leaves: Labels,
+    edges: np.ndarray,
+    areas: np.ndarray,
+    *,
+    embeddings: np.ndarray | None = None,
+    histograms: np.ndarray | None = None,
+    boundary: np.ndarray | None = None,
+    lengths: np.ndarray | None = None,
+    boundary_weight: float = 1.0,
+    histogram_weight: float = 0.3,
+    embedding_weight: float = 0.0,
+    size_power: float = 0.1,
+) -> PartitionTree:
+    """Full merge tree of any region adjacency graph.
+
+    The pair with the smallest cost is merged first, where cost(u, v) =
+    (boundary_weight * mean boundary strength + histogram_weight * chi-square(histograms)
+    + embedding_weight * (1 - cosine of embedding sums)) * (harmonic mean of the areas / image area)^size_power.
+    The weights are our choice; the size factor makes small regions merge first.
+
+    Args:
+        leaves: (H, W) int32 label map of n regions, 0..n-1 without gaps.
+        edges: (m, 2) integer pairs of adjacent regions; each pair once.
+        areas: (n,) region sizes in pixels, > 0.
+        embeddings: (n, d) float32 sums of embeddings over each region, or None.
+        histograms: (n, k) float32 counts over each region (sums, not normalised), or None.
+        boundary: (m,) mean boundary strength along each common border, or None.
+        lengths: (m,) border lengths in pixels, > 0; 1 each if None.
+
+    Returns:
+        ``PartitionTree`` on ``leaves``; altitudes are the running maximum of the cost along the merge sequence.
+
+    Raises:
+        InputError: shapes disagree, values are not finite, or the graph is not connected.
+    """
+    n, m = len(areas), len(edges)
+    if n == 0 or int(leaves.max(initial=-1)) + 1 != n:
+        raise InputError(f"expected one area per region of the label map ({leaves.max(initial=-1) + 1}); got {n}")
+    if m and (edges.min() < 0 or edges.max() >= n):
+        raise InputError(f"expected region numbers in 0..{n - 1} in edges; got {edges.min()}..{edges.max()}")
+    table = {
+        "embeddings": (embeddings, (n, 0 if embeddings is None else embeddings.shape[-1])),
+        "histograms": (histograms, (n, 0 if histograms is None else histograms.shape[-1])),
+        "boundary": (boundary, (m,)),
+        "lengths": (lengths, (m,)),
+    }
+    for name, (array, shape) in table.items():
+        if array is not None and array.shape != shape:
+            raise InputError(f"expected {name} of shape {shape}; got {array.shape}")
+        if array is not None:
+            _require_finite(array, name)
+    length = np.ones(m) if lengths is None else lengths.astype(np.float64)
+    strength = np.zeros(m) if boundary is None else boundary.astype(np.float64) * length
+    none = np.zeros((n, 0), np.float32)
+    merges, costs = _agglomerate(
+        np.ascontiguousarray(edges, np.int64).reshape(m, 2),
+        np.asarray(areas, np.float64).copy(),
+        none if embeddings is None else embeddings.astype(np.float32),
+        none if histograms is None else histograms.astype(np.float32),
+        strength,
+        length,
+        boundary_weight,
+        histogram_weight,
+        embedding_weight,
+        size_power,
+        float(leaves.size),
+        False,
+    )
+    if len(merges) != n - 1:
+        raise InputError(f"expected a connected adjacency graph; got {n - len(merges)} separate pieces")
+    return PartitionTree.from_merges(leaves, merges, costs)
+
+
+def grid_edges(h: int, w: int) -> np.ndarray:
+    """(m, 2) int64 edges of the 4-neighbour grid: for each patch in row-major order right, then down."""
+    index = np.arange(h * w).reshape(h, w)
+    pairs = np.full((h, w, 2, 2), -1, np.int64)
+    pairs[:, :-1, 0] = np.stack([index[:, :-1], index[:, 1:]], -1)
+    pairs[:-1, :, 1] = np.stack([index[:-1], index[1:]], -1)
+    flat = pairs.reshape(-1, 2)
+    return flat[flat[:, 0] >= 0]
+
+
+def _require_finite(array: np.ndarray, name: str) -> None:
+    # A sum is not finite exactly when an entry is not (or the total overflows): far cheaper than isfinite on all.
+    if not np.isfinite(array.sum(dtype=np.float64)):
+        bad = int((~np.isfinite(array)).sum())
+        raise InputError(f"expected finite {name}; got {bad} NaN or infinite values; check the backbone's output")
+
+
+# --- kernel -----------------------------------------------------------------------------------------------------
+# Regions live in the slots of their first member; a merge adds slot v into slot u. Edges keep their number for
+# life: when u and v merge, every edge of either is re-keyed with a fresh sequence number, and of two edges to the
+# same neighbour the earlier one stays. A heap entry is valid while its sequence number is the edge's current one,
+# so the heap never needs deletions. Half-edge 2e+s hangs in the doubly linked list of its endpoint.
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _dot(a, b):  # pragma: no cover
+    total = np.float32(0)
+    for i in range(a.shape[0]):
+        total += a[i] * b[i]
+    return total
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _chi_square(a, b, scale_a, scale_b):  # pragma: no cover
+    """Half the chi-square distance of two histograms after division by their totals, in [0, 1]."""
+    total = np.float32(0)
+    for i in range(a.shape[0]):
+        p = a[i] * scale_a
+        q = b[i] * scale_b
+        difference = p - q
+        total += difference * difference / (p + q + np.float32(1e-12))
+    return np.float32(0.5) * total
+
+
+@njit(cache=True, nogil=True)
+def _cost(
+    u, v, area, sums, square, histograms, mass, strength, length,
+    boundary_weight, histogram_weight, embedding_weight, size_power, image_area, published,
+):  # fmt: skip  # pragma: no cover
+    cosine = 0.0
+    if sums.shape[1] > 0 and embedding_weight != 0.0:
+        norm = square[u] * square[v]  # exact for small integers, so true ties stay ties
+        if norm > 0.0:
+            cosine = _dot(sums[u], sums[v]) / np.sqrt(norm)
+    if published:
+        return -cosine
+    cost = boundary_weight * strength / length + embedding_weight * (1.0 - cosine)
+    if histograms.shape[1] > 0 and histogram_weight != 0.0:
+        scale_u = np.float32(1.0 / max(mass[u], 1e-12))
+        scale_v = np.float32(1.0 / max(mass[v], 1e-12))
+        cost += histogram_weight * _chi_square(histograms[u], histograms[v], scale_u, scale_v)
+    if size_power != 0.0:
+        mean_area = 2.0 * area[u] * area[v] / (area[u] + area[v])
+        cost *= (mean_area / image_area) ** size_power
+    return cost
+
+
+@njit(cache=True, nogil=True)
+def _sift_up(keys, order, edge, at):  # pragma: no cover
+    key, seq, e = keys[at], order[at], edge[at]
+    while at > 0:
+        parent = (at - 1) >> 1
+        if keys[parent] < key or (keys[parent] == key and order[parent] < seq):
+            break
+        keys[at], order[at], edge[at] = keys[parent], order[parent], edge[parent]
+        at = parent
+    keys[at], order[at], edge[at] = key, seq, e
+
+
+@njit(cache=True, nogil=True)
+def _sift_down(keys, order, edge, at, size):  # pragma: no cover
+    key, seq, e = keys[at], order[at], edge[at]
+    while True:
+        child = 2 * at + 1
+        if child >= size:
+            break
+        right = child + 1
+        if right < size and (keys[right] < keys[child] or (keys[right] == keys[child] and order[right] < order[child])):
+            child = right
+        if key < keys[child] or (key == keys[child] and seq < order[child]):
+            break
+        keys[at], order[at], edge[at] = keys[child], order[child], edge[child]
+        at = child
+    keys[at], order[at], edge[at] = key, seq, e
+
+
+@njit(cache=True, nogil=True)
+def _compact(keys, order, edge, size, current):  # pragma: no cover
+    """Drop stale heap entries and restore the heap; keeps its memory proportional to the live edges."""
+    kept = 0
+    for i in range(size):
+        if current[edge[i]] == order[i]:
+            keys[kept], order[kept], edge[kept] = keys[i], order[i], edge[i]
+            kept += 1
+    for i in range(kept // 2 - 1, -1, -1):
+        _sift_down(keys, order, edge, i, kept)
+    return kept
+
+
+@njit(cache=True, nogil=True)
+def _agglomerate(
+    edges, area, sums, histograms, strength, length,
+    boundary_weight, histogram_weight, embedding_weight, size_power, image_area, published,
+):  # fmt: skip  # pragma: no cover
+    n, m = area.shape[0], edges.shape[0]
+    ends = edges.copy().reshape(2 * m)
+    square = np.zeros(n)
+    mass = np.zeros(n)
+    for u in range(n):
+        square[u] = _dot(sums[u], sums[u])
+        for i in range(histograms.shape[1]):
+            mass[u] += histograms[u, i]
+
+    head = np.full(n, -1, np.int64)  # first half-edge of each slot
+    after = np.full(2 * m, -1, np.int64)
+    before = np.full(2 * m, -1, np.int64)
+    for half in range(2 * m):
+        u = ends[half]
+        after[half] = head[u]
+        if head[u] >= 0:
+            before[head[u]] = half
+        head[u] = half
+
+    capacity = 4 * m + 16
+    keys = np.empty(capacity)
+    order = np.empty(capacity, np.int64)
+    edge = np.empty(capacity, np.int64)
+    current = np.empty(m, np.int64)
+    for e in range(m):
+        keys[e] = _cost(
+            ends[2 * e], ends[2 * e + 1], area, sums, square, histograms, mass, strength[e], length[e],
+            boundary_weight, histogram_weight, embedding_weight, size_power, image_area, published,
+        )  # fmt: skip
+        order[e] = e
+        edge[e] = e
+        current[e] = e
+    size = m
+    for i in range(m // 2 - 1, -1, -1):
+        _sift_down(keys, order, edge, i, size)
+
+    sequence = m
+    node = np.arange(n)
+    merges = np.empty((max(n - 1, 0), 2), np.int64)
+    costs = np.empty(max(n - 1, 0))
+    count = 0
+    owner = np.full(n, -1, np.int64)  # edge that already leads from the new region to this neighbour
+    stamp = np.full(n, -1, np.int64)
+    found = np.empty(m, np.int64)
+    found_order = np.empty(m, np.int64)
+
+    while size > 0 and count < n - 1:
+        key, seq, e = keys[0], order[0], edge[0]
+        size -= 1
+        if size > 0:
+            keys[0], order[0], edge[0] = keys[size], order[size], edge[size]
+            _sift_down(keys, order, edge, 0, size)
+        if current[e] != seq:
+            continue
+        u, v = ends[2 * e], ends[2 * e + 1]
+        merges[count, 0], merges[count, 1] = node[u], node[v]
+        costs[count] = key
+        node[u] = n + count
+        area[u] += area[v]
+        sums[u] += sums[v]
+        square[u] = _dot(sums[u], sums[u])
+        histograms[u] += histograms[v]
+        mass[u] += mass[v]
+        current[e] = -1
+
+        # Collect the edges of both regions; they leave their old lists and wait to be chained under u.
+        total = 0
+        for side in range(2):
+            half = head[u] if side == 0 else head[v]
+            while half >= 0:
+                if half >> 1 != e:
+                    found[total] = half
+                    found_order[total] = current[half >> 1]
+                    total += 1
+                half = after[half]
+        ranked = np.argsort(found_order[:total])
+        head[u] = -1
+        head[v] = -1
+        for rank in range(total):
+            half = found[ranked[rank]]
+            other = half ^ 1
+            f = half >> 1
+            x = ends[other]
+            if stamp[x] == count:  # a second edge to the same neighbour: its border joins the first one's
+                strength[owner[x]] += strength[f]
+                length[owner[x]] += length[f]
+                current[f] = -1
+                if before[other] >= 0:
+                    after[before[other]] = after[other]
+                else:
+                    head[x] = after[other]
+                if after[other] >= 0:
+                    before[after[other]] = before[other]
+                continue
+            stamp[x] = count
+            owner[x] = f
+            ends[half] = u
+            before[half] = -1
+            after[half] = head[u]
+            if head[u] >= 0:
+                before[head[u]] = half
+            head[u] = half
+            current[f] = sequence
+            sequence += 1
+
+        if size + total > keys.shape[0]:
+            size = _compact(keys, order, edge, size, current)
+        half = head[u]
+        while half >= 0:
+            f = half >> 1
+            keys[size] = _cost(
+                u, ends[half ^ 1], area, sums, square, histograms, mass, strength[f], length[f],
+                boundary_weight, histogram_weight, embedding_weight, size_power, image_area, published,
+            )  # fmt: skip
+            order[size] = current[f]
+            edge[size] = f
+            _sift_up(keys, order, edge, size)
+            size += 1
+            half = after[half]
+        count += 1
+    return merges[:count], costs[:count]

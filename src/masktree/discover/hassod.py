@@ -1,0 +1,72 @@
+"""HASSOD stage 1, hierarchical adaptive clustering (Cao et al., NeurIPS 2023, arXiv 2402.03311, section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from masktree import hierarchy, rle
+from masktree.backbones.base import Backbone
+from masktree.discover.grids import cluster, resize_mask
+from masktree.images import resize_image
+from masktree.masks import MaskTree
+from masktree.refine import Refiner, corners_covered, dense_crf, fill_holes, upsample_labels
+from masktree.types import RGB
+
+
+def hassod(
+    image: RGB,
+    backbone: Backbone,
+    *,
+    side: int = 480,
+    thresholds: Sequence[float] = (0.4, 0.2, 0.1),
+    refiner: Refiner = dense_crf,
+    refine_iou: float = 0.5,
+    min_area: int = 100,
+    max_corners: int = 2,
+    duplicate_iou: float = 0.9,
+    cover: float = 0.9,
+) -> MaskTree:
+    """Masks of one image with their whole / part / subpart forest.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        backbone: the paper's is DINO ViT-B/8 with the keys of its last block (``dino-vitb8``).
+        side: working resolution in pixels, aspect not kept.
+        thresholds: merge thresholds; their partitions are pooled.
+        refiner: one joint multi-label refinement per threshold; the paper's is the dense CRF.
+        refine_iou: a mask that the refinement changes to an IoU below this is dropped.
+        min_area: smallest mask in pixels of the original image.
+        max_corners: a mask on more image corners is background and dropped (paper: 3 or more).
+        duplicate_iou: NMS over the pooled thresholds (the paper removes duplicates; the value is our choice).
+        cover: coverage at which one mask lies under another.
+
+    The score of a mask is its IoU before against after refinement (our choice; the paper gives none).
+    """
+    size = (image.shape[0], image.shape[1])
+    working = resize_image(image, (side, side))
+    tree = cluster(image, backbone, side)
+    rles: list[bytes] = []
+    scores: list[float] = []
+    for theta in thresholds:
+        probabilities = upsample_labels(tree.cut(theta), side, side)
+        before = probabilities.argmax(axis=0)
+        after = refiner(working, probabilities).argmax(axis=0) if len(probabilities) > 1 else before
+        stable = _label_iou(before, after, len(probabilities))
+        for label in np.flatnonzero(stable >= refine_iou):
+            mask = fill_holes(resize_mask(after == label, size)[None])
+            if mask.sum() >= min_area and corners_covered(mask)[0] <= max_corners:
+                rles.append(rle.encode(mask[0]))
+                scores.append(float(stable[label]))
+    keep = hierarchy.nms(rles, size, np.array(scores), iou=duplicate_iou)
+    rles = [rles[i] for i in keep]
+    parents = hierarchy.coverage_parents(rles, size, cover=cover)
+    return MaskTree.from_rles(rles, size, parents, scores=np.array(scores)[keep])
+
+
+def _label_iou(before: np.ndarray, after: np.ndarray, n: int) -> np.ndarray:
+    """(n,) IoU of each label's region in two label maps; 0 where it vanished."""
+    same = np.bincount(before[before == after], minlength=n)
+    union = np.bincount(before.ravel(), minlength=n) + np.bincount(after.ravel(), minlength=n) - same
+    return same / np.maximum(union, 1)

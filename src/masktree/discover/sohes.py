@@ -1,0 +1,139 @@
+"""SOHES phase 1, self-exploration (Cao et al., ICLR 2024, arXiv 2404.12386, section 3.1 and appendix)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from masktree.backbones.base import Backbone
+from masktree.discover.grids import (
+    Window,
+    box_window,
+    cluster,
+    cluster_crops,
+    distinct,
+    finish,
+    paste,
+    pooled_regions,
+    resize_masks,
+)
+from masktree.images import resize_image
+from masktree.masks import MaskTree
+from masktree.refine import Refiner, dense_crf
+from masktree.types import RGB, Mask, Masks
+
+
+def sohes(
+    image: RGB,
+    backbone: Backbone,
+    *,
+    side: int = 480,
+    thresholds: Sequence[float] = (0.6, 0.5, 0.4, 0.3, 0.2, 0.1),
+    duplicate_iou: float = 0.9,
+    small: float = 1 / 1024,
+    crop_side: int = 256,
+    crop_scale: float = 3.0,
+    max_crops: int = 64,
+    refiner: Refiner = dense_crf,
+    refine_iou: float = 0.5,
+    min_area: int = 16,
+    max_area: float = 0.9,
+    cover: float = 0.9,
+) -> MaskTree:
+    """Masks of one image with their forest of any depth.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        backbone: the paper's is DINO ViT-B/8.
+        side: global resolution S (480..1024, our choice).
+        thresholds: merge thresholds, pooled (UnSAM's list, our choice; the paper gives none).
+        duplicate_iou: NMS threshold (our choice).
+        small: regions below this share of the image are clustered again at their own scale (authors' rebuttal).
+        crop_side: side S' of the crop given to the backbone (our choice).
+        crop_scale: side of the crop's window in units of the region's box (our choice: the region, and its
+            surroundings to tell it from).
+        max_crops: at most this many windows per image, the largest small regions first (our choice; the
+            authors' unbounded version costs 6-10 s per image).
+        refiner: refinement of each mask. The paper's CascadePSP was trained on human masks, so it is not used
+            here; the dense CRF is the paper's own label-free alternative.
+        refine_iou: masks that the refinement changes to an IoU below this are dropped.
+        min_area, max_area: smallest mask in original pixels, largest as a share of the image (our choices).
+        cover: coverage at which one mask lies under another (our choice; HASSOD's value).
+
+    The score of a mask is its IoU before against after refinement (our choice).
+    """
+    working = resize_image(image, (side, side))
+    regions = distinct(pooled_regions(cluster(image, backbone, side), thresholds), iou=duplicate_iou)
+    masks = resize_masks(regions, (side, side))
+    is_small = masks.sum(axis=(1, 2)) < small * side * side
+    local = _recluster(image, backbone, masks[is_small], thresholds, crop_side, crop_scale, max_crops)
+    pool = distinct(np.concatenate([masks[~is_small], local]), iou=duplicate_iou)
+    return finish(
+        pool,
+        working,
+        (image.shape[0], image.shape[1]),
+        refiner=refiner,
+        refine_iou=refine_iou,
+        min_area=min_area,
+        max_area=max_area,
+        duplicate_iou=duplicate_iou,
+        cover=cover,
+    )
+
+
+def _recluster(
+    image: RGB,
+    backbone: Backbone,
+    masks: Masks,
+    thresholds: Sequence[float],
+    crop_side: int,
+    crop_scale: float,
+    max_crops: int,
+) -> Masks:
+    """Step 2: replace small regions by the regions found in a crop around each; those that touch the crop's
+    border inside the image are dropped, for they go on outside it. Returns masks at the working size of ``masks``."""
+    size = (masks.shape[1], masks.shape[2])
+    windows: list[Window] = []
+    for index in np.argsort(-masks.sum(axis=(1, 2)), kind="stable"):
+        if len(windows) == max_crops:
+            break
+        tight = box_window(masks[index])
+        if not any(_in_middle(tight, window) for window in windows):
+            windows.append(_grow(tight, crop_scale, size))
+    crops = cluster_crops(image, windows, size, backbone, side=crop_side, thresholds=thresholds)
+    found: list[Mask] = []
+    for window, regions in zip(windows, crops, strict=True):
+        inner = regions[~_leaves_window(regions, window, size)]
+        found.extend(paste(region, window, size) for region in inner)
+    return np.array(found, np.bool_).reshape(-1, *size)
+
+
+def _in_middle(tight: Window, window: Window) -> bool:
+    """Whether the centre of ``tight`` lies in the middle third of ``window``, which then shows it well enough."""
+    y, x = (tight[0] + tight[1]) / 2, (tight[2] + tight[3]) / 2
+    top, bottom, left, right = window
+    return abs(2 * y - top - bottom) * 3 <= bottom - top and abs(2 * x - left - right) * 3 <= right - left
+
+
+def _grow(tight: Window, scale: float, size: tuple[int, int]) -> Window:
+    """``scale`` times as large a window about the same centre, inside the image."""
+    top, bottom, left, right = tight
+    y, x = (scale - 1) * (bottom - top) / 2, (scale - 1) * (right - left) / 2
+    return (
+        max(int(top - y), 0),
+        min(int(np.ceil(bottom + y)), size[0]),
+        max(int(left - x), 0),
+        min(int(np.ceil(right + x)), size[1]),
+    )
+
+
+def _leaves_window(regions: Masks, window: Window, size: tuple[int, int]) -> np.ndarray:
+    """(n,) bool: whether a region reaches a border of the window that is not a border of the image."""
+    top, bottom, left, right = window
+    return np.asarray(
+        (regions[:, 0].any(axis=1) & (top > 0))
+        | (regions[:, -1].any(axis=1) & (bottom < size[0]))
+        | (regions[:, :, 0].any(axis=1) & (left > 0))
+        | (regions[:, :, -1].any(axis=1) & (right < size[1]))
+    )

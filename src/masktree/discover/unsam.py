@@ -1,0 +1,109 @@
+"""UnSAM's divide and conquer (Wang et al., NeurIPS 2024, arXiv 2406.20081, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from masktree.backbones.base import Backbone
+from masktree.cluster import maskcut
+from masktree.discover.grids import box_window, cluster_crops, distinct, finish, paste, resize_masks
+from masktree.errors import InputError
+from masktree.images import resize_image
+from masktree.masks import MaskTree
+from masktree.refine import Refiner, dense_crf, fill_holes, iou_pairwise, refine_masks
+from masktree.types import RGB, Masks
+
+Detector = Callable[[RGB], Masks]
+
+
+def unsam(
+    image: RGB,
+    backbone: Backbone,
+    *,
+    detector: Detector | None = None,
+    side: int = 480,
+    tau: float = 0.15,
+    n_cuts: int = 3,
+    thresholds: Sequence[float] = (0.6, 0.5, 0.4, 0.3, 0.2, 0.1),
+    crop_side: int = 256,
+    min_cells: int = 4,
+    inside: float = 0.9,
+    duplicate_iou: float = 0.9,
+    refiner: Refiner = dense_crf,
+    refine_iou: float = 0.5,
+    min_area: int = 16,
+    max_area: float = 0.9,
+    cover: float = 0.9,
+) -> MaskTree:
+    """Masks of one image with their forest.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        backbone: the paper's is DINO ViT-B/8.
+        detector: the divide step: image -> (n, H, W) bool whole-object masks. None uses MaskCut; UnSAM itself
+            uses a detector trained on MaskCut's masks, and any detector trained by this package fits here.
+        side: resolution of MaskCut's features and of the masks.
+        tau, n_cuts: MaskCut's affinity threshold and number of cuts.
+        thresholds: merge thresholds of the conquer step.
+        crop_side: each divide mask's box is seen at this size.
+        min_cells: clusters with fewer feature cells are dropped.
+        inside: share of a cluster that must lie inside its divide mask (more than this is kept).
+        duplicate_iou: exact NMS over everything (the authors compare only the next four masks by area).
+        refiner, refine_iou: as in ``sohes``; the dense CRF in place of CascadePSP.
+        min_area, max_area: smallest mask in original pixels (our choice), largest as a share of the image.
+        cover: coverage at which one mask lies under another (our choice; HASSOD's value).
+
+    The score of a mask is its IoU before against after refinement (our choice).
+    """
+    working = resize_image(image, (side, side))
+    if detector is None:
+        wholes = _divide(working, backbone, tau, n_cuts, refiner, refine_iou)
+    else:
+        found = detector(image)
+        if found.shape[1:] != image.shape[:2]:
+            raise InputError(f"expected detector masks of {image.shape[:2]} pixels; got {found.shape[1:]}")
+        wholes = resize_masks(found, (side, side))
+    parts = _conquer(image, wholes, backbone, thresholds, crop_side, min_cells, inside)
+    return finish(
+        distinct(np.concatenate([wholes, parts]), iou=duplicate_iou),
+        working,
+        (image.shape[0], image.shape[1]),
+        refiner=refiner,
+        refine_iou=refine_iou,
+        min_area=min_area,
+        max_area=max_area,
+        duplicate_iou=duplicate_iou,
+        cover=cover,
+    )
+
+
+def _divide(working: RGB, backbone: Backbone, tau: float, n_cuts: int, refiner: Refiner, refine_iou: float) -> Masks:
+    """Whole objects by MaskCut; CRF, holes filled, masks that the CRF overturns dropped."""
+    cuts = resize_masks(maskcut(backbone(working[None])[0], tau, n_cuts), (working.shape[0], working.shape[1]))
+    refined = fill_holes(refine_masks(working, cuts, refiner))
+    return refined[iou_pairwise(cuts, refined) >= refine_iou]
+
+
+def _conquer(
+    image: RGB,
+    wholes: Masks,
+    backbone: Backbone,
+    thresholds: Sequence[float],
+    crop_side: int,
+    min_cells: int,
+    inside: float,
+) -> Masks:
+    """Regions inside the box of each whole, seen at their own scale: (n, S, S) bool at the size of ``wholes``."""
+    size = (wholes.shape[1], wholes.shape[2])
+    owners = [whole for whole in wholes if whole.any()]
+    windows = [box_window(whole) for whole in owners]
+    crops = cluster_crops(image, windows, size, backbone, side=crop_side, thresholds=thresholds)
+    found = []
+    for window, whole, regions in zip(windows, owners, crops, strict=True):
+        for region in regions[regions.sum(axis=(1, 2)) >= min_cells]:
+            mask = paste(region, window, size)
+            if mask.any() and (mask & whole).sum() > inside * mask.sum():
+                found.append(mask)
+    return np.array(found, np.bool_).reshape(-1, *size)

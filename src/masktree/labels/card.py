@@ -1,0 +1,59 @@
+"""The card of a label set: what it holds, for people."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from masktree.files import write_atomically
+
+
+def write_card(path: Path, index: dict[str, Any]) -> None:
+    """Write card.md from the manifest's content."""
+    summary = index["summary"]
+    failures = sum(len(shard["failures"]) for shard in index["shards"])
+    quantiles = ", ".join(f"{float(q):.0%}: {v:g}" for q, v in summary["masks_per_image_quantiles"].items())
+    sections = [
+        "# Pseudo-labels by masktree\n\nMade without human labels.",
+        _table(
+            {
+                "images": summary["images"],
+                "images that failed": failures,
+                "images without masks": summary["images_without_masks"],
+                "masks": summary["masks"],
+                "masks per image, mean": summary["masks_per_image_mean"],
+                "masks per image, quantiles": quantiles,
+                "coverage (mean share of pixels under a mask)": summary["coverage"],
+                "seconds per image": summary["seconds_per_image"],
+                "photographs": index["root"],
+            }
+        ),
+        "## Levels\n\n" + _bars(summary["levels"]),
+        "## Sizes (COCO limits: 32^2 and 96^2 pixels)\n\n" + _bars(summary["sizes"]),
+        "## Area, powers of two in pixels\n\n" + _bars({f"2^{k}": v for k, v in summary["log2_area"].items()}),
+        "## Depth in the tree\n\n" + _bars(summary["depths"]),
+        "## Configuration\n\n```json\n" + json.dumps(index["config"], indent=1) + "\n```",
+        "## Weights\n\n```json\n" + json.dumps(index["weights"], indent=1) + "\n```",
+        "## Files\n\n"
+        + "\n".join(
+            f"- `{shard['file']}`: {shard['images']} images, {shard['masks']} masks, sha256 `{shard['sha256']}`"
+            for shard in index["shards"]
+        ),
+    ]
+    text = "\n\n".join(sections) + "\n"
+    write_atomically(path, lambda handle: handle.write(text.encode()))
+
+
+def _table(rows: dict[str, Any]) -> str:
+    return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+
+
+def _bars(counts: dict[str, int]) -> str:
+    """A histogram in text: share and bar per row."""
+    total = max(sum(counts.values()), 1)
+    rows = [
+        f"| {name} | {count} | {count / total:.1%} | {'#' * round(40 * count / total)} |"
+        for name, count in counts.items()
+    ]
+    return "| | masks | share | |\n|---|---|---|---|\n" + "\n".join(rows)

@@ -1,0 +1,390 @@
+"""``MaskTree``: the masks of one image, nested as ``parents`` says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from scipy import ndimage
+
+from masktree import hierarchy, rle
+from masktree.errors import InputError
+from masktree.tree import PartitionTree, renumber
+from masktree.types import Labels, Mask, Masks, checked
+
+LEVELS = ("whole", "part", "subpart")
+
+
+@dataclass(frozen=True)
+class MaskTree:
+    """N masks of one image with their hierarchy. Masks may overlap; nesting is what ``parents`` says.
+
+    Attributes:
+        size: (height, width) of the image in pixels.
+        rles: N compressed COCO run-length strings (column-major).
+        parents: (N,) int32 index of the parent mask, -1 for roots; no cycles.
+        scores: (N,) float32, higher is better; in [0, 1].
+        granularities: (N,) float32 in [0, 1]: 0 the finest, 1 the whole image; never falls towards the root.
+        stabilities: (N,) float32 in [0, 1]: how far the granularity can move before the mask changes.
+        levels: (N,) int8: 0 whole, 1 part, 2 subpart; by default from the depth.
+        partition: the dendrogram behind the masks, where the method partitions the image; then cuts are exact.
+    """
+
+    size: tuple[int, int]
+    rles: tuple[bytes, ...]
+    parents: np.ndarray
+    scores: np.ndarray
+    granularities: np.ndarray
+    stabilities: np.ndarray
+    levels: np.ndarray
+    partition: PartitionTree | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        n = len(self.rles)
+        for name in ("parents", "scores", "granularities", "stabilities", "levels"):
+            array = getattr(self, name)
+            if array.shape != (n,):
+                raise InputError(f"expected {name} of shape ({n},), one per mask; got {array.shape}")
+            if not np.all(np.isfinite(array)):
+                raise InputError(f"expected finite {name}; got NaN or infinite values")
+            array.setflags(write=False)
+        if n and (self.parents.min() < -1 or self.parents.max() >= n):
+            raise InputError(f"expected parents in -1..{n - 1}; got {self.parents.min()}..{self.parents.max()}")
+        if n and (self.levels.min() < 0 or self.levels.max() > 2):
+            raise InputError("expected levels in 0 (whole), 1 (part), 2 (subpart)")
+        hierarchy.depths(self.parents)  # raises on a cycle
+        if self.partition is not None and self.partition.size != self.size:
+            raise InputError(f"expected a partition of size {self.size}; got {self.partition.size}")
+
+    # --- ways to make one ---------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_rles(
+        cls,
+        rles: Sequence[bytes],
+        size: tuple[int, int],
+        parents: np.ndarray,
+        *,
+        scores: np.ndarray | None = None,
+        stabilities: np.ndarray | None = None,
+        levels: np.ndarray | None = None,
+    ) -> MaskTree:
+        """From masks with known parents. Granularity is sqrt(area / image area) (our choice), the square root as
+        in UnSAMv2's definition, made monotone towards the root; scores and stabilities default to 1."""
+        n = len(rles)
+        parents = np.asarray(parents, np.int32)
+        granularities = np.sqrt(rle.areas(rles, size) / (size[0] * size[1])).astype(np.float32)
+        for child in np.argsort(-hierarchy.depths(parents), kind="stable"):
+            if parents[child] >= 0:
+                up = parents[child]
+                granularities[up] = max(granularities[up], granularities[child])
+        ones = np.ones(n, np.float32)
+        return cls(
+            size=size,
+            rles=tuple(rles),
+            parents=parents,
+            scores=ones if scores is None else np.asarray(scores, np.float32),
+            granularities=granularities,
+            stabilities=ones.copy() if stabilities is None else np.asarray(stabilities, np.float32),
+            levels=hierarchy.levels(parents) if levels is None else np.asarray(levels, np.int8),
+        )
+
+    @classmethod
+    @checked
+    def from_masks(cls, masks: Masks, *, cover: float = 0.9, scores: np.ndarray | None = None) -> MaskTree:
+        """From dense masks; parents by coverage (SOHES step 4: A lies under B iff |A and B|/|A| >= cover and
+        |A and B|/|B| < cover, parent = smallest such B)."""
+        size = (masks.shape[1], masks.shape[2])
+        rles = [rle.encode(mask) for mask in masks]
+        return cls.from_rles(rles, size, hierarchy.coverage_parents(rles, size, cover=cover), scores=scores)
+
+    @classmethod
+    def from_partition(
+        cls,
+        tree: PartitionTree,
+        *,
+        min_area: int = 32,
+        max_area: float = 0.9,
+        max_masks: int = 300,
+        min_stability: float = 0.0,
+        duplicate_iou: float = 0.9,
+    ) -> MaskTree:
+        """The stable nodes of a dendrogram whose altitudes are granularities in [0, 1].
+
+        Args:
+            tree: altitudes must lie in [0, 1].
+            min_area: smallest mask in pixels (our choice).
+            max_area: largest mask as a share of the image (UnSAM drops masks above 90 %). An image that is one
+                region all through is kept as one mask.
+            max_masks: at most this many masks, the most stable first (our choice: it keeps files small).
+            min_stability: least stability of a mask.
+            duplicate_iou: of two nested nodes with a higher IoU only the more stable stays (SOHES's NMS).
+
+        The stability of a node is its persistence: altitude of its parent minus its own. Score = stability.
+        """
+        if tree.altitudes[-1] > 1.0:
+            raise InputError(f"expected altitudes calibrated to [0, 1]; got up to {tree.altitudes[-1]:.3g}")
+        altitudes, areas = tree.altitudes, tree.areas
+        stabilities = altitudes[tree.parents] - altitudes
+        stabilities[-1] = 1.0 - altitudes[-1]
+        wanted = (areas >= min_area) & (areas <= max_area * tree.leaves.size) & (stabilities > 0)
+        wanted &= stabilities >= min_stability
+        nodes = _select_nodes(tree, wanted, stabilities, areas, duplicate_iou, max_masks)
+        if len(nodes) == 0:  # a uniform or a tiny image is one entity
+            nodes = np.array([len(tree.parents) - 1])
+        return cls(
+            size=tree.size,
+            rles=tuple(tree.rles(nodes)),
+            parents=(parents := _kept_parents(tree, nodes)),
+            scores=stabilities[nodes].astype(np.float32),
+            granularities=altitudes[nodes].astype(np.float32),
+            stabilities=stabilities[nodes].astype(np.float32),
+            levels=hierarchy.levels(parents),
+            partition=tree,
+        )
+
+    # --- reading ------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.rles)
+
+    def __getitem__(self, keep: np.ndarray) -> MaskTree:
+        """The masks chosen by a boolean array (N,); a dropped parent is replaced by its nearest kept ancestor.
+
+        The dendrogram stays, so cuts of a filtered partition are unchanged; levels follow the new depths.
+        """
+        keep = np.asarray(keep)
+        if keep.dtype != np.bool_ or keep.shape != (len(self),):
+            raise InputError(f"expected a boolean array of shape ({len(self)},); got {keep.dtype} {keep.shape}")
+        parents = hierarchy.reparent(self.parents, keep)
+        return replace(
+            self,
+            rles=tuple(r for r, k in zip(self.rles, keep, strict=True) if k),
+            parents=parents,
+            scores=self.scores[keep],
+            granularities=self.granularities[keep],
+            stabilities=self.stabilities[keep],
+            levels=hierarchy.levels(parents),
+        )
+
+    @cached_property
+    def areas(self) -> np.ndarray:
+        """(N,) int64 areas in pixels."""
+        return rle.areas(self.rles, self.size)
+
+    @cached_property
+    def boxes(self) -> np.ndarray:
+        """(N, 4) float64 XYWH boxes in pixels."""
+        return rle.boxes(self.rles, self.size)
+
+    @cached_property
+    def depths(self) -> np.ndarray:
+        """(N,) int32: 0 for roots, parent's depth + 1 below."""
+        return hierarchy.depths(self.parents)
+
+    def mask(self, index: int) -> Mask:
+        """(H, W) bool mask number ``index``."""
+        return rle.decode(self.rles[index], self.size)
+
+    def masks(
+        self, *, output_mode: Literal["binary_mask", "uncompressed_rle", "coco_rle"] = "binary_mask"
+    ) -> list[dict[str, Any]]:
+        """The masks as segment-anything shaped dicts, largest first.
+
+        Keys as there: segmentation ((H, W) bool, or RLE as ``output_mode`` says), area, bbox (XYWH), predicted_iou
+        (the score), point_coords ([[x, y]], a pixel deep inside), stability_score, crop_box; and id, parent_id (None
+        for roots), level, depth, granularity. With binary masks each dict holds H*W bytes: for many masks on a large
+        image take an RLE mode, or iterate over ``mask(i)``.
+        """
+        records = []
+        for index in np.argsort(-self.areas, kind="stable"):
+            mask = self.mask(index)
+            record = self.record(int(index))
+            stability = record.pop("stability")
+            if output_mode == "binary_mask":
+                record["segmentation"] = mask
+            elif output_mode == "uncompressed_rle":
+                record["segmentation"] = {
+                    "size": list(self.size),
+                    "counts": rle.counts(self.rles[index], self.size),
+                }
+            record["predicted_iou"] = record.pop("score")
+            record["stability_score"] = stability
+            record["point_coords"] = [_inner_point(mask)]
+            record["crop_box"] = [0, 0, self.size[1], self.size[0]]
+            records.append(record)
+        return records
+
+    def record(self, index: int) -> dict[str, Any]:
+        """One mask as plain values: id, parent_id, level, depth, granularity, score, stability, area, bbox,
+        segmentation (COCO compressed RLE)."""
+        parent = int(self.parents[index])
+        return {
+            "id": index,
+            "parent_id": parent if parent >= 0 else None,
+            "level": LEVELS[self.levels[index]],
+            "depth": int(self.depths[index]),
+            "granularity": round(float(self.granularities[index]), 5),
+            "score": round(float(self.scores[index]), 5),
+            "stability": round(float(self.stabilities[index]), 5),
+            "area": int(self.areas[index]),
+            "bbox": [float(v) for v in self.boxes[index]],
+            "segmentation": {"size": list(self.size), "counts": self.rles[index].decode("ascii")},
+        }
+
+    def at(self, x: int, y: int) -> list[int]:
+        """Indices of the masks that contain pixel (x, y), smallest first: sub-part to whole."""
+        h, w = self.size
+        if not (0 <= x < w and 0 <= y < h):
+            raise InputError(f"expected a point inside the image (0 <= x < {w}, 0 <= y < {h}); got ({x}, {y})")
+        runs = rle.runs(self.rles, self.size)
+        pixel = x * h + y
+        inside = (runs.starts <= pixel) & (pixel < runs.ends)
+        owner = np.searchsorted(runs.offsets, np.flatnonzero(inside), side="right") - 1
+        return [int(i) for i in owner[np.lexsort((owner, self.areas[owner]))]]
+
+    # --- cuts ---------------------------------------------------------------------------------------------------
+
+    def cut(self, granularity: float) -> Labels:
+        """A label map that covers every pixel exactly once, at any granularity in [0, 1]; 0 finest, 1 coarsest.
+
+        From a dendrogram: its partition at that altitude. From overlapping masks: each pixel takes the largest
+        mask on it whose granularity is at most ``granularity``, or its smallest mask where there is none such;
+        what no mask covers becomes one remainder per connected piece.
+        """
+        if not 0.0 <= granularity <= 1.0:
+            raise InputError(f"expected a granularity in [0, 1]; got {granularity}")
+        if self.partition is not None:
+            return self.partition.cut(1.0 - granularity)
+        owner = self.owners(granularity)
+        pieces, _ = ndimage.label(owner < 0)
+        return renumber(np.where(owner >= 0, owner, len(self) - 1 + pieces).astype(np.int32))
+
+    def owners(self, granularity: float) -> np.ndarray:
+        """(H, W) int32: the mask that each pixel takes in ``cut(granularity)``, -1 where there is none.
+
+        Cost: one pass over the runs of all masks; memory is one label map, however many masks there are.
+        """
+        owner = np.full(self.size[0] * self.size[1], -1, np.int32)
+        runs = rle.runs(self.rles, self.size)
+        below = self.granularities <= granularity
+        rank = np.arange(len(self))
+        # Painted later wins: first the too coarse masks from large to small, so that the smallest is on top,
+        # then the allowed ones from small to large, so that the largest is on top.
+        for index in [
+            *rank[~below][np.argsort(-self.areas[~below], kind="stable")],
+            *rank[below][np.argsort(self.areas[below], kind="stable")],
+        ]:
+            for run in range(runs.offsets[index], runs.offsets[index + 1]):
+                owner[runs.starts[run] : runs.ends[run]] = index
+        return owner.reshape(self.size[1], self.size[0]).T.copy()
+
+    def ucm(self, *, doubled: bool = False) -> np.ndarray:
+        """Contour map of the granularity at which borders vanish; see ``PartitionTree.ucm``.
+
+        Needs the dendrogram of a method that partitions (``--method masktree``).
+        """
+        if self.partition is None:
+            raise InputError("expected a tree of a method that partitions the image; got overlapping masks only")
+        return self.partition.ucm(doubled=doubled)
+
+    # --- writing ------------------------------------------------------------------------------------------------
+
+    def to_coco(self, image_id: int = 1, first_id: int = 1, category_id: int = 1) -> list[dict[str, Any]]:
+        """COCO annotations with compressed RLE, and parent_id (an annotation id or None), level, score.
+
+        Args:
+            image_id: value of ``image_id``.
+            first_id: id of the first annotation; the others follow in order.
+            category_id: the one class-agnostic category.
+        """
+        annotations = []
+        for index in range(len(self)):
+            record = self.record(index)
+            parent = record["parent_id"]
+            record |= {
+                "id": first_id + index,
+                "image_id": image_id,
+                "category_id": category_id,
+                "iscrowd": 0,
+                "parent_id": None if parent is None else first_id + parent,
+            }
+            annotations.append(record)
+        return annotations
+
+    def save(self, path: str | Path, *, image: dict[str, Any] | None = None) -> None:
+        """Write as JSON, whole or not at all. ``image`` adds keys such as file_name to the image record."""
+        from masktree import treefile
+
+        treefile.write(self, Path(path), image or {})
+
+    @classmethod
+    def load(cls, path: str | Path) -> MaskTree:
+        """Read a file written by ``save``. Raises FormatError on a damaged or foreign file."""
+        from masktree import treefile
+
+        return treefile.read(Path(path))
+
+
+def _inner_point(mask: Mask) -> list[float]:
+    """[x, y] of the pixel farthest from the mask's border."""
+    if not mask.any():
+        return [0.0, 0.0]
+    ys, xs = np.nonzero(mask)
+    y0, x0 = ys.min(), xs.min()
+    inside = np.pad(mask[y0 : ys.max() + 1, x0 : xs.max() + 1], 1)
+    y, x = np.unravel_index(int(ndimage.distance_transform_edt(inside).argmax()), inside.shape)
+    return [float(x0 + x - 1), float(y0 + y - 1)]
+
+
+def _select_nodes(
+    tree: PartitionTree,
+    wanted: np.ndarray,
+    stabilities: np.ndarray,
+    areas: np.ndarray,
+    duplicate_iou: float,
+    max_masks: int,
+) -> np.ndarray:
+    """Greedy choice, most stable first, without near-duplicates: of nested nodes IoU = ratio of the areas, so
+    only ancestors within that ratio need be looked at. Returns ascending node numbers."""
+    root = len(tree.parents) - 1
+    suppressed = np.zeros(root + 1, bool)
+    kept: list[int] = []
+    is_kept = np.zeros(root + 1, bool)
+    candidates = np.flatnonzero(wanted)
+    for node in candidates[np.argsort(-stabilities[candidates], kind="stable")]:
+        if len(kept) == max_masks:
+            break
+        if suppressed[node]:
+            continue
+        near = []
+        up = node
+        while up != root and areas[node] > duplicate_iou * areas[tree.parents[up]]:
+            up = tree.parents[up]
+            near.append(up)
+        if any(is_kept[a] for a in near):
+            continue
+        suppressed[near] = True
+        is_kept[node] = True
+        kept.append(int(node))
+    return np.sort(np.array(kept, np.int64))
+
+
+def _kept_parents(tree: PartitionTree, nodes: np.ndarray) -> np.ndarray:
+    """(k,) int32 index of the nearest chosen ancestor of each chosen node, -1 for roots."""
+    position = np.full(len(tree.parents), -1, np.int32)
+    position[nodes] = np.arange(len(nodes))
+    parents = np.full(len(nodes), -1, np.int32)
+    root = len(tree.parents) - 1
+    for index, node in enumerate(nodes):
+        up = node
+        while up != root:
+            up = tree.parents[up]
+            if position[up] >= 0:
+                parents[index] = position[up]
+                break
+    return parents

@@ -1,0 +1,85 @@
+"""Progress on the terminal: one bar with rate and time left, and a line per failure."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """What a stage tells while it works."""
+
+    def advance(self) -> None:
+        """One image is done."""
+
+    def fail(self, path: str, error: str) -> None:
+        """One image has failed."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def advance(self) -> None:
+        pass
+
+    def fail(self, path: str, error: str) -> None:
+        pass
+
+
+class Bar:
+    """A rich progress bar on standard error; plain lines where that is not a terminal."""
+
+    def __init__(self, description: str, total: int, kept: int) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            ProgressColumn,
+            Task,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as RichProgress
+        from rich.text import Text
+
+        class Rate(ProgressColumn):
+            def render(self, task: Task) -> Text:
+                speed = task.finished_speed or task.speed
+                return Text("" if not speed else f"{speed:.2f} images/s")
+
+        self.console = Console(stderr=True, highlight=False)
+        self.bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            Rate(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        if kept:
+            self.console.print(f"{kept} of {kept + total} already done, kept")
+        self.task = self.bar.add_task(description, total=total)
+
+    def advance(self) -> None:
+        self.bar.advance(self.task)
+
+    def fail(self, path: str, error: str) -> None:
+        self.console.print(f"failed: {path}: {error}", markup=False, soft_wrap=True)
+        self.bar.advance(self.task)
+
+
+@contextmanager
+def progress_bar(description: str, total: int, kept: int, *, show: bool) -> Iterator[Progress]:
+    """A live bar over ``total`` images, or a silent stand-in; closed even when the work is interrupted."""
+    if not show:
+        yield Silent()
+        return
+    bar = Bar(description, total, kept)
+    with bar.bar:
+        yield bar
+    sys.stderr.flush()

@@ -1,0 +1,343 @@
+"""Fully connected conditional random field by mean-field inference on permutohedral lattices.
+
+Kraehenbuehl & Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", NeurIPS 2011,
+arXiv 1210.5644. One mean-field step reads the blurred lattices at a pixel (slice), turns the sums into
+probabilities and spreads these over the lattices of the next step (splat). All three happen in one pass over the
+pixels, so label probabilities exist for one pixel at a time; what travels through memory is the unary term and the
+lattice. Labels are the last axis and padded to whole vector registers.
+
+Measured on one core at 480 x 480 pixels: 2 labels SECONDS2, 37 labels SECONDS37, of which building the lattices
+takes SECONDSB.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from masktree.errors import InputError
+from masktree.refine.lattice import Lattice, blur, build_lattice
+from masktree.refine.refiner import check_problem
+from masktree.types import RGB, Probabilities, checked
+
+_LANES = 8  # float32 values in one 256-bit register
+_CLIP = np.float32(1e-5)  # smallest unary probability [code of HASSOD]
+_ABSENT = np.float32(-1e4)  # logit of the padding labels
+_BLOCK = 64  # pixels transposed at a time: 64 rows of labels stay in the first-level cache
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _exp(x):
+    """Exponential for x <= 0 that the compiler can vectorise; relative error below 3e-7.
+
+    2^n by exponent bits times the polynomial of Cephes' expf. Arguments below -60 count as -60: probabilities under
+    1e-26 cannot matter, and as denormal numbers they would slow the lattice passes five times.
+    """
+    x = max(x, np.float32(-60.0))
+    n = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
+    r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
+    p = np.float32(1.9875691500e-4)
+    p = p * r + np.float32(1.3981999507e-3)
+    p = p * r + np.float32(8.3334519073e-3)
+    p = p * r + np.float32(4.1665795894e-2)
+    p = p * r + np.float32(1.6666665459e-1)
+    p = p * r + np.float32(5.0000001201e-1)
+    p = p * r * r + r + np.float32(1.0)
+    return p * np.int32((np.int32(n) + 127) << 23).view(np.float32)
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _slice(total, pixel, offsets, weights, values):
+    for v in range(offsets.shape[1]):
+        vertex = offsets[pixel, v]
+        weight = weights[pixel, v]
+        for c in range(len(total)):
+            total[c] += weight * values[vertex, c]
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _splat(total, pixel, offsets, weights, values):
+    for v in range(offsets.shape[1]):
+        vertex = offsets[pixel, v]
+        weight = weights[pixel, v]
+        for c in range(len(total)):
+            values[vertex, c] += weight * total[c]
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _rival_step(logits, near, near_values, far, far_values, first, last):
+    """Slice, softmax over the labels, splat; the last step leaves the probabilities in ``logits``."""
+    n, k = logits.shape
+    q = np.empty(k, np.float32)
+    for i in range(n):
+        for c in range(k):
+            q[c] = logits[i, c]
+        if not first:
+            _slice(q, i, near[0], near[1], near_values[0])
+            _slice(q, i, far[0], far[1], far_values[0])
+        top = q[0]
+        for c in range(k):
+            top = max(top, q[c])
+        total = np.float32(0)
+        for c in range(k):
+            q[c] = _exp(q[c] - top)
+            total += q[c]
+        share = np.float32(1) / total
+        for c in range(k):
+            q[c] *= share
+        if last:
+            for c in range(k):
+                logits[i, c] = q[c]
+        else:
+            _splat(q, i, near[0], near[1], near_values[1])
+            _splat(q, i, far[0], far[1], far_values[1])
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _independent_step(logits, ones, near, near_values, far, far_values, first, last):
+    """Slice, logistic function, splat for foreground logits that are problems of their own.
+
+    Q(background) = 1 - Q(foreground), so the difference of the two messages is twice the filtered foreground (the
+    factor is in the blur's gain) minus the filtered constant 1 (``ones``): one channel does the work of two.
+    """
+    n, k = logits.shape
+    q = np.empty(k, np.float32)
+    for i in range(n):
+        for c in range(k):
+            q[c] = logits[i, c]
+        if not first:
+            for c in range(k):
+                q[c] -= ones[i]
+            _slice(q, i, near[0], near[1], near_values[0])
+            _slice(q, i, far[0], far[1], far_values[0])
+        for c in range(k):
+            e = _exp(-abs(q[c]))
+            q[c] = (np.float32(1) if q[c] >= 0 else e) / (np.float32(1) + e)
+        if last:
+            for c in range(k):
+                logits[i, c] = q[c]
+        else:
+            _splat(q, i, near[0], near[1], near_values[1])
+            _splat(q, i, far[0], far[1], far_values[1])
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _single_step(logits, ones, near, near_values, far, far_values, first, last):
+    """``_independent_step`` for one channel in scalars: half its time."""
+    near_offsets, near_weights = near
+    far_offsets, far_weights = far
+    for i in range(len(logits)):
+        q = logits[i, 0]
+        if not first:
+            q -= ones[i]
+            for v in range(3):
+                q += near_weights[i, v] * near_values[0][near_offsets[i, v], 0]
+            for v in range(6):
+                q += far_weights[i, v] * far_values[0][far_offsets[i, v], 0]
+        e = _exp(-abs(q))
+        q = (np.float32(1) if q >= 0 else e) / (np.float32(1) + e)
+        if last:
+            logits[i, 0] = q
+        else:
+            for v in range(3):
+                near_values[1][near_offsets[i, v], 0] += near_weights[i, v] * q
+            for v in range(6):
+                far_values[1][far_offsets[i, v], 0] += far_weights[i, v] * q
+
+
+@njit(cache=True, nogil=True)
+def _log_to_pixels(probabilities, logits):
+    """(k, N) probabilities to (N, >= k) clipped logarithms; most are 0 or 1, whose logarithm is known."""
+    k, n = probabilities.shape
+    floor = np.float32(np.log(_CLIP))
+    for start in range(0, n, _BLOCK):
+        for c in range(k):
+            for i in range(start, min(start + _BLOCK, n)):
+                p = probabilities[c, i]
+                if p <= _CLIP:
+                    logits[i, c] = floor
+                elif p >= 1:
+                    logits[i, c] = 0
+                else:
+                    logits[i, c] = np.log(p)
+
+
+@njit(cache=True, nogil=True)
+def _odds_to_pixels(probabilities, logits):
+    """(k, N) foreground probabilities to (N, >= k) clipped log odds."""
+    k, n = probabilities.shape
+    last = np.float32(0.5)
+    odds = np.float32(0)
+    for start in range(0, n, _BLOCK):
+        for c in range(k):
+            for i in range(start, min(start + _BLOCK, n)):
+                p = probabilities[c, i]
+                if p != last:  # masks have long runs of one value
+                    last = p
+                    odds = np.log(max(p, _CLIP)) - np.log(max(np.float32(1) - p, _CLIP))
+                logits[i, c] = odds
+
+
+@njit(cache=True, nogil=True)
+def _to_channels(pixels, channels):
+    k, n = channels.shape
+    for start in range(0, n, _BLOCK):
+        for c in range(k):
+            for i in range(start, min(start + _BLOCK, n)):
+                channels[c, i] = pixels[i, c]
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _sum_of_kernel(lattice, values):
+    """Filtered constant at every pixel, from its blurred vertex values."""
+    offsets, weights = lattice
+    total = np.zeros(len(offsets), np.float32)
+    for i in range(len(offsets)):
+        for v in range(offsets.shape[1]):
+            total[i] += weights[i, v] * values[offsets[i, v], 0]
+    return total
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _splat_constant(lattice, values):
+    offsets, weights = lattice
+    for i in range(len(offsets)):
+        for v in range(offsets.shape[1]):
+            values[offsets[i, v], 0] += weights[i, v]
+
+
+class _Kernel:
+    """One Gaussian kernel with its weight and its normalisation, and the vertex values of the labels.
+
+    The filter is n K n with n = 1 / sqrt(K 1) (NORMALIZE_SYMMETRIC of the authors' code); n multiplies the
+    barycentric weights once and for all.
+    """
+
+    def __init__(self, lattice: Lattice, weight: float) -> None:
+        self._lattice = lattice
+        self.points = (lattice.offsets, lattice.weights)
+        lattice.weights[...] *= (1.0 / np.sqrt(self._constant(1.0) + np.float32(1e-20)))[:, None]
+        self._weight = weight
+
+    def _empty(self, channels: int) -> np.ndarray:
+        return np.zeros((self._lattice.neighbours.shape[1] + 1, channels), np.float32)
+
+    def _constant(self, weight: float) -> np.ndarray:
+        values = self._empty(1)
+        _splat_constant(self.points, values)
+        values, _ = blur(values, self._empty(1), self._lattice.neighbours, weight * self._lattice.gain)
+        return _sum_of_kernel(self.points, values)
+
+    def ones(self) -> np.ndarray:
+        """(N,) message of the constant 1."""
+        return self._constant(self._weight)
+
+    def start(self, channels: int) -> None:
+        self.values = (self._empty(channels), self._empty(channels))
+
+    def advance(self, factor: float) -> None:
+        """Blur what was splatted; it becomes what is sliced, and the other array is emptied for the next splat."""
+        sliced, splatted = self.values
+        gain = factor * self._weight * self._lattice.gain
+        blurred, free = blur(splatted, sliced, self._lattice.neighbours, gain)
+        free[...] = 0
+        self.values = (blurred, free)
+
+
+def _kernels(
+    image: RGB, near_sxy: float, near_weight: float, far_sxy: float, far_srgb: float, far_weight: float
+) -> tuple[_Kernel, _Kernel]:
+    height, width = image.shape[:2]
+    place = np.empty((height, width, 5), np.float32)
+    place[..., 0] = np.arange(width)
+    place[..., 1] = np.arange(height)[:, None]
+    near = build_lattice((place[..., :2] / near_sxy).reshape(-1, 2))
+    place[..., :2] /= far_sxy
+    place[..., 2:] = image
+    place[..., 2:] /= far_srgb
+    return _Kernel(near, near_weight), _Kernel(build_lattice(place.reshape(-1, 5)), far_weight)
+
+
+def _infer(kernels: tuple[_Kernel, _Kernel], logits: np.ndarray, iterations: int, independent: bool) -> None:
+    """Mean-field inference; ``logits`` (N, k) are overwritten with the probabilities."""
+    near, far = kernels
+    ones = near.ones() + far.ones() if independent else np.zeros(0, np.float32)
+    for kernel in kernels:
+        kernel.start(logits.shape[1])
+    for iteration in range(iterations + 1):
+        state = (near.points, near.values, far.points, far.values, iteration == 0, iteration == iterations)
+        if independent and logits.shape[1] == 1:
+            _single_step(logits, ones, *state)
+        elif independent:
+            _independent_step(logits, ones, *state)
+        else:
+            _rival_step(logits, *state)
+        if iteration < iterations:
+            for kernel in kernels:
+                kernel.advance(2.0 if independent else 1.0)
+
+
+@checked
+def dense_crf(
+    image: RGB,
+    probabilities: Probabilities,
+    *,
+    independent: bool = False,
+    iterations: int = 10,
+    gaussian_sxy: float = 3,
+    gaussian_weight: float = 7,
+    bilateral_sxy: float = 50,
+    bilateral_srgb: float = 5,
+    bilateral_weight: float = 10,
+) -> Probabilities:
+    """Refine label probabilities with a fully connected CRF (Potts model, two Gaussian kernels).
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        probabilities: (k, H, W) float32, the unary term is -log(max(p, 1e-5)).
+        independent: each channel is the foreground of its own two-label problem, see ``Refiner``. Many masks at once
+            cost a small part of as many single calls, because the lattices are shared.
+        iterations: mean-field steps; 0 returns the softmax of the unary term.
+        gaussian_sxy: standard deviation of the smoothness kernel in pixels; its weight is ``gaussian_weight``.
+        bilateral_sxy: standard deviation of the appearance kernel in pixels, ``bilateral_srgb`` that in grey levels
+            per colour channel; its weight is ``bilateral_weight``.
+
+    The defaults are those of the released code of HASSOD and of CutLER. Memory beside the two (k, H, W) arrays:
+    72 bytes a pixel and 4 bytes a pixel and label, plus 8 bytes a lattice vertex and label. Natural images of 480 x 480
+    have about 0.3 vertices a pixel; pure noise has up to 5.
+
+    Returns:
+        (k, H, W) float32 probabilities.
+
+    Raises:
+        InputError: the arguments do not fit each other, a parameter is not positive, or a standard deviation is so
+            small that the lattice cannot be addressed.
+    """
+    check_problem(image, probabilities, independent)
+    for name, value in (
+        ("gaussian_sxy", gaussian_sxy),
+        ("bilateral_sxy", bilateral_sxy),
+        ("bilateral_srgb", bilateral_srgb),
+    ):
+        if not (np.isfinite(value) and value > 0):
+            raise InputError(f"expected {name} above 0; got {value}; use the default")
+    for name, value in (
+        ("iterations", iterations),
+        ("gaussian_weight", gaussian_weight),
+        ("bilateral_weight", bilateral_weight),
+    ):
+        if not (np.isfinite(value) and value >= 0):
+            raise InputError(f"expected {name} of at least 0; got {value}; use the default")
+    k = len(probabilities)
+    two_labels = k == 2 and not independent
+    flat = np.ascontiguousarray(probabilities[1:] if two_labels else probabilities).reshape(-1, image[..., 0].size)
+    channels = len(flat) if len(flat) == 1 else -(-len(flat) // _LANES) * _LANES
+    logits = np.full((flat.shape[1], channels), _ABSENT, np.float32)
+    (_odds_to_pixels if independent or two_labels else _log_to_pixels)(flat, logits)
+    kernels = _kernels(image, gaussian_sxy, gaussian_weight, bilateral_sxy, bilateral_srgb, bilateral_weight)
+    _infer(kernels, logits, iterations, independent or two_labels)
+    refined = np.empty_like(probabilities)
+    _to_channels(logits, refined.reshape(k, -1)[int(two_labels) :])
+    if two_labels:
+        np.subtract(1, refined[1], out=refined[0])
+    return refined

@@ -1,0 +1,131 @@
+"""The record of a run, beside its results: run.json and failures.json."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from masktree.batch import Result
+from masktree.errors import InputError
+from masktree.files import read_json, write_json
+
+_PACKAGES = ("masktree", "numpy", "scipy", "numba", "pillow", "scikit-image", "torch", "timm")
+_WRITE_EVERY = 10.0  # seconds between updates of the files while a run goes on (our choice)
+
+
+@dataclass
+class RunRecord:
+    """Configuration, versions, weights, seconds per image and failures of a run in a folder.
+
+    Attributes:
+        folder: where run.json and failures.json stand.
+        config: everything that decides the content of the results.
+        weights: provenance of the weights, with hashes.
+        seconds: seconds by output name, over all runs into this folder.
+        failures: {"path", "error"} of this run.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    weights: dict[str, Any]
+    seconds: dict[str, float] = field(default_factory=dict)
+    failures: list[dict[str, str]] = field(default_factory=list)
+    status: str = "running"
+    _written: float = 0.0
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        config: dict[str, Any],
+        weights: dict[str, Any],
+        *,
+        overwrite: bool,
+        free: frozenset[str] = frozenset(),
+    ) -> RunRecord:
+        """Begin or continue the run in ``folder``.
+
+        Args:
+            free: configuration keys that may differ from those of the results already there.
+
+        Raises:
+            InputError: the folder holds results of another configuration or other weights.
+        """
+        config, weights = json.loads(json.dumps([config, weights]))  # tuples become lists, as in the file
+        record = cls(folder, config, weights)
+        path = folder / "run.json"
+        if path.exists() and not overwrite:
+            before = read_json(path)
+            old, new = _identity(before["config"], before["weights"]), _identity(config, weights)
+            changed = sorted(k for k in old.keys() | new.keys() if k not in free and old.get(k) != new.get(k))
+            if changed:
+                raise InputError(
+                    f"expected the configuration of the results already in {folder}; got other values for "
+                    f"{', '.join(f'{k} ({old.get(k)!r} there, {new.get(k)!r} now)' for k in changed)}; choose another "
+                    "output folder, or --overwrite"
+                )
+            record.seconds = dict(before["seconds"])
+        folder.mkdir(parents=True, exist_ok=True)
+        record.write()
+        return record
+
+    def add(self, result: Result) -> None:
+        """Note the outcome of one image; the files follow every few seconds."""
+        if result.error is None:
+            self.seconds[result.photo.name] = round(result.seconds, 3)
+        else:
+            self.failures.append({"path": str(result.photo.path), "error": result.error})
+        if time.monotonic() - self._written > _WRITE_EVERY:
+            self.write()
+
+    def close(self, status: str) -> None:
+        """Write the final state: "complete" or "interrupted"."""
+        self.status = status
+        self.write()
+
+    @property
+    def seconds_per_image(self) -> float:
+        return round(sum(self.seconds.values()) / max(len(self.seconds), 1), 3)
+
+    def write(self) -> None:
+        self._written = time.monotonic()
+        write_json(
+            self.folder / "run.json",
+            {
+                "status": self.status,
+                "config": self.config,
+                "weights": self.weights,
+                "versions": versions(),
+                "platform": platform.platform(),
+                "images": len(self.seconds),
+                "failed": len(self.failures),
+                "seconds_per_image": self.seconds_per_image,
+                "seconds": self.seconds,
+            },
+            indent=1,
+        )
+        path = self.folder / "failures.json"
+        if self.failures:
+            write_json(path, self.failures, indent=1)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _identity(config: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
+    return config | {"weights": f"{weights['name']}, sha256 {weights['sha256']}"}
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

@@ -1,0 +1,84 @@
+"""Method options for a wanted number of labels per image (SOHES, arXiv 2404.12386, appendix D), without labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from masktree.errors import ImageError, InputError
+from masktree.images import Photo, read_image
+from masktree.predict import Segmenter
+
+SAMPLE = 24  # images to count labels on (our choice: a standard error of about a tenth of the spread over images)
+_ROUNDS = 6  # halvings of the interval of shifts: the thresholds are then known to 0.015
+_PUBLISHED = {
+    "hassod": (0.4, 0.2, 0.1),
+    "sohes": (0.6, 0.5, 0.4, 0.3, 0.2, 0.1),
+    "unsam": (0.6, 0.5, 0.4, 0.3, 0.2, 0.1),
+}
+
+
+def choose_options(photos: Sequence[Photo], segmenter: Segmenter, wanted: float) -> dict[str, Any]:
+    """Keyword options of the segmenter's method that give about ``wanted`` masks per image on average.
+
+    hassod, sohes, unsam: the published thresholds, all moved by one shift found by bisection on a sample.
+    masktree: the least stability of a mask, read off the sorted stabilities of the sample in one pass.
+
+    Raises:
+        InputError: ``wanted`` is not positive, or cannot be reached; the message gives the range that can.
+    """
+    if not wanted > 0:
+        raise InputError(f"expected a positive number of labels per image; got {wanted}")
+    sample = _sample_images(photos)
+    if segmenter.method == "masktree":
+        return _choose_stability(sample, segmenter, wanted)
+    published = _PUBLISHED[segmenter.method]
+
+    def count(shift: float) -> float:
+        options = segmenter.options | {"thresholds": tuple(t + shift for t in published)}
+        shifted = dataclasses.replace(segmenter, options=options)
+        return float(np.mean([len(shifted(image)) for image in sample]))
+
+    low, high = -0.5, 0.99 - max(published)  # higher thresholds stop merging earlier and leave more regions
+    fewest, most = count(low), count(high)
+    if not fewest <= wanted <= most:
+        raise InputError(
+            f"expected between {fewest:.1f} and {most:.1f} labels per image, which {segmenter.method} with "
+            f"{segmenter.backbone.name} features can give here; got {wanted:g}"
+        )
+    for _ in range(_ROUNDS):
+        middle = (low + high) / 2
+        if count(middle) < wanted:
+            low = middle
+        else:
+            high = middle
+    shift = (low + high) / 2
+    return segmenter.options | {"thresholds": tuple(round(t + shift, 4) for t in published)}
+
+
+def _choose_stability(sample: Sequence[np.ndarray], segmenter: Segmenter, wanted: float) -> dict[str, Any]:
+    everything = dataclasses.replace(segmenter, options=segmenter.options | {"max_masks": 10_000})
+    stabilities = np.sort(np.concatenate([everything(image).stabilities for image in sample]))[::-1]
+    index = round(wanted * len(sample)) - 1
+    if index >= len(stabilities):
+        raise InputError(
+            f"expected at most {len(stabilities) / len(sample):.1f} labels per image, all that masktree finds here; "
+            f"got {wanted:g}; lower min_area"
+        )
+    return segmenter.options | {"min_stability": float(stabilities[max(index, 0)]), "max_masks": 10_000}
+
+
+def _sample_images(photos: Sequence[Photo]) -> list[np.ndarray]:
+    """Images spread evenly over the collection; unreadable ones are passed over here and reported by the run."""
+    images = []
+    for index in np.unique(np.linspace(0, len(photos) - 1, min(SAMPLE, len(photos))).astype(int)):
+        try:
+            images.append(read_image(photos[index].path))
+        except ImageError:
+            continue
+    if not images:
+        raise InputError("expected at least one readable image to count labels on; got none")
+    return images

@@ -1,0 +1,145 @@
+"""The JSON file of one tree of masks, dendrogram included.
+
+Layout (version 1)::
+
+    {"format": "masktree", "version": 1,
+     "image": {"width": .., "height": .., "file_name": ..},
+     "masks": [{"id", "parent_id", "level", "depth", "granularity", "score", "stability", "area", "bbox",
+                "segmentation": {"size": [h, w], "counts": ".."}}, ..],
+     "partition": {"leaves": .., "parents": .., "altitudes": ..} or null}
+
+The three dendrogram arrays are base64 of zlib: ``parents`` int32 (stored as the difference to the own index) and
+``altitudes`` float64 of the merge nodes, little-endian; ``leaves`` is one byte per pixel, row-major (0: same label
+as the pixel to the left, 1: as the one above, 2: named), followed by the named labels as int32.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numba import njit
+
+from masktree.errors import FormatError, MasktreeError
+from masktree.files import write_json
+from masktree.tree import PartitionTree
+
+if TYPE_CHECKING:
+    from masktree.masks import MaskTree
+
+VERSION = 1
+
+
+def write(tree: MaskTree, path: Path, image: dict[str, Any]) -> None:
+    """Write one tree; ``image`` adds keys to the image record."""
+    document = {
+        "format": "masktree",
+        "version": VERSION,
+        "image": {"width": tree.size[1], "height": tree.size[0], **image},
+        "masks": [tree.record(index) for index in range(len(tree))],
+        "partition": None if tree.partition is None else _pack_partition(tree.partition),
+    }
+    write_json(path, document)
+
+
+def read(path: Path) -> MaskTree:
+    """Read one tree.
+
+    Raises:
+        FormatError: not a masktree file, an unknown version, or damaged.
+        FileNotFoundError: no such file.
+    """
+    from masktree.masks import LEVELS, MaskTree
+
+    try:
+        document = json.loads(path.read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FormatError(f"{path}: expected a masktree JSON file; got unreadable JSON ({error})") from error
+    if not isinstance(document, dict) or document.get("format") != "masktree":
+        raise FormatError(f'{path}: expected a masktree file ("format": "masktree"); got something else')
+    if document.get("version") != VERSION:
+        raise FormatError(f"{path}: expected version {VERSION}; got {document.get('version')}; update masktree")
+    try:
+        masks = document["masks"]
+        size = (int(document["image"]["height"]), int(document["image"]["width"]))
+        position = {mask["id"]: index for index, mask in enumerate(masks)}
+        position[None] = -1
+        packed = document["partition"]
+        return MaskTree(
+            size=size,
+            rles=tuple(mask["segmentation"]["counts"].encode("ascii") for mask in masks),
+            parents=np.array([position[mask["parent_id"]] for mask in masks], np.int32),
+            scores=np.array([mask["score"] for mask in masks], np.float32),
+            granularities=np.array([mask["granularity"] for mask in masks], np.float32),
+            stabilities=np.array([mask["stability"] for mask in masks], np.float32),
+            levels=np.array([LEVELS.index(mask["level"]) for mask in masks], np.int8),
+            partition=None if packed is None else _unpack_partition(packed, size),
+        )
+    except MasktreeError as error:
+        raise FormatError(f"{path}: damaged tree: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, zlib.error) as error:
+        raise FormatError(f"{path}: damaged tree: {type(error).__name__}: {error}") from error
+
+
+def _pack_partition(tree: PartitionTree) -> dict[str, str]:
+    n, count = tree.n_leaves, len(tree.parents)
+    codes, named = _encode_leaves(tree.leaves)
+    return {
+        "leaves": _pack(codes.tobytes() + named.astype("<i4").tobytes()),
+        "parents": _pack((tree.parents - np.arange(count)).astype("<i4").tobytes()),
+        "altitudes": _pack(tree.altitudes[n:].astype("<f8").tobytes()),
+    }
+
+
+def _unpack_partition(packed: dict[str, str], size: tuple[int, int]) -> PartitionTree:
+    pixels = size[0] * size[1]
+    leaves = _unpack(packed["leaves"])
+    codes = np.frombuffer(leaves[:pixels], np.uint8)
+    named = np.frombuffer(leaves[pixels:], "<i4").astype(np.int32)
+    if len(codes) != pixels or int((codes == 2).sum()) != len(named) or codes[0] != 2:
+        raise FormatError(f"expected a leaf map of {size[0]} x {size[1]} pixels; got a damaged one")
+    offsets = np.frombuffer(_unpack(packed["parents"]), "<i4")
+    merges = np.frombuffer(_unpack(packed["altitudes"]), "<f8")
+    return PartitionTree(
+        leaves=_decode_leaves(codes.reshape(size), named),
+        parents=(offsets + np.arange(len(offsets))).astype(np.int32),
+        altitudes=np.concatenate([np.zeros(len(offsets) - len(merges)), merges]),
+    )
+
+
+def _pack(raw: bytes) -> str:
+    return base64.b64encode(zlib.compress(raw, 9)).decode("ascii")
+
+
+def _unpack(text: str) -> bytes:
+    return zlib.decompress(base64.b64decode(text, validate=True))
+
+
+def _encode_leaves(leaves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    codes = np.full(leaves.shape, 2, np.uint8)
+    codes[1:][leaves[1:] == leaves[:-1]] = 1
+    codes[:, 1:][leaves[:, 1:] == leaves[:, :-1]] = 0
+    return codes, leaves[codes == 2]
+
+
+@njit(cache=True, nogil=True)
+def _decode_leaves(codes, named):  # pragma: no cover
+    h, w = codes.shape
+    leaves = np.empty((h, w), np.int32)
+    at = 0
+    for y in range(h):
+        for x in range(w):
+            if codes[y, x] == 0 and x > 0:
+                leaves[y, x] = leaves[y, x - 1]
+            elif codes[y, x] == 1 and y > 0:
+                leaves[y, x] = leaves[y - 1, x]
+            elif at < named.shape[0]:
+                leaves[y, x] = named[at]
+                at += 1
+            else:
+                leaves[y, x] = -1  # refused by PartitionTree
+    return leaves
