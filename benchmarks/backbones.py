@@ -19,10 +19,9 @@ import time
 import numpy as np
 
 THREADS = 2
-NAMES = ["dino-vits16", "dino-vits8", "dino-vitb16", "dino-vitb8", "dino-resnet50", "dinov2-vits14-reg"] + [
-    "dinov3-vits16",
-    "dinov3-vitb16",
-]
+NAMES = (
+    "dino-vits16 dino-vits8 dino-vitb16 dino-vitb8 dino-resnet50 dinov2-vits14-reg dinov3-vits16 dinov3-vitb16"
+).split()
 
 
 def measure(name: str, dtype: str, features: str) -> dict[str, float]:

@@ -7,7 +7,7 @@ import pytest
 
 from masktree import hierarchy, rle
 from masktree.errors import InputError
-from oracles import hierarchy as oracle
+from tests.oracles import hierarchy as oracle
 
 SIZE = (30, 40)
 

@@ -64,11 +64,11 @@ class HubBackbone:
             _check_keys(network, self.name)
         self.dim = _key_weight(network).shape[0] if self.features == "keys" else provenance.dim
         self._dtype = _DTYPES[dtype]
-        self.device = str(device)
-        self.device = self.device.type
-        self._network: Any = network.eval().requires_grad_(False).to(self.device, self._dtype)
+        self._device = torch.device(device)
+        self.device = self._device.type
+        self._network: Any = network.eval().requires_grad_(False).to(self._device, self._dtype)
         self._mean, self._std = (
-            torch.tensor(values, device=self.device).view(1, 3, 1, 1) for values in (provenance.mean, provenance.std)
+            torch.tensor(values, device=self._device).view(1, 3, 1, 1) for values in (provenance.mean, provenance.std)
         )
 
     def input_size(self, H: int, W: int) -> tuple[int, int]:
@@ -91,7 +91,7 @@ class HubBackbone:
 
     def _normalised(self, images: Images, size: tuple[int, int]) -> torch.Tensor:
         copied = np.array(images, order="C")  # torch takes neither read-only nor mirrored arrays
-        pixels = torch.from_numpy(copied).to(self.device).permute(0, 3, 1, 2).float()
+        pixels = torch.from_numpy(copied).to(self._device).permute(0, 3, 1, 2).float()
         if size != images.shape[1:3]:
             pixels = interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)
         return ((pixels / 255 - self._mean) / self._std).to(self._dtype)

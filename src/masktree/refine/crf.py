@@ -94,11 +94,19 @@ def _rival_step(logits, near, near_values, far, far_values, first, last):
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _independent_step(logits, ones, near, near_values, far, far_values, first, last):
-    """Slice, logistic function, splat for foreground logits that are problems of their own.
+def _contrast(odds):
+    """P(foreground) - P(background) at the given log odds. Exactly odd, so swapping the two labels changes nothing."""
+    e = _exp(-abs(odds))
+    contrast = (np.float32(1) - e) / (np.float32(1) + e)
+    return contrast if odds >= 0 else -contrast
 
-    Q(background) = 1 - Q(foreground), so the difference of the two messages is twice the filtered foreground (the
-    factor is in the blur's gain) minus the filtered constant 1 (``ones``): one channel does the work of two.
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _independent_step(logits, near, near_values, far, far_values, first, last):
+    """Slice, logistic function, splat for foreground log odds that are problems of their own.
+
+    The odds change by the difference of the two labels' messages, which is the filtered contrast: one channel does the
+    work of two, and undecided pixels send exactly nothing.
     """
     n, k = logits.shape
     q = np.empty(k, np.float32)
@@ -106,38 +114,33 @@ def _independent_step(logits, ones, near, near_values, far, far_values, first, l
         for c in range(k):
             q[c] = logits[i, c]
         if not first:
-            for c in range(k):
-                q[c] -= ones[i]
             _slice(q, i, near[0], near[1], near_values[0])
             _slice(q, i, far[0], far[1], far_values[0])
         for c in range(k):
-            e = _exp(-abs(q[c]))
-            q[c] = (np.float32(1) if q[c] >= 0 else e) / (np.float32(1) + e)
+            q[c] = _contrast(q[c])
         if last:
             for c in range(k):
-                logits[i, c] = q[c]
+                logits[i, c] = np.float32(0.5) + np.float32(0.5) * q[c]
         else:
             _splat(q, i, near[0], near[1], near_values[1])
             _splat(q, i, far[0], far[1], far_values[1])
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _single_step(logits, ones, near, near_values, far, far_values, first, last):
+def _single_step(logits, near, near_values, far, far_values, first, last):
     """``_independent_step`` for one channel in scalars: half its time."""
     near_offsets, near_weights = near
     far_offsets, far_weights = far
     for i in range(len(logits)):
         q = logits[i, 0]
         if not first:
-            q -= ones[i]
             for v in range(3):
                 q += near_weights[i, v] * near_values[0][near_offsets[i, v], 0]
             for v in range(6):
                 q += far_weights[i, v] * far_values[0][far_offsets[i, v], 0]
-        e = _exp(-abs(q))
-        q = (np.float32(1) if q >= 0 else e) / (np.float32(1) + e)
+        q = _contrast(q)
         if last:
-            logits[i, 0] = q
+            logits[i, 0] = np.float32(0.5) + np.float32(0.5) * q
         else:
             for v in range(3):
                 near_values[1][near_offsets[i, v], 0] += near_weights[i, v] * q
@@ -214,32 +217,25 @@ class _Kernel:
     """
 
     def __init__(self, lattice: Lattice, weight: float) -> None:
-        self._lattice = lattice
         self.points = (lattice.offsets, lattice.weights)
-        lattice.weights[...] *= (1.0 / np.sqrt(self._constant(1.0) + np.float32(1e-20)))[:, None]
-        self._weight = weight
-
-    def _empty(self, channels: int) -> np.ndarray:
-        return np.zeros((self._lattice.neighbours.shape[1] + 1, channels), np.float32)
-
-    def _constant(self, weight: float) -> np.ndarray:
-        values = self._empty(1)
-        _splat_constant(self.points, values)
-        values, _ = blur(values, self._empty(1), self._lattice.neighbours, weight * self._lattice.gain)
-        return _sum_of_kernel(self.points, values)
-
-    def ones(self) -> np.ndarray:
-        """(N,) message of the constant 1."""
-        return self._constant(self._weight)
+        self._neighbours = lattice.neighbours
+        self._gain = lattice.gain
+        self.start(1)
+        _splat_constant(self.points, self.values[1])
+        self.advance()
+        norm = _sum_of_kernel(self.points, self.values[0])
+        lattice.weights[...] *= (1 / np.sqrt(norm + np.float32(1e-20)))[:, None]
+        self._gain *= weight
 
     def start(self, channels: int) -> None:
-        self.values = (self._empty(channels), self._empty(channels))
+        """Empty values: what is sliced, and what is splatted for the next step."""
+        shape = (self._neighbours.shape[1] + 1, channels)
+        self.values = (np.zeros(shape, np.float32), np.zeros(shape, np.float32))
 
-    def advance(self, factor: float) -> None:
+    def advance(self) -> None:
         """Blur what was splatted; it becomes what is sliced, and the other array is emptied for the next splat."""
         sliced, splatted = self.values
-        gain = factor * self._weight * self._lattice.gain
-        blurred, free = blur(splatted, sliced, self._lattice.neighbours, gain)
+        blurred, free = blur(splatted, sliced, self._neighbours, self._gain)
         free[...] = 0
         self.values = (blurred, free)
 
@@ -261,20 +257,17 @@ def _kernels(
 def _infer(kernels: tuple[_Kernel, _Kernel], logits: np.ndarray, iterations: int, independent: bool) -> None:
     """Mean-field inference; ``logits`` (N, k) are overwritten with the probabilities."""
     near, far = kernels
-    ones = near.ones() + far.ones() if independent else np.zeros(0, np.float32)
+    step = _rival_step
+    if independent:
+        step = _single_step if logits.shape[1] == 1 else _independent_step
     for kernel in kernels:
         kernel.start(logits.shape[1])
     for iteration in range(iterations + 1):
-        state = (near.points, near.values, far.points, far.values, iteration == 0, iteration == iterations)
-        if independent and logits.shape[1] == 1:
-            _single_step(logits, ones, *state)
-        elif independent:
-            _independent_step(logits, ones, *state)
-        else:
-            _rival_step(logits, *state)
-        if iteration < iterations:
-            for kernel in kernels:
-                kernel.advance(2.0 if independent else 1.0)
+        last = iteration == iterations
+        step(logits, near.points, near.values, far.points, far.values, iteration == 0, last)
+        if not last:
+            near.advance()
+            far.advance()
 
 
 @checked
@@ -284,11 +277,11 @@ def dense_crf(
     *,
     independent: bool = False,
     iterations: int = 10,
-    gaussian_sxy: float = 3,
-    gaussian_weight: float = 7,
-    bilateral_sxy: float = 50,
-    bilateral_srgb: float = 5,
-    bilateral_weight: float = 10,
+    gaussian_sxy: float = 3.0,
+    gaussian_weight: float = 7.0,
+    bilateral_sxy: float = 50.0,
+    bilateral_srgb: float = 5.0,
+    bilateral_weight: float = 10.0,
 ) -> Probabilities:
     """Refine label probabilities with a fully connected CRF (Potts model, two Gaussian kernels).
 
@@ -330,7 +323,9 @@ def dense_crf(
             raise InputError(f"expected {name} of at least 0; got {value}; use the default")
     k = len(probabilities)
     two_labels = k == 2 and not independent
-    flat = np.ascontiguousarray(probabilities[1:] if two_labels else probabilities).reshape(-1, image[..., 0].size)
+    flat = np.ascontiguousarray(probabilities[1:] if two_labels else probabilities).reshape(
+        -1, image[..., 0].size
+    )
     channels = len(flat) if len(flat) == 1 else -(-len(flat) // _LANES) * _LANES
     logits = np.full((flat.shape[1], channels), _ABSENT, np.float32)
     (_odds_to_pixels if independent or two_labels else _log_to_pixels)(flat, logits)

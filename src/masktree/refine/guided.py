@@ -94,7 +94,9 @@ def guided(
     """
     check_problem(image, probabilities, independent)
     if not (radius >= 1 and step >= 1 and np.isfinite(epsilon) and epsilon > 0):
-        raise InputError(f"expected radius and step of at least 1 and epsilon above 0; got {radius}, {step}, {epsilon}")
+        raise InputError(
+            f"expected radius and step of at least 1 and epsilon above 0; got {radius}, {step}, {epsilon}"
+        )
     blocks = max(1, round(radius / step))
     height, width = image.shape[:2]
     colour = image.astype(np.float32) / 255

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import exp
 
 import numpy as np
+from jaxtyping import Int32
 from numba import njit
 
 from masktree.errors import InputError
@@ -13,6 +14,7 @@ from masktree.refine.refiner import Refiner
 from masktree.types import RGB, Labels, Masks, Probabilities, checked
 
 FOREGROUND = 1 / (1 + exp(-1))  # 0.731: softmax of the logits {0, 1} [code of CutLER]
+Grid = Int32[np.ndarray, "h w"]  # labels of patches
 _AT_ONCE = 1 << 23  # probabilities of one batch (our choice: 100 MB in the dense CRF)
 _MASKS_AT_ONCE = 32  # more do not lower the cost of a mask any further
 
@@ -46,7 +48,7 @@ def _spread(labels, probabilities):
 
 
 @checked
-def upsample_labels(labels: Labels, height: int, width: int) -> Probabilities:
+def upsample_labels(labels: Grid, height: int, width: int) -> Probabilities:
     """One-hot label map, resized bilinearly: pixel centres aligned, no antialiasing (torch's align_corners=False).
 
     Args:
@@ -70,7 +72,7 @@ def upsample_labels(labels: Labels, height: int, width: int) -> Probabilities:
 
 
 @checked
-def refine_labels(image: RGB, labels: Labels, refiner: Refiner = dense_crf) -> Labels:
+def refine_labels(image: RGB, labels: Grid, refiner: Refiner = dense_crf) -> Labels:
     """Refine all regions of a label grid together (HASSOD's joint multi-label problem).
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from masktree.types import RGB, Probabilities
 _TOLERANCE = 1e-3  # of a probability, and of a sum of probabilities per label (our choice)
 
 
+@runtime_checkable
 class Refiner(Protocol):
     """Function that moves the borders of a soft labelling onto the borders of the image.
 
@@ -23,7 +24,9 @@ class Refiner(Protocol):
     about the others; many masks then share the work that depends on the image only.
     """
 
-    def __call__(self, image: RGB, probabilities: Probabilities, *, independent: bool = False) -> Probabilities: ...
+    def __call__(
+        self, image: RGB, probabilities: Probabilities, *, independent: bool = False
+    ) -> Probabilities: ...
 
 
 def check_problem(image: np.ndarray, probabilities: np.ndarray, independent: bool) -> None:
@@ -33,7 +36,9 @@ def check_problem(image: np.ndarray, probabilities: np.ndarray, independent: boo
             f"expected an (H, W, 3) uint8 RGB image; got {image.shape} {image.dtype}; convert it to RGB bytes"
         )
     if probabilities.ndim != 3 or probabilities.dtype != np.float32:
-        raise InputError(f"expected (k, H, W) float32 probabilities; got {probabilities.shape} {probabilities.dtype}")
+        raise InputError(
+            f"expected (k, H, W) float32 probabilities; got {probabilities.shape} {probabilities.dtype}"
+        )
     k, height, width = probabilities.shape
     if (height, width) != image.shape[:2] or height * width == 0:
         raise InputError(

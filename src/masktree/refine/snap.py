@@ -131,7 +131,9 @@ def watershed_regions(image: RGB, *, cell: int = 8, smoothing: float = 1.0) -> L
         InputError: an image without pixels, or a parameter that is not positive.
     """
     if image.size == 0 or cell < 1 or not smoothing >= 0:
-        raise InputError(f"expected pixels, cell >= 1, smoothing >= 0; got {image.shape}, {cell}, {smoothing}")
+        raise InputError(
+            f"expected pixels, cell >= 1, smoothing >= 0; got {image.shape}, {cell}, {smoothing}"
+        )
     value = np.arange(256) / 255
     linear = np.where(value > 0.04045, ((value + 0.055) / 1.055) ** 2.4, value / 12.92)
     lab = np.empty((3, *image.shape[:2]), np.float32)

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco
+
+from masktree.cluster.merge import merge_tree
+from masktree.errors import FormatError, InputError
+from masktree.masks import MaskTree
+from masktree.tree import PartitionTree
+
+
+def rectangle(y0, y1, x0, x1, size=(20, 30)):
+    mask = np.zeros(size, bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+@pytest.fixture
+def forest() -> MaskTree:
+    """A whole with a part and its sub-part, and a second whole that overlaps nothing."""
+    return MaskTree.from_masks(
+        np.array(
+            [
+                rectangle(2, 18, 2, 18),
+                rectangle(4, 12, 4, 12),
+                rectangle(5, 8, 5, 8),
+                rectangle(0, 20, 22, 28),
+            ]
+        )
+    )
+
+
+@pytest.fixture
+def partitioned(rng) -> MaskTree:
+    tree = merge_tree(rng.normal(size=(12, 15, 6)).astype(np.float32))
+    return MaskTree.from_partition(tree.with_altitudes(tree.altitudes / 2), min_area=3)
+
+
+def check_invariants(tree: MaskTree) -> None:
+    for index in range(len(tree)):
+        mask, parent = tree.mask(index), tree.parents[index]
+        assert tree.areas[index] == mask.sum()
+        x, y, w, h = tree.boxes[index].astype(int)
+        assert mask[y : y + h, x : x + w].sum() == mask.sum()
+        if parent >= 0:
+            assert (mask & tree.mask(parent)).sum() >= 0.9 * mask.sum()
+            assert tree.areas[parent] > tree.areas[index]
+            assert tree.granularities[parent] >= tree.granularities[index]
+            assert tree.depths[index] == tree.depths[parent] + 1
+    np.testing.assert_array_equal(tree.levels, np.minimum(tree.depths, 2))
+    last = None
+    for granularity in np.linspace(0, 1, 7):
+        labels = tree.cut(float(granularity))
+        assert labels.shape == tree.size
+        assert set(np.unique(labels)) == set(range(labels.max() + 1))
+        last = labels.max() if last is None else min(last, labels.max())
+
+
+def test_invariants(forest, partitioned):
+    check_invariants(forest)
+    check_invariants(partitioned)
+    assert len(partitioned) > 5
+
+
+def test_hierarchy_of_the_planted_forest(forest):
+    assert forest.parents.tolist() == [-1, 0, 1, -1]
+    assert [forest.record(i)["level"] for i in range(4)] == ["whole", "part", "subpart", "whole"]
+
+
+def test_at_gives_the_chain_from_subpart_to_whole(forest):
+    assert forest.at(x=6, y=6) == [2, 1, 0]
+    assert forest.at(x=25, y=0) == [3]
+    assert forest.at(x=0, y=0) == []
+    for x, y in ((-1, 0), (30, 0), (0, 20)):
+        with pytest.raises(InputError, match="0 <= x < 30, 0 <= y < 20"):
+            forest.at(x=x, y=y)
+
+
+def test_cut_of_overlapping_masks(forest):
+    """Finest: every mask shows. Coarsest: the wholes. The uncovered rest is one remainder per connected piece."""
+    finest, coarsest = forest.cut(0.0), forest.cut(1.0)
+    owner = forest.owners(0.0)
+    for index in range(4):
+        visible = forest.mask(index) & ~np.any(
+            [forest.mask(c) for c in np.flatnonzero(forest.parents == index)] or [np.zeros(forest.size, bool)], axis=0
+        )
+        np.testing.assert_array_equal(owner == index, visible)
+    # remainders: around the first whole (columns 0..21) and right of the second (columns 28, 29)
+    assert finest.max() + 1 == 4 + 2
+    assert coarsest.max() + 1 == 2 + 2
+    np.testing.assert_array_equal(forest.owners(1.0) == 0, forest.mask(0))
+
+
+def test_cut_of_a_partition_is_that_of_the_dendrogram(partitioned):
+    for granularity in (0.0, 0.3, 0.62, 1.0):
+        np.testing.assert_array_equal(partitioned.cut(granularity), partitioned.partition.cut(1 - granularity))
+    for wrong in (-0.1, 1.1, float("nan")):
+        with pytest.raises(InputError, match=r"granularity in \[0, 1\]"):
+            partitioned.cut(wrong)
+
+
+def test_selected_nodes_hold_no_near_duplicates_and_the_most_stable_stay(partitioned):
+    n = len(partitioned)
+    masks = np.array([partitioned.mask(i) for i in range(n)]).reshape(n, -1).astype(int)
+    shared = masks @ masks.T
+    iou = shared / (masks.sum(1)[:, None] + masks.sum(1)[None] - shared)
+    assert (iou[~np.eye(n, dtype=bool)] <= 0.9).all()
+    few = MaskTree.from_partition(partitioned.partition, min_area=3, max_masks=4)
+    assert sorted(few.stabilities)[::-1] == pytest.approx(sorted(partitioned.stabilities)[::-1][:4])
+
+
+def test_a_uniform_image_is_one_mask():
+    tree = MaskTree.from_partition(PartitionTree(np.zeros((4, 6), np.int32), np.zeros(1, np.int32), np.zeros(1)))
+    assert len(tree) == 1
+    assert tree.mask(0).all()
+    assert tree.cut(0.5).max() == 0
+
+
+def test_no_masks_at_all():
+    tree = MaskTree.from_masks(np.zeros((0, 4, 6), bool))
+    assert len(tree) == 0
+    assert tree.masks() == []
+    assert tree.at(1, 1) == []
+    assert tree.cut(0.5).max() == 0  # one remainder
+
+
+def test_indexing_renumbers_parents_to_the_nearest_kept_ancestor(forest):
+    kept = forest[np.array([True, False, True, True])]
+    assert kept.parents.tolist() == [-1, 0, -1]
+    assert kept.levels.tolist() == [0, 1, 0]
+    with pytest.raises(InputError, match=r"boolean array of shape \(4,\)"):
+        forest[np.array([0, 1])]
+
+
+def test_refuses_inconsistent_arrays(forest):
+    def build(**change):
+        values = {
+            "size": forest.size, "rles": forest.rles, "parents": forest.parents, "scores": forest.scores,
+            "granularities": forest.granularities, "stabilities": forest.stabilities, "levels": forest.levels,
+        }  # fmt: skip
+        return MaskTree(**(values | change))
+
+    build()
+    with pytest.raises(InputError, match=r"scores of shape \(4,\)"):
+        build(scores=np.ones(3, np.float32))
+    with pytest.raises(InputError, match="finite scores"):
+        build(scores=np.array([1, np.nan, 1, 1], np.float32))
+    with pytest.raises(InputError, match="cycle"):
+        build(parents=np.array([1, 0, -1, -1], np.int32))
+    with pytest.raises(InputError, match=r"parents in -1\.\.3"):
+        build(parents=np.array([4, 0, -1, -1], np.int32))
+
+
+# --- dictionaries and files ---------------------------------------------------------------------------------------
+
+
+def test_masks_have_the_keys_of_segment_anything(forest):
+    records = forest.masks()
+    assert [r["area"] for r in records] == sorted((r["area"] for r in records), reverse=True)
+    sam = {"segmentation", "area", "bbox", "predicted_iou", "point_coords", "stability_score", "crop_box"}
+    for record in records:
+        assert set(record) == sam | {"id", "parent_id", "level", "depth", "granularity"}
+        x, y = record["point_coords"][0]
+        assert record["segmentation"][int(y), int(x)]
+        assert record["segmentation"].sum() == record["area"]
+
+
+def test_rle_output_modes_decode_with_the_coco_tools(forest):
+    for compressed, plain, dense in zip(
+        forest.masks(output_mode="coco_rle"),
+        forest.masks(output_mode="uncompressed_rle"),
+        forest.masks(),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(coco.decode(compressed["segmentation"]).astype(bool), dense["segmentation"])
+        again = coco.frPyObjects(plain["segmentation"], *forest.size)
+        np.testing.assert_array_equal(coco.decode(again).astype(bool), dense["segmentation"])
+
+
+def test_to_coco_keeps_the_tree(forest):
+    annotations = forest.to_coco(image_id=7, first_id=100)
+    assert [a["id"] for a in annotations] == [100, 101, 102, 103]
+    assert [a["parent_id"] for a in annotations] == [None, 100, 101, None]
+    assert all(a["image_id"] == 7 and a["iscrowd"] == 0 for a in annotations)
+    for index, annotation in enumerate(annotations):
+        np.testing.assert_array_equal(coco.decode(annotation["segmentation"]).astype(bool), forest.mask(index))
+    json.dumps(annotations)
+
+
+@pytest.mark.parametrize("which", ["forest", "partitioned"])
+def test_a_file_gives_back_the_tree(which, request, tmp_path):
+    tree = request.getfixturevalue(which)
+    tree.save(tmp_path / "t.json", image={"file_name": "a ü.jpg"})
+    back = MaskTree.load(tmp_path / "t.json")
+    assert back.rles == tree.rles
+    np.testing.assert_array_equal(back.parents, tree.parents)
+    np.testing.assert_array_equal(back.levels, tree.levels)
+    np.testing.assert_allclose(back.granularities, tree.granularities, atol=1e-5)
+    assert (back.partition is None) == (tree.partition is None)
+    if tree.partition is not None:
+        np.testing.assert_array_equal(back.partition.leaves, tree.partition.leaves)
+        np.testing.assert_array_equal(back.partition.parents, tree.partition.parents)
+        np.testing.assert_array_equal(back.partition.altitudes, tree.partition.altitudes)
+        np.testing.assert_array_equal(back.ucm(doubled=True), tree.ucm(doubled=True))
+    tree.save(tmp_path / "again.json", image={"file_name": "a ü.jpg"})
+    assert (tmp_path / "t.json").read_bytes() == (tmp_path / "again.json").read_bytes()
+    assert len(list(tmp_path.iterdir())) == 2  # no temporary files stay
+
+
+def test_damaged_files_are_named(partitioned, tmp_path):
+    path = tmp_path / "t.json"
+    partitioned.save(path)
+    good = json.loads(path.read_text())
+
+    def expect(message, text=None, **change):
+        path.write_text(json.dumps(good | change) if text is None else text)
+        with pytest.raises(FormatError, match=message):
+            MaskTree.load(path)
+
+    expect("unreadable JSON", text=path.read_text()[:-40])
+    expect("something else", text="[]")
+    expect("expected version 1; got 99", version=99)
+    expect("damaged tree", masks=[{"id": 0}])
+    expect("damaged tree", partition=good["partition"] | {"leaves": "AAAA"})
+    expect("damaged tree", partition=good["partition"] | {"parents": good["partition"]["altitudes"]})
+    expect("damaged tree", image={"width": 3, "height": 3})
+
+
+def test_ucm_needs_a_partition(forest):
+    with pytest.raises(InputError, match="overlapping masks only"):
+        forest.ucm()
