@@ -78,15 +78,17 @@ def _run_pool(pending: list[Photo], job: Job, workers: int) -> Iterator[Result]:
         try:
             while queue or flying:
                 while queue and len(flying) < 2 * workers:
-                    photo = queue.pop()
-                    flying[pool.submit(_attempt_own_job, photo)] = photo
+                    flying[pool.submit(_attempt_own_job, queue[-1])] = queue[-1]  # may raise: then it stays queued
+                    queue.pop()
                 done, _ = wait(flying, return_when=FIRST_COMPLETED)
                 for future in done:
                     result = future.result()
                     del flying[future]
                     yield result
         except BrokenProcessPool:
-            if alone:
+            if alone and not flying:  # the process died before it took the photograph
+                suspects += queue
+            elif alone:
                 yield Result(next(iter(flying.values())), 0.0, "the worker process died; most likely out of memory")
             else:
                 suspects = list(flying.values())

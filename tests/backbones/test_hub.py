@@ -11,12 +11,12 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from tests.oracles import attention
 
 from masktree.backbones import Backbone, load_backbone
 from masktree.backbones.hub import load_network, resolve_device
 from masktree.backbones.weights import IMAGENET_MEAN, IMAGENET_STD, WEIGHTS
 from masktree.errors import InputError, WeightsError
+from tests.oracles import attention
 
 
 @dataclass(frozen=True)

@@ -49,27 +49,26 @@ def test_the_authors_masks(shared: Path, sign: Sign) -> None:
 @pytest.mark.parametrize("sign", ["lapack", "seed"])
 def test_equals_the_dense_solver(sign: Sign) -> None:
     kept = []
-    for seed, (h, w) in enumerate([(12, 17), (20, 20), (25, 9), (1, 40), (14, 23), (18, 30), (9, 9), (22, 15)]):
-        for noise in (0.5, 1.5, 3.0):
+    for seed, (h, w) in enumerate([(12, 17), (25, 9), (1, 40), (14, 16), (9, 9)]):
+        for noise in (0.5, 3.0):
             features = regions(h, w, noise, seed)
-            for n in (1, 3, 5):
-                masks, expected = maskcut(features, n=n, sign=sign), oracle.maskcut(features, 0.15, n, sign)
-                assert len(masks) == len(expected)
-                assert (masks == np.array(expected).reshape(-1, h, w)).all()
-                kept.append(len(masks))
-    assert set(kept) >= {1, 2, 3, 4}  # rejections and acceptances both happened
+            masks, expected = maskcut(features, n=5, sign=sign), oracle.maskcut(features, 0.15, 5, sign)
+            assert len(masks) == len(expected)
+            assert (masks == np.array(expected).reshape(-1, h, w)).all()
+            kept.append(len(masks))
+    assert min(kept) < 5 < sum(kept)  # rejections and acceptances both happened
 
 
 def test_the_sign_is_that_of_the_dense_solver() -> None:
     signs = []
-    for seed in range(20):
+    for seed in range(12):
         features = regions(11, 13, 1.0, 100 + seed)
         vector = ncut._second_eigenvector(ncut._similar(features.reshape(143, -1), 0.15), "lapack")
         expected = oracle.eigenvector(features, 0.15, "lapack")
         assert vector is not None
         np.testing.assert_allclose(vector / np.linalg.norm(vector), expected / np.linalg.norm(expected), atol=1e-7)
         signs.append(expected[np.argmax(np.abs(expected))] > 0)
-    assert 0 < sum(signs) < 20  # the solver's sign is not a rule of the seed
+    assert 0 < sum(signs) < 12  # the solver's sign is not a rule of the seed
 
 
 def test_planted_objects_are_found() -> None:

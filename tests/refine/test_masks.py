@@ -39,9 +39,7 @@ def test_upsampling_is_torchs(rng, source, target):
     labels = rng.integers(0, 4, source).astype(np.int32)
     labels.flat[0] = 3
     one_hot = torch.from_numpy(np.eye(4, dtype=np.float32)[labels]).permute(2, 0, 1)[None]
-    expected = torch.nn.functional.interpolate(one_hot, target, mode="bilinear", align_corners=False)[
-        0
-    ].numpy()
+    expected = torch.nn.functional.interpolate(one_hot, target, mode="bilinear", align_corners=False)[0].numpy()
     np.testing.assert_allclose(upsample_labels(labels, *target), expected, atol=1e-5)
 
 

@@ -47,9 +47,7 @@ def test_order_of_the_labels_does_not_matter(rng, refiner):
     image, probabilities = problem(rng, 11, 20, 26)
     order = rng.permutation(11)
     weak = partial(refiner, iterations=2) if refiner is dense_crf else refiner
-    np.testing.assert_allclose(
-        weak(image, probabilities[order]), weak(image, probabilities)[order], atol=1e-4
-    )
+    np.testing.assert_allclose(weak(image, probabilities[order]), weak(image, probabilities)[order], atol=1e-4)
 
 
 @REFINERS
@@ -167,9 +165,7 @@ def test_regions_are_connected_numbered_and_end_at_edges():
     assert set(np.unique(regions)) == set(range(6 * 8))
     assert all(label(regions == region)[1] == 1 for region in range(48))
     crossing = set(regions[truth]) & set(regions[~truth])
-    assert (
-        len(crossing) <= 6
-    )  # a column of cells has its markers on one side only, the edge itself is two pixels wide
+    assert len(crossing) <= 6  # a column of cells has its markers on one side only, the edge itself is two pixels wide
     assert watershed_regions(image, cell=100).max() == 0
     for bad in ({"cell": 0}, {"smoothing": -1.0}, {"smoothing": float("nan")}):
         with pytest.raises(InputError, match="cell"):

@@ -38,7 +38,7 @@ def corners_covered(masks: Masks) -> NDArray[np.int64]:
     """Number of image corners inside each mask, 0 to 4; a background mask holds three or more.
 
     Args:
-        masks: (n, H, W) bool with at least one pixel each. In an image one pixel wide, corners coincide and count twice.
+        masks: (n, H, W) bool, H and W at least 1. In an image one pixel wide, corners coincide and count twice.
 
     Returns:
         (n,) int64.

@@ -75,7 +75,7 @@ def _locate(point, scale, rest, rank, barycentric):
     elevated[0] = total
     excess = 0
     for i in range(up):
-        nearest = np.int64(np.rint(elevated[i] / up))
+        nearest = int(np.rint(elevated[i] / up))
         rest[i] = nearest * up
         excess += nearest
         elevated[i] -= rest[i]
@@ -152,13 +152,13 @@ def _connect(known, table, shift, d, bits):
     """Neighbours of every vertex along every axis."""
     m = len(known)
     neighbours = np.full((d + 1, m, 2), m, np.int32)
-    ones = np.int64(0)
+    ones = 0
     for i in range(d):
-        ones += np.int64(1) << (bits * i)
+        ones += 1 << (bits * i)
     for axis in range(d + 1):
         step = -ones
         if axis < d:
-            step += np.int64(d + 1) << (bits * axis)
+            step += (d + 1) << (bits * axis)
         for vertex in range(m):
             other = table[_slot(table, known, shift, known[vertex] + step)]
             if other >= 0:

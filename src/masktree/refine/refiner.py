@@ -24,9 +24,7 @@ class Refiner(Protocol):
     about the others; many masks then share the work that depends on the image only.
     """
 
-    def __call__(
-        self, image: RGB, probabilities: Probabilities, *, independent: bool = False
-    ) -> Probabilities: ...
+    def __call__(self, image: RGB, probabilities: Probabilities, *, independent: bool = False) -> Probabilities: ...
 
 
 def check_problem(image: np.ndarray, probabilities: np.ndarray, independent: bool) -> None:
@@ -36,9 +34,7 @@ def check_problem(image: np.ndarray, probabilities: np.ndarray, independent: boo
             f"expected an (H, W, 3) uint8 RGB image; got {image.shape} {image.dtype}; convert it to RGB bytes"
         )
     if probabilities.ndim != 3 or probabilities.dtype != np.float32:
-        raise InputError(
-            f"expected (k, H, W) float32 probabilities; got {probabilities.shape} {probabilities.dtype}"
-        )
+        raise InputError(f"expected (k, H, W) float32 probabilities; got {probabilities.shape} {probabilities.dtype}")
     k, height, width = probabilities.shape
     if (height, width) != image.shape[:2] or height * width == 0:
         raise InputError(

@@ -3,6 +3,10 @@
 Regions are a watershed of the colour gradient, flooded from one marker in each cell of a regular grid, which is the
 darkest gradient pixel of the cell: Machairas et al., "Waterpixels", TIP 2015, doi:10.1109/TIP.2015.2451011, without
 their spatial regularisation. The flood uses one queue per gradient level (Meyer 1991).
+
+The fastest refiner and the weakest: borders become crisp and follow edges closer than half a cell, but on upsampled
+60 x 60 label grids its labels agree with the dense CRF's no better than plain bilinear upsampling does (0.928 of the
+pixels against 0.932, guided filter 0.961). Its regions are worth more where crisp, shared borders are wanted.
 """
 
 from __future__ import annotations
@@ -116,12 +120,13 @@ def _flood(levels, cell):
 
 
 @checked
-def watershed_regions(image: RGB, *, cell: int = 8, smoothing: float = 1.0) -> Labels:
+def watershed_regions(image: RGB, *, cell: int = 4, smoothing: float = 1.0) -> Labels:
     """Cut an image into about H W / cell^2 small connected regions of even colour.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        cell: side in pixels of the grid cells that hold one marker each (our choice: the patch of a ViT-*/8).
+        cell: side in pixels of the grid cells that hold one marker each (our choice: of 3 to 12 the best agreement of
+            ``snap`` with the dense CRF on unlabelled photographs).
         smoothing: standard deviation in pixels of the Gaussian on the Lab image (our choice).
 
     Returns:
@@ -131,9 +136,7 @@ def watershed_regions(image: RGB, *, cell: int = 8, smoothing: float = 1.0) -> L
         InputError: an image without pixels, or a parameter that is not positive.
     """
     if image.size == 0 or cell < 1 or not smoothing >= 0:
-        raise InputError(
-            f"expected pixels, cell >= 1, smoothing >= 0; got {image.shape}, {cell}, {smoothing}"
-        )
+        raise InputError(f"expected pixels, cell >= 1, smoothing >= 0; got {image.shape}, {cell}, {smoothing}")
     value = np.arange(256) / 255
     linear = np.where(value > 0.04045, ((value + 0.055) / 1.055) ** 2.4, value / 12.92)
     lab = np.empty((3, *image.shape[:2]), np.float32)
@@ -161,7 +164,7 @@ def snap(
     *,
     independent: bool = False,
     regions: Labels | None = None,
-    cell: int = 8,
+    cell: int = 4,
     smoothing: float = 1.0,
 ) -> Probabilities:
     """Average the probabilities inside each small region of even colour.
@@ -170,7 +173,9 @@ def snap(
         image: (H, W, 3) uint8 RGB; not looked at when ``regions`` are given.
         probabilities: (k, H, W) float32.
         independent: channels are foregrounds of unrelated problems, see ``Refiner``.
-        regions: (H, W) int32 regions to use again, else ``watershed_regions(image, cell=cell, smoothing=smoothing)``.
+        regions: (H, W) int32 regions to use again; None makes them with the two options below.
+        cell: see ``watershed_regions``.
+        smoothing: see ``watershed_regions``.
 
     Memory beside the two (k, H, W) arrays: 28 bytes a pixel while the regions are made, 4 with given ones.
 

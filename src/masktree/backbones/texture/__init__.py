@@ -8,6 +8,7 @@ computed and combined is our choice, and nothing in it is fitted to human segmen
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,14 +20,23 @@ from masktree.backbones.texture.pmi import embed_words
 from masktree.backbones.weights import Weights
 from masktree.types import RGB, checked
 
-# Each cue's 90 % quantile within an image (maximum over orientations), averaged over 150 photographs of which none
-# has labels; dividing by it makes the cues commensurable, and then all count alike.
+# How the cues are made commensurable: each is divided by its 90 % quantile within an image (maximum over orientations),
+# averaged over 100 unlabelled photographs of mixed origin. Key: radius in pixels of the full image.
 _SCALES = {
-    "colour": {5: 0.692, 10: 0.678, 20: 0.616},
-    "texture": {10: 0.455, 20: 0.306},
-    "kinship": {4: 2.65, 10: 2.71, 20: 2.69},
-    "lab": {3: 25.4, 6: 27.8},
+    "colour": {5: 0.690, 10: 0.680, 20: 0.623},
+    "texture": {10: 0.453, 20: 0.309},
+    "kinship": {4: 2.64, 10: 2.79, 20: 2.79},
+    "lab": {3: 25.2, 6: 27.7},
 }
+# How much each cue counts beside the others; the widest windows blur borders and kinship repeats colour (our choice).
+_WEIGHTS = {
+    "colour": {5: 1.0, 10: 1.0, 20: 0.5},
+    "texture": {10: 1.0, 20: 0.5},
+    "kinship": {4: 0.7, 10: 0.7, 20: 0.5},
+    "lab": {3: 1.0, 6: 1.0},
+}
+_STRONGEST = 0.25  # share of the strongest orientation; the rest is the mean over orientations, which is less noisy
+_SHADING = np.array([0.5, 1.0, 1.0], np.float32)  # lightness counts half in colour words: light falls unevenly
 
 
 @dataclass(frozen=True)
@@ -62,33 +72,55 @@ class Evidence:
 def evidence(image: RGB) -> Evidence:
     """Boundary strength and words of an image of any size from 1 x 1; about 0.15 s for 480 x 320 on one core."""
     H, W, _ = image.shape
+    words = _look(image)
+    return Evidence(edges.double(_boundary(words), H, W), words.colours, words.textures, words.kinship)
+
+
+@dataclass(frozen=True)
+class _Words:
+    """Half-resolution maps of one image: mean Lab colours, words of both kinds, and vectors of the colour words."""
+
+    lab: np.ndarray
+    colours: np.ndarray
+    textures: np.ndarray
+    kinship: np.ndarray
+
+
+def _look(image: np.ndarray) -> _Words:
     lab = vocabulary.lab(image)
     half = vocabulary.halve(lab)
-    smooth = edges.window_means(half, 0.7)
-    colours = vocabulary.colour_words(smooth)
+    colours = vocabulary.colour_words(edges.window_means(half, 0.7) * _SHADING)
     textures = vocabulary.textons(np.ascontiguousarray(lab[..., 0]))
-    kinship = embed_words(colours, vocabulary.WORDS)
-    strength = _combine(smooth, half, colours, textures, kinship)
-    return Evidence(edges.double(strength, H, W), colours, textures, kinship)
+    return _Words(half, colours, textures, embed_words(colours, vocabulary.WORDS))
 
 
-def _combine(
-    smooth: np.ndarray, half: np.ndarray, colours: np.ndarray, textures: np.ndarray, kinship: np.ndarray
-) -> np.ndarray:
-    """Mean of all cues per orientation, then the strongest orientation: (h, w) float32."""
-    total = np.zeros((edges.ORIENTATIONS, *colours.shape), np.float32)
-    related = kinship[colours]
-    for radius in (5, 10, 20):  # pixels of the image; the grid has half as many
-        histogram = edges.window_histograms(colours, vocabulary.WORDS, 0.32 * radius)
-        total += edges.chi_square(histogram, 0.4 * radius) / _SCALES["colour"][radius]
-    for radius in (10, 20):
-        histogram = edges.window_histograms(textures, vocabulary.WORDS, 0.32 * radius)
-        total += edges.chi_square(histogram, 0.4 * radius) / _SCALES["texture"][radius]
-    for radius in (4, 10, 20):
-        total += edges.difference(edges.window_means(related, 0.32 * radius), 0.4 * radius) / _SCALES["kinship"][radius]
-    total += edges.difference(smooth, 0.75) / _SCALES["lab"][3]
-    total += edges.difference(edges.window_means(half, 1.2), 1.5) / _SCALES["lab"][6]
-    return total.max(axis=0) / sum(len(radii) for radii in _SCALES.values())
+def _boundary(words: _Words) -> np.ndarray:
+    """Weighted mean of all cues, of the strongest and of all orientations: (h, w) float32, about 1 at clear borders."""
+    total = np.zeros((edges.ORIENTATIONS, *words.colours.shape), np.float32)
+    for name, radius, responses in _cues(words):
+        # The root turns chi-square and contrast into distances that do not let one strong cue decide alone.
+        total += np.float32(_WEIGHTS[name][radius]) * np.sqrt(responses * np.float32(1 / _SCALES[name][radius]))
+    mixed = _STRONGEST * total.max(axis=0) + (1 - _STRONGEST) * total.mean(axis=0)
+    return mixed / np.float32(sum(sum(weights.values()) for weights in _WEIGHTS.values()))
+
+
+def _cues(words: _Words) -> Iterator[tuple[str, int, np.ndarray]]:
+    """Name, radius in image pixels and (ORIENTATIONS, h, w) responses of each cue.
+
+    A half-window of radius r is a Gaussian of sigma 0.64 r whose centre lies 0.8 r off the border, about where the
+    mean of half a Gaussian of sigma r lies; lengths are halved on the half-resolution grid.
+    """
+    for radius in _SCALES["colour"]:
+        histograms = edges.window_histograms(words.colours, vocabulary.WORDS, 0.32 * radius)
+        yield "colour", radius, edges.chi_square(histograms, 0.4 * radius)
+    for radius in _SCALES["texture"]:
+        histograms = edges.window_histograms(words.textures, vocabulary.WORDS, 0.32 * radius)
+        yield "texture", radius, edges.chi_square(histograms, 0.4 * radius)
+    vectors = words.kinship[words.colours]
+    for radius in _SCALES["kinship"]:
+        yield "kinship", radius, edges.difference(edges.window_means(vectors, 0.32 * radius), 0.4 * radius)
+    for radius, sigma in ((3, 0.7), (6, 1.2)):
+        yield "lab", radius, edges.difference(edges.window_means(words.lab, sigma), 0.25 * radius)
 
 
 def _repeat(words: np.ndarray, H: int, W: int) -> np.ndarray:
@@ -139,10 +171,8 @@ class TextureBackbone:
 
 def _grid(image: np.ndarray, stride: int) -> np.ndarray:
     """Features of one image whose sides are multiples of the stride."""
-    lab = vocabulary.lab(image)
-    colours = vocabulary.colour_words(edges.window_means(vocabulary.halve(lab), 0.7))
-    textures = vocabulary.textons(np.ascontiguousarray(lab[..., 0]))
-    kinship = embed_words(colours, vocabulary.WORDS)
+    words = _look(image)
+    colours, textures, kinship = words.colours, words.textures, words.kinship
     step, sigma = stride // 2, 0.6 * stride / 2  # cells in the grid of the words
     maps = [
         np.sqrt(edges.window_histograms(colours, vocabulary.WORDS, sigma)),

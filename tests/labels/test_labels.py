@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from masktree.errors import FormatError, InputError
+from masktree.labels import LabelSet
+from masktree.pipeline import Config, discover
+from masktree.predict import load
+
+CONFIG = Config(method="masktree")
+
+
+@pytest.fixture
+def collection(tmp_path, photos) -> Path:
+    """Seven small crops in two folders; two files share a stem, so names alone are not unique."""
+    folder = tmp_path / "in"
+    for index, name in enumerate(["a.png", "a.jpg", "x/a.png", "x/ü.png", "x/c.png", "y.png", "z.png"]):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        crop = np.asarray(Image.open(photos[index % len(photos)]).convert("RGB"))[40:120, 50 : 150 + index]
+        Image.fromarray(crop).save(folder / name)
+    return folder
+
+
+def content(labels: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in (labels / "annotations").iterdir()}
+
+
+def test_a_label_set_reads_with_the_coco_tools_and_with_ours(collection, tmp_path):
+    from pycocotools.coco import COCO
+
+    outcome = discover(collection, tmp_path / "labels", CONFIG, shard_size=3)
+    assert (outcome.done, outcome.kept, outcome.failures) == (7, 0, [])
+    labels = LabelSet.open(tmp_path / "labels", verify=True)
+    assert len(labels) == 7
+    assert len(labels.index["shards"]) == 3
+    seen_images, seen_annotations = set(), set()
+    for shard in labels.index["shards"]:
+        coco = COCO(str(tmp_path / "labels" / shard["file"]))
+        assert not seen_images & set(coco.imgs)
+        assert not seen_annotations & set(coco.anns)
+        seen_images |= set(coco.imgs)
+        seen_annotations |= set(coco.anns)
+        for annotation in coco.anns.values():
+            assert coco.annToMask(annotation).sum() == annotation["area"]
+            parent = annotation["parent_id"]
+            assert parent is None or coco.anns[parent]["image_id"] == annotation["image_id"]
+            assert annotation["level"] in ("whole", "part", "subpart")
+            assert 0 <= annotation["score"] <= 1
+    assert len(seen_images) == 7
+    segmenter = load(method="masktree")
+    for image, tree in labels:
+        path = labels.image_path(image)
+        assert path.exists()
+        fresh = segmenter(path)
+        assert tree.rles == fresh.rles
+        np.testing.assert_array_equal(tree.parents, fresh.parents)
+
+
+def test_the_card_and_the_manifest_say_what_is_there(collection, tmp_path):
+    discover(collection, tmp_path / "labels", CONFIG)
+    labels = LabelSet.open(tmp_path / "labels")
+    summary = labels.index["summary"]
+    trees = [tree for _, tree in labels]
+    assert summary["images"] == 7
+    assert summary["masks"] == sum(len(t) for t in trees)
+    assert summary["levels"] == {
+        name: total
+        for level, name in enumerate(("whole", "part", "subpart"))
+        if (total := int(sum((t.levels == level).sum() for t in trees)))
+    }
+    union = [np.any([t.mask(i) for i in range(len(t))], axis=0).mean() for t in trees]
+    assert summary["coverage"] == pytest.approx(np.mean(union), abs=1e-4)
+    assert sum(summary["sizes"].values()) == sum(summary["log2_area"].values()) == summary["masks"]
+    card = (tmp_path / "labels" / "card.md").read_text()
+    assert f"| masks | {summary['masks']} |" in card
+    assert labels.index["shards"][0]["sha256"] in card
+    assert not (tmp_path / "labels" / "pending").exists()
+
+
+def test_an_interrupted_label_set_goes_on_to_the_same_result(collection, tmp_path, monkeypatch):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    discover(collection, whole, CONFIG, shard_size=3)
+
+    from masktree import batch
+
+    real = batch.run
+
+    def stops_after_five(*arguments, **options):
+        for count, result in enumerate(real(*arguments, **options)):
+            if count == 5:
+                raise KeyboardInterrupt
+            yield result
+
+    monkeypatch.setattr(batch, "run", stops_after_five)
+    with pytest.raises(KeyboardInterrupt):
+        discover(collection, broken, CONFIG, shard_size=3)
+    assert (broken / "annotations" / "00000.json").exists()
+    assert not (broken / "index.json").exists()
+    with pytest.raises(FormatError, match="unfinished one; run the same discover command again"):
+        LabelSet.open(broken)
+    monkeypatch.setattr(batch, "run", real)
+    outcome = discover(collection, broken, CONFIG, shard_size=3)
+    assert outcome.kept >= 5
+    assert content(broken) == content(whole)
+    LabelSet.open(broken, verify=True)
+
+
+def test_a_finished_set_is_not_done_again(collection, tmp_path):
+    discover(collection, tmp_path / "labels", CONFIG)
+    outcome = discover(collection, tmp_path / "labels", CONFIG)
+    assert (outcome.done, outcome.kept) == (0, 7)
+
+
+def test_unreadable_images_are_left_out_and_named(collection, tmp_path):
+    (collection / "b.png").write_bytes(b"words")
+    outcome = discover(collection, tmp_path / "labels", CONFIG)
+    assert outcome.done == 7
+    assert [Path(f["path"]).name for f in outcome.failures] == ["b.png"]
+    labels = LabelSet.open(tmp_path / "labels")
+    assert len(labels) == 7
+    assert [f["file_name"] for f in labels.index["shards"][0]["failures"]] == ["b.png"]
+
+
+def test_a_changed_collection_or_configuration_is_refused(collection, tmp_path):
+    discover(collection, tmp_path / "labels", CONFIG)
+    shutil.copy(collection / "a.png", collection / "new.png")
+    with pytest.raises(InputError, match="images changed"):
+        discover(collection, tmp_path / "labels", CONFIG)
+    assert discover(collection, tmp_path / "labels", CONFIG, overwrite=True).done == 8
+    with pytest.raises(InputError, match="min_area"):
+        discover(collection, tmp_path / "labels", Config(method="masktree", min_area=9))
+
+
+@pytest.mark.parametrize("method", ["masktree", "hassod"])
+def test_a_wanted_number_of_labels_is_met(collection, tmp_path, method):
+    few = discover(collection, tmp_path / "few", Config(method=method), labels_per_image=5)
+    assert few.done == 7
+    index = LabelSet.open(tmp_path / "few").index
+    assert index["summary"]["masks_per_image_mean"] == pytest.approx(5, abs=1.5)
+    assert index["config"]["options"]
+    assert discover(collection, tmp_path / "few", Config(method=method), labels_per_image=5).kept == 7
+    with pytest.raises(InputError):
+        discover(collection, tmp_path / "few", Config(method=method), labels_per_image=9)
+
+
+@pytest.mark.parametrize("wanted", [0, -3, 100_000])
+def test_impossible_numbers_of_labels_are_refused(collection, tmp_path, wanted):
+    with pytest.raises(InputError, match="labels per image"):
+        discover(collection, tmp_path / "labels", CONFIG, labels_per_image=wanted)
+
+
+def test_damaged_label_sets_are_named(collection, tmp_path):
+    labels = tmp_path / "labels"
+    with pytest.raises(FormatError, match="got none"):
+        LabelSet.open(labels)
+    discover(collection, labels, CONFIG)
+    shard = labels / "annotations" / "00000.json"
+    document = json.loads(shard.read_text())
+    document["annotations"][0]["parent_id"] = 5
+    shard.write_text(json.dumps(document))
+    with pytest.raises(FormatError, match="differs from the hash"):
+        LabelSet.open(labels, verify=True)
+    with pytest.raises(FormatError, match="parent 5 is not in its image"):
+        list(LabelSet.open(labels))
+    shard.unlink()
+    with pytest.raises(FormatError, match="not in the folder"):
+        LabelSet.open(labels)
+
+
+def test_config_is_plain_data():
+    json.dumps(asdict(CONFIG))

@@ -1,0 +1,200 @@
+"""The commands as a user runs them, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from masktree.masks import MaskTree
+
+
+def masktree(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "masktree.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.fixture
+def folder(tmp_path, photos) -> Path:
+    """Small photographs in a tree of folders, with an awkward name, and one file that is no image."""
+    source = tmp_path / "in"
+    (source / "Größe 1").mkdir(parents=True)
+    for path, name in zip(photos, ("a.jpg", "Größe 1/b c.png", "d.webp"), strict=False):
+        Image.open(path).resize((96, 72)).save(source / name)
+    return source
+
+
+def test_segment_writes_trees_pictures_and_a_record(folder, tmp_path):
+    (folder / "broken.jpg").write_bytes(b"words")
+    done = masktree("segment", folder, "-o", tmp_path / "out", "--seed", 3)
+    assert done.returncode == 1, done.stderr
+    assert "3 done, 1 failed" in done.stdout
+    failures = json.loads((tmp_path / "out" / "failures.json").read_text())
+    assert [Path(f["path"]).name for f in failures] == ["broken.jpg"]
+    assert "no image format" in failures[0]["error"]
+    assert "broken.jpg: expected an image file" in done.stderr
+    for name in ("a", "Größe 1/b c", "d"):
+        tree = MaskTree.load(tmp_path / "out" / f"{name}.json")
+        assert tree.size == (72, 96)
+        assert len(tree) > 1
+        assert Image.open(tmp_path / "out" / f"{name}.png").size == (96, 72)
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["status"] == "complete"
+    assert record["config"]["seed"] == 3
+    assert set(record["seconds"]) == {"a", "Größe 1/b c", "d"}
+    assert record["weights"]["name"]
+    assert record["versions"]["masktree"]
+
+
+def test_results_are_kept_then_overwritten_on_request_and_repeat_exactly(folder, tmp_path):
+    out = tmp_path / "out"
+    assert masktree("segment", folder, "-o", out).returncode == 0
+    first = (out / "a.json").read_bytes()
+    (out / "a.json").unlink()
+    again = masktree("segment", folder, "-o", out)
+    assert "1 done, 2 kept from before" in again.stdout
+    assert (out / "a.json").read_bytes() == first
+    assert "3 done;" in masktree("segment", folder, "-o", out, "--overwrite", "--workers", 2).stdout
+    assert (out / "a.json").read_bytes() == first
+
+
+def test_another_configuration_does_not_mix_with_results(folder, tmp_path):
+    out = tmp_path / "out"
+    masktree("segment", folder, "-o", out)
+    other = masktree("segment", folder, "-o", out, "--min-area", 50)
+    assert other.returncode == 2
+    assert "min_area (None there, 50 now)" in other.stderr
+    assert len(other.stderr.strip().splitlines()) == 1
+
+
+def test_a_killed_run_goes_on_where_it_stopped(tmp_path, photos):
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    image = Image.open(photos[0]).resize((200, 150))
+    for index in range(60):
+        image.save(source / f"{index:02d}.png")
+    command = [sys.executable, "-m", "masktree.cli", "segment", str(source), "-o", str(out), "--workers", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("*.json"))) < 4 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = {p.name: p.stat().st_mtime_ns for p in out.glob("[0-9]*.json")}
+    assert 3 <= len(before) < 60
+    rest = masktree("segment", source, "-o", out)
+    assert rest.returncode == 0, rest.stderr
+    assert f"{60 - len(before)} done, {len(before)} kept" in rest.stdout
+    assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in before.items())
+    for path in out.glob("[0-9]*.json"):
+        MaskTree.load(path)
+
+
+def test_interruption_says_how_to_go_on(tmp_path, photos):
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    image = Image.open(photos[0]).resize((200, 150))
+    for index in range(60):
+        image.save(source / f"{index:02d}.png")
+    command = [sys.executable, "-m", "masktree.cli", "segment", str(source), "-o", str(out), "--workers", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("*.json"))) < 4 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command again to go on" in errors
+    assert "Traceback" not in errors
+    assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nothing-here.jpg",), "expected an image, a folder with images or a glob that matches; got nothing-here.jpg"),
+        (("PHOTO", "--backbone", "dino-vits9"), "did you mean"),
+        (("PHOTO", "--granularity", "2"), "expected a granularity in [0, 1]; got 2.0"),
+        (("PHOTO", "--min-area", "0"), "expected min_area of at least 1 pixel; got 0"),
+        (("PHOTO", "--workers", "-1"), "expected workers >= 0; got -1"),
+        ((), "expected at least one image"),
+    ],
+)
+def test_wrong_arguments_are_one_line_each(tmp_path, photos, arguments, message):
+    given = [str(photos[0]) if a == "PHOTO" else a for a in arguments]
+    done = masktree("segment", *given, "-o", tmp_path / "out")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_space_left_is_reported_and_leaves_no_half_file(tmp_path, photos):
+    """A file-size limit stands in for a full disk: writing fails in the middle of a file."""
+    import resource
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+
+    out = tmp_path / "out"
+    done = masktree(
+        "segment", photos[0], "-o", out, preexec_fn=limit, env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    )
+    assert done.returncode == 1
+    assert "File too large" in done.stdout + done.stderr
+    assert sorted(p.name for p in out.iterdir()) == ["failures.json", "run.json"]
+
+
+def test_no_overlay(folder, tmp_path):
+    masktree("segment", folder / "a.jpg", "-o", tmp_path / "out", "--no-overlay")
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.json", "run.json"}
+
+
+@pytest.mark.parametrize("method", ["masktree", "hassod", "sohes", "unsam"])
+def test_every_method_segments_a_photograph(folder, tmp_path, method):
+    done = masktree("segment", folder / "a.jpg", "-o", tmp_path / "out", "--method", method)
+    assert done.returncode == 0, done.stderr
+    tree = MaskTree.load(tmp_path / "out" / "a.json")
+    assert len(tree) > 0
+    assert (tree.partition is not None) == (method == "masktree")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (2, 3)])
+@pytest.mark.parametrize("method", ["masktree", "hassod", "sohes", "unsam"])
+def test_tiny_images_in_process(shape, method):
+    import masktree as package
+
+    image = np.random.default_rng(0).integers(0, 256, size=(*shape, 3), dtype=np.uint8)
+    tree = package.load(method=method)(image)
+    assert tree.size == shape
+    assert tree.cut(0.5).shape == shape
+
+
+def test_help_and_info():
+    start = masktree("--help")
+    assert start.returncode == 0
+    for verb in ("segment", "discover", "info"):
+        assert verb in start.stdout
+    described = masktree("info", "backbone", "embedded")
+    assert described.returncode == 0
+    assert "licence" in described.stdout
+    assert "dino-vitb8" in masktree("info", "backbone").stdout
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from masktree.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'numba', 'scipy', 'numpy'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
