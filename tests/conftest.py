@@ -6,7 +6,10 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("MASKTREE_CHECK_TYPES", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads slow contended runs up to ten times
+# Several test workers share few cores: threads that spin for each other slow contended runs up to ten times.
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import pytest

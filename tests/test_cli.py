@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from masktree.images import read_image
 from masktree.masks import MaskTree
 
 
@@ -45,7 +46,7 @@ def test_segment_writes_trees_pictures_and_a_record(folder, tmp_path):
         tree = MaskTree.load(tmp_path / "out" / f"{name}.json")
         assert tree.size == (72, 96)
         assert len(tree) > 1
-        assert Image.open(tmp_path / "out" / f"{name}.png").size == (96, 72)
+        assert read_image(tmp_path / "out" / f"{name}.png").shape == (72, 96, 3)
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["status"] == "complete"
     assert record["config"]["seed"] == 3

@@ -29,6 +29,7 @@ def checked(function: _F) -> _F:
     """Check argument and return arrays against their annotations; free of cost outside the test run."""
     if os.environ.get("MASKTREE_CHECK_TYPES") != "1":
         return function
-    from beartype import beartype
+    from beartype import BeartypeConf, beartype
 
-    return jaxtyped(typechecker=beartype)(function)
+    # is_pep484_tower: an int is a fine float, as everywhere in Python
+    return jaxtyped(typechecker=beartype(conf=BeartypeConf(is_pep484_tower=True)))(function)

@@ -7,7 +7,6 @@ read.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,12 +193,6 @@ def _unavailable(weights: Weights, reason: str) -> WeightsError:
         f"a cache that holds them, or give a local file as '{weights.name}@/path/to/file.safetensors' (or "
         ".pth), or use the backbone 'embedded', which needs no download"
     )
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, lower-case hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:

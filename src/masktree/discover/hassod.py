@@ -12,7 +12,7 @@ from masktree.discover.grids import cluster, resize_mask
 from masktree.images import resize_image
 from masktree.masks import MaskTree
 from masktree.refine import Refiner, corners_covered, dense_crf, fill_holes, upsample_labels
-from masktree.types import RGB
+from masktree.types import RGB, Labels
 
 
 def hassod(
@@ -27,6 +27,7 @@ def hassod(
     max_corners: int = 2,
     duplicate_iou: float = 0.9,
     cover: float = 0.9,
+    max_labels: int = 128,
 ) -> MaskTree:
     """Masks of one image with their whole / part / subpart forest.
 
@@ -41,6 +42,8 @@ def hassod(
         max_corners: a mask on more image corners is background and dropped (paper: 3 or more).
         duplicate_iou: NMS over the pooled thresholds (the paper removes duplicates; the value is our choice).
         cover: coverage at which one mask lies under another.
+        max_labels: the joint refinement sees at most this many labels, the smallest regions share the last one and
+            give no masks (our choice; it bounds memory, and 10 times the usual number never gets there).
 
     The score of a mask is its IoU before against after refinement (our choice; the paper gives none).
     """
@@ -50,10 +53,11 @@ def hassod(
     rles: list[bytes] = []
     scores: list[float] = []
     for theta in thresholds:
-        probabilities = upsample_labels(tree.cut(theta), side, side)
+        labels, n = _largest(tree.cut(theta), max_labels)
+        probabilities = upsample_labels(labels, side, side)
         before = probabilities.argmax(axis=0)
         after = refiner(working, probabilities).argmax(axis=0) if len(probabilities) > 1 else before
-        stable = _label_iou(before, after, len(probabilities))
+        stable = _label_iou(before, after, len(probabilities))[:n]
         for label in np.flatnonzero(stable >= refine_iou):
             mask = fill_holes(resize_mask(after == label, size)[None])
             if mask.sum() >= min_area and corners_covered(mask)[0] <= max_corners:
@@ -63,6 +67,16 @@ def hassod(
     rles = [rles[i] for i in keep]
     parents = hierarchy.coverage_parents(rles, size, cover=cover)
     return MaskTree.from_rles(rles, size, parents, scores=np.array(scores)[keep])
+
+
+def _largest(labels: Labels, limit: int) -> tuple[Labels, int]:
+    """Labels in which the smallest regions beyond ``limit - 1`` share the last label; and the number of the others."""
+    areas = np.bincount(labels.ravel())
+    if len(areas) <= limit:
+        return labels, len(areas)
+    rank = np.empty(len(areas), np.int32)
+    rank[np.argsort(-areas, kind="stable")] = np.arange(len(areas))
+    return np.minimum(rank, limit - 1)[labels].astype(np.int32), limit - 1
 
 
 def _label_iou(before: np.ndarray, after: np.ndarray, n: int) -> np.ndarray:

@@ -20,7 +20,7 @@ import numpy as np
 
 from masktree.errors import InputError
 from masktree.tree import PartitionTree
-from masktree.types import Labels, checked
+from masktree.types import Labels
 
 THRESHOLDS = np.arange(1, 100) / 100  # the benchmark's 99 levels of an ultrametric contour map in [0, 1]
 
@@ -43,7 +43,7 @@ class ImageScores:
 
 @dataclass(frozen=True)
 class RegionScores:
-    """The benchmark's numbers: one threshold for the whole set (ODS), the best one per image (OIS), per region (Best)."""
+    """The numbers with one threshold for the whole set (ODS), the best one per image (OIS), per truth region (Best)."""
 
     covering_ods: float
     covering_ois: float
@@ -75,7 +75,6 @@ def read_ground_truth(path: str | Path) -> list[np.ndarray]:
     ]
 
 
-@checked
 def score_image(partitions: Iterable[Labels], truths: Sequence[Labels]) -> ImageScores:
     """Score partitions of one image, given as label maps of the truths' shape, against its human segmentations.
 
@@ -86,7 +85,6 @@ def score_image(partitions: Iterable[Labels], truths: Sequence[Labels]) -> Image
     return _scores((_contingency(labels, columns, int(labels.max()) + 1) for labels in flat), starts)
 
 
-@checked
 def score_tree(tree: PartitionTree, truths: Sequence[Labels], thresholds: np.ndarray = THRESHOLDS) -> ImageScores:
     """Score the cuts of a tree at ascending ``thresholds``; equals ``score_image`` of those cuts, many times faster.
 
@@ -126,7 +124,12 @@ def summarise(images: Sequence[ImageScores]) -> RegionScores:
 
 
 def _renumbered(labels: np.ndarray) -> np.ndarray:
-    return np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
+    """0..k-1 without gaps, in the order of the labels; a count is ten times faster than np.unique's sort."""
+    offsets = labels.astype(np.int64) - int(labels.min())
+    if int(offsets.max()) > 100 * labels.size:
+        return np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
+    present = np.bincount(offsets.ravel()) > 0
+    return (np.cumsum(present) - 1)[offsets]
 
 
 def _flat(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
