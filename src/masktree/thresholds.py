@@ -42,19 +42,20 @@ def choose_options(photos: Sequence[Photo], segmenter: Segmenter, wanted: float)
         shifted = dataclasses.replace(segmenter, options=options)
         return float(np.mean([len(shifted(image)) for image in sample]))
 
-    low, high = -0.5, 0.99 - max(published)  # higher thresholds stop merging earlier and leave more regions
-    fewest, most = count(low), count(high)
-    if not fewest <= wanted <= most:
-        raise InputError(
-            f"expected between {fewest:.1f} and {most:.1f} labels per image, which {segmenter.method} with "
-            f"{segmenter.backbone.name} features can give here; got {wanted:g}"
-        )
+    lowest, highest = -0.5, 0.95 - max(published)  # higher thresholds stop merging earlier and leave more regions
+    low, high = lowest, highest
     for _ in range(_ROUNDS):
         middle = (low + high) / 2
         if count(middle) < wanted:
             low = middle
         else:
             high = middle
+    # An end that was never moved was never tried; trying both first would cost the two dearest counts every time.
+    if (low == lowest and count(low) > wanted) or (high == highest and count(high) < wanted):
+        raise InputError(
+            f"expected between {count(lowest):.1f} and {count(highest):.1f} labels per image, which "
+            f"{segmenter.method} with {segmenter.backbone.name} features can give here; got {wanted:g}"
+        )
     shift = (low + high) / 2
     return segmenter.options | {"thresholds": tuple(round(t + shift, 4) for t in published)}
 

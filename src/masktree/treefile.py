@@ -8,16 +8,17 @@ Layout (version 1)::
                 "segmentation": {"size": [h, w], "counts": ".."}}, ..],
      "partition": {"leaves": .., "parents": .., "altitudes": ..} or null}
 
-The three dendrogram arrays are base64 of zlib: ``parents`` int32 (stored as the difference to the own index) and
-``altitudes`` float64 of the merge nodes, little-endian; ``leaves`` is one byte per pixel, row-major (0: same label
-as the pixel to the left, 1: as the one above, 2: named), followed by the named labels as int32.
+The three dendrogram arrays are base64 of LZMA: ``parents`` int32 (stored as the difference to the own index) and
+``altitudes`` float64 of the merge nodes, both little-endian with the first bytes of all numbers first, then all the
+second bytes, and so on, which compresses better; ``leaves`` is one byte per pixel, row-major (0: same label as the
+pixel to the left, 1: as the one above, 2: named), followed by the named labels as int32.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import zlib
+import lzma
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,7 @@ def read(path: Path) -> MaskTree:
         )
     except MasktreeError as error:
         raise FormatError(f"{path}: damaged tree: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, zlib.error) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, lzma.LZMAError) as error:
         raise FormatError(f"{path}: damaged tree: {type(error).__name__}: {error}") from error
 
 
@@ -90,8 +91,8 @@ def _pack_partition(tree: PartitionTree) -> dict[str, str]:
     codes, named = _encode_leaves(tree.leaves)
     return {
         "leaves": _pack(codes.tobytes() + named.astype("<i4").tobytes()),
-        "parents": _pack((tree.parents - np.arange(count)).astype("<i4").tobytes()),
-        "altitudes": _pack(tree.altitudes[n:].astype("<f8").tobytes()),
+        "parents": _pack(_planes((tree.parents - np.arange(count)).astype("<i4"))),
+        "altitudes": _pack(_planes(tree.altitudes[n:].astype("<f8"))),
     }
 
 
@@ -102,8 +103,8 @@ def _unpack_partition(packed: dict[str, str], size: tuple[int, int]) -> Partitio
     named = np.frombuffer(leaves[pixels:], "<i4").astype(np.int32)
     if len(codes) != pixels or int((codes == 2).sum()) != len(named) or codes[0] != 2:
         raise FormatError(f"expected a leaf map of {size[0]} x {size[1]} pixels; got a damaged one")
-    offsets = np.frombuffer(_unpack(packed["parents"]), "<i4")
-    merges = np.frombuffer(_unpack(packed["altitudes"]), "<f8")
+    offsets = _from_planes(_unpack(packed["parents"]), "<i4")
+    merges = _from_planes(_unpack(packed["altitudes"]), "<f8")
     return PartitionTree(
         leaves=_decode_leaves(codes.reshape(size), named),
         parents=(offsets + np.arange(len(offsets))).astype(np.int32),
@@ -112,11 +113,20 @@ def _unpack_partition(packed: dict[str, str], size: tuple[int, int]) -> Partitio
 
 
 def _pack(raw: bytes) -> str:
-    return base64.b64encode(zlib.compress(raw, 9)).decode("ascii")
+    return base64.b64encode(lzma.compress(raw, preset=6)).decode("ascii")
 
 
 def _unpack(text: str) -> bytes:
-    return zlib.decompress(base64.b64decode(text, validate=True))
+    return lzma.decompress(base64.b64decode(text, validate=True))
+
+
+def _planes(array: np.ndarray) -> bytes:
+    return array.view(np.uint8).reshape(-1, array.itemsize).T.tobytes()
+
+
+def _from_planes(raw: bytes, dtype: str) -> np.ndarray:
+    planes = np.frombuffer(raw, np.uint8).reshape(np.dtype(dtype).itemsize, -1)
+    return np.ascontiguousarray(planes.T).reshape(-1).view(dtype)
 
 
 def _encode_leaves(leaves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

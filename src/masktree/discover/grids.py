@@ -18,6 +18,9 @@ from masktree.types import RGB, Mask, Masks
 
 Window = tuple[int, int, int, int]  # top, bottom, left, right; half-open, in pixels
 
+_BATCH = 32  # masks that are dense at a time: those that one call of the refiner takes
+_LEAST = 8  # working pixels: what is smaller has no shape that refinement could follow (our choice)
+
 
 def cluster(image: RGB, backbone: Backbone, side: int) -> PartitionTree:
     """Merge tree of the image's features at side x side pixels (aspect not kept, as the authors do)."""
@@ -39,10 +42,7 @@ def pooled_regions(tree: PartitionTree, thresholds: Sequence[float]) -> Masks:
 
 def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
     """Bilinear resize of a mask to (H, W), cut at one half: smooth borders at any scale."""
-    if mask.shape == size:
-        return mask
-    scaled = Image.fromarray(mask.astype(np.uint8) * 255).resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return np.asarray(scaled) >= 128
+    return mask if mask.shape == size else _resample(mask, size, (0, size[0], 0, size[1]))
 
 
 def resize_masks(masks: Masks, size: tuple[int, int]) -> Masks:
@@ -50,13 +50,49 @@ def resize_masks(masks: Masks, size: tuple[int, int]) -> Masks:
     return np.array([resize_mask(mask, size) for mask in masks], np.bool_).reshape(len(masks), *size)
 
 
-def distinct(masks: Masks, *, iou: float) -> Masks:
+def resize_part(mask: Mask, size: tuple[int, int]) -> tuple[Mask, Window]:
+    """``resize_mask`` of a mask that is not empty, computed in a window around it only, and that window.
+
+    Time and memory are those of the window: a small mask of a 24-megapixel image costs next to nothing.
+    """
+    top, bottom, left, right = box_window(mask)
+    h, w = mask.shape
+    # A bilinear filter reaches one pixel of the coarser image, so nothing lies further off than one of each.
+    grown = max(top - 1, 0), min(bottom + 1, h), max(left - 1, 0), min(right + 1, w)
+    top, bottom, left, right = scale_window(grown, (h, w), size)
+    window = max(top - 1, 0), min(bottom + 1, size[0]), max(left - 1, 0), min(right + 1, size[1])
+    return _resample(mask, size, window), window
+
+
+def _resample(mask: Mask, size: tuple[int, int], window: Window) -> Mask:
+    """A window of the mask resized to ``size``."""
+    top, bottom, left, right = window
+    y, x = mask.shape[0] / size[0], mask.shape[1] / size[1]
+    scaled = Image.fromarray(mask.astype(np.uint8) * 255).resize(
+        (right - left, bottom - top), Image.Resampling.BILINEAR, box=(left * x, top * y, right * x, bottom * y)
+    )
+    return np.asarray(scaled) >= 128
+
+
+def encode_part(part: Mask, window: Window, size: tuple[int, int]) -> bytes:
+    """Run-length string of the (H, W) mask that is ``part`` in the window and empty elsewhere."""
+    top, bottom, left, right = window
+    height = bottom - top + 1
+    columns = np.zeros((right - left, height), np.int8)  # the last entry of each column is background: no run crosses
+    columns[:, :-1] = part.T
+    step = np.diff(columns.ravel(), prepend=np.int8(0))
+    starts, ends = np.flatnonzero(step == 1), np.flatnonzero(step == -1)
+    return rle.encode_runs(
+        (left + starts // height) * size[0] + top + starts % height,
+        (left + ends // height) * size[0] + top + ends % height,
+        size,
+    )
+
+
+def distinct(rles: Sequence[bytes], size: tuple[int, int], *, iou: float) -> list[bytes]:
     """Exact greedy NMS by mask IoU, larger masks first, in the given order where areas are equal."""
-    if len(masks) == 0:
-        return masks
-    rles = [rle.encode(mask) for mask in masks]
-    keep = hierarchy.nms(rles, masks.shape[1:], masks.sum(axis=(1, 2)).astype(np.float64), iou=iou)
-    return masks[np.sort(keep)]
+    keep = hierarchy.nms(rles, size, rle.areas(rles, size).astype(np.float64), iou=iou)
+    return [rles[i] for i in np.sort(keep).tolist()]
 
 
 def box_window(mask: Mask) -> Window:
@@ -71,8 +107,8 @@ def scale_window(window: Window, size: tuple[int, int], other: tuple[int, int]) 
     Rounding outwards keeps the last row and column, which UnSAM's code loses.
     """
     top, bottom, left, right = window
-    y, x = other[0] / size[0], other[1] / size[1]
-    return int(top * y), int(np.ceil(bottom * y)), int(left * x), int(np.ceil(right * x))
+    (h, w), (H, W) = size, other
+    return top * H // h, -(-bottom * H // h), left * W // w, -(-right * W // w)
 
 
 def cluster_crops(
@@ -104,16 +140,14 @@ def cluster_crops(
     return regions
 
 
-def paste(region: Mask, window: Window, size: tuple[int, int]) -> Mask:
-    """A crop's grid mask in image coordinates: (H, W) bool."""
+def paste(region: Mask, window: Window) -> Mask:
+    """A crop's grid mask at the size of its window."""
     top, bottom, left, right = window
-    mask = np.zeros(size, bool)
-    mask[top:bottom, left:right] = resize_mask(region, (bottom - top, right - left))
-    return mask
+    return resize_mask(region, (bottom - top, right - left))
 
 
 def finish(
-    masks: Masks,
+    rles: Sequence[bytes],
     working: RGB,
     size: tuple[int, int],
     *,
@@ -124,22 +158,29 @@ def finish(
     duplicate_iou: float,
     cover: float,
 ) -> MaskTree:
-    """Refine each mask at the working size, filter, bring to the original size, remove duplicates, nest.
+    """Refine each mask, given at the working size, filter, bring to the original size, remove duplicates, nest.
 
-    Scores are the IoU before against after refinement. One mask at a time stands at full size.
+    Scores are the IoU before against after refinement. A batch of masks is dense at the working size, one at a time
+    at full size. Masks too small to pass ``min_area`` are not refined: within ``refine_iou`` refinement can make a mask
+    1 / refine_iou times as large.
     """
-    refined = refine_masks(working, masks, refiner)
-    stable = iou_pairwise(masks, refined)
-    rles: list[bytes] = []
+    shape = (working.shape[0], working.shape[1])
+    share = shape[0] * shape[1] / (size[0] * size[1])
+    least = max(min_area * share * refine_iou, _LEAST)
+    candidates = [rles[i] for i in np.flatnonzero(rle.areas(rles, shape) >= least).tolist()]
+    kept: list[bytes] = []
     scores: list[float] = []
-    for mask, score in zip(refined, stable, strict=True):
-        if score < refine_iou:
-            continue
-        full = resize_mask(mask, size)
-        if min_area <= full.sum() <= max_area * full.size:
-            rles.append(rle.encode(full))
-            scores.append(float(score))
-    keep = hierarchy.nms(rles, size, np.array(scores), iou=duplicate_iou)
-    rles = [rles[i] for i in keep]
-    parents = hierarchy.coverage_parents(rles, size, cover=cover)
-    return MaskTree.from_rles(rles, size, parents, scores=np.array(scores)[keep])
+    for start in range(0, len(candidates), _BATCH):
+        masks = np.array([rle.decode(item, shape) for item in candidates[start : start + _BATCH]])
+        refined = refine_masks(working, masks, refiner)
+        for mask, score in zip(refined, iou_pairwise(masks, refined), strict=True):
+            if score < refine_iou or not mask.any():
+                continue
+            part, window = resize_part(mask, size)
+            if min_area <= part.sum() <= max_area * size[0] * size[1]:
+                kept.append(encode_part(part, window, size))
+                scores.append(float(score))
+    keep = hierarchy.nms(kept, size, np.array(scores), iou=duplicate_iou)
+    kept = [kept[i] for i in keep]
+    parents = hierarchy.coverage_parents(kept, size, cover=cover)
+    return MaskTree.from_rles(kept, size, parents, scores=np.array(scores)[keep])

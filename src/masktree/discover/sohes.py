@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from masktree import rle
 from masktree.backbones.base import Backbone
 from masktree.discover.grids import (
     Window,
@@ -13,15 +14,17 @@ from masktree.discover.grids import (
     cluster,
     cluster_crops,
     distinct,
+    encode_part,
     finish,
     paste,
     pooled_regions,
-    resize_masks,
+    resize_mask,
+    scale_window,
 )
 from masktree.images import resize_image
 from masktree.masks import MaskTree
 from masktree.refine import Refiner, dense_crf
-from masktree.types import RGB, Mask, Masks
+from masktree.types import RGB, Masks
 
 
 def sohes(
@@ -54,7 +57,7 @@ def sohes(
         crop_scale: side of the crop's window in units of the region's box (our choice: the region, and its
             surroundings to tell it from).
         max_crops: at most this many windows per image, the largest small regions first (our choice; the
-            authors' unbounded version costs 6-10 s per image).
+            authors' unbounded version costs 6-10 s per image); small regions beyond them stay as they are.
         refiner: refinement of each mask. The paper's CascadePSP was trained on human masks, so it is not used
             here; the dense CRF is the paper's own label-free alternative.
         refine_iou: masks that the refinement changes to an IoU below this are dropped.
@@ -64,13 +67,12 @@ def sohes(
     The score of a mask is its IoU before against after refinement (our choice).
     """
     working = resize_image(image, (side, side))
-    regions = distinct(pooled_regions(cluster(image, backbone, side), thresholds), iou=duplicate_iou)
-    masks = resize_masks(regions, (side, side))
-    is_small = masks.sum(axis=(1, 2)) < small * side * side
-    local = _recluster(image, backbone, masks[is_small], thresholds, crop_side, crop_scale, max_crops)
-    pool = distinct(np.concatenate([masks[~is_small], local]), iou=duplicate_iou)
+    regions = pooled_regions(cluster(image, backbone, side), thresholds)
+    is_small = regions.mean(axis=(1, 2)) < small
+    pool = [rle.encode(resize_mask(region, (side, side))) for region in regions[~is_small]]
+    pool += _recluster(image, backbone, regions[is_small], side, thresholds, crop_side, crop_scale, max_crops)
     return finish(
-        pool,
+        distinct(pool, (side, side), iou=duplicate_iou),
         working,
         (image.shape[0], image.shape[1]),
         refiner=refiner,
@@ -85,28 +87,38 @@ def sohes(
 def _recluster(
     image: RGB,
     backbone: Backbone,
-    masks: Masks,
+    regions: Masks,
+    side: int,
     thresholds: Sequence[float],
     crop_side: int,
     crop_scale: float,
     max_crops: int,
-) -> Masks:
+) -> list[bytes]:
     """Step 2: replace small regions by the regions found in a crop around each; those that touch the crop's
-    border inside the image are dropped, for they go on outside it. Returns masks at the working size of ``masks``."""
-    size = (masks.shape[1], masks.shape[2])
+    border inside the image are dropped, for they go on outside it. A small region that no crop shows stays.
+
+    Args:
+        regions: (n, h, w) bool on the feature grid.
+
+    Returns:
+        run-length strings at the working size.
+    """
+    size = (side, side)
     windows: list[Window] = []
-    for index in np.argsort(-masks.sum(axis=(1, 2)), kind="stable"):
-        if len(windows) == max_crops:
-            break
-        tight = box_window(masks[index])
-        if not any(_in_middle(tight, window) for window in windows):
+    found: list[bytes] = []
+    for index in np.argsort(-regions.sum(axis=(1, 2)), kind="stable"):
+        tight = scale_window(box_window(regions[index]), (regions.shape[1], regions.shape[2]), size)
+        if any(_in_middle(tight, window) for window in windows):
+            continue
+        if len(windows) < max_crops:
             windows.append(_grow(tight, crop_scale, size))
+        else:
+            found.append(rle.encode(resize_mask(regions[index], size)))
     crops = cluster_crops(image, windows, size, backbone, side=crop_side, thresholds=thresholds)
-    found: list[Mask] = []
-    for window, regions in zip(windows, crops, strict=True):
-        inner = regions[~_leaves_window(regions, window, size)]
-        found.extend(paste(region, window, size) for region in inner)
-    return np.array(found, np.bool_).reshape(-1, *size)
+    for window, seen in zip(windows, crops, strict=True):
+        inner = seen[~_leaves_window(seen, window, size)]
+        found.extend(encode_part(paste(region, window), window, size) for region in inner)
+    return found
 
 
 def _in_middle(tight: Window, window: Window) -> bool:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
+from masktree import rle
 from masktree.backbones.base import Backbone
 from masktree.cluster import maskcut
-from masktree.discover.grids import box_window, cluster_crops, distinct, finish, paste, resize_masks
+from masktree.discover.grids import box_window, cluster_crops, distinct, encode_part, finish, paste, resize_masks
 from masktree.errors import InputError
 from masktree.images import resize_image
 from masktree.masks import MaskTree
@@ -67,7 +66,7 @@ def unsam(
         wholes = resize_masks(found, (side, side))
     parts = _conquer(image, wholes, backbone, thresholds, crop_side, min_cells, inside)
     return finish(
-        distinct(np.concatenate([wholes, parts]), iou=duplicate_iou),
+        distinct([*map(rle.encode, wholes), *parts], (side, side), iou=duplicate_iou),
         working,
         (image.shape[0], image.shape[1]),
         refiner=refiner,
@@ -94,16 +93,17 @@ def _conquer(
     crop_side: int,
     min_cells: int,
     inside: float,
-) -> Masks:
-    """Regions inside the box of each whole, seen at their own scale: (n, S, S) bool at the size of ``wholes``."""
+) -> list[bytes]:
+    """Regions inside the box of each whole, seen at their own scale: run-length strings at the size of ``wholes``."""
     size = (wholes.shape[1], wholes.shape[2])
     owners = [whole for whole in wholes if whole.any()]
     windows = [box_window(whole) for whole in owners]
     crops = cluster_crops(image, windows, size, backbone, side=crop_side, thresholds=thresholds)
     found = []
     for window, whole, regions in zip(windows, owners, crops, strict=True):
+        top, bottom, left, right = window
         for region in regions[regions.sum(axis=(1, 2)) >= min_cells]:
-            mask = paste(region, window, size)
-            if mask.any() and (mask & whole).sum() > inside * mask.sum():
-                found.append(mask)
-    return np.array(found, np.bool_).reshape(-1, *size)
+            part = paste(region, window)
+            if (part & whole[top:bottom, left:right]).sum() > inside * part.sum():
+                found.append(encode_part(part, window, size))
+    return found

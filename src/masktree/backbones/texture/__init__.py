@@ -16,26 +16,18 @@ import numpy as np
 from masktree.backbones.base import Grids, Images, check_images, nearest_multiple
 from masktree.backbones.texture import boundary as edges
 from masktree.backbones.texture import words as vocabulary
-from masktree.backbones.texture.pmi import embed_words
+from masktree.backbones.texture.pmi import DIMENSIONS, embed_words
 from masktree.backbones.weights import Weights
 from masktree.types import RGB, checked
 
-# How the cues are made commensurable: each is divided by its 90 % quantile within an image (maximum over orientations),
-# averaged over 100 unlabelled photographs of mixed origin. Key: radius in pixels of the full image.
+# How the cues are made commensurable: each is divided by its 90 % quantile within an image, averaged over 100 unlabelled
+# photographs of mixed origin, and then all count alike. Key: radius in pixels of the full image.
 _SCALES = {
-    "colour": {5: 0.690, 10: 0.680, 20: 0.623},
-    "texture": {10: 0.453, 20: 0.309},
-    "kinship": {4: 2.64, 10: 2.79, 20: 2.79},
-    "lab": {3: 25.2, 6: 27.7},
-}
-# How much each cue counts beside the others; the widest windows blur borders and kinship repeats colour (our choice).
-_WEIGHTS = {
-    "colour": {5: 1.0, 10: 1.0, 20: 0.5},
-    "texture": {10: 1.0, 20: 0.5},
-    "kinship": {4: 0.7, 10: 0.7, 20: 0.5},
+    "colour": {5: 1.0, 10: 1.0, 20: 1.0},
+    "texture": {10: 1.0, 20: 1.0},
+    "kinship": {4: 1.0, 10: 1.0, 20: 1.0},
     "lab": {3: 1.0, 6: 1.0},
 }
-_STRONGEST = 0.25  # share of the strongest orientation; the rest is the mean over orientations, which is less noisy
 _SHADING = np.array([0.5, 1.0, 1.0], np.float32)  # lightness counts half in colour words: light falls unevenly
 
 
@@ -95,32 +87,28 @@ def _look(image: np.ndarray) -> _Words:
 
 
 def _boundary(words: _Words) -> np.ndarray:
-    """Weighted mean of all cues, of the strongest and of all orientations: (h, w) float32, about 1 at clear borders."""
-    total = np.zeros((edges.ORIENTATIONS, *words.colours.shape), np.float32)
-    for name, radius, responses in _cues(words):
-        # The root turns chi-square and contrast into distances that do not let one strong cue decide alone.
-        total += np.float32(_WEIGHTS[name][radius]) * np.sqrt(responses * np.float32(1 / _SCALES[name][radius]))
-    mixed = _STRONGEST * total.max(axis=0) + (1 - _STRONGEST) * total.mean(axis=0)
-    return mixed / np.float32(sum(sum(weights.values()) for weights in _WEIGHTS.values()))
+    """Mean of all cues in units of their scales: (h, w) float32, about 1 at clear borders."""
+    scaled = [response * np.float32(1 / _SCALES[name][radius]) for name, radius, response in _cues(words)]
+    return np.mean(scaled, axis=0, dtype=np.float32)
 
 
 def _cues(words: _Words) -> Iterator[tuple[str, int, np.ndarray]]:
-    """Name, radius in image pixels and (ORIENTATIONS, h, w) responses of each cue.
+    """Name, radius in image pixels and (h, w) float32 response of each cue.
 
     A half-window of radius r is a Gaussian of sigma 0.64 r whose centre lies 0.8 r off the border, about where the
     mean of half a Gaussian of sigma r lies; lengths are halved on the half-resolution grid.
     """
     for radius in _SCALES["colour"]:
         histograms = edges.window_histograms(words.colours, vocabulary.WORDS, 0.32 * radius)
-        yield "colour", radius, edges.chi_square(histograms, 0.4 * radius)
+        yield "colour", radius, edges.chi_distance(histograms, 0.4 * radius)
     for radius in _SCALES["texture"]:
         histograms = edges.window_histograms(words.textures, vocabulary.WORDS, 0.32 * radius)
-        yield "texture", radius, edges.chi_square(histograms, 0.4 * radius)
+        yield "texture", radius, edges.chi_distance(histograms, 0.4 * radius)
     vectors = words.kinship[words.colours]
     for radius in _SCALES["kinship"]:
-        yield "kinship", radius, edges.difference(edges.window_means(vectors, 0.32 * radius), 0.4 * radius)
+        yield "kinship", radius, edges.contrast(edges.window_means(vectors, 0.32 * radius), 0.4 * radius)
     for radius, sigma in ((3, 0.7), (6, 1.2)):
-        yield "lab", radius, edges.difference(edges.window_means(words.lab, sigma), 0.25 * radius)
+        yield "lab", radius, edges.contrast(edges.window_means(words.lab, sigma), 0.25 * radius)
 
 
 def _repeat(words: np.ndarray, H: int, W: int) -> np.ndarray:
@@ -133,13 +121,13 @@ class TextureBackbone:
     name = "texture"
     device = "cpu"
     stride = 8
-    dim = 2 * vocabulary.WORDS + 16
+    dim = 2 * vocabulary.WORDS + DIMENSIONS
     provenance = Weights(
         name="texture",
         source="computed from the image",
         licence="Apache-2.0",
         patch=8,
-        dim=2 * vocabulary.WORDS + 16,
+        dim=2 * vocabulary.WORDS + DIMENSIONS,
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
         url="",
@@ -170,14 +158,19 @@ class TextureBackbone:
 
 
 def _grid(image: np.ndarray, stride: int) -> np.ndarray:
-    """Features of one image whose sides are multiples of the stride."""
+    """Features of one image whose sides are multiples of the stride.
+
+    Square roots of word histograms (their inner product is the Bhattacharyya coefficient) and the mean kinship
+    vector, in Gaussian windows about as wide as a cell. Half of the image's mean is taken off. That share decides how
+    many regions a cosine threshold leaves: with it, 60 x 60 grids of 60 unlabelled photographs fall into 2.8, 4.3 and
+    13.3 regions at 0.1, 0.2 and 0.4, much as with the network that these thresholds were published for.
+    """
     words = _look(image)
-    colours, textures, kinship = words.colours, words.textures, words.kinship
-    step, sigma = stride // 2, 0.6 * stride / 2  # cells in the grid of the words
+    step, sigma = stride // 2, 0.3 * stride  # in cells of the words' grid
     maps = [
-        np.sqrt(edges.window_histograms(colours, vocabulary.WORDS, sigma)),
-        np.sqrt(edges.window_histograms(textures, vocabulary.WORDS, sigma)),
-        edges.window_means(kinship[colours], sigma) / 8,
+        np.sqrt(edges.window_histograms(words.colours, vocabulary.WORDS, sigma)),
+        np.sqrt(edges.window_histograms(words.textures, vocabulary.WORDS, 2 * sigma)),
+        edges.window_means(words.kinship[words.colours], sigma),
     ]
     features = np.concatenate([m[step // 2 :: step, step // 2 :: step] for m in maps], axis=-1)
-    return np.ascontiguousarray(features - features.mean(axis=(0, 1)), np.float32)
+    return np.ascontiguousarray(features - np.float32(0.5) * features.mean(axis=(0, 1)), np.float32)

@@ -20,14 +20,18 @@ def window_means(values: np.ndarray, sigma: float) -> np.ndarray:
     return _blur_rows(_blur_columns(values, _taps(sigma)), _taps(sigma))
 
 
-def chi_square(histograms: np.ndarray, distance: float) -> np.ndarray:
-    """Chi-square in [0, 1] between the windows ``distance`` pixels to either side: (ORIENTATIONS, h, w) float32."""
-    return _chi_square(histograms, _offsets(distance))
+def chi_distance(histograms: np.ndarray, distance: float) -> np.ndarray:
+    """How different the windows ``distance`` pixels to either side are: (h, w) float32 in [0, 1].
+
+    Square root of the chi-square, mean over all orientations: the root is a distance and keeps one strong orientation
+    from deciding alone; the mean is less noisy than the maximum.
+    """
+    return _chi_distance(histograms, _offsets(distance))
 
 
-def difference(values: np.ndarray, distance: float) -> np.ndarray:
-    """Euclidean difference between the values ``distance`` pixels to either side: (ORIENTATIONS, h, w) float32."""
-    return _difference(values, _offsets(distance))
+def contrast(values: np.ndarray, distance: float) -> np.ndarray:
+    """The same for (h, w, d) float32 values: square root of their Euclidean difference, mean over orientations."""
+    return _contrast(values, _offsets(distance))
 
 
 def double(values: np.ndarray, H: int, W: int) -> np.ndarray:
@@ -91,10 +95,11 @@ def _blur_rows(values, taps):
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def _chi_square(histograms, offsets):
+def _chi_distance(histograms, offsets):
     h, w, d = histograms.shape
-    out = np.empty((offsets.shape[0], h, w), np.float32)
-    for o in range(offsets.shape[0]):
+    count = offsets.shape[0]
+    out = np.zeros((h, w), np.float32)
+    for o in range(count):
         dy, dx = offsets[o]
         for i in range(h):
             upper, lower = min(max(i - dy, 0), h - 1), min(max(i + dy, 0), h - 1)
@@ -105,15 +110,16 @@ def _chi_square(histograms, offsets):
                 for k in range(d):
                     step = a[k] - b[k]
                     total += step * step / (a[k] + b[k] + np.float32(1e-9))
-                out[o, i, j] = np.float32(0.5) * total
-    return out
+                out[i, j] += np.sqrt(np.float32(0.5) * total)
+    return out / np.float32(count)
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _difference(values, offsets):
+def _contrast(values, offsets):
     h, w, d = values.shape
-    out = np.empty((offsets.shape[0], h, w), np.float32)
-    for o in range(offsets.shape[0]):
+    count = offsets.shape[0]
+    out = np.zeros((h, w), np.float32)
+    for o in range(count):
         dy, dx = offsets[o]
         for i in range(h):
             upper, lower = min(max(i - dy, 0), h - 1), min(max(i + dy, 0), h - 1)
@@ -124,8 +130,8 @@ def _difference(values, offsets):
                 for k in range(d):
                     step = a[k] - b[k]
                     total += step * step
-                out[o, i, j] = np.sqrt(total)
-    return out
+                out[i, j] += np.sqrt(np.sqrt(total))
+    return out / np.float32(count)
 
 
 @njit(cache=True, nogil=True, fastmath=True)

@@ -14,11 +14,15 @@ from numba import njit
 RHO = 1.25  # exponent of the joint probability, as published
 DIMENSIONS = 16
 _REACH = 4  # pairs up to this many pixels apart, in the grid of the words
-_PRIOR = 10.0  # pseudo-counts per expected pair, spread by the product of the marginals
+_PRIOR = 1e-4  # share of pairs that meet by chance whatever was counted, so that no logarithm is infinite
 
 
 def embed_words(words: np.ndarray, count: int) -> np.ndarray:
-    """(count, DIMENSIONS) float32 vectors whose inner products approximate PMI_rho of the (h, w) int32 ``words``."""
+    """(count, DIMENSIONS) float32 unit vectors: the cosine of two words is high if they meet more often than by chance.
+
+    The leading eigenvectors of the table of PMI_rho of the (h, w) int32 ``words``, rows brought to length 1 so that
+    rare words, whose PMI with themselves is large, do not outweigh the others; 0 for words that do not occur.
+    """
     pairs = _close_pairs(words, count, _REACH)
     pairs = pairs + pairs.T
     total = pairs.sum()
@@ -26,15 +30,16 @@ def embed_words(words: np.ndarray, count: int) -> np.ndarray:
         return np.zeros((count, DIMENSIONS), np.float32)
     single = pairs.sum(1) / total
     expected = np.outer(single, single)
-    joint = (pairs + 1e-4 * total * expected) / (total * 1.0001)
+    joint = (pairs / total + _PRIOR * expected) / (1 + _PRIOR)
     seen = single > 0
     grid = np.ix_(seen, seen)
     information = np.zeros_like(joint)
-    information[grid] = RHO * np.log(joint[grid]) - np.log(expected[grid])
+    information[grid] = RHO * np.log(joint[grid]) - np.log(expected[grid])  # joint > 0 where both are seen
     values, vectors = np.linalg.eigh(information)
     order = np.argsort(-values)[:DIMENSIONS]
     vectors = vectors[:, order] * np.sqrt(np.maximum(values[order], 0))
-    return vectors.astype(np.float32)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.maximum(lengths, 1e-6)).astype(np.float32)
 
 
 @njit(cache=True, nogil=True)
