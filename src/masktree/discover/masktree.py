@@ -19,8 +19,8 @@ from masktree.tree import PartitionTree
 from masktree.types import RGB, checked
 
 WORKING_SIDE = {"fast": 640, "best": 1024}  # longer side in pixels at which evidence is computed; larger is slower
-HISTOGRAM_WEIGHT = 0.35  # of the regions' chi-square beside the boundary's mean (our choice)
-SIZE_POWER = 0.08  # small regions merge first (our choice)
+HISTOGRAM_WEIGHT = 0.3  # of the regions' chi-square beside the boundary's mean (our choice)
+SIZE_POWER = 0.06  # small regions merge first (our choice)
 EMBEDDING_WEIGHT = 0.5  # of a network's (1 - cosine) beside the boundary's about 1 (our choice)
 
 # Merge cost -> granularity g, so that the geometric mean over photographs of the number of regions left after all

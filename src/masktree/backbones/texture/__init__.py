@@ -23,10 +23,10 @@ from masktree.types import RGB, checked
 # How the cues are made commensurable: each is divided by its 90 % quantile within an image, averaged over 100 unlabelled
 # photographs of mixed origin, and then all count alike. Key: radius in pixels of the full image.
 _SCALES = {
-    "colour": {5: 1.0, 10: 1.0, 20: 1.0},
-    "texture": {10: 1.0, 20: 1.0},
-    "kinship": {4: 1.0, 10: 1.0, 20: 1.0},
-    "lab": {3: 1.0, 6: 1.0},
+    "colour": {5: 0.629, 10: 0.674, 20: 0.650},
+    "texture": {10: 0.562, 20: 0.443},
+    "kinship": {4: 0.740, 10: 0.799, 20: 0.788},
+    "lab": {3: 3.68, 6: 3.89},
 }
 _SHADING = np.array([0.5, 1.0, 1.0], np.float32)  # lightness counts half in colour words: light falls unevenly
 
