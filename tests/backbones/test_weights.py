@@ -19,8 +19,9 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from masktree.backbones import load_backbone
-from masktree.backbones.weights import BUILT_IN, WEIGHTS, Weights, find_weights, read_state, sha256_of
-from masktree.errors import WeightsError
+from masktree.backbones.weights import BUILT_IN, WEIGHTS, Weights, find_weights, read_state
+from masktree.errors import InputError, WeightsError
+from masktree.files import sha256_of
 
 IMAGE = np.random.default_rng(1).integers(0, 256, (1, 32, 48, 3), dtype=np.uint8)
 
@@ -306,3 +307,12 @@ def test_importing_the_package_imports_no_torch():
     code = "import sys, masktree.backbones; print([m for m in ('torch', 'timm', 'numba') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["embedded", "texture"])
+def test_the_built_in_extractor_does_not_pretend_to_use_a_device(name):
+    assert load_backbone(name).device == load_backbone(name, "cpu").device == "cpu"
+    with pytest.raises(InputError, match=r"expected device auto or cpu .*got 'cuda'"):
+        load_backbone(name, "cuda")
+    with pytest.raises(InputError, match="bfloat16"):
+        load_backbone(name, dtype="bfloat16")

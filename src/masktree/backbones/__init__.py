@@ -25,8 +25,8 @@ def load_backbone(
     ----------
     name:
         ``embedded`` (needs no download) is at present the same as ``texture``: a hand-made dense extractor of
-        colour and texture without learned weights. It runs on the CPU in float32, whatever ``device`` and
-        ``dtype`` say, and ``features`` and ``batch`` do not concern it.
+        colour and texture without learned weights. It runs on the CPU in float32 only; ``features`` and
+        ``batch`` do not concern it.
         A key of :data:`WEIGHTS` (``dino-vitb8``, ``dinov2-vits14-reg`` ...): from the cache, else downloaded
         once. ``NAME@PATH``: a local file for such a network: safetensors, or .pth/.pt of tensors; timm's or
         the original authors' layout; checkpoints with ``teacher`` or ``state_dict`` inside. A folder with
@@ -56,6 +56,11 @@ def load_backbone(
     if batch < 1:
         raise InputError(f"expected a batch of at least 1 image; got {batch}; 1 needs the least memory")
     if name in BUILT_IN:
+        if device not in ("auto", "cpu") or dtype != "float32":
+            raise InputError(
+                f"expected device auto or cpu and dtype float32 for {name!r}, which is computed on the CPU; got "
+                f"{device!r} and {dtype!r}; leave these options out, or choose a network"
+            )
         from masktree.backbones.texture import TextureBackbone
 
         return TextureBackbone()

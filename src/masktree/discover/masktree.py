@@ -20,14 +20,14 @@ from masktree.types import RGB, checked
 
 WORKING_SIDE = {"fast": 640, "best": 1024}  # longer side in pixels at which evidence is computed; larger is slower
 HISTOGRAM_WEIGHT = 0.3  # of the regions' chi-square beside the boundary's mean (our choice)
-SIZE_POWER = 0.06  # small regions merge first (our choice)
+SIZE_POWER = 0.05  # small regions merge first (our choice)
 EMBEDDING_WEIGHT = 0.5  # of a network's (1 - cosine) beside the boundary's about 1 (our choice)
 
 # Merge cost -> granularity g, so that the geometric mean over photographs of the number of regions left after all
-# merges up to a cost is N^(1-g), N = 755 leaves. From 200 unlabelled photographs of mixed origin (shorter side
-# 224-384 pixels); the last entry is above every cost met there.
-_COSTS = (0.0, 0.2823, 0.3558, 0.4151, 0.4537, 0.4843, 0.5115, 0.5368, 0.5608, 0.5849, 0.6084, 0.6322, 0.6582,
-          0.6855, 0.7155, 0.7458, 0.7761, 0.8138, 0.8511, 0.8890, 0.9396, 0.9816, 1.5)  # fmt: skip
+# merges up to a cost is N^(1-g), N = 736 leaves. From 200 unlabelled photographs of mixed origin (shorter side
+# 224-384 pixels); the last entry is above every cost met there (1.25).
+_COSTS = (0.0, 0.4192, 0.5179, 0.5985, 0.6483, 0.6858, 0.7172, 0.7449, 0.7710, 0.7963, 0.8205, 0.8434, 0.8657,
+          0.8909, 0.9180, 0.9442, 0.9712, 1.001, 1.034, 1.065, 1.108, 1.153, 1.6)  # fmt: skip
 _LEVELS = (0.0, 0.02, *(k / 20 for k in range(1, 20)), 0.98, 1.0)
 
 
