@@ -210,9 +210,28 @@ def test_a_broken_connection_is_the_same_error(name, offline, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_: [])
     with pytest.raises(WeightsError, match="got ConnectionError: host unreachable; ways out") as caught:
         load_backbone(name, "cpu")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["dino-vitb8", "dino-resnet50"])
+def test_without_a_network_nothing_is_tried_for_long(name, offline, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+
+    def unknown(*_: object) -> None:
+        raise OSError(-2, "Name or service not known")
+
+    def download(*_: object, local_files_only: bool = False, **__: object) -> str:
+        assert local_files_only, "a download was tried although the host is unknown"
+        raise FileNotFoundError("not cached")
+
+    monkeypatch.setattr("socket.getaddrinfo", unknown)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    with pytest.raises(WeightsError, match="no network: the name .* cannot be resolved"):
+        load_backbone(name, "cpu")
 
 
 def test_cached_hub_files_are_used_without_a_network(offline, small, state, reference):

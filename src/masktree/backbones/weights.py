@@ -7,7 +7,10 @@ read.
 from __future__ import annotations
 
 import difflib
+import socket
 import sys
+import urllib.parse
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,6 +166,7 @@ def fetch(weights: Weights) -> Path:
     except (OSError, ValueError):  # LocalEntryNotFoundError is both; not cached
         if constants.HF_HUB_OFFLINE:
             raise _unavailable(weights, "no cached file while HF_HUB_OFFLINE is set") from None
+    _require_host(weights, constants.ENDPOINT)
     try:
         return Path(download(weights.source, "model.safetensors"))
     except Exception as error:  # the hub's client lets its HTTP library's many error types through
@@ -177,12 +181,27 @@ def _fetch_url(weights: Weights, *, offline: bool) -> Path:
         return path
     if offline:
         raise _unavailable(weights, "no cached file while HF_HUB_OFFLINE is set")
+    _require_host(weights, weights.source)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(weights.source, str(path), progress=sys.stderr.isatty())
     except OSError as error:  # urllib's errors are OSErrors; a broken download leaves no file behind
         raise _unavailable(weights, f"{type(error).__name__}: {_first_line(error)}") from error
     return path
+
+
+def _require_host(weights: Weights, url: str) -> None:
+    """Fail at once where the host's name cannot be resolved: the hub's client would retry for half a minute first.
+
+    Behind a proxy names are resolved elsewhere, so nothing is asked here.
+    """
+    host = urllib.parse.urlsplit(url).hostname
+    if host is None or urllib.request.getproxies():
+        return
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        raise _unavailable(weights, f"no network: the name {host} cannot be resolved") from error
 
 
 def _unavailable(weights: Weights, reason: str) -> WeightsError:

@@ -23,6 +23,8 @@ HISTOGRAM_WEIGHT = 0.3  # of the regions' chi-square beside the boundary's mean 
 SIZE_POWER = 0.05  # small regions merge first (our choice)
 EMBEDDING_WEIGHT = 0.5  # of a network's (1 - cosine) beside the boundary's about 1 (our choice)
 
+_RANGE = np.float32(1 / (2 * 15.0**2))  # colours 15 grey levels apart are half alike when borders are redrawn (our choice)
+
 # Merge cost -> granularity g, so that the geometric mean over photographs of the number of regions left after all
 # merges up to a cost is N^(1-g), N = 736 leaves. From 200 unlabelled photographs of mixed origin (shorter side
 # 224-384 pixels); the last entry is above every cost met there (1.25).
@@ -116,67 +118,63 @@ def _leaf_features(image: np.ndarray, leaves: np.ndarray, backbone: Backbone | N
     """(n, d) float32 sums of a network's features over each leaf; None without a network."""
     if backbone is None or backbone.name == "texture":
         return None
-
-    grid = backbone(image[None])[0]
-    H, W = leaves.shape
-    rows, columns = (np.arange(H) * grid.shape[0] // H), (np.arange(W) * grid.shape[1] // W)
-    cells = (rows[:, None] * grid.shape[1] + columns).ravel()
-    count = int(leaves.max()) + 1
-    pairs, sizes = np.unique(leaves.ravel().astype(np.int64) * grid[..., 0].size + cells, return_counts=True)
     from scipy.sparse import csr_matrix
 
-    shares = csr_matrix(
-        (sizes.astype(np.float32), (pairs // grid[..., 0].size, pairs % grid[..., 0].size)),
-        shape=(count, grid[..., 0].size),
-    )
-    return np.asarray(shares @ grid.reshape(-1, grid.shape[2]), np.float32)
+    grid = backbone(image[None])[0]
+    h, w, d = grid.shape
+    H, W = leaves.shape
+    cells = (np.arange(H) * h // H)[:, None] * w + np.arange(W) * w // W
+    ones = np.ones(leaves.size, np.float32)
+    shape = int(leaves.max()) + 1, h * w
+    shares = csr_matrix((ones, (leaves.ravel(), cells.ravel())), shape=shape)  # pixels of each leaf in each cell
+    return np.asarray(shares @ grid.reshape(h * w, d), np.float32)
+
+
+@njit(cache=True, nogil=True)
+def _near_border(leaves):
+    h, w = leaves.shape
+    out = np.zeros((h, w), np.bool_)
+    for y in range(h):
+        for x in range(w):
+            for v in range(max(y - 1, 0), min(y + 2, h)):
+                for u in range(max(x - 1, 0), min(x + 2, w)):
+                    out[y, x] |= leaves[v, u] != leaves[y, x]
+    return out
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _snap(leaves, small, image):
     h, w = leaves.shape
     H, W, _ = image.shape
+    border = _near_border(leaves)
     out = np.empty((H, W), np.int32)
-    names = np.empty(25, np.int32)
-    votes = np.empty(25, np.float32)
+    names = np.empty(9, np.int32)
+    votes = np.empty(9, np.float32)
     for i in range(H):
-        y = (np.float32(i) + np.float32(0.5)) * np.float32(h) / np.float32(H) - np.float32(0.5)
+        y = (i + np.float32(0.5)) * np.float32(h) / np.float32(H) - np.float32(0.5)
         cy = min(max(int(np.rint(y)), 0), h - 1)
-        y0, y1 = max(cy - 1, 0), min(cy + 2, h)
         for j in range(W):
-            x = (np.float32(j) + np.float32(0.5)) * np.float32(w) / np.float32(W) - np.float32(0.5)
+            x = (j + np.float32(0.5)) * np.float32(w) / np.float32(W) - np.float32(0.5)
             cx = min(max(int(np.rint(x)), 0), w - 1)
-            x0, x1 = max(cx - 1, 0), min(cx + 2, w)
-            own = leaves[cy, cx]
-            same = True
-            for v in range(y0, y1):
-                for u in range(x0, x1):
-                    same = same and leaves[v, u] == own
-            out[i, j] = own
-            if same:
+            out[i, j] = leaves[cy, cx]
+            if not border[cy, cx]:
                 continue
             count = 0
-            for v in range(max(cy - 2, 0), min(cy + 3, h)):
-                for u in range(max(cx - 2, 0), min(cx + 3, w)):
-                    step = np.float32(0)
+            for v in range(max(cy - 1, 0), min(cy + 2, h)):
+                for u in range(max(cx - 1, 0), min(cx + 2, w)):
+                    colour = np.float32(0)
                     for k in range(3):
-                        c = np.float32(image[i, j, k]) - np.float32(small[v, u, k])
-                        step += c * c
+                        step = np.float32(image[i, j, k]) - np.float32(small[v, u, k])
+                        colour += step * step
                     place = (v - y) * (v - y) + (u - x) * (u - x)
-                    vote = np.exp(-place * np.float32(0.7) - step * np.float32(1 / (2 * 15.0 * 15.0))) + np.float32(
-                        1e-6
-                    ) / (1 + place)
+                    # The second term decides where no colour fits: nearness alone.
+                    vote = np.exp(-place - colour * _RANGE) + np.float32(1e-6) / (1 + place)
                     at = 0
                     while at < count and names[at] != leaves[v, u]:
                         at += 1
                     if at == count:
-                        names[at] = leaves[v, u]
-                        votes[at] = 0
+                        names[at], votes[at] = leaves[v, u], 0
                         count += 1
                     votes[at] += vote
-            best = 0
-            for at in range(1, count):
-                if votes[at] > votes[best]:
-                    best = at
-            out[i, j] = names[best]
+            out[i, j] = names[np.argmax(votes[:count])]
     return out
