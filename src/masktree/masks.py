@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numba import njit
 from scipy import ndimage
 
 from masktree import hierarchy, rle
@@ -186,6 +187,10 @@ class MaskTree:
         """(N,) int32: 0 for roots, parent's depth + 1 below."""
         return hierarchy.depths(self.parents)
 
+    @cached_property
+    def _runs(self) -> rle.Runs:
+        return rle.runs(self.rles, self.size)
+
     def mask(self, index: int) -> Mask:
         """(H, W) bool mask number ``index``."""
         return rle.decode(self.rles[index], self.size)
@@ -241,7 +246,7 @@ class MaskTree:
         h, w = self.size
         if not (0 <= x < w and 0 <= y < h):
             raise InputError(f"expected a point inside the image (0 <= x < {w}, 0 <= y < {h}); got ({x}, {y})")
-        runs = rle.runs(self.rles, self.size)
+        runs = self._runs
         pixel = x * h + y
         inside = (runs.starts <= pixel) & (pixel < runs.ends)
         owner = np.searchsorted(runs.offsets, np.flatnonzero(inside), side="right") - 1
@@ -270,17 +275,11 @@ class MaskTree:
         Cost: one pass over the runs of all masks; memory is one label map, however many masks there are.
         """
         owner = np.full(self.size[0] * self.size[1], -1, np.int32)
-        runs = rle.runs(self.rles, self.size)
         below = self.granularities <= granularity
-        rank = np.arange(len(self))
         # Painted later wins: first the too coarse masks from large to small, so that the smallest is on top,
         # then the allowed ones from small to large, so that the largest is on top.
-        for index in [
-            *rank[~below][np.argsort(-self.areas[~below], kind="stable")],
-            *rank[below][np.argsort(self.areas[below], kind="stable")],
-        ]:
-            for run in range(runs.offsets[index], runs.offsets[index + 1]):
-                owner[runs.starts[run] : runs.ends[run]] = index
+        order = np.lexsort((np.where(below, self.areas, -self.areas), below))
+        _paint(owner, *self._runs, order)
         return owner.reshape(self.size[1], self.size[0]).T.copy()
 
     def ucm(self, *, doubled: bool = False) -> np.ndarray:
@@ -328,6 +327,13 @@ class MaskTree:
         from masktree import treefile
 
         return treefile.read(Path(path))
+
+
+@njit(cache=True, nogil=True)
+def _paint(owner, starts, ends, offsets, order):  # pragma: no cover
+    for index in order:
+        for run in range(offsets[index], offsets[index + 1]):
+            owner[starts[run] : ends[run]] = index
 
 
 def _inner_point(mask: Mask) -> list[float]:

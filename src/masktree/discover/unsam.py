@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from masktree import rle
 from masktree.backbones.base import Backbone
 from masktree.cluster import maskcut
@@ -43,6 +45,7 @@ def unsam(
         backbone: the paper's is DINO ViT-B/8.
         detector: the divide step: image -> (n, H, W) bool whole-object masks. None uses MaskCut; UnSAM itself
             uses a detector trained on MaskCut's masks, and any detector trained by this package fits here.
+            Anything else than such masks is an InputError.
         side: resolution of MaskCut's features and of the masks.
         tau, n_cuts: MaskCut's affinity threshold and number of cuts.
         thresholds: merge thresholds of the conquer step.
@@ -60,10 +63,7 @@ def unsam(
     if detector is None:
         wholes = _divide(working, backbone, tau, n_cuts, refiner, refine_iou)
     else:
-        found = detector(image)
-        if found.shape[1:] != image.shape[:2]:
-            raise InputError(f"expected detector masks of {image.shape[:2]} pixels; got {found.shape[1:]}")
-        wholes = resize_masks(found, (side, side))
+        wholes = resize_masks(_checked_masks(detector(image), (image.shape[0], image.shape[1])), (side, side))
     parts = _conquer(image, wholes, backbone, thresholds, crop_side, min_cells, inside)
     return finish(
         distinct([*map(rle.encode, wholes), *parts], (side, side), iou=duplicate_iou),
@@ -76,6 +76,14 @@ def unsam(
         duplicate_iou=duplicate_iou,
         cover=cover,
     )
+
+
+def _checked_masks(found: object, size: tuple[int, int]) -> Masks:
+    """What a detector returned, if it is a stack of masks of the image."""
+    if isinstance(found, np.ndarray) and found.dtype == np.bool_ and found.ndim == 3 and found.shape[1:] == size:
+        return found
+    got = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else type(found).__name__
+    raise InputError(f"expected detector masks (n, {size[0]}, {size[1]}) bool; got {got}; one mask is mask[None]")
 
 
 def _divide(working: RGB, backbone: Backbone, tau: float, n_cuts: int, refiner: Refiner, refine_iou: float) -> Masks:
