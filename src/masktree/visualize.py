@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from masktree.errors import InputError
 from masktree.masks import MaskTree
 from masktree.types import RGB, Labels, checked
 
+_STRIP = 1 << 20  # pixels painted at once
 _GOLDEN = 0.618033988749895  # successive hues at golden-ratio steps stay far apart for any number of entities
 
 
@@ -36,17 +38,19 @@ def overlay(
         raise InputError(f"expected an image of {tree.size[0]} x {tree.size[1]} pixels; got {image.shape[:2]}")
     entities = tree.cut(granularity)
     pieces = tree.cut(granularity / 2 if parts is None else parts)
-    colours = _colours(image, entities, pieces)
     covered = np.ones(tree.size, bool) if tree.partition is not None else tree.owners(granularity) >= 0
-    grey = image.mean(axis=2, keepdims=True).astype(np.float32)
-    base = np.where(covered[..., None], image, grey).astype(np.float32)
-    painted = np.where(covered[..., None], (1 - opacity) * base + opacity * colours, 0.75 * base + 40.0)
-    thickness = max(1, round(max(tree.size) / 700))
-    fine = _borders(pieces, 1)
-    painted[fine] = 0.55 * painted[fine] + 0.45 * 255.0
-    strong = _borders(entities, thickness)
-    painted[strong] = 0.15 * painted[strong] + 0.85 * np.array([255.0, 255.0, 255.0])
-    return np.clip(np.rint(painted), 0, 255).astype(np.uint8)
+    hues, shades = _hues(entities), _shades(image, pieces)
+    fine, strong = _borders(pieces, 1), _borders(entities, max(1, round(max(tree.size) / 700)))
+    picture = np.empty_like(image)
+    for rows in _strips(image):
+        photo = image[rows].astype(np.float32)
+        colour = np.minimum(hues[entities[rows]] * shades[pieces[rows]][..., None], 255)
+        grey = 0.75 * photo.mean(axis=2, keepdims=True) + 40
+        painted = np.where(covered[rows][..., None], (1 - opacity) * photo + opacity * colour, grey)
+        painted[fine[rows]] = 0.55 * painted[fine[rows]] + 0.45 * 255
+        painted[strong[rows]] = 0.15 * painted[strong[rows]] + 0.85 * 255
+        picture[rows] = np.rint(painted)
+    return picture
 
 
 @checked
@@ -64,17 +68,29 @@ def _palette(n: int) -> np.ndarray:
     return 255.0 * np.array(colours, np.float32).reshape(n, 3)
 
 
-def _colours(image: RGB, entities: Labels, pieces: Labels) -> np.ndarray:
-    """(H, W, 3) float32 colour of each pixel: hue by entity, lightness by the piece's own brightness in it."""
-    n_entities, n_pieces = int(entities.max()) + 1, int(pieces.max()) + 1
-    # Large entities take the first hues, which lie farthest apart.
-    order = np.argsort(-np.bincount(entities.ravel(), minlength=n_entities), kind="stable")
-    hue = np.empty((n_entities, 3), np.float32)
-    hue[order] = _palette(n_entities)
-    counts = np.maximum(np.bincount(pieces.ravel(), minlength=n_pieces), 1)
-    brightness = np.bincount(pieces.ravel(), image.mean(axis=2).ravel(), n_pieces) / counts
-    shade = (0.6 + 0.6 * brightness / 255.0)[pieces][..., None].astype(np.float32)
-    return np.clip(hue[entities] * shade, 0, 255)
+def _hues(entities: Labels) -> np.ndarray:
+    """(n, 3) float32 colour of each entity; large entities take the first hues, which lie farthest apart."""
+    areas = np.bincount(entities.ravel())
+    hues = np.empty((len(areas), 3), np.float32)
+    hues[np.argsort(-areas, kind="stable")] = _palette(len(areas))
+    return hues
+
+
+def _shades(image: RGB, pieces: Labels) -> np.ndarray:
+    """(n,) float32 factor of each piece, 0.6 to 1.2: lighter where the photograph is brighter."""
+    n = int(pieces.max()) + 1
+    total = np.zeros(n)
+    for rows in _strips(image):
+        total += np.bincount(pieces[rows].ravel(), image[rows].mean(axis=2).ravel(), n)
+    brightness = total / np.maximum(np.bincount(pieces.ravel(), minlength=n), 1)
+    return (0.6 + 0.6 * brightness / 255).astype(np.float32)
+
+
+def _strips(image: RGB) -> Iterator[slice]:
+    """Row ranges of about a megapixel: floating-point copies of a whole large photograph would cost gigabytes."""
+    step = max(1, _STRIP // image.shape[1])
+    for start in range(0, image.shape[0], step):
+        yield slice(start, start + step)
 
 
 def _borders(labels: Labels, thickness: int) -> np.ndarray:

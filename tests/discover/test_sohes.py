@@ -49,10 +49,10 @@ def test_small_regions_are_replaced_by_what_their_crops_show():
     tree = run(image)
     assert best_iou(tree, left)[0] > 0.8
     assert best_iou(tree, right)[0] > 0.8
-    assert best_iou(tree, left | right)[0] < 0.7
+    assert best_iou(tree, left | right)[0] < 0.6
     assert best_iou(tree, big)[0] > 0.95
     without = run(image, small=0.0)
-    assert best_iou(without, left | right)[0] > 0.7
+    assert best_iou(without, left | right)[0] > 0.6
     assert best_iou(without, left)[0] < 0.7
 
 
@@ -99,7 +99,7 @@ def test_the_number_of_crops_is_bounded_and_regions_beyond_it_stay():
         tree = run(image, backbone, max_crops=most)
         assert sum(map(len, backbone.images)) == 1 + min(most, 5)
         split = [best_iou(tree, parts[2 * i])[0] > 0.8 for i in range(5)]
-        whole = [best_iou(tree, parts[2 * i] | parts[2 * i + 1])[0] > 0.7 for i in range(5)]
+        whole = [best_iou(tree, parts[2 * i] | parts[2 * i + 1])[0] > 0.6 for i in range(5)]
         assert sum(split) == min(most, 5)
         assert all(a != b for a, b in zip(split, whole, strict=True))
 
@@ -110,8 +110,8 @@ def test_a_region_in_the_middle_of_a_crop_needs_no_crop_of_its_own():
     backbone = PaintedBackbone(PALETTE)
     tree = run(paint(GREEN, [(one, RED), (two, BLUE)]), backbone, crop_scale=7.0)
     assert sum(map(len, backbone.images)) == 2
-    assert best_iou(tree, one)[0] > 0.7
-    assert best_iou(tree, two)[0] > 0.7
+    assert best_iou(tree, one)[0] > 0.6
+    assert best_iou(tree, two)[0] > 0.6
 
 
 def test_a_chain_of_nested_regions_becomes_a_deep_branch():
@@ -124,7 +124,7 @@ def test_a_chain_of_nested_regions_becomes_a_deep_branch():
     chain = []
     for mask in nested:
         iou, index = best_iou(tree, mask)
-        assert iou > 0.97
+        assert iou > 0.95
         chain.append(index)
     assert [tree.parents[i] for i in chain] == [*chain[1:], -1]
     assert tree.depths[chain[0]] == 3
