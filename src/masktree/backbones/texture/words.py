@@ -7,9 +7,9 @@ import math
 import numpy as np
 from numba import njit
 
-WORDS = 32  # vocabulary size of either kind; 16 loses object boundaries, 64 gains nothing for twice the time
+WORDS = 32  # vocabulary size of either kind; histograms of 32 floats fill vector registers (our choice)
 _SAMPLES = 5000  # pixels that a vocabulary is learned from, on a regular grid
-_ROUNDS = 8  # Lloyd iterations; the partition hardly moves afterwards
+_ROUNDS = 8  # Lloyd iterations (our choice)
 _SUPPORT = 13  # width of the texton filters, pixels of the full image
 _SCALES = (0.9, 1.6)  # Gaussian sigma across the filters, pixels of the full image
 _ORIENTATIONS = 6
@@ -87,7 +87,7 @@ def _contrast_normalised(lightness: np.ndarray) -> np.ndarray:
     mean = gaussian_filter(lightness, sigma, mode="nearest", truncate=2.0)
     centred = lightness - mean
     variance = gaussian_filter(centred * centred, sigma, mode="nearest", truncate=2.0)
-    return centred / np.sqrt(variance + np.float32(4.0))  # 2 grey levels of 100: noise stays noise
+    return centred / np.sqrt(variance + np.float32(4.0))  # 2 units of L: noise stays noise
 
 
 @njit(cache=True, nogil=True, fastmath=True)

@@ -1,0 +1,143 @@
+"""The package's own partition: planted objects come back, at any size, and altitudes are granularities."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from masktree.backbones.texture import TextureBackbone
+from masktree.discover import masktree as method
+from masktree.discover.masktree import granularity, partition, snap
+from masktree.errors import InputError
+
+
+def scene(rng, H=120, W=160, noise=6.0):
+    """A red disc and a striped square on a green ground; and the truth."""
+    y, x = np.mgrid[:H, :W] * (120 / H)
+    truth = np.zeros((H, W), np.int32)
+    truth[(y - 60) ** 2 + (x - 45) ** 2 < 30**2] = 1
+    truth[(abs(y - 60) < 25) & (abs(x - 115) < 25)] = 2
+    image = np.array([[60, 140, 70], [190, 50, 40], [150, 150, 150]])[truth].astype(float)
+    image += np.where(truth == 2, 60 * np.sign(np.sin(x * 1.3)), 0)[..., None]
+    return np.clip(image + rng.normal(0, noise, image.shape), 0, 255).astype(np.uint8), truth
+
+
+def overlap(a, b):
+    return (a & b).sum() / (a | b).sum()
+
+
+def best_overlaps(tree, truth):
+    """Highest IoU of any node with each truth region."""
+    masks = [tree.mask(node) for node in range(len(tree.parents))]
+    return [max(overlap(mask, truth == region) for mask in masks) for region in range(truth.max() + 1)]
+
+
+@pytest.mark.parametrize("quality", ["fast", "best"])
+def test_planted_objects_are_nodes(rng, quality):
+    image, truth = scene(rng)
+    tree = partition(image, quality=quality)
+    assert tree.size == truth.shape
+    assert min(best_overlaps(tree, truth)) > 0.85
+    assert min(overlap(tree.cut_count(3) == k, truth == truth[tree.cut_count(3) == k][0]) for k in range(3)) > 0.8
+
+
+def test_altitudes_are_granularities(rng):
+    image, _ = scene(rng, noise=20)
+    tree = partition(image)
+    assert tree.altitudes.min() == 0
+    assert tree.altitudes.max() <= 1
+    assert tree.cut(1.0 - 1.0).max() == 0  # g = 1: one region
+
+
+def test_granularity_is_increasing_from_0_to_1():
+    values = granularity(np.linspace(0, 1.6, 500))
+    assert values[0] == 0
+    assert values[-1] == 1
+    assert np.all(np.diff(values) > 0)
+    assert granularity(np.array([9.0])) == 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2), (5, 31)])
+@pytest.mark.parametrize("flat", [True, False])
+def test_tiny_and_flat_images(rng, shape, flat):
+    image = np.full((*shape, 3), 200, np.uint8) if flat else rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    tree = partition(image)
+    assert tree.size == shape
+    if flat:
+        assert tree.n_leaves == 1
+
+
+def test_large_images_come_back_at_full_size_with_true_edges(rng, monkeypatch):
+    monkeypatch.setattr(method, "WORKING_SIDE", 160)
+    image, truth = scene(rng, 480, 640)
+    tree = partition(image)
+    assert tree.size == (480, 640)
+    assert np.bincount(tree.leaves.ravel(), minlength=tree.n_leaves).min() > 0
+    assert min(best_overlaps(tree, truth)) > 0.9
+
+
+def test_snap_redraws_borders_by_colour():
+    small_truth = np.zeros((10, 10), np.int32)
+    small_truth[:, 5:] = 1
+    y, x = np.mgrid[:80, :80]
+    full_truth = (x + 3 * np.sin(y / 7) >= 40).astype(np.int32)  # wavy at full size, straight at small size
+    colours = np.array([[30, 30, 30], [220, 220, 220]], np.uint8)
+    snapped = snap(small_truth, colours[small_truth], colours[full_truth])
+    assert (snapped == full_truth).mean() > 0.995
+    nearest = small_truth.repeat(8, 0).repeat(8, 1)
+    assert (snapped == full_truth).mean() > (nearest == full_truth).mean()
+
+
+def test_snap_never_loses_a_leaf(rng):
+    leaves = np.arange(64, dtype=np.int32).reshape(8, 8)
+    small = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    image = np.zeros((20, 24, 3), np.uint8)  # whose colours say nothing about the leaves
+    assert len(np.unique(snap(leaves, small, image))) == 64
+
+
+class Painted:
+    """A network that knows the truth: one-hot features of a hidden label map."""
+
+    name, stride, dim, device = "painted", 8, 2, "cpu"
+    provenance = replace(TextureBackbone.provenance, name="painted", dim=2)
+
+    def __init__(self, truth):
+        self.truth = truth
+
+    def input_size(self, H, W):
+        return H, W
+
+    def __call__(self, images):
+        return np.eye(2, dtype=np.float32)[self.truth[None, 4::8, 4::8]]
+
+
+def test_a_network_decides_where_pixels_do_not(rng):
+    image = rng.integers(100, 156, (96, 128, 3), dtype=np.uint8)
+    truth = np.zeros((96, 128), int)
+    truth[:, 64:] = 1
+    expected = truth == 1
+
+    def score(tree):
+        return max(overlap(tree.cut_count(2) == k, expected) for k in range(2))
+
+    assert score(partition(image, backbone=Painted(truth))) > 0.8
+    assert score(partition(image)) < 0.7
+
+
+def test_texture_backbone_adds_nothing(rng):
+    image, _ = scene(rng)
+    assert np.array_equal(partition(image).parents, partition(image, backbone=TextureBackbone()).parents)
+
+
+def test_bad_input(rng):
+    with pytest.raises(InputError, match="non-empty"):
+        partition(np.zeros((0, 5, 3), np.uint8))
+
+
+def test_same_image_same_tree(rng):
+    image, _ = scene(rng)
+    first, second = partition(image), partition(image)
+    assert np.array_equal(first.leaves, second.leaves)
+    assert np.array_equal(first.altitudes, second.altitudes)
