@@ -157,6 +157,19 @@ def test_two_photos_for_one_output_are_refused(tmp_path, rgb):
         find_photos([tmp_path / "x", tmp_path / "y"])
 
 
+def test_results_are_not_taken_for_photographs(tmp_path, rgb):
+    (tmp_path / "out").mkdir()
+    for name in ("a.png", "b.jpg", "out/b.png"):
+        save(tmp_path / name, rgb, format="PNG")
+    assert [p.name for p in find_photos([tmp_path], tmp_path / "out")[0]] == ["a", "b"]
+    assert [p.name for p in find_photos([f"{tmp_path}/**/*.png"], tmp_path / "out")[0]] == ["a"]
+    with pytest.raises(InputError, match="other than the input folder"):
+        find_photos([tmp_path], tmp_path)
+    with pytest.raises(InputError, match="no photograph is overwritten"):
+        find_photos([tmp_path / "a.png"], tmp_path)
+    assert [p.name for p in find_photos([tmp_path / "b.jpg"], tmp_path)[0]] == ["b"]
+
+
 def test_nothing_found_is_an_error(tmp_path):
     (tmp_path / "empty").mkdir()
     for missing in (tmp_path / "none", tmp_path / "empty", f"{tmp_path}/*.jpg"):

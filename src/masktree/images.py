@@ -84,28 +84,44 @@ def pillow_to_rgb(image: Image.Image) -> RGB:
     return np.ascontiguousarray(np.asarray(image.convert("RGB")))
 
 
-def find_photos(inputs: Sequence[str | Path]) -> tuple[list[Photo], list[dict[str, str]]]:
+def find_photos(inputs: Sequence[str | Path], output: Path | None = None) -> tuple[list[Photo], list[dict[str, str]]]:
     """Resolve files, folders (recursive) and globs to photographs with output names that mirror the inputs.
 
     Args:
         inputs: paths or glob patterns (``**`` is recursive). In folders and globs only files with a known image
             suffix count; a file named itself is always taken.
+        output: folder that results will go to; pictures in it are results of earlier runs and are passed over.
 
     Returns:
         (photos in sorted order, failures: one {"path", "error"} per folder that cannot be listed).
 
     Raises:
-        InputError: an input does not exist or matches nothing, or two photographs would write to one name.
+        InputError: an input does not exist or matches nothing, two photographs would write to one name, or results
+            would fall among the inputs.
     """
     failures: list[dict[str, str]] = []
     found: dict[Path, str] = {}
+    results = None if output is None else output.resolve()
     for item in inputs:
-        matched = list(_resolve(str(item), failures))
+        if results is not None and Path(item).is_dir() and Path(item).resolve() == results:
+            raise InputError(f"expected an output folder other than the input folder; got {item} for both")
+        named = Path(item).is_file()
+        matched = [
+            (path, relative)
+            for path, relative in _resolve(str(item), failures)
+            if named or results is None or not path.resolve().is_relative_to(results)
+        ]
         if not matched and not failures:
             raise InputError(f"expected an image, a folder with images or a glob that matches; got {item}")
         for path, relative in matched:
             found.setdefault(path, relative)
-    return _named(found), failures
+    photos = _named(found)
+    for photo in photos:
+        if output is not None and photo.path.resolve() == (output / f"{photo.name}.png").resolve():
+            raise InputError(
+                f"expected an output folder where no photograph is overwritten; got {output} for {photo.path}"
+            )
+    return photos, failures
 
 
 def _resolve(item: str, failures: list[dict[str, str]]) -> Iterable[tuple[Path, str]]:

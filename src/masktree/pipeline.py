@@ -100,7 +100,7 @@ def segment(
     """
     if not 0.0 <= granularity <= 1.0:
         raise InputError(f"expected a granularity in [0, 1]; got {granularity}")
-    photos, unlisted = find_photos(inputs)
+    photos, unlisted = find_photos(inputs, output)
     job = SegmentJob(config, output, granularity if overlay else None)
     record = RunRecord.open(
         output,
@@ -143,7 +143,7 @@ def discover(
 
     if not folder.is_dir():
         raise InputError(f"expected a folder of photographs; got {folder}")
-    photos, unlisted = find_photos([folder])
+    photos, unlisted = find_photos([folder], output)
     writer = LabelSetWriter.open(output, folder, photos, shard_size=shard_size, overwrite=overwrite)
     wish = asdict(config) | {"labels_per_image": labels_per_image}
     if labels_per_image is not None:

@@ -30,7 +30,11 @@ class Segmenter:
         method: masktree (the full dendrogram; its cuts cover every pixel), hassod, sohes or unsam.
         quality: fast, or best: slower and finer. For sohes and unsam best refines with the dense CRF.
         min_area: smallest mask in pixels of the original image; None takes the method's own default.
-        options: further keyword arguments of the method, see ``masktree.discover``.
+        options: further keyword arguments of the method: of ``masktree.discover.hassod``, ``sohes`` or ``unsam``; for
+            masktree, of ``MaskTree.from_partition``.
+
+    Raises:
+        InputError: unknown method, quality or option, or a ``min_area`` below 1.
     """
 
     backbone: Backbone
@@ -48,6 +52,12 @@ class Segmenter:
                 raise InputError(f"expected {name} to be one of {', '.join(choices)}; got {value!r}")
         if self.min_area is not None and self.min_area < 1:
             raise InputError(f"expected min_area of at least 1 pixel; got {self.min_area}")
+        known = _options_of(self.method) if self.options else ()
+        unknown = [name for name in self.options if name not in known]
+        if unknown:
+            raise InputError(
+                f"expected options of the method {self.method}: {', '.join(known)}; got {', '.join(unknown)}"
+            )
 
     def __call__(self, image: str | Path | RGB | Image) -> MaskTree:
         """The tree of one image: a path, an (H, W, 3) uint8 RGB array, or a Pillow image.
@@ -93,6 +103,7 @@ def load(
 
     Raises:
         WeightsError: unknown name, or weights that cannot be had; never replaced by something else.
+        InputError: unknown method, quality or option, or a value out of range.
     """
     from masktree.backbones import load_backbone
 
@@ -139,6 +150,16 @@ class AutomaticMaskGenerator:
             & (tree.areas >= self.min_mask_region_area)
         )
         return tree[keep].masks(output_mode=self.output_mode)
+
+
+def _options_of(method: Method) -> list[str]:
+    """Keyword arguments that a method takes beside the image and the backbone."""
+    import inspect
+
+    from masktree import discover
+
+    function = MaskTree.from_partition if method == "masktree" else getattr(discover, method)
+    return [p.name for p in inspect.signature(function).parameters.values() if p.kind == p.KEYWORD_ONLY]
 
 
 def as_rgb(image: str | Path | RGB | Image) -> RGB:

@@ -32,10 +32,12 @@ def overlay(
         (H, W, 3) uint8 RGB. What no mask covers keeps the photograph, greyed.
 
     Raises:
-        InputError: image and tree differ in size.
+        InputError: image and tree differ in size, or a value is out of range.
     """
     if image.shape[:2] != tree.size:
         raise InputError(f"expected an image of {tree.size[0]} x {tree.size[1]} pixels; got {image.shape[:2]}")
+    if not 0.0 <= opacity <= 1.0:
+        raise InputError(f"expected an opacity in [0, 1]; got {opacity}")
     entities = tree.cut(granularity)
     pieces = tree.cut(granularity / 2 if parts is None else parts)
     covered = np.ones(tree.size, bool) if tree.partition is not None else tree.owners(granularity) >= 0
@@ -44,7 +46,7 @@ def overlay(
     picture = np.empty_like(image)
     for rows in _strips(image):
         photo = image[rows].astype(np.float32)
-        colour = np.minimum(hues[entities[rows]] * shades[pieces[rows]][..., None], 255)
+        colour = hues[entities[rows]] * shades[pieces[rows]][..., None]
         grey = 0.75 * photo.mean(axis=2, keepdims=True) + 40
         painted = np.where(covered[rows][..., None], (1 - opacity) * photo + opacity * colour, grey)
         painted[fine[rows]] = 0.55 * painted[fine[rows]] + 0.45 * 255
@@ -77,13 +79,14 @@ def _hues(entities: Labels) -> np.ndarray:
 
 
 def _shades(image: RGB, pieces: Labels) -> np.ndarray:
-    """(n,) float32 factor of each piece, 0.6 to 1.2: lighter where the photograph is brighter."""
+    """(n,) float32 factor of each piece, lighter where the photograph is brighter: 0.6 to 1.05, so that no colour of
+    the palette passes 255, which would change its hue."""
     n = int(pieces.max()) + 1
     total = np.zeros(n)
     for rows in _strips(image):
         total += np.bincount(pieces[rows].ravel(), image[rows].mean(axis=2).ravel(), n)
     brightness = total / np.maximum(np.bincount(pieces.ravel(), minlength=n), 1)
-    return (0.6 + 0.6 * brightness / 255).astype(np.float32)
+    return (0.6 + 0.45 * brightness / 255).astype(np.float32)
 
 
 def _strips(image: RGB) -> Iterator[slice]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
@@ -19,7 +20,7 @@ from masktree.types import RGB, Mask, Masks
 Window = tuple[int, int, int, int]  # top, bottom, left, right; half-open, in pixels
 
 _BATCH = 32  # masks that are dense at a time: those that one call of the refiner takes
-_LEAST = 8  # working pixels: what is smaller has no shape that refinement could follow (our choice)
+_LEAST = 8  # pixels of the picture that refinement sees: what is smaller has no shape that refinement could follow (our choice)
 
 
 def cluster(image: RGB, backbone: Backbone, side: int) -> PartitionTree:
@@ -111,6 +112,12 @@ def scale_window(window: Window, size: tuple[int, int], other: tuple[int, int]) 
     return top * H // h, -(-bottom * H // h), left * W // w, -(-right * W // w)
 
 
+def crop(image: RGB, window: Window, size: tuple[int, int], side: int) -> RGB:
+    """A window in the coordinates of ``size``, cut from the full image, at side x side pixels."""
+    top, bottom, left, right = scale_window(window, size, (image.shape[0], image.shape[1]))
+    return resize_image(np.ascontiguousarray(image[top:bottom, left:right]), (side, side))
+
+
 def cluster_crops(
     image: RGB,
     windows: Sequence[Window],
@@ -131,10 +138,7 @@ def cluster_crops(
     """
     regions: list[Masks] = []
     for start in range(0, len(windows), batch):
-        crops = []
-        for window in windows[start : start + batch]:
-            top, bottom, left, right = scale_window(window, size, (image.shape[0], image.shape[1]))
-            crops.append(resize_image(np.ascontiguousarray(image[top:bottom, left:right]), (side, side)))
+        crops = [crop(image, window, size, side) for window in windows[start : start + batch]]
         for grid in backbone(np.stack(crops)):
             regions.append(pooled_regions(merge_tree(grid), thresholds))
     return regions
@@ -144,6 +148,56 @@ def paste(region: Mask, window: Window) -> Mask:
     """A crop's grid mask at the size of its window."""
     top, bottom, left, right = window
     return resize_mask(region, (bottom - top, right - left))
+
+
+@dataclass
+class Refined:
+    """Masks at the original size that refinement and filters have passed, with their scores.
+
+    Attributes:
+        size: height and width of the original image.
+        refiner, refine_iou: masks that the refiner changes to an IoU below this are dropped; the IoU is the score.
+        min_area, max_area: smallest mask in original pixels, largest as a share of the image.
+    """
+
+    size: tuple[int, int]
+    refiner: Refiner
+    refine_iou: float
+    min_area: int
+    max_area: float
+    rles: list[bytes] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+
+    def add(self, rles: Sequence[bytes], picture: RGB, window: Window | None = None) -> None:
+        """Refine masks of a picture of the image, or of a window of it in original pixels, and keep the good ones.
+
+        A batch of masks is dense at the picture's size, one at a time at full size. Masks too small to pass
+        ``min_area`` are not refined: within ``refine_iou`` refinement can make a mask 1 / refine_iou times as large.
+        """
+        shape = (picture.shape[0], picture.shape[1])
+        top, bottom, left, right = window or (0, self.size[0], 0, self.size[1])
+        share = shape[0] * shape[1] / ((bottom - top) * (right - left))
+        least = max(self.min_area * share * self.refine_iou, _LEAST)
+        candidates = [rles[i] for i in np.flatnonzero(rle.areas(rles, shape) >= least).tolist()]
+        for start in range(0, len(candidates), _BATCH):
+            masks = np.array([rle.decode(item, shape) for item in candidates[start : start + _BATCH]])
+            refined = refine_masks(picture, masks, self.refiner)
+            for mask, score in zip(refined, iou_pairwise(masks, refined), strict=True):
+                if score < self.refine_iou or not mask.any():
+                    continue
+                part, (y0, y1, x0, x1) = resize_part(mask, (bottom - top, right - left))
+                if self.min_area <= part.sum() <= self.max_area * self.size[0] * self.size[1]:
+                    placed = (top + y0, top + y1, left + x0, left + x1)
+                    self.rles.append(encode_part(part, placed, self.size))
+                    self.scores.append(float(score))
+
+    def nest(self, *, duplicate_iou: float, cover: float) -> MaskTree:
+        """Remove duplicates, the best score first, and find the forest."""
+        scores = np.array(self.scores)
+        keep = hierarchy.nms(self.rles, self.size, scores, iou=duplicate_iou)
+        rles = [self.rles[i] for i in keep]
+        parents = hierarchy.coverage_parents(rles, self.size, cover=cover)
+        return MaskTree.from_rles(rles, self.size, parents, scores=scores[keep])
 
 
 def finish(
@@ -158,29 +212,7 @@ def finish(
     duplicate_iou: float,
     cover: float,
 ) -> MaskTree:
-    """Refine each mask, given at the working size, filter, bring to the original size, remove duplicates, nest.
-
-    Scores are the IoU before against after refinement. A batch of masks is dense at the working size, one at a time
-    at full size. Masks too small to pass ``min_area`` are not refined: within ``refine_iou`` refinement can make a mask
-    1 / refine_iou times as large.
-    """
-    shape = (working.shape[0], working.shape[1])
-    share = shape[0] * shape[1] / (size[0] * size[1])
-    least = max(min_area * share * refine_iou, _LEAST)
-    candidates = [rles[i] for i in np.flatnonzero(rle.areas(rles, shape) >= least).tolist()]
-    kept: list[bytes] = []
-    scores: list[float] = []
-    for start in range(0, len(candidates), _BATCH):
-        masks = np.array([rle.decode(item, shape) for item in candidates[start : start + _BATCH]])
-        refined = refine_masks(working, masks, refiner)
-        for mask, score in zip(refined, iou_pairwise(masks, refined), strict=True):
-            if score < refine_iou or not mask.any():
-                continue
-            part, window = resize_part(mask, size)
-            if min_area <= part.sum() <= max_area * size[0] * size[1]:
-                kept.append(encode_part(part, window, size))
-                scores.append(float(score))
-    keep = hierarchy.nms(kept, size, np.array(scores), iou=duplicate_iou)
-    kept = [kept[i] for i in keep]
-    parents = hierarchy.coverage_parents(kept, size, cover=cover)
-    return MaskTree.from_rles(kept, size, parents, scores=np.array(scores)[keep])
+    """Refine masks of the working image, filter, bring to the original size, remove duplicates, nest: ``Refined``."""
+    kept = Refined(size, refiner, refine_iou, min_area, max_area)
+    kept.add(rles, working)
+    return kept.nest(duplicate_iou=duplicate_iou, cover=cover)

@@ -53,8 +53,10 @@ def hassod(
     tree = cluster(image, backbone, side)
     rles: list[bytes] = []
     scores: list[float] = []
-    for theta in thresholds:
-        labels, n = _largest(tree.cut(theta), max_labels)
+    # The cuts are nested: those with as many regions are the same partition, and give only duplicates.
+    partitions = {int(cut.max()): cut for cut in map(tree.cut, thresholds)}
+    for cut in partitions.values():
+        labels, n = _largest(cut, max_labels)
         probabilities = upsample_labels(labels, side, side)
         before = _argmax(probabilities)
         after = _argmax(refiner(working, probabilities)) if len(probabilities) > 1 else before

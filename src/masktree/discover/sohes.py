@@ -9,14 +9,13 @@ import numpy as np
 from masktree import rle
 from masktree.backbones.base import Backbone
 from masktree.discover.grids import (
+    Refined,
     Window,
     box_window,
     cluster,
     cluster_crops,
+    crop,
     distinct,
-    encode_part,
-    finish,
-    paste,
     pooled_regions,
     resize_mask,
     scale_window,
@@ -24,7 +23,7 @@ from masktree.discover.grids import (
 from masktree.images import resize_image
 from masktree.masks import MaskTree
 from masktree.refine import Refiner, dense_crf
-from masktree.types import RGB, Masks
+from masktree.types import RGB, Mask, Masks
 
 
 def sohes(
@@ -64,61 +63,43 @@ def sohes(
         min_area, max_area: smallest mask in original pixels, largest as a share of the image (our choices).
         cover: coverage at which one mask lies under another (our choice; HASSOD's value).
 
+    Step 3 refines what a crop shows at the scale of the crop (our choice). Seen in the whole image such masks are smaller
+    than the reach of the refiners, which wipe them out: of 188 masks from the crops of six photographs the guided
+    filter keeps 5 that way and 165 in the crops, the dense CRF 3 and 74, for a quarter of the time.
+
     The score of a mask is its IoU before against after refinement (our choice).
     """
-    working = resize_image(image, (side, side))
+    size = (image.shape[0], image.shape[1])
     regions = pooled_regions(cluster(image, backbone, side), thresholds)
     is_small = regions.mean(axis=(1, 2)) < small
-    pool = [rle.encode(resize_mask(region, (side, side))) for region in regions[~is_small]]
-    pool += _recluster(image, backbone, regions[is_small], side, thresholds, crop_side, crop_scale, max_crops)
-    return finish(
-        distinct(pool, (side, side), iou=duplicate_iou),
-        working,
-        (image.shape[0], image.shape[1]),
-        refiner=refiner,
-        refine_iou=refine_iou,
-        min_area=min_area,
-        max_area=max_area,
-        duplicate_iou=duplicate_iou,
-        cover=cover,
-    )
+    windows, unseen = _small_windows(regions[is_small], (side, side), crop_scale, max_crops)
+    pool = [rle.encode(resize_mask(region, (side, side))) for region in [*regions[~is_small], *unseen]]
+    refined = Refined(size, refiner, refine_iou, min_area, max_area)
+    refined.add(distinct(pool, (side, side), iou=duplicate_iou), resize_image(image, (side, side)))
+    crops = cluster_crops(image, windows, (side, side), backbone, side=crop_side, thresholds=thresholds)
+    for window, seen in zip(windows, crops, strict=True):
+        inner = seen[~_leaves_window(seen, window, (side, side))]
+        local = [rle.encode(resize_mask(region, (crop_side, crop_side))) for region in inner]
+        refined.add(local, crop(image, window, (side, side), crop_side), scale_window(window, (side, side), size))
+    return refined.nest(duplicate_iou=duplicate_iou, cover=cover)
 
 
-def _recluster(
-    image: RGB,
-    backbone: Backbone,
-    regions: Masks,
-    side: int,
-    thresholds: Sequence[float],
-    crop_side: int,
-    crop_scale: float,
-    max_crops: int,
-) -> list[bytes]:
-    """Step 2: replace small regions by the regions found in a crop around each; those that touch the crop's
-    border inside the image are dropped, for they go on outside it. A small region that no crop shows stays.
-
-    Args:
-        regions: (n, h, w) bool on the feature grid.
-
-    Returns:
-        run-length strings at the working size.
-    """
-    size = (side, side)
+def _small_windows(
+    regions: Masks, size: tuple[int, int], crop_scale: float, max_crops: int
+) -> tuple[list[Window], list[Mask]]:
+    """Step 2: windows, in the coordinates of ``size``, that show the small regions, which their crops replace; and
+    the regions that no window shows, which stay."""
     windows: list[Window] = []
-    found: list[bytes] = []
-    for index in np.argsort(-regions.sum(axis=(1, 2)), kind="stable"):
-        tight = scale_window(box_window(regions[index]), (regions.shape[1], regions.shape[2]), size)
+    unseen: list[Mask] = []
+    for region in regions[np.argsort(-regions.sum(axis=(1, 2)), kind="stable")]:
+        tight = scale_window(box_window(region), (regions.shape[1], regions.shape[2]), size)
         if any(_in_middle(tight, window) for window in windows):
             continue
         if len(windows) < max_crops:
             windows.append(_grow(tight, crop_scale, size))
         else:
-            found.append(rle.encode(resize_mask(regions[index], size)))
-    crops = cluster_crops(image, windows, size, backbone, side=crop_side, thresholds=thresholds)
-    for window, seen in zip(windows, crops, strict=True):
-        inner = seen[~_leaves_window(seen, window, size)]
-        found.extend(encode_part(paste(region, window), window, size) for region in inner)
-    return found
+            unseen.append(region)
+    return windows, unseen
 
 
 def _in_middle(tight: Window, window: Window) -> bool:
