@@ -113,7 +113,9 @@ def test_iou_before_and_after_is_the_score_and_decides():
     iou, number = best_iou(tree, np.roll(TORSO, 8, axis=0))
     assert iou > 0.95
     assert abs(tree.scores[number] - 3 / 5) < 0.02  # 3 of 4 rows stay, of 5 together
-    assert best_iou(run(figure(), refiner=moved, thresholds=(0.4,), refine_iou=0.65), np.roll(TORSO, 8, axis=0))[0] < 0.5
+    assert (
+        best_iou(run(figure(), refiner=moved, thresholds=(0.4,), refine_iou=0.65), np.roll(TORSO, 8, axis=0))[0] < 0.5
+    )
 
 
 def test_holes_are_filled_after_the_area_is_counted():

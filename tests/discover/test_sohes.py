@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.ndimage import binary_opening
 
 from masktree.discover import sohes
 from masktree.refine import dense_crf
@@ -135,6 +136,21 @@ def test_hostile_refinement_leaves_nothing():
     image = paint(GREEN, [(cells(12, 12, 3, 6, 1, 5), RED)])
     assert len(run(image)) == 1
     assert len(run(image, refiner=scrambled)) == 0
+
+
+def test_what_a_crop_shows_is_refined_at_the_scale_of_the_crop():
+    """This refiner wipes out all that is narrower than seven pixels of the picture it is given."""
+
+    def opened(image, probabilities, *, independent=False):
+        assert independent
+        kept = [binary_opening(p > 0.5, np.ones((7, 7))) for p in probabilities]
+        return np.where(kept, probabilities, np.float32(0))
+
+    left, right = halves(5, 5)  # four pixels wide, sixteen in the crop
+    image = paint(GREEN, [(left, RED), (right, BLUE)])
+    assert best_iou(run(image, refiner=opened), left)[0] > 0.75
+    assert best_iou(run(image, refiner=opened), right)[0] > 0.75
+    assert len(run(image, refiner=opened, small=0.0)) == 0  # the cell itself, seen in the whole image
 
 
 def test_no_mask_over_nine_tenths_of_the_image():

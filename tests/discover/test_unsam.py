@@ -38,7 +38,11 @@ def test_maskcut_divides_and_merging_conquers():
     """One object of two colours that share a direction: MaskCut takes it whole, merging takes it apart."""
     left, right = cells(12, 12, 3, 9, 3, 6), cells(12, 12, 3, 9, 6, 9)
     half = np.sqrt(0.5)
-    palette = {GREEN: np.eye(4)[0], RED: half * (np.eye(4)[1] + np.eye(4)[2]), BLUE: half * (np.eye(4)[1] + np.eye(4)[3])}
+    palette = {
+        GREEN: np.eye(4)[0],
+        RED: half * (np.eye(4)[1] + np.eye(4)[2]),
+        BLUE: half * (np.eye(4)[1] + np.eye(4)[3]),
+    }
     tree = run(paint(GREEN, [(left, RED), (right, BLUE)]), backbone=PaintedBackbone(palette))
     iou, whole = best_iou(tree, left | right)
     assert iou > 0.95

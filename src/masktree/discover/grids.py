@@ -20,7 +20,7 @@ from masktree.types import RGB, Mask, Masks
 Window = tuple[int, int, int, int]  # top, bottom, left, right; half-open, in pixels
 
 _BATCH = 32  # masks that are dense at a time: those that one call of the refiner takes
-_LEAST = 8  # pixels of the picture that refinement sees: what is smaller has no shape that refinement could follow (our choice)
+_LEAST = 8  # pixels, of the picture that is refined: what is smaller has no shape to refine (our choice)
 
 
 def cluster(image: RGB, backbone: Backbone, side: int) -> PartitionTree:

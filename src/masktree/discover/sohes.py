@@ -63,9 +63,9 @@ def sohes(
         min_area, max_area: smallest mask in original pixels, largest as a share of the image (our choices).
         cover: coverage at which one mask lies under another (our choice; HASSOD's value).
 
-    Step 3 refines what a crop shows at the scale of the crop (our choice). Seen in the whole image such masks are smaller
-    than the reach of the refiners, which wipe them out: of 188 masks from the crops of six photographs the guided
-    filter keeps 5 that way and 165 in the crops, the dense CRF 3 and 74, for a quarter of the time.
+    Step 3 refines what a crop shows at the scale of the crop (our choice). Seen in the whole image such masks are
+    smaller than the reach of the refiners, which wipe them out: of 188 masks from the crops of six photographs the
+    guided filter keeps 5 that way and 165 in the crops, the dense CRF 3 and 74, for a quarter of the time.
 
     The score of a mask is its IoU before against after refinement (our choice).
     """

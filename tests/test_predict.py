@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import masktree
+from masktree import AutomaticMaskGenerator, MaskTree, Segmenter
+from masktree.discover import hassod
+from masktree.errors import ImageError, InputError, WeightsError
+from masktree.images import read_image, resize_image
+from masktree.predict import as_rgb
+from tests.oracles.discover import BLUE, GREEN, RED, WHITE, PaintedBackbone, cells, paint, unchanged
+
+METHODS = ("masktree", "hassod", "sohes", "unsam")
+# Small working sizes: the invariants do not depend on them.
+QUICK = {
+    "masktree": {},
+    "hassod": {"side": 160},
+    "sohes": {"side": 160, "crop_side": 64, "max_crops": 8},
+    "unsam": {"side": 160, "crop_side": 96},
+}
+PAINTED = PaintedBackbone({colour: np.eye(4)[i] for i, colour in enumerate((GREEN, RED, BLUE, WHITE))})
+
+
+def scene() -> np.ndarray:
+    return paint(GREEN, [(cells(12, 12, 2, 6, 1, 6), RED), (cells(12, 12, 7, 10, 5, 11), BLUE)])
+
+
+def painted(**options) -> Segmenter:
+    return Segmenter(PAINTED, "hassod", options={"side": 96, "refiner": unchanged} | options)
+
+
+def same(a: MaskTree, b: MaskTree) -> bool:
+    arrays = ("parents", "scores", "granularities", "stabilities", "levels")
+    return a.rles == b.rles and all((getattr(a, name) == getattr(b, name)).all() for name in arrays)
+
+
+# --- the four methods on photographs --------------------------------------------------------------------------------
+
+
+def check_tree(tree: MaskTree, size: tuple[int, int]) -> None:
+    assert tree.size == size
+    masks = [tree.mask(i) for i in range(len(tree))]
+    for child, parent in enumerate(tree.parents):
+        assert masks[child].any()
+        if parent >= 0:
+            assert (masks[child] & masks[parent]).sum() >= 0.9 * masks[child].sum()
+            assert masks[parent].sum() > masks[child].sum()
+            assert tree.granularities[parent] >= tree.granularities[child]
+    for granularity in (0.0, 0.3, 0.7, 1.0):
+        labels = tree.cut(granularity)
+        assert labels.shape == size
+        assert np.unique(labels).tolist() == list(range(labels.max() + 1))
+    assert ((tree.scores >= 0) & (tree.scores <= 1)).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_trees_of_photographs_are_nested_repeatable_and_cover(photos, method):
+    segmenter = masktree.load(method=method, **QUICK[method])
+    for path in photos[:3]:
+        image = read_image(path)
+        scale = 160 / max(image.shape)
+        image = resize_image(image, (round(image.shape[0] * scale), round(image.shape[1] * scale)))
+        tree = segmenter(image)
+        assert len(tree) >= 3
+        check_tree(tree, image.shape[:2])
+    assert same(segmenter(image), tree)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_grey_uniform_and_tiny_images_give_trees(method, photos):
+    segmenter = masktree.load(method=method, **QUICK[method])
+    grey = np.asarray(Image.open(photos[0]).convert("L").resize((90, 70)))
+    for image in (
+        np.repeat(grey[..., None], 3, axis=2),
+        np.full((40, 60, 3), 77, np.uint8),
+        np.full((1, 1, 3), 200, np.uint8),
+        np.arange(45, dtype=np.uint8).reshape(3, 5, 3),
+    ):
+        check_tree(segmenter(image), image.shape[:2])
+
+
+# --- Segmenter ------------------------------------------------------------------------------------------------------
+
+
+def test_paths_arrays_and_pillow_images_are_the_same(tmp_path):
+    image, segmenter = scene(), painted()
+    expected = segmenter(image)
+    assert len(expected) == 2
+    path = tmp_path / "scene.png"
+    Image.fromarray(image).save(path)
+    assert same(segmenter(path), expected)
+    assert same(segmenter(str(path)), expected)
+    assert same(segmenter(Image.open(path)), expected)
+    assert same(segmenter(np.asfortranarray(image)), expected)
+
+
+def test_pillow_modes_become_rgb():
+    grey = np.arange(64 * 48, dtype=np.uint16).reshape(64, 48) * 20
+    rgba = np.zeros((4, 5, 4), np.uint8)
+    rgba[..., 0], rgba[:2, :, 3] = 255, 255
+    for picture in (
+        Image.fromarray((grey // 256).astype(np.uint8)),
+        Image.fromarray(grey),
+        Image.fromarray(rgba),
+        Image.fromarray(rgba).convert("LA"),
+        Image.fromarray(rgba[..., :3]).convert("CMYK"),
+        Image.fromarray(rgba[..., :3]).convert("P"),
+        Image.fromarray(rgba[..., 0] > 0),
+    ):
+        rgb = as_rgb(picture)
+        assert rgb.shape == (picture.height, picture.width, 3)
+        assert rgb.dtype == np.uint8
+    assert as_rgb(Image.fromarray(rgba)).tolist()[0][0] == [255, 0, 0]
+    assert as_rgb(Image.fromarray(rgba)).tolist()[3][0] == [255, 255, 255]  # transparent: over white
+    deep = as_rgb(Image.fromarray(grey))
+    assert deep.min() == 0
+    assert deep.max() == 255
+
+
+@pytest.mark.parametrize(
+    ("wrong", "got"),
+    [
+        (np.zeros((8, 9, 3), np.float32), r"float32 array of shape \(8, 9, 3\)"),
+        (np.zeros((8, 9, 3), np.uint16), "uint16 array"),
+        (np.zeros((8, 9), np.uint8), r"uint8 array of shape \(8, 9\)"),
+        (np.zeros((8, 9, 4), np.uint8), r"uint8 array of shape \(8, 9, 4\)"),
+        (np.zeros((2, 8, 9, 3), np.uint8), r"uint8 array of shape \(2, 8, 9, 3\)"),
+        ([[1, 2, 3]], "list"),
+        (None, "NoneType"),
+    ],
+)
+def test_other_arrays_are_refused(wrong, got):
+    with pytest.raises(InputError, match=rf"expected a path, a Pillow image or an \(H, W, 3\) uint8 .*got {got}"):
+        painted()(wrong)
+
+
+def test_empty_arrays_and_unreadable_files_are_refused(tmp_path):
+    with pytest.raises(InputError, match="at least one pixel"):
+        painted()(np.zeros((0, 4, 3), np.uint8))
+    (tmp_path / "words.jpg").write_bytes(b"words")
+    with pytest.raises(ImageError, match="expected an image file"):
+        painted()(tmp_path / "words.jpg")
+    with pytest.raises(ImageError):
+        painted()(tmp_path / "missing.jpg")
+
+
+def test_options_reach_the_method():
+    image = scene()
+    assert same(painted(min_area=1400)(image), hassod(image, PAINTED, side=96, refiner=unchanged, min_area=1400))
+    assert len(painted(min_area=1400)(image)) == 0
+    assert len(dataclasses.replace(painted(), min_area=1200)(image)) == 1
+    assert len(dataclasses.replace(painted(min_area=5), min_area=1400)(image)) == 2  # the nearer word counts
+
+
+def test_quality_chooses_the_refiner(monkeypatch):
+    from masktree import discover, refine
+
+    given = {}
+    for method in ("sohes", "unsam"):
+        monkeypatch.setattr(discover, method, lambda image, backbone, **options: given.update(options))
+    for method in ("sohes", "unsam"):
+        Segmenter(PAINTED, method)(scene())
+        assert given.pop("refiner") is refine.guided
+        Segmenter(PAINTED, method, "best")(scene())
+        assert "refiner" not in given
+        Segmenter(PAINTED, method, options={})(scene())
+        given.clear()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_unknown_options_are_named_at_once(method):
+    with pytest.raises(InputError, match=rf"options of the method {method}: .*duplicate_iou.*got threshhold"):
+        masktree.load(method=method, threshhold=0.3)
+
+
+def test_wrong_models_methods_and_values_are_refused():
+    with pytest.raises(WeightsError, match="dino-vits9"):
+        masktree.load("dino-vits9")
+    with pytest.raises(InputError, match="method to be one of masktree, hassod, sohes, unsam; got 'sam'"):
+        masktree.load(method="sam")
+    with pytest.raises(InputError, match="quality to be one of fast, best; got 'good'"):
+        masktree.load(quality="good")
+    with pytest.raises(InputError, match="min_area of at least 1 pixel; got 0"):
+        masktree.load(min_area=0)
+
+
+# --- AutomaticMaskGenerator -----------------------------------------------------------------------------------------
+
+SAM_KEYS = {"segmentation", "area", "bbox", "predicted_iou", "point_coords", "stability_score", "crop_box"}
+
+
+class Fixed:
+    """A segmenter whose tree is known."""
+
+    def __init__(self) -> None:
+        masks = np.zeros((3, 20, 30), bool)
+        masks[0, 2:18, 2:20], masks[1, 4:10, 4:10], masks[2, 12:16, 22:28] = True, True, True
+        tree = MaskTree.from_masks(masks, scores=np.array([0.9, 0.5, 0.7], np.float32))
+        self.tree = dataclasses.replace(tree, stabilities=np.array([0.2, 0.8, 0.6], np.float32))
+
+    def __call__(self, image: object) -> MaskTree:
+        return self.tree
+
+
+IMAGE = np.zeros((20, 30, 3), np.uint8)
+
+
+def test_generated_records_have_the_keys_of_segment_anything():
+    records = AutomaticMaskGenerator(Fixed()).generate(IMAGE)
+    assert [r["area"] for r in records] == [288, 36, 24]
+    for record in records:
+        assert SAM_KEYS | {"id", "parent_id", "level", "depth", "granularity"} <= record.keys()
+        assert record["segmentation"].dtype == np.bool_
+        assert record["segmentation"].sum() == record["area"]
+        x, y = (int(v) for v in record["point_coords"][0])
+        assert record["segmentation"][y, x]
+        left, top, width, height = record["bbox"]
+        ys, xs = np.nonzero(record["segmentation"])
+        assert (left, top, left + width, top + height) == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+        assert record["crop_box"] == [0, 0, 30, 20]
+    assert records[1]["parent_id"] == records[0]["id"]
+
+
+@pytest.mark.parametrize(
+    ("options", "areas"),
+    [
+        ({"pred_iou_thresh": 0.6}, [288, 24]),
+        ({"pred_iou_thresh": 0.9}, [288]),
+        ({"stability_score_thresh": 0.5}, [36, 24]),
+        ({"min_mask_region_area": 36}, [288, 36]),
+        ({"pred_iou_thresh": 0.6, "stability_score_thresh": 0.5}, [24]),
+        ({"pred_iou_thresh": 1.0}, []),
+    ],
+)
+def test_thresholds_keep_what_reaches_them(options, areas):
+    records = AutomaticMaskGenerator(Fixed(), **options).generate(IMAGE)
+    assert [r["area"] for r in records] == areas
+    ids = {r["id"] for r in records}
+    assert all(r["parent_id"] in ids | {None} for r in records)
+
+
+def test_output_modes_say_the_same():
+    from pycocotools import mask as coco
+
+    dense, raw, packed = (
+        AutomaticMaskGenerator(Fixed(), output_mode=mode).generate(IMAGE)
+        for mode in ("binary_mask", "uncompressed_rle", "coco_rle")
+    )
+    for a, b, c in zip(dense, raw, packed, strict=True):
+        assert b["segmentation"]["size"] == c["segmentation"]["size"] == [20, 30]
+        np.testing.assert_array_equal(coco.decode(coco.frPyObjects(b["segmentation"], 20, 30)), a["segmentation"])
+        np.testing.assert_array_equal(coco.decode(c["segmentation"]), a["segmentation"])
+    with pytest.raises(InputError, match="output_mode binary_mask, uncompressed_rle or coco_rle; got 'png'"):
+        AutomaticMaskGenerator(Fixed(), output_mode="png")
