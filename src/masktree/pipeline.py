@@ -250,7 +250,8 @@ def _write_picture(path: Path, image: RGB, tree: MaskTree, granularity: float) -
     from masktree.visualize import overlay
 
     picture = Image.fromarray(overlay(image, tree, granularity=granularity))
-    write_atomically(path, lambda handle: picture.save(handle, format="PNG"))
+    # Level 1 takes a third of the default's time for a file that is 15 % larger.
+    write_atomically(path, lambda handle: picture.save(handle, format="PNG", compress_level=1))
 
 
 def _seed_everything(seed: int) -> None:

@@ -230,7 +230,7 @@ def test_without_a_network_nothing_is_tried_for_long(name, offline, monkeypatch)
 
     monkeypatch.setattr("socket.getaddrinfo", unknown)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    with pytest.raises(WeightsError, match="no network: the name .* cannot be resolved"):
+    with pytest.raises(WeightsError, match=r"no network: the name .* cannot be resolved"):
         load_backbone(name, "cpu")
 
 

@@ -38,6 +38,19 @@ def test_equals_the_literal_rule(rng, shape):
         assert same_partition(tree.cut(theta), partition_at(features, theta))
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_bounds_never_change_a_merge(seed):
+    """Opposite vectors cancel and norms differ by orders of magnitude: the cases in which bounds are hardest."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(6, 6, 3)) * 10.0 ** rng.integers(-3, 4, size=(6, 6, 1))
+    features[rng.random((6, 6)) < 0.3] *= -1
+    features[2:4, 1] = [[1, 2, 3], [-1, -2, -3 + 1e-3 * (seed % 2)]]
+    features = features.astype(np.float32)
+    tree = merge_tree(features)
+    similarities = np.array([s for _, _, s in merge_sequence(features)])
+    np.testing.assert_allclose(tree.altitudes[36:], np.maximum(1 - np.minimum.accumulate(similarities), 0), atol=2e-5)
+
+
 def test_ties_follow_the_order_of_insertion(rng):
     features = rng.integers(-1, 2, size=(6, 7, 2)).astype(np.float32)  # few distinct values: ties everywhere
     features[2, 3] = 0  # and a patch without direction

@@ -156,3 +156,16 @@ def test_bad_options(rng, option):
     image, _ = planted(rng)
     with pytest.raises(InputError, match="expected"):
         partial(dense_crf, **option)(image, random_probabilities(rng, 2, 24, 30))
+
+
+def test_lattices_kept_from_an_earlier_call_change_nothing(rng):
+    images = rng.integers(0, 256, size=(2, 20, 30, 3), dtype=np.uint8)
+    soft = rng.random((3, 20, 30)).astype(np.float32)
+    soft /= soft.sum(axis=0)
+    first = dense_crf(images[0], soft)
+    np.testing.assert_array_equal(dense_crf(images[0], soft), first)
+    other = dense_crf(images[1], soft)
+    assert not np.array_equal(other, first)
+    assert not np.array_equal(dense_crf(images[0], soft, bilateral_srgb=50.0), first)
+    np.testing.assert_array_equal(dense_crf(images[0], soft), first)
+    np.testing.assert_array_equal(dense_crf(images[1], soft), other)

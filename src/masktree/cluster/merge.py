@@ -148,8 +148,16 @@ def _require_finite(array: np.ndarray, name: str) -> None:
 # --- kernel -----------------------------------------------------------------------------------------------------
 # Regions live in the slots of their first member; a merge adds slot v into slot u. Edges keep their number for
 # life: when u and v merge, every edge of either is re-keyed with a fresh sequence number, and of two edges to the
-# same neighbour the earlier one stays. A heap entry is valid while its sequence number is the edge's current one,
-# so the heap never needs deletions. Half-edge 2e+s hangs in the doubly linked list of its endpoint.
+# same neighbour the earlier one stays. Every live edge has one entry in a binary heap, ordered by key, then by sequence
+# number; ``place`` finds it when its key changes. Half-edge 2e+s hangs in the doubly linked list of its endpoint.
+#
+# Under the published rule a large region that swallows small ones has all its similarities changed, a little, by every
+# merge. Computing each takes d products of vectors far apart in memory; a bound from above takes none:
+# <u + v, x> = <u, x> + <v, x>, with what is known of both terms, or |v| |x|. So keys are bounds until they reach the
+# top of the heap, and only there the similarity is computed. Merges, order and ties are those of exact keys, since
+# a merge takes an exact key only when no bound is above it.
+
+_SLACK = 2e-5  # on bounds: above the rounding of a float32 dot product of some thousand terms
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -196,21 +204,19 @@ def _cost(
 
 
 @njit(cache=True, nogil=True)
-def _sift_up(keys, order, edge, at):  # pragma: no cover
+def _sift(keys, order, edge, place, at, size):  # pragma: no cover
+    """Move the entry at ``at`` up or down to where it belongs."""
     key, seq, e = keys[at], order[at], edge[at]
+    down = True
     while at > 0:
         parent = (at - 1) >> 1
         if keys[parent] < key or (keys[parent] == key and order[parent] < seq):
             break
         keys[at], order[at], edge[at] = keys[parent], order[parent], edge[parent]
+        place[edge[at]] = at
         at = parent
-    keys[at], order[at], edge[at] = key, seq, e
-
-
-@njit(cache=True, nogil=True)
-def _sift_down(keys, order, edge, at, size):  # pragma: no cover
-    key, seq, e = keys[at], order[at], edge[at]
-    while True:
+        down = False
+    while down:
         child = 2 * at + 1
         if child >= size:
             break
@@ -220,21 +226,48 @@ def _sift_down(keys, order, edge, at, size):  # pragma: no cover
         if key < keys[child] or (key == keys[child] and seq < order[child]):
             break
         keys[at], order[at], edge[at] = keys[child], order[child], edge[child]
+        place[edge[at]] = at
         at = child
     keys[at], order[at], edge[at] = key, seq, e
+    place[e] = at
 
 
 @njit(cache=True, nogil=True)
-def _compact(keys, order, edge, size, current):  # pragma: no cover
-    """Drop stale heap entries and restore the heap; keeps its memory proportional to the live edges."""
-    kept = 0
-    for i in range(size):
-        if current[edge[i]] == order[i]:
-            keys[kept], order[kept], edge[kept] = keys[i], order[i], edge[i]
-            kept += 1
-    for i in range(kept // 2 - 1, -1, -1):
-        _sift_down(keys, order, edge, i, kept)
-    return kept
+def _remove(keys, order, edge, place, at, size):  # pragma: no cover
+    """Take the entry at ``at`` out of a heap of ``size`` entries."""
+    place[edge[at]] = -1
+    last = size - 1
+    if at < last:
+        keys[at], order[at], edge[at] = keys[last], order[last], edge[last]
+        place[edge[at]] = at
+        _sift(keys, order, edge, place, at, last)
+
+
+@njit(cache=True, nogil=True)
+def _reverse(items, keys, start, stop):  # pragma: no cover
+    while start < stop - 1:
+        stop -= 1
+        items[start], items[stop] = items[stop], items[start]
+        keys[start], keys[stop] = keys[stop], keys[start]
+        start += 1
+
+
+@njit(cache=True, nogil=True)
+def _sort(items, keys, total):  # pragma: no cover
+    """Sort the first ``total`` items by key. Insertion, for they come nearly sorted; a general sort if they do not."""
+    budget = 16 * total
+    for i in range(1, total):
+        item, key = items[i], keys[i]
+        at = i
+        while at > 0 and keys[at - 1] > key:
+            items[at], keys[at] = items[at - 1], keys[at - 1]
+            at -= 1
+        items[at], keys[at] = item, key
+        budget -= i - at
+        if budget < 0:
+            ranked = np.argsort(keys[:total])
+            items[:total] = items[:total][ranked]
+            return
 
 
 @njit(cache=True, nogil=True)
@@ -243,7 +276,7 @@ def _agglomerate(
     boundary_weight, histogram_weight, embedding_weight, size_power, image_area, published,
 ):  # fmt: skip  # pragma: no cover
     n, m = area.shape[0], edges.shape[0]
-    ends = edges.copy().reshape(2 * m)
+    ends = edges.astype(np.int32).reshape(2 * m)
     square = np.zeros(n)
     mass = np.zeros(n)
     for u in range(n):
@@ -251,9 +284,9 @@ def _agglomerate(
         for i in range(histograms.shape[1]):
             mass[u] += histograms[u, i]
 
-    head = np.full(n, -1, np.int64)  # first half-edge of each slot
-    after = np.full(2 * m, -1, np.int64)
-    before = np.full(2 * m, -1, np.int64)
+    head = np.full(n, -1, np.int32)  # first half-edge of each slot
+    after = np.full(2 * m, -1, np.int32)
+    before = np.full(2 * m, -1, np.int32)
     for half in range(2 * m):
         u = ends[half]
         after[half] = head[u]
@@ -261,11 +294,11 @@ def _agglomerate(
             before[head[u]] = half
         head[u] = half
 
-    capacity = 4 * m + 16
-    keys = np.empty(capacity)
-    order = np.empty(capacity, np.int64)
-    edge = np.empty(capacity, np.int64)
-    current = np.empty(m, np.int64)
+    keys = np.empty(m)
+    order = np.empty(m, np.int64)
+    edge = np.empty(m, np.int32)
+    place = np.empty(m, np.int32)
+    exact = np.ones(m, np.bool_)
     for e in range(m):
         keys[e] = _cost(
             ends[2 * e], ends[2 * e + 1], area, sums, square, histograms, mass, strength[e], length[e],
@@ -273,62 +306,77 @@ def _agglomerate(
         )  # fmt: skip
         order[e] = e
         edge[e] = e
-        current[e] = e
+        _sift(keys, order, edge, place, e, e + 1)
     size = m
-    for i in range(m // 2 - 1, -1, -1):
-        _sift_down(keys, order, edge, i, size)
 
     sequence = m
     node = np.arange(n)
     merges = np.empty((max(n - 1, 0), 2), np.int64)
     costs = np.empty(max(n - 1, 0))
     count = 0
-    owner = np.full(n, -1, np.int64)  # edge that already leads from the new region to this neighbour
-    stamp = np.full(n, -1, np.int64)
-    found = np.empty(m, np.int64)
+    owner = np.full(n, -1, np.int32)  # edge that already leads from the new region to this neighbour
+    stamp = np.full(n, -1, np.int32)
+    found = np.empty(m, np.int32)
+    from_v = np.zeros(m, np.bool_)
+    bounds = np.zeros(m)
+    fresh = np.zeros(m, np.int64)
     found_order = np.empty(m, np.int64)
 
     while size > 0 and count < n - 1:
-        key, seq, e = keys[0], order[0], edge[0]
-        size -= 1
-        if size > 0:
-            keys[0], order[0], edge[0] = keys[size], order[size], edge[size]
-            _sift_down(keys, order, edge, 0, size)
-        if current[e] != seq:
-            continue
+        key, e = keys[0], edge[0]
         u, v = ends[2 * e], ends[2 * e + 1]
+        if not exact[e]:
+            keys[0] = _cost(
+                u, v, area, sums, square, histograms, mass, strength[e], length[e],
+                boundary_weight, histogram_weight, embedding_weight, size_power, image_area, published,
+            )  # fmt: skip
+            exact[e] = True
+            _sift(keys, order, edge, place, 0, size)
+            continue
+        _remove(keys, order, edge, place, 0, size)
+        size -= 1
         merges[count, 0], merges[count, 1] = node[u], node[v]
         costs[count] = key
         node[u] = n + count
+        norm_u, norm_v = np.sqrt(square[u]), np.sqrt(square[v])
         area[u] += area[v]
         sums[u] += sums[v]
         square[u] = _dot(sums[u], sums[u])
         histograms[u] += histograms[v]
         mass[u] += mass[v]
-        current[e] = -1
+        norm = np.sqrt(square[u])
+        cancelled = norm <= 0.1 * (norm_u + norm_v)  # rounding would weigh too much: nothing is known
 
         # Collect the edges of both regions; they leave their old lists and wait to be chained under u.
         total = 0
         for side in range(2):
             half = head[u] if side == 0 else head[v]
+            start = total
             while half >= 0:
                 if half >> 1 != e:
+                    from_v[half >> 1] = side == 1
                     found[total] = half
-                    found_order[total] = current[half >> 1]
+                    found_order[total] = order[place[half >> 1]]
                     total += 1
                 half = after[half]
-        ranked = np.argsort(found_order[:total])
+            _reverse(found, found_order, start, total)  # lists hold the latest first
+        _sort(found, found_order, total)
         head[u] = -1
         head[v] = -1
         for rank in range(total):
-            half = found[ranked[rank]]
+            half = found[rank]
             other = half ^ 1
             f = half >> 1
             x = ends[other]
             if stamp[x] == count:  # a second edge to the same neighbour: its border joins the first one's
-                strength[owner[x]] += strength[f]
-                length[owner[x]] += length[f]
-                current[f] = -1
+                g = owner[x]
+                strength[g] += strength[f]
+                length[g] += length[f]
+                # Its similarity is known too: it takes the place of the largest possible in the first edge's bound.
+                share = norm_v if from_v[f] else norm_u
+                bounds[g] -= share * (1.0 + keys[place[f]])
+                _remove(keys, order, edge, place, place[f], size)
+                size -= 1
                 if before[other] >= 0:
                     after[before[other]] = after[other]
                 else:
@@ -338,28 +386,32 @@ def _agglomerate(
                 continue
             stamp[x] = count
             owner[x] = f
+            own, strange = (norm_v, norm_u) if from_v[f] else (norm_u, norm_v)
+            bounds[f] = strange - own * keys[place[f]]
             ends[half] = u
             before[half] = -1
             after[half] = head[u]
             if head[u] >= 0:
                 before[head[u]] = half
             head[u] = half
-            current[f] = sequence
+            fresh[f] = sequence
             sequence += 1
 
-        if size + total > keys.shape[0]:
-            size = _compact(keys, order, edge, size, current)
         half = head[u]
         while half >= 0:
             f = half >> 1
-            keys[size] = _cost(
-                u, ends[half ^ 1], area, sums, square, histograms, mass, strength[f], length[f],
-                boundary_weight, histogram_weight, embedding_weight, size_power, image_area, published,
-            )  # fmt: skip
-            order[size] = current[f]
-            edge[size] = f
-            _sift_up(keys, order, edge, size)
-            size += 1
+            at = place[f]
+            order[at] = fresh[f]
+            if published:
+                keys[at] = -_SLACK - (1.0 if cancelled else min(max(bounds[f] / norm, -1.0), 1.0))
+                exact[f] = False
+            else:
+                exact[f] = True
+                keys[at] = _cost(
+                    u, ends[half ^ 1], area, sums, square, histograms, mass, strength[f], length[f],
+                    boundary_weight, histogram_weight, embedding_weight, size_power, image_area, published,
+                )  # fmt: skip
+            _sift(keys, order, edge, place, at, size)
             half = after[half]
         count += 1
     return merges[:count], costs[:count]

@@ -12,6 +12,10 @@ lattices takes 0.09 s; masks as independent problems 25 ms each in batches of 32
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 from numba import njit
 
@@ -23,6 +27,7 @@ from masktree.types import RGB, Probabilities, checked
 _LANES = 8  # float32 values in one 256-bit register
 _CLIP = np.float32(1e-5)  # smallest unary probability [code of HASSOD]
 _ABSENT = np.float32(-1e4)  # logit of the padding labels
+_KEEP = 1 << 20  # pixels of the largest image whose lattices are kept for the next call (our choice)
 _BLOCK = 64  # pixels transposed at a time: 64 rows of labels stay in the first-level cache
 
 
@@ -254,6 +259,26 @@ def _kernels(
     return _Kernel(near, near_weight), _Kernel(build_lattice(place.reshape(-1, 5)), far_weight)
 
 
+_kept: dict[tuple[object, ...], tuple[_Kernel, _Kernel]] = {}  # of the last image; see _kernels_of
+
+
+@contextmanager
+def _kernels_of(image: RGB, parameters: tuple[float, ...]) -> Iterator[tuple[_Kernel, _Kernel]]:
+    """Kernels of an image. Those of the last image are kept (72 bytes a pixel), because a method refines the same
+    image several times and building them costs as much as refining a few labels; large images are not kept.
+
+    While in use the kernels are out of the store, so threads never share them.
+    """
+    key = (image.shape, hashlib.sha256(image.tobytes()).digest(), parameters)
+    kernels = _kept.pop(key, None) or _kernels(image, *parameters)
+    yield kernels
+    _kept.clear()
+    if image[..., 0].size <= _KEEP:
+        for kernel in kernels:
+            kernel.start(1)  # the labels' values are not kept
+        _kept[key] = kernels
+
+
 def _infer(kernels: tuple[_Kernel, _Kernel], logits: np.ndarray, iterations: int, independent: bool) -> None:
     """Mean-field inference; ``logits`` (N, k) are overwritten with the probabilities."""
     near, far = kernels
@@ -327,8 +352,9 @@ def dense_crf(
     channels = len(flat) if len(flat) == 1 else -(-len(flat) // _LANES) * _LANES
     logits = np.full((flat.shape[1], channels), _ABSENT, np.float32)
     (_odds_to_pixels if independent or two_labels else _log_to_pixels)(flat, logits)
-    kernels = _kernels(image, gaussian_sxy, gaussian_weight, bilateral_sxy, bilateral_srgb, bilateral_weight)
-    _infer(kernels, logits, iterations, independent or two_labels)
+    parameters = (gaussian_sxy, gaussian_weight, bilateral_sxy, bilateral_srgb, bilateral_weight)
+    with _kernels_of(image, parameters) as kernels:
+        _infer(kernels, logits, iterations, independent or two_labels)
     refined = np.empty_like(probabilities)
     _to_channels(logits, refined.reshape(k, -1)[int(two_labels) :])
     if two_labels:
