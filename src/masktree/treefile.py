@@ -10,8 +10,9 @@ Layout (version 1)::
 
 The three dendrogram arrays are base64 of LZMA: ``parents`` int32 (stored as the difference to the own index) and
 ``altitudes`` float64 of the merge nodes, both little-endian with the first bytes of all numbers first, then all the
-second bytes, and so on, which compresses better; ``leaves`` is one byte per pixel, row-major (0: same label as the
-pixel to the left, 1: as the one above, 2: named), followed by the named labels as int32.
+second bytes, and so on, which compresses better; ``leaves`` is two bits per pixel, row-major, four pixels to a byte
+with the first in the highest bits (0: same label as the pixel to the left, 1: as the one above, 2: named), followed by
+the named labels as int32.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def _pack_partition(tree: PartitionTree) -> dict[str, str]:
     n, count = tree.n_leaves, len(tree.parents)
     codes, named = _encode_leaves(tree.leaves)
     return {
-        "leaves": _pack(codes.tobytes() + named.astype("<i4").tobytes()),
+        "leaves": _pack(_pack_pairs(codes.ravel()) + named.astype("<i4").tobytes()),
         "parents": _pack(_planes((tree.parents - np.arange(count)).astype("<i4"))),
         "altitudes": _pack(_planes(tree.altitudes[n:].astype("<f8"))),
     }
@@ -99,8 +100,9 @@ def _pack_partition(tree: PartitionTree) -> dict[str, str]:
 def _unpack_partition(packed: dict[str, str], size: tuple[int, int]) -> PartitionTree:
     pixels = size[0] * size[1]
     leaves = _unpack(packed["leaves"])
-    codes = np.frombuffer(leaves[:pixels], np.uint8)
-    named = np.frombuffer(leaves[pixels:], "<i4").astype(np.int32)
+    split = -(-pixels // 4)
+    codes = _unpack_pairs(leaves[:split], pixels)
+    named = np.frombuffer(leaves[split:], "<i4").astype(np.int32)
     if len(codes) != pixels or int((codes == 2).sum()) != len(named) or codes[0] != 2:
         raise FormatError(f"expected a leaf map of {size[0]} x {size[1]} pixels; got a damaged one")
     offsets = _from_planes(_unpack(packed["parents"]), "<i4")
@@ -118,6 +120,19 @@ def _pack(raw: bytes) -> str:
 
 def _unpack(text: str) -> bytes:
     return lzma.decompress(base64.b64decode(text, validate=True))
+
+
+def _pack_pairs(codes: np.ndarray) -> bytes:
+    """Two-bit values, four to a byte."""
+    padded = np.zeros(-(-len(codes) // 4) * 4, np.uint8)
+    padded[: len(codes)] = codes
+    quads = padded.reshape(-1, 4)
+    return (quads[:, 0] << 6 | quads[:, 1] << 4 | quads[:, 2] << 2 | quads[:, 3]).astype(np.uint8).tobytes()
+
+
+def _unpack_pairs(raw: bytes, count: int) -> np.ndarray:
+    quads = np.frombuffer(raw, np.uint8)[:, None] >> np.array([6, 4, 2, 0], np.uint8) & 3
+    return quads.ravel()[:count]
 
 
 def _planes(array: np.ndarray) -> bytes:
