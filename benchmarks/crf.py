@@ -8,7 +8,6 @@ the best of three, so that other work on the machine does not count; compare col
 
 from __future__ import annotations
 
-import ctypes
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from masktree.refine import Refiner, dense_crf, guided, refine_masks, snap, upsample_labels, watershed_regions
+from memory import peak_megabytes
 
 REFINERS: dict[str, Refiner] = {"dense_crf": dense_crf, "guided": guided, "snap": snap}
 
@@ -50,21 +50,6 @@ def seconds(work: Callable[[], object], repeats: int = 3) -> float:
         work()
         times.append(time.thread_time() - start)
     return min(times)
-
-
-def resident(field: str) -> float:
-    """Resident memory of this process in MB: VmRSS now, VmHWM the peak (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
-
-
-def peak_megabytes(work: Callable[[], object]) -> float:
-    """Peak memory of one call above what was there before, its result included (Linux)."""
-    ctypes.CDLL(None).malloc_trim(0)  # gives back what earlier calls freed, which would hide this call's share
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = resident("VmRSS")
-    work()
-    return resident("VmHWM") - before
 
 
 def main() -> None:

@@ -11,12 +11,10 @@ what the process takes above its features during the call (Linux).
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
@@ -25,6 +23,7 @@ import numpy as np  # noqa: E402
 from scipy.ndimage import gaussian_filter  # noqa: E402
 
 from masktree.cluster import merge, merge_tree  # noqa: E402
+from memory import peak_megabytes  # noqa: E402
 
 DIM = 768
 SIDES = (28, 60, 90, 128, 180)
@@ -92,21 +91,6 @@ def seconds(work: Callable[[], object], repeats: int) -> tuple[float, float]:
         cpu.append(time.process_time() - start)
         wall.append(time.perf_counter() - start_wall)
     return min(cpu), min(wall)
-
-
-def resident(field: str) -> float:
-    """Resident memory of this process in MB: VmRSS now, VmHWM the peak (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
-
-
-def peak_megabytes(work: Callable[[], object]) -> float:
-    """Peak memory of one call above what was there before (Linux)."""
-    ctypes.CDLL(None).malloc_trim(0)  # gives back what earlier calls freed, which would hide this call's share
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = resident("VmRSS")
-    work()
-    return resident("VmHWM") - before
 
 
 def stages(features: np.ndarray, repeats: int) -> dict[str, float]:

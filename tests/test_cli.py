@@ -23,6 +23,21 @@ def masktree(*arguments: object, **options: object) -> subprocess.CompletedProce
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
+def long_run(tmp_path: Path, photos: list[Path], workers: int) -> tuple[Path, Path, subprocess.Popen[str]]:
+    """Input, output and process of a run over 60 photographs that has written its first results."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    image = Image.open(photos[0]).resize((300, 300))
+    for index in range(60):
+        image.save(source / f"{index:02d}.png")
+    command = [sys.executable, "-m", "masktree.cli", "segment", source, "-o", out, "--workers", str(workers)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("*.json"))) < 4 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return source, out, process
+
+
 @pytest.fixture
 def folder(tmp_path, photos) -> Path:
     """Small photographs in a tree of folders, with an awkward name, and one file that is no image."""
@@ -76,21 +91,94 @@ def test_another_configuration_does_not_mix_with_results(folder, tmp_path):
     assert len(other.stderr.strip().splitlines()) == 1
 
 
-def test_a_killed_run_goes_on_where_it_stopped(tmp_path, photos):
-    source, out = tmp_path / "in", tmp_path / "out"
+def test_foreign_files_are_never_written_over(tmp_path, folder):
+    """The user's own b.json and a.png stand where results would go."""
+    out = tmp_path / "out"
+    out.mkdir()
+    for name, text in (("a.png", "my picture"), ("d.json", '{"labels": []}')):
+        (out / name).write_text(text)
+        done = masktree("segment", folder, "-o", out, "--overwrite")
+        assert done.returncode == 2
+        assert f"no foreign files where results go; got {out / name}" in done.stderr
+        assert (out / name).read_text() == text
+        (out / name).unlink()
+    assert masktree("segment", folder, "-o", out).returncode == 0
+
+
+def test_photos_named_like_our_records_keep_their_results(tmp_path, photos):
+    source = tmp_path / "in"
     source.mkdir()
-    image = Image.open(photos[0]).resize((200, 150))
-    for index in range(60):
-        image.save(source / f"{index:02d}.png")
-    command = [sys.executable, "-m", "masktree.cli", "segment", str(source), "-o", str(out), "--workers", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while len(list(out.glob("*.json"))) < 4 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    for name in ("run.png", "failures.png"):
+        Image.open(photos[0]).resize((60, 40)).save(source / name)
+    for expected in ("2 done;", "0 done, 2 kept"):
+        assert expected in masktree("segment", source, "-o", tmp_path / "out").stdout
+    assert len(MaskTree.load(tmp_path / "out" / "run.png.json")) > 0
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["images"] == 2
+
+
+def test_a_changed_photograph_is_done_again(folder, tmp_path, photos):
+    out = tmp_path / "out"
+    masktree("segment", folder, "-o", out)
+    os.utime(folder / "a.jpg")  # touched only: the same photograph
+    assert "0 done, 3 kept" in masktree("segment", folder, "-o", out).stdout
+    Image.open(photos[3]).resize((90, 50)).save(folder / "a.jpg")
+    assert "1 done, 2 kept" in masktree("segment", folder, "-o", out).stdout
+    assert MaskTree.load(out / "a.json").size == (50, 90)
+
+
+def test_an_interrupted_overwrite_ends_in_one_configuration(folder, tmp_path):
+    """As after a kill: run.json already says hassod, one tree is hassod's, the others are masktree's."""
+    out = tmp_path / "out"
+    masktree("segment", folder, "-o", out, "--no-overlay")
+    old = (out / "d.json").read_bytes()
+    masktree("segment", folder, "-o", out, "--no-overlay", "--method", "hassod", "--overwrite")
+    (out / "d.json").write_bytes(old)
+    again = masktree("segment", folder, "-o", out, "--no-overlay", "--method", "hassod")
+    assert "1 done, 2 kept" in again.stdout
+    assert MaskTree.load(out / "d.json").partition is None
+    (out / "run.json").unlink()  # without the record, trees of another configuration are refused
+    other = masktree("segment", folder, "-o", out, "--no-overlay")
+    assert other.returncode == 2
+    assert "expected results of this configuration" in other.stderr
+
+
+@pytest.mark.parametrize("kill", [signal.SIGTERM, signal.SIGKILL])
+def test_no_worker_outlives_a_killed_run(tmp_path, photos, kill):
+    import psutil
+
+    _, out, process = long_run(tmp_path, photos, workers=2)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 2
+    process.send_signal(kill)
+    _, errors = process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert alive == []
+    assert "Traceback" not in errors
+    if kill == signal.SIGTERM:
+        assert process.returncode == 130
+        assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
+
+
+def test_awkward_file_names_are_escaped_in_one_line(tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "two\nlines.jpg").write_bytes(b"words")
+    with open(os.fsencode(source) + b"/b\xfe.jpg", "wb") as handle:
+        handle.write(b"words")
+    done = masktree("segment", source, "-o", tmp_path / "out")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert sum(line.startswith("failed: ") for line in done.stderr.splitlines()) == 2
+    assert len(json.loads((tmp_path / "out" / "failures.json").read_text())) == 2
+
+
+def test_a_killed_run_goes_on_where_it_stopped(tmp_path, photos):
+    source, out, process = long_run(tmp_path, photos, workers=1)
     process.send_signal(signal.SIGKILL)
-    process.wait()
-    before = {p.name: p.stat().st_mtime_ns for p in out.glob("[0-9]*.json")}
-    assert 3 <= len(before) < 60
+    process.communicate()
+    # The picture is written last: a tree without one is not finished.
+    before = {p.name: p.stat().st_mtime_ns for p in out.glob("[0-9]*.json") if p.with_suffix(".png").exists()}
+    assert 2 <= len(before) < 60
     rest = masktree("segment", source, "-o", out)
     assert rest.returncode == 0, rest.stderr
     assert f"{60 - len(before)} done, {len(before)} kept" in rest.stdout
@@ -100,16 +188,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, photos):
 
 
 def test_interruption_says_how_to_go_on(tmp_path, photos):
-    source, out = tmp_path / "in", tmp_path / "out"
-    source.mkdir()
-    image = Image.open(photos[0]).resize((200, 150))
-    for index in range(60):
-        image.save(source / f"{index:02d}.png")
-    command = [sys.executable, "-m", "masktree.cli", "segment", str(source), "-o", str(out), "--workers", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while len(list(out.glob("*.json"))) < 4 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    _, out, process = long_run(tmp_path, photos, workers=1)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -125,6 +204,7 @@ def test_interruption_says_how_to_go_on(tmp_path, photos):
         (("PHOTO", "--backbone", "dino-vits9"), "did you mean"),
         (("PHOTO", "--granularity", "2"), "expected a granularity in [0, 1]; got 2.0"),
         (("PHOTO", "--min-area", "0"), "expected min_area of at least 1 pixel; got 0"),
+        (("PHOTO", "--seed", "-1"), "expected a seed from 0 to"),
         (("PHOTO", "--workers", "-1"), "expected workers >= 0; got -1"),
         ((), "expected at least one image"),
     ],

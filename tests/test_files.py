@@ -56,17 +56,16 @@ def test_a_left_over_of_a_killed_run_is_no_obstacle(tmp_path):
     write_atomically(path, lambda handle: names.append(handle.name))
     left = tmp_path / names[0]
     left.write_bytes(b"half")
-    write_json(path, [1])
+    write_json(path, {"a": 1})
     assert not left.exists()
-    assert read_json(path) == [1]
+    assert read_json(path, {"a": int}) == {"a": 1}
 
 
 def test_json_returns_as_written(tmp_path):
-    value = {"Größe": [1, 2.5, None, "ü"], "empty": {}}
+    value = {"Größe": [1, 2.5, None, "ü"], "empty": {}, "undecodable": "\udcfe"}
     path = tmp_path / "v.json"
     write_json(path, value)
-    assert read_json(path) == value
-    assert "Größe" in path.read_text(encoding="utf-8")
+    assert read_json(path, {"Größe": list, "empty": dict}) == value
     write_json(path, value, indent=1)
     assert json.loads(path.read_text(encoding="utf-8")) == value
 
@@ -79,17 +78,25 @@ def test_values_that_json_does_not_have_are_refused_and_nothing_is_written(tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1, 2"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1, 2", b"[" * 100_000])
 def test_damaged_json_is_named(tmp_path, content):
     path = tmp_path / "v.json"
     path.write_bytes(content)
     with pytest.raises(FormatError, match=r"v\.json: expected JSON; got a damaged file"):
-        read_json(path)
+        read_json(path, {})
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "{}", '{"a": [], "b": 1}', '{"b": 1}'])
+def test_json_of_another_shape_is_named(tmp_path, content):
+    path = tmp_path / "v.json"
+    path.write_text(content)
+    with pytest.raises(FormatError, match=r"v\.json: expected a file of masktree with a, b; got no proper a"):
+        read_json(path, {"a": dict, "b": int})
 
 
 def test_a_missing_file_is_not_called_damaged(tmp_path):
     with pytest.raises(FileNotFoundError):
-        read_json(tmp_path / "none.json")
+        read_json(tmp_path / "none.json", {})
 
 
 @pytest.mark.parametrize("size", [0, 10, (1 << 20) + 1])

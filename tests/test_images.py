@@ -41,6 +41,19 @@ def test_sixteen_bit_is_scaled_by_its_own_range(tmp_path):
     assert np.all(np.diff(image[..., 0].ravel().astype(int)) >= 0)
 
 
+def test_sixteen_bit_colour_is_its_high_byte(tmp_path):
+    """What Pillow gives, and what the docstring says; a Pillow that gives more would fail here."""
+    values = (np.arange(2 * 3 * 3).reshape(2, 3, 3) * 3000 + 77).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    (tmp_path / "deep.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 3, 2, 16, 2, 0, 0, 0))
+        + png_chunk(b"IDAT", zlib.compress(rows))
+        + png_chunk(b"IEND", b"")
+    )
+    np.testing.assert_array_equal(read_image(tmp_path / "deep.png"), values >> 8)
+
+
 def test_float_tiff_with_holes(tmp_path):
     values = np.linspace(-2, 3, 30, dtype=np.float32).reshape(5, 6)
     values[2, 2] = np.nan
@@ -83,14 +96,14 @@ def test_tiny_images(tmp_path, shape):
     assert read_image(save(tmp_path / "t.png", np.zeros((*shape, 3), np.uint8))).shape == (*shape, 3)
 
 
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
 def png_header(width: int, height: int) -> bytes:
     """The beginning of a PNG that claims this size: a few bytes that would unpack to gigabytes."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000)))
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(bytes(1000)))
 
 
 @pytest.mark.parametrize(
@@ -157,24 +170,110 @@ def test_two_photos_for_one_output_are_refused(tmp_path, rgb):
         find_photos([tmp_path / "x", tmp_path / "y"])
 
 
+TREE = b'{"format": "masktree", "version": 1, "image": {}, "masks": [], "partition": null}'
+
+
+def names(*inputs) -> list[str]:
+    photos, failures = find_photos(inputs)
+    assert failures == []
+    return [photo.name for photo in photos]
+
+
 def test_results_are_not_taken_for_photographs(tmp_path, rgb):
-    (tmp_path / "out").mkdir()
-    for name in ("a.png", "b.jpg", "out/b.png"):
+    for folder in (tmp_path, tmp_path / "out" / "deep"):
+        folder.mkdir(parents=True, exist_ok=True)
+        save(folder / "a.png", rgb)
+        save(folder / "b.png", rgb)
+        (folder / "b.json").write_bytes(TREE)
+        save(folder / "c.png", rgb)
+        (folder / "c.json").write_text('{"a file": "of the user"}')
+        save(folder / "d.jpg", rgb)  # a photograph with its tree beside it
+        (folder / "d.json").write_bytes(TREE)
+    assert names(tmp_path) == ["a", "c", "d", "out/deep/a", "out/deep/c", "out/deep/d"]
+    assert names(f"{tmp_path}/**/*.png") == ["a", "c", "out/deep/a", "out/deep/c"]
+    assert names(tmp_path / "b.png") == ["b"]  # named itself: taken
+
+
+def test_names_of_the_record_keep_their_suffix(tmp_path, rgb):
+    for name in ("run.jpg", "Failures.png", "runner.jpg", "in/run.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         save(tmp_path / name, rgb, format="PNG")
-    assert [p.name for p in find_photos([tmp_path], tmp_path / "out")[0]] == ["a", "b"]
-    assert [p.name for p in find_photos([f"{tmp_path}/**/*.png"], tmp_path / "out")[0]] == ["a"]
-    with pytest.raises(InputError, match="other than the input folder"):
-        find_photos([tmp_path], tmp_path)
-    with pytest.raises(InputError, match="no photograph is overwritten"):
-        find_photos([tmp_path / "a.png"], tmp_path)
-    assert [p.name for p in find_photos([tmp_path / "b.jpg"], tmp_path)[0]] == ["b"]
+    assert names(tmp_path) == ["Failures.png", "run.jpg", "runner", "in/run"]
+    save(tmp_path / "run", rgb, format="PNG")
+    with pytest.raises(InputError, match=r"run\.json is the record"):
+        find_photos([tmp_path / "run"])
+
+
+def test_a_name_with_suffix_may_be_the_stem_of_another(tmp_path, rgb):
+    for name in ("a.jpg", "a.png", "a.jpg.jpg", "a.jpg.jpg.png"):
+        save(tmp_path / name, rgb, format="PNG")
+    assert sorted(names(tmp_path)) == ["a.jpg", "a.jpg.jpg", "a.jpg.jpg.png", "a.png"]
+
+
+def test_pipes_and_broken_links_are_failures(tmp_path, rgb):
+    save(tmp_path / "a.png", rgb)
+    os.mkfifo(tmp_path / "f.jpg")
+    (tmp_path / "l1.jpg").symlink_to("l2.jpg")
+    (tmp_path / "l2.jpg").symlink_to("l1.jpg")
+    (tmp_path / "lost.jpg").symlink_to("nowhere.jpg")
+    for item in (tmp_path, f"{tmp_path}/*"):
+        photos, failures = find_photos([item, item])
+        assert [photo.name for photo in photos] == ["a"]
+        assert [os.path.basename(failure["path"]) for failure in failures] == ["f.jpg", "l1.jpg", "l2.jpg", "lost.jpg"]
+        assert "got a pipe" in failures[0]["error"]
+        assert all("cannot read the file" in failure["error"] for failure in failures[1:])
+    for named in ("f.jpg", "l1.jpg"):
+        with pytest.raises(InputError, match="expected an image"):
+            find_photos([tmp_path / named])
+
+
+def test_loops_of_folders_end(tmp_path, rgb):
+    (tmp_path / "in").mkdir()
+    save(tmp_path / "in" / "a.png", rgb)
+    for link in ("back", "again"):  # two loops: following them would take 2^40 steps
+        (tmp_path / "in" / link).symlink_to(tmp_path, target_is_directory=True)
+    assert names(tmp_path) == ["in/a"]
+    for pattern in ("**/*.png", "**", "**/*", "*", "in/**.png", "in/*/in/*.png"):
+        assert len(names(f"{tmp_path}/{pattern}")) == 1
+
+
+def test_one_real_file_is_one_photo(tmp_path, rgb, monkeypatch):
+    (tmp_path / "in").mkdir()
+    path = save(tmp_path / "in" / "a.png", rgb)
+    (tmp_path / "in" / "long name.png").symlink_to(path)
+    (tmp_path / "in" / "0.png").symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    assert names("in", "in/../in", tmp_path / "in") == ["0"]  # the shortest
+    assert names("in/a.png", path, "in/../in/a.png", "in") == ["a"]  # the first
+
+
+def test_globs_keep_the_rules_of_the_shell(tmp_path, rgb, monkeypatch):
+    for name in (".dot.png", ".git/x.png", "a.png", "b/c.png", "b/[1].png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        save(tmp_path / name, rgb)
+    monkeypatch.chdir(tmp_path)
+    assert sorted(names("**/*.png")) == ["a", "b/[1]", "b/c"]
+    assert names("./?.png") == ["a"]
+    assert sorted(names("*")) == ["a", "b/[1]", "b/c"]  # a folder that matches is searched
+    assert names(".*.png") == [".dot"]
+    assert names("b/[1].png") == ["[1]"]
+    assert names("b/../?.png") == ["a"]
+    with pytest.raises(InputError, match="before the first wildcard"):  # its name would lead out of the output folder
+        find_photos(["*/../../*.png"])
 
 
 def test_nothing_found_is_an_error(tmp_path):
     (tmp_path / "empty").mkdir()
-    for missing in (tmp_path / "none", tmp_path / "empty", f"{tmp_path}/*.jpg"):
+    for missing in (tmp_path / "none", tmp_path / "empty", f"{tmp_path}/*.jpg", ""):
         with pytest.raises(InputError, match="expected an image, a folder with images or a glob"):
             find_photos([missing])
+
+
+def test_each_input_is_answered_for_itself(tmp_path, rgb):
+    save(tmp_path / "a.png", rgb)
+    (tmp_path / "lost.jpg").symlink_to("nowhere.jpg")
+    with pytest.raises(InputError, match="typo"):
+        find_photos([tmp_path, tmp_path / "typo"])
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")

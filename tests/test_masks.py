@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from pycocotools import mask as coco
 
+import masktree
+from masktree import rle
 from masktree.cluster.merge import merge_tree
 from masktree.errors import FormatError, InputError
-from masktree.masks import MaskTree
+from masktree.images import read_image, resize_image
+from masktree.masks import MaskTree, ceil_float32
 from masktree.tree import PartitionTree
 
 
@@ -79,6 +83,15 @@ def test_at_gives_the_chain_from_subpart_to_whole(forest):
             forest.at(x=x, y=y)
 
 
+def test_at_takes_the_pixel_that_holds_the_point(forest):
+    for x in range(30):
+        for y in range(20):
+            assert forest.at(x + 0.75, y + 0.5) == forest.at(np.int16(x), np.float32(y)) == forest.at(x, y)
+    for x, y in ((float("nan"), 3), (3, float("nan")), (-0.5, 3), (30.0, 3), (3, float("inf"))):
+        with pytest.raises(InputError, match="a point inside the image"):
+            forest.at(x, y)
+
+
 def test_cut_of_overlapping_masks(forest):
     """Finest: every mask shows. Coarsest: the wholes. The uncovered rest is one remainder per connected piece."""
     finest, coarsest = forest.cut(0.0), forest.cut(1.0)
@@ -102,6 +115,83 @@ def test_cut_of_a_partition_is_that_of_the_dendrogram(partitioned):
             partitioned.cut(wrong)
 
 
+def reproduced(tree: MaskTree, granularities: list[float]) -> np.ndarray:
+    """Whether mask i is a region of the cut at granularity i."""
+    result = []
+    for index, granularity in enumerate(granularities):
+        mask = tree.mask(index)
+        labels = tree.cut(granularity)
+        region = labels == labels[mask][0]
+        result.append((region == mask).all())
+    return np.array(result)
+
+
+@pytest.fixture(scope="module")
+def real(photos) -> list[MaskTree]:
+    segmenter = masktree.load(min_area=4, max_area=1.0)
+    trees = []
+    for path in photos[:3]:
+        image = read_image(path)
+        scale = 200 / max(image.shape)
+        trees.append(segmenter(resize_image(image, (round(image.shape[0] * scale), round(image.shape[1] * scale)))))
+    return trees
+
+
+def test_every_mask_is_a_region_of_the_cut_at_its_granularity(real, partitioned, tmp_path):
+    found, apart = [], []
+    for tree in [*real, partitioned]:
+        tree.save(tmp_path / "t.json")
+        back = MaskTree.load(tmp_path / "t.json")
+        nodes = {item: node for node, item in enumerate(tree.partition.rles(np.arange(len(tree.partition.parents))))}
+        own = np.array([nodes[item] for item in tree.rles])
+        altitudes = tree.partition.altitudes
+        above = np.where(own < len(altitudes) - 1, altitudes[tree.partition.parents[own]], np.inf)
+        assert (tree.granularities >= altitudes[own]).all()
+        written = [tree.record(i)["granularity"] for i in range(len(tree))]
+        for granularities in (tree.granularities.tolist(), back.granularities.tolist(), written):
+            found.append(reproduced(tree, granularities))
+            apart.append(above - altitudes[own] > 2e-5)
+    found, apart = np.concatenate(found), np.concatenate(apart)
+    assert len(found) > 300
+    assert found[apart].all()
+    assert found.mean() >= 0.99
+
+
+def test_granularities_are_rounded_up_and_files_do_not_drift(rng):
+    values = np.concatenate([rng.random(20_000), np.arange(100_001) / 1e5, np.arange(1, 100_001) / 1e5 - 1e-9, [0, 1]])
+    single = ceil_float32(values)
+    assert single.dtype == np.float32
+    assert (single >= values).all()
+    assert single.max() == 1
+    assert (single - values < 2e-7).all()
+    chosen = rng.choice(len(values), 3000, replace=False)
+    tree = MaskTree.from_rles([b"4"] * 3000, (2, 2), np.full(3000, -1))
+    tree = replace(tree, granularities=single[chosen])
+    written = np.array([tree.record(i)["granularity"] for i in range(3000)])
+    assert (written >= values[chosen]).all()
+    assert (written - values[chosen] < 1.00001e-5).all()
+    tree = replace(tree, granularities=ceil_float32(written))
+    assert [tree.record(i)["granularity"] for i in range(3000)] == written.tolist()
+
+
+def test_overlapping_masks_stand_in_the_cut_at_their_written_granularity(tmp_path):
+    pixels = np.arange(1, 300) * 31
+    rles = [rle.encode_runs(np.array([0]), np.array([count]), (100, 100)) for count in pixels]
+    tree = MaskTree.from_rles(rles, (100, 100), np.append(np.arange(1, 299), -1))
+    tree.save(tmp_path / "t.json")
+    for again in (tree, MaskTree.load(tmp_path / "t.json")):
+        for index, count in enumerate(pixels):
+            owners = again.owners(again.record(index)["granularity"])
+            assert owners[(count - 1) % 100, (count - 1) // 100] == index
+            assert owners[0, 0] == index  # the largest that may stand
+
+
+def test_a_cut_takes_the_altitude_itself(partitioned):
+    """Not 1 - (1 - altitude), which rounding may put below the altitude."""
+    for altitude in partitioned.partition.altitudes:
+        np.testing.assert_array_equal(partitioned.cut(altitude), partitioned.partition.cut_at(altitude))
+
+
 def test_selected_nodes_hold_no_near_duplicates_and_the_most_stable_stay(partitioned):
     n = len(partitioned)
     masks = np.array([partitioned.mask(i) for i in range(n)]).reshape(n, -1).astype(int)
@@ -113,10 +203,41 @@ def test_selected_nodes_hold_no_near_duplicates_and_the_most_stable_stay(partiti
 
 
 def test_a_uniform_image_is_one_mask():
-    tree = MaskTree.from_partition(PartitionTree(np.zeros((4, 6), np.int32), np.zeros(1, np.int32), np.zeros(1)))
-    assert len(tree) == 1
-    assert tree.mask(0).all()
-    assert tree.cut(0.5).max() == 0
+    one_leaf = PartitionTree(np.zeros((4, 6), np.int32), np.zeros(1, np.int32), np.zeros(1))
+    equal_leaves = PartitionTree(
+        np.repeat([[0, 1]], 12, 1).astype(np.int32), np.array([2, 2, 2], np.int32), np.zeros(3)
+    )
+    for partition in (one_leaf, equal_leaves):
+        tree = MaskTree.from_partition(partition, min_area=24)
+        assert len(tree) == 1
+        assert tree.mask(0).all()
+        assert tree.scores.tolist() == [1]
+        assert tree.cut(0.5).max() == 0
+        assert len(MaskTree.from_partition(partition, min_area=25)) == 0
+
+
+def test_wishes_that_nothing_meets_give_no_masks(partitioned):
+    for wish in ({"min_area": 10_000}, {"min_stability": 1.0}, {"max_area": 1e-9}):
+        tree = MaskTree.from_partition(partitioned.partition, **wish)
+        assert len(tree) == 0
+        assert tree.at(3, 3) == []
+        np.testing.assert_array_equal(tree.cut(0.3), partitioned.cut(0.3))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("min_area", (0, 1.5, float("nan"), "32")),
+        ("max_masks", (0, -1, 2.0)),
+        ("max_area", (0, 1.1, float("nan"))),
+        ("min_stability", (-0.1, 1.1, float("nan"))),
+        ("duplicate_iou", (-0.1, 1.1, float("nan"))),
+    ],
+)
+def test_options_of_the_selection_are_checked(partitioned, name, values):
+    for value in values:
+        with pytest.raises(InputError, match=f"expected {name}"):
+            MaskTree.from_partition(partitioned.partition, **{name: value})
 
 
 def test_no_masks_at_all():
@@ -152,6 +273,38 @@ def test_refuses_inconsistent_arrays(forest):
         build(parents=np.array([1, 0, -1, -1], np.int32))
     with pytest.raises(InputError, match=r"parents in -1\.\.3"):
         build(parents=np.array([4, 0, -1, -1], np.int32))
+    for name in ("scores", "granularities", "stabilities"):
+        for value in (-0.1, 1.5):
+            with pytest.raises(InputError, match=rf"{name} in \[0, 1\]; got .*{value}"):
+                build(**{name: np.array([0.5, value, 0.5, 0.5], np.float32)})
+    for name in ("parents", "scores", "levels"):
+        with pytest.raises(InputError, match=f"{name} as a NumPy array; got list"):
+            build(**{name: getattr(forest, name).tolist()})
+    with pytest.raises(InputError, match="parents of type int32; got float64"):
+        build(parents=forest.parents.astype(float))
+    for size in ((0, 30), (20, -30), (20.5, 30), (20, 30, 3)):
+        with pytest.raises(InputError, match="size of two whole numbers above 0"):
+            build(size=size)
+    with pytest.raises(InputError, match="as bytes"):
+        build(rles=("40", *forest.rles[1:]))
+
+
+def test_arrays_of_the_caller_stay_writable_and_those_of_a_tree_stay_as_they_are(forest):
+    given = {name: getattr(forest, name).copy() for name in ("parents", "scores", "granularities", "stabilities")}
+    tree = replace(forest, **given)
+    for name, array in given.items():
+        before = array.copy()
+        array[:] = 0
+        np.testing.assert_array_equal(getattr(tree, name), before)
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(tree, name)[0] = 0
+
+
+def test_trees_are_compared_and_hashed_by_identity(forest, partitioned):
+    other = replace(forest)
+    assert forest == forest
+    assert forest != other
+    assert len({forest, other, forest, partitioned.partition}) == 3
 
 
 # --- dictionaries and files ---------------------------------------------------------------------------------------
@@ -227,6 +380,33 @@ def test_damaged_files_are_named(partitioned, tmp_path):
     expect("damaged tree", partition=good["partition"] | {"leaves": "AAAA"})
     expect("damaged tree", partition=good["partition"] | {"parents": good["partition"]["altitudes"]})
     expect("damaged tree", image={"width": 3, "height": 3})
+    expect("damaged tree", image={"width": float("inf"), "height": 3})
+    expect("unreadable JSON", text="[" * 100_000)
+
+
+def test_damaged_masks_are_found_when_the_file_is_read(forest, tmp_path):
+    path = tmp_path / "t.json"
+    forest.save(path)
+    good = json.loads(path.read_text())
+
+    def expect(message, **change):
+        masks = [good["masks"][0], good["masks"][1] | change, *good["masks"][2:]]
+        path.write_text(json.dumps(good | {"masks": masks}))
+        with pytest.raises(FormatError, match=f"t.json: damaged tree: .*{message}"):
+            MaskTree.load(path)
+
+    expect("one id per mask", id=0)
+    expect("one id per mask", id=None)
+    expect("size", segmentation=good["masks"][1]["segmentation"] | {"size": [30, 20]})
+    expect("600", segmentation={"size": [20, 30], "counts": "4"})
+    expect("run length", segmentation={"size": [20, 30], "counts": "~~~"})
+    expect(r"scores in \[0, 1\]", score=7)
+    expect(r"granularities in \[0, 1\]", granularity=-1)
+    expect("finite stabilities", stability=float("nan"))
+    expect("KeyError: 99", parent_id=99)
+    path.write_text(json.dumps(good | {"image": good["image"] | {"width": 0}}))
+    with pytest.raises(FormatError, match="damaged tree"):
+        MaskTree.load(path)
 
 
 def test_ucm_needs_a_partition(forest):

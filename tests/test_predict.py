@@ -184,8 +184,14 @@ def test_wrong_models_methods_and_values_are_refused():
         masktree.load(method="sam")
     with pytest.raises(InputError, match="quality to be one of fast, best; got 'good'"):
         masktree.load(quality="good")
-    with pytest.raises(InputError, match="min_area of at least 1 pixel; got 0"):
-        masktree.load(min_area=0)
+    for least in (0, -3, 1.5, float("nan"), "9"):
+        with pytest.raises(InputError, match=f"min_area of at least 1 pixel; got {least!r}"):
+            masktree.load(min_area=least)
+        with pytest.raises(InputError, match=f"min_area of at least 1 pixel; got {least!r}"):
+            Segmenter(PAINTED, "hassod", options={"min_area": least})
+    for model in (None, 5, np.zeros(3)):
+        with pytest.raises(InputError, match="the name of a backbone, a file or a folder as text; got"):
+            masktree.load(model)
 
 
 # --- AutomaticMaskGenerator -----------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ def content(folder: Path) -> dict:
 def test_a_run_is_recorded_from_beginning_to_end(tmp_path):
     folder = tmp_path / "out"
     record = begin(folder)
+    record.write()
     assert content(folder)["status"] == "running"
     record.add(result("a", 1.5))
     record.add(result("b", 2.5))
@@ -99,9 +100,12 @@ def test_free_keys_may_change_and_overwriting_starts_anew(tmp_path):
     record.close("complete")
     changed = begin(tmp_path, CONFIG | {"overlay": False}, free=frozenset({"overlay"}))
     assert changed.seconds == {"a": 1.0}
+    changed.write()
     assert content(tmp_path)["config"]["overlay"] is False
     anew = begin(tmp_path, CONFIG | {"method": "unsam"}, overwrite=True)
     assert anew.seconds == {}
+    assert anew.earlier == {"a"}
+    anew.write()
     assert content(tmp_path)["config"]["method"] == "unsam"
 
 
@@ -109,11 +113,25 @@ def test_the_files_follow_every_few_seconds(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(runs.time, "monotonic", lambda: now[0])
     record = begin(tmp_path)
+    record.write()
     record.add(result("a"))
     assert content(tmp_path)["images"] == 0
     now[0] += 11
     record.add(result("b"))
     assert content(tmp_path)["images"] == 2
+
+
+def test_a_full_disk_does_not_end_the_run(tmp_path, monkeypatch):
+    record = begin(tmp_path)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runs, "write_json", full)
+    record.add(result("a"))
+    assert record.seconds == {"a": 1.0}
+    with pytest.raises(OSError, match="No space left"):
+        record.close("complete")
 
 
 def test_nothing_done_is_no_division_by_zero(tmp_path):

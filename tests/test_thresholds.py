@@ -84,7 +84,7 @@ def test_the_published_number_needs_no_shift(folder):
 
 @pytest.mark.parametrize("wanted", [0, -3, float("nan")])
 def test_a_number_that_is_not_positive_is_refused(folder, wanted):
-    with pytest.raises(InputError, match="positive number of labels"):
+    with pytest.raises(InputError, match="positive, finite number of labels"):
         choose_options(folder, FakeSegmenter(), wanted)
 
 

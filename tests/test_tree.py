@@ -35,6 +35,30 @@ def test_every_cut_partitions_the_image_and_coarse_cuts_are_unions_of_finer_ones
     assert finer.max() == 0
 
 
+def test_a_cut_at_an_altitude_is_that_at_one_minus_it(tree):
+    n = tree.n_leaves
+    for theta in (1.5, 0.8, 0.3, -0.3, *(1 - tree.altitudes[n::5])):
+        np.testing.assert_array_equal(tree.cut(theta), tree.cut_at(1 - theta))
+    for node in range(n, 2 * n - 1):
+        assert tree.cut_at(tree.altitudes[node]).max() + 1 == n - np.sum(tree.altitudes[n:] <= tree.altitudes[node])
+        below = np.nextafter(tree.altitudes[node], 0)
+        assert tree.cut_at(below).max() + 1 == n - np.sum(tree.altitudes[n:] < tree.altitudes[node])
+    with pytest.raises(InputError, match="an altitude; got NaN"):
+        tree.cut_at(float("nan"))
+
+
+def test_arrays_are_read_only_and_those_of_the_caller_are_not():
+    given = np.array([[0, 1, 2]], np.int32), np.array([3, 3, 4, 4, 4], np.int32), np.array([0, 0, 0, 0.2, 0.5])
+    tree = PartitionTree(*given)
+    for name, array in zip(("leaves", "parents", "altitudes"), given, strict=True):
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(tree, name)[..., 0] = 0
+        array[..., 0] = array[..., 0]
+        assert np.shares_memory(array, getattr(tree, name))
+    assert tree != PartitionTree(*given)
+    assert len({tree, tree}) == 1
+
+
 def test_cut_count_gives_exactly_that_many_regions(tree):
     for k in (1, 2, 17, 62, 63):
         assert len(np.unique(tree.cut_count(k))) == k
@@ -115,5 +139,10 @@ def test_refuses_what_is_not_a_tree():
         PartitionTree(leaves, good, np.array([0, 0, 0, 0.5, 0.2]))
     with pytest.raises(InputError, match="leaf labels"):
         PartitionTree(np.array([[0, 1, 3]], np.int32), good, altitudes)
+    for place, name in enumerate(("leaves", "parents", "altitudes")):
+        values = [leaves, good, altitudes]
+        values[place] = values[place].tolist()
+        with pytest.raises(InputError, match=f"{name} as a NumPy array; got list"):
+            PartitionTree(*values)
     with pytest.raises(InputError, match="NaN"):
         PartitionTree(leaves, good, altitudes).cut(float("nan"))

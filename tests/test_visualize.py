@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import colorsys
+import inspect
 
 import numpy as np
 import pytest
@@ -43,6 +44,19 @@ def test_the_sizes_must_agree(rng):
         overlay(image(rng), tree, granularity=1.5)
     with pytest.raises(InputError, match="opacity in"):
         overlay(image(rng), tree, opacity=-0.1)
+
+
+def test_other_images_are_refused_without_run_time_checks_too(rng):
+    tree = MaskTree.from_masks(box(5, 20, 5, 20)[None])
+    plain = inspect.unwrap(overlay)
+    assert plain is not overlay  # else the checks are off, and this tests nothing
+    for wrong, got in (
+        (image(rng) / 255.0, r"float64 \(40, 60, 3\)"),
+        (image(rng)[..., 0], r"uint8 \(40, 60\)"),
+        (None, "NoneType"),
+    ):
+        with pytest.raises(InputError, match=rf"expected an \(H, W, 3\) uint8 RGB image.*got {got}"):
+            plain(wrong, tree)
 
 
 def test_what_no_mask_covers_is_greyed(rng):

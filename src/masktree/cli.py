@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -35,7 +37,7 @@ def segment(
         output: Folder for the results; mirrors the input folders.
         method: masktree: one dendrogram whose cuts cover every pixel; hassod, sohes, unsam: the published methods.
         backbone: embedded works offline; `masktree info backbone` lists the others.
-        quality: best is slower and finer.
+        quality: best is slower and finer (hassod has one quality).
         granularity: Cut drawn in the picture as entities: 0 finest, 1 coarsest.
         min_area: Smallest mask in pixels; the method's own default if not given.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -74,7 +76,7 @@ def discover(
     quality: Literal["fast", "best"] = "fast",
     labels_per_image: float | None = None,
     min_area: int | None = None,
-    shard_size: int = 1000,
+    shard_size: int | None = None,
     device: str = "auto",
     dtype: Literal["float32", "bfloat16"] = "float32",
     workers: int = 0,
@@ -88,10 +90,10 @@ def discover(
         output: Folder of the label set.
         method: hassod, sohes, unsam or masktree.
         backbone: embedded works offline; `masktree info backbone` lists the others.
-        quality: best is slower and finer.
+        quality: best is slower and finer (hassod has one quality).
         labels_per_image: Choose the thresholds so that images have about this many labels.
         min_area: Smallest mask in pixels; the method's own default if not given.
-        shard_size: Images per COCO file.
+        shard_size: Images per COCO file; 1000 if not given.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: Precision of the backbone.
         workers: Processes; 0 means one per core, or one on an accelerator and for a few images.
@@ -137,6 +139,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point. Exit codes: 0 all done, 1 something failed, 2 wrong arguments, 130 interrupted."""
     from masktree.errors import MasktreeError
 
+    # A polite kill ends a run like Ctrl-C does: with its record written and no worker left behind.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         return tyro.extras.subcommand_cli_from_dict(
             {"segment": segment, "discover": discover, "info": info},
@@ -150,12 +154,17 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader of our output has gone; what was written to files is whole
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         return _refuse(f"{type(error).__name__}: {error}", code=1)
 
 
 def _refuse(message: str, code: int = 2) -> int:
-    print(f"masktree: {message}", file=sys.stderr)
+    from masktree.progress import one_line
+
+    print(f"masktree: {one_line(message)}", file=sys.stderr)
     return code
 
 
@@ -165,7 +174,7 @@ def _report(outcome: object, output: Path) -> int:
     assert isinstance(outcome, Outcome)
     kept = f", {outcome.kept} kept from before" if outcome.kept else ""
     failed = f", {len(outcome.failures)} failed (see {output / 'failures.json'})" if outcome.failures else ""
-    print(f"{outcome.done} done{kept}{failed}; results in {output}")
+    print(f"{outcome.done} done{kept}{failed}; results in {output}", flush=True)
     return 1 if outcome.failures else 0
 
 

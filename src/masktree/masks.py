@@ -18,11 +18,21 @@ from masktree.tree import PartitionTree, renumber
 from masktree.types import Labels, Mask, Masks, checked
 
 LEVELS = ("whole", "part", "subpart")
+_COLUMNS = {
+    "parents": np.int32,
+    "scores": np.float32,
+    "granularities": np.float32,
+    "stabilities": np.float32,
+    "levels": np.int8,
+}
+_DIGITS = 5  # of the values in files
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MaskTree:
     """N masks of one image with their hierarchy. Masks may overlap; nesting is what ``parents`` says.
+
+    The arrays are copied and read-only; trees are compared and hashed by identity.
 
     Attributes:
         size: (height, width) of the image in pixels.
@@ -45,14 +55,28 @@ class MaskTree:
     partition: PartitionTree | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        if not all(isinstance(side, (int, np.integer)) and side > 0 for side in self.size) or len(self.size) != 2:
+            raise InputError(f"expected a size of two whole numbers above 0, height and width; got {self.size}")
+        if not all(isinstance(item, bytes) for item in self.rles):
+            raise InputError("expected run-length strings as bytes; encode text with .encode('ascii')")
+        object.__setattr__(self, "size", (int(self.size[0]), int(self.size[1])))
+        object.__setattr__(self, "rles", tuple(self.rles))
         n = len(self.rles)
-        for name in ("parents", "scores", "granularities", "stabilities", "levels"):
+        for name, dtype in _COLUMNS.items():
             array = getattr(self, name)
+            if not isinstance(array, np.ndarray):
+                raise InputError(f"expected {name} as a NumPy array; got {type(array).__name__}; use numpy.asarray")
             if array.shape != (n,):
                 raise InputError(f"expected {name} of shape ({n},), one per mask; got {array.shape}")
+            if n and not np.can_cast(array.dtype, dtype, casting="same_kind"):
+                raise InputError(f"expected {name} of type {np.dtype(dtype)}; got {array.dtype}")
             if not np.all(np.isfinite(array)):
                 raise InputError(f"expected finite {name}; got NaN or infinite values")
-            array.setflags(write=False)
+            if np.dtype(dtype).kind == "f" and n and (array.min() < 0 or array.max() > 1):
+                raise InputError(f"expected {name} in [0, 1]; got {array.min():.6g}..{array.max():.6g}")
+            own = array.astype(dtype)  # a copy: the caller's array stays writable, and ours as it is
+            own.setflags(write=False)
+            object.__setattr__(self, name, own)
         if n and (self.parents.min() < -1 or self.parents.max() >= n):
             raise InputError(f"expected parents in -1..{n - 1}; got {self.parents.min()}..{self.parents.max()}")
         if n and (self.levels.min() < 0 or self.levels.max() > 2):
@@ -78,7 +102,7 @@ class MaskTree:
         in UnSAMv2's definition, made monotone towards the root; scores and stabilities default to 1."""
         n = len(rles)
         parents = np.asarray(parents, np.int32)
-        granularities = np.sqrt(rle.areas(rles, size) / (size[0] * size[1])).astype(np.float32)
+        granularities = ceil_float32(np.sqrt(rle.areas(rles, size) / (size[0] * size[1])))
         for child in np.argsort(-hierarchy.depths(parents), kind="stable"):
             if parents[child] >= 0:
                 up = parents[child]
@@ -118,31 +142,47 @@ class MaskTree:
 
         Args:
             tree: altitudes must lie in [0, 1].
-            min_area: smallest mask in pixels (our choice).
-            max_area: largest mask as a share of the image (UnSAM drops masks above 90 %). An image that is one
-                region all through is kept as one mask.
-            max_masks: at most this many masks, the most stable first (our choice: it keeps files small).
-            min_stability: least stability of a mask.
-            duplicate_iou: of two nested nodes with a higher IoU only the more stable stays (SOHES's NMS).
+            min_area: smallest mask in pixels, at least 1 (our choice).
+            max_area: largest mask as a share of the image, above 0 and up to 1 (UnSAM drops masks above 90 %).
+            max_masks: at most this many masks, the most stable first, at least 1 (our choice: it keeps files small).
+            min_stability: least stability of a mask, 0 to 1.
+            duplicate_iou: of two nested nodes with a higher IoU only the more stable stays (SOHES's NMS), 0 to 1.
 
         The stability of a node is its persistence: altitude of its parent minus its own. Score = stability.
+        Granularity is the altitude, as float32 rounded up, so that ``cut`` at it has the node as a region.
+
+        Where no node passes the tree has no masks. An image that is one region all through (a single leaf, or all
+        merges at altitude 0) is one mask whatever ``max_area`` says, if it has ``min_area`` pixels.
+
+        Raises:
+            InputError: altitudes or an option out of range.
         """
-        if tree.altitudes[-1] > 1.0:
-            raise InputError(f"expected altitudes calibrated to [0, 1]; got up to {tree.altitudes[-1]:.3g}")
+        for name, count in (("min_area", min_area), ("max_masks", max_masks)):
+            if not isinstance(count, (int, np.integer)) or count < 1:
+                raise InputError(f"expected {name} as a whole number of at least 1; got {count!r}")
+        for name, share in (
+            ("max_area", max_area),
+            ("min_stability", min_stability),
+            ("duplicate_iou", duplicate_iou),
+        ):
+            if not 0 <= share <= 1 or (name == "max_area" and share == 0):
+                raise InputError(f"expected {name} in {'(0' if name == 'max_area' else '[0'}, 1]; got {share!r}")
         altitudes, areas = tree.altitudes, tree.areas
+        if altitudes[-1] > 1.0 or altitudes[0] < 0.0:
+            raise InputError(f"expected altitudes calibrated to [0, 1]; got {altitudes.min():.3g}..{altitudes[-1]:.3g}")
         stabilities = altitudes[tree.parents] - altitudes
         stabilities[-1] = 1.0 - altitudes[-1]
         wanted = (areas >= min_area) & (areas <= max_area * tree.leaves.size) & (stabilities > 0)
         wanted &= stabilities >= min_stability
+        if altitudes[-1] == 0:
+            wanted[-1] = tree.leaves.size >= min_area
         nodes = _select_nodes(tree, wanted, stabilities, areas, duplicate_iou, max_masks)
-        if len(nodes) == 0:  # a uniform or a tiny image is one entity
-            nodes = np.array([len(tree.parents) - 1])
         return cls(
             size=tree.size,
             rles=tuple(tree.rles(nodes)),
             parents=(parents := _kept_parents(tree, nodes)),
             scores=stabilities[nodes].astype(np.float32),
-            granularities=altitudes[nodes].astype(np.float32),
+            granularities=ceil_float32(altitudes[nodes]),
             stabilities=stabilities[nodes].astype(np.float32),
             levels=hierarchy.levels(parents),
             partition=tree,
@@ -226,28 +266,32 @@ class MaskTree:
 
     def record(self, index: int) -> dict[str, Any]:
         """One mask as plain values: id, parent_id, level, depth, granularity, score, stability, area, bbox,
-        segmentation (COCO compressed RLE)."""
+        segmentation (COCO compressed RLE). Numbers have five digits; granularity is rounded up, so that ``cut`` at it
+        still has the mask."""
         parent = int(self.parents[index])
         return {
             "id": index,
             "parent_id": parent if parent >= 0 else None,
             "level": LEVELS[self.levels[index]],
             "depth": int(self.depths[index]),
-            "granularity": round(float(self.granularities[index]), 5),
-            "score": round(float(self.scores[index]), 5),
-            "stability": round(float(self.stabilities[index]), 5),
+            "granularity": _ceil_decimal(self.granularities[index]),
+            "score": round(float(self.scores[index]), _DIGITS),
+            "stability": round(float(self.stabilities[index]), _DIGITS),
             "area": int(self.areas[index]),
             "bbox": [float(v) for v in self.boxes[index]],
             "segmentation": {"size": list(self.size), "counts": self.rles[index].decode("ascii")},
         }
 
-    def at(self, x: int, y: int) -> list[int]:
-        """Indices of the masks that contain pixel (x, y), smallest first: sub-part to whole."""
+    def at(self, x: float, y: float) -> list[int]:
+        """Indices of the masks that contain point (x, y), smallest first: sub-part to whole.
+
+        Pixel (column, row) holds the points column <= x < column + 1, row <= y < row + 1.
+        """
         h, w = self.size
-        if not (0 <= x < w and 0 <= y < h):
+        if not (0 <= x < w and 0 <= y < h):  # NaN is inside nothing
             raise InputError(f"expected a point inside the image (0 <= x < {w}, 0 <= y < {h}); got ({x}, {y})")
         runs = self._runs
-        pixel = x * h + y
+        pixel = int(x) * h + int(y)
         inside = (runs.starts <= pixel) & (pixel < runs.ends)
         owner = np.searchsorted(runs.offsets, np.flatnonzero(inside), side="right") - 1
         return [int(i) for i in owner[np.lexsort((owner, self.areas[owner]))]]
@@ -257,14 +301,14 @@ class MaskTree:
     def cut(self, granularity: float) -> Labels:
         """A label map that covers every pixel exactly once, at any granularity in [0, 1]; 0 finest, 1 coarsest.
 
-        From a dendrogram: its partition at that altitude. From overlapping masks: each pixel takes the largest
-        mask on it whose granularity is at most ``granularity``, or its smallest mask where there is none such;
-        what no mask covers becomes one remainder per connected piece.
+        From a dendrogram: its partition at that altitude; ``cut(granularities[i])`` has mask i as a region. From
+        overlapping masks: each pixel takes the largest mask on it whose granularity is at most ``granularity``, or its
+        smallest mask where there is none such; what no mask covers becomes one remainder per connected piece.
         """
         if not 0.0 <= granularity <= 1.0:
             raise InputError(f"expected a granularity in [0, 1]; got {granularity}")
         if self.partition is not None:
-            return self.partition.cut(1.0 - granularity)
+            return self.partition.cut_at(granularity)
         owner = self.owners(granularity)
         pieces, _ = ndimage.label(owner < 0)
         return renumber(np.where(owner >= 0, owner, len(self) - 1 + pieces).astype(np.int32))
@@ -275,7 +319,7 @@ class MaskTree:
         Cost: one pass over the runs of all masks; memory is one label map, however many masks there are.
         """
         owner = np.full(self.size[0] * self.size[1], -1, np.int32)
-        below = self.granularities <= granularity
+        below = self.granularities <= ceil_float32(np.array(granularity, np.float64))
         # Painted later wins: first the too coarse masks from large to small, so that the smallest is on top,
         # then the allowed ones from small to large, so that the largest is on top.
         order = np.lexsort((np.where(below, self.areas, -self.areas), below))
@@ -334,6 +378,23 @@ def _paint(owner, starts, ends, offsets, order):  # pragma: no cover
     for index in order:
         for run in range(offsets[index], offsets[index + 1]):
             owner[starts[run] : ends[run]] = index
+
+
+def ceil_float32(values: np.ndarray) -> np.ndarray:
+    """float32 numbers not below the float64 ``values``: the next ones whose decimals in files are not below either."""
+    up = values.astype(np.float32)
+    up = np.where(up < values, np.nextafter(up, np.float32(np.inf)), up)
+    # A short decimal a hair below the value, in the same float32 step, would be taken for the value: go one step on.
+    decimal = np.round(up.astype(np.float64), _DIGITS)
+    same = (decimal < values) & (decimal > np.nextafter(up, np.float32(-np.inf)))
+    return np.where(same, np.nextafter(up, np.float32(np.inf)), up)
+
+
+def _ceil_decimal(value: np.float32) -> float:
+    """The least decimal of five digits that ``ceil_float32`` brings to at least ``value``, so that a file that is read
+    and written again stays the same."""
+    decimal = round(float(value), _DIGITS)
+    return decimal if ceil_float32(np.array(decimal)) >= value else round(decimal + 10.0**-_DIGITS, _DIGITS)
 
 
 def _inner_point(mask: Mask) -> list[float]:

@@ -6,6 +6,8 @@ the record of the run (or the manifest of the label set) is written last.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import random
 import sys
@@ -16,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from masktree import batch
+from masktree import batch, treefile
 from masktree.errors import InputError
-from masktree.files import read_json, write_atomically, write_json
+from masktree.files import only_writer, read_json, sha256_of, write_atomically, write_json
 from masktree.images import Photo, find_photos, read_image
 from masktree.masks import MaskTree
 from masktree.predict import Method, Quality, Segmenter, load
 from masktree.progress import progress_bar
-from masktree.runs import RunRecord
+from masktree.runs import RunRecord, fingerprint
 from masktree.types import RGB
 
 _FEW = 4  # up to this many images a process pool costs more to start than it saves (our choice)
@@ -47,6 +49,10 @@ class Config:
     dtype: str = "float32"
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"expected a seed from 0 to {2**32 - 1}; got {self.seed}")
 
     def segmenter(self) -> Segmenter:
         """Load the segmenter; raises on anything that would fail for every image."""
@@ -100,19 +106,14 @@ def segment(
     """
     if not 0.0 <= granularity <= 1.0:
         raise InputError(f"expected a granularity in [0, 1]; got {granularity}")
-    photos, unlisted = find_photos(inputs, output)
+    photos, unlisted = find_photos(inputs)
     job = SegmentJob(config, output, granularity if overlay else None)
-    record = RunRecord.open(
-        output,
-        asdict(config) | {"granularity": granularity, "overlay": overlay},
-        job.provenance(),
-        overwrite=overwrite,
-        free=frozenset({"overlay"}),
-    )
-    record.failures += unlisted
-    todo = [photo for photo in photos if overwrite or not job.finished(photo)]
-    run_batch(todo, job, record, config, workers, len(photos) - len(todo), "segment", show_progress)
-    failed = len(record.failures) - len(unlisted)
+    workers = job.choose_workers(workers, len(photos))
+    with only_writer(output):
+        record = job.open_record(output, {"granularity": granularity}, overwrite)
+        todo = photos if overwrite else [photo for photo in photos if not job.finished(photo)]
+        _refuse_foreign_files(job, todo, record, overwrite)
+        failed = run_batch(todo, unlisted, job, record, workers, len(photos) - len(todo), "segment", show_progress)
     return Outcome(len(todo) - failed, len(photos) - len(todo), record.failures)
 
 
@@ -122,7 +123,7 @@ def discover(
     config: Config,
     *,
     labels_per_image: float | None = None,
-    shard_size: int = 1000,
+    shard_size: int | None = None,
     workers: int = 0,
     overwrite: bool = False,
     show_progress: bool = False,
@@ -134,49 +135,84 @@ def discover(
         output, config, workers, overwrite, show_progress: as in ``segment``.
         labels_per_image: choose the method's thresholds so that images have about this many labels on average
             (SOHES, appendix D); measured on a sample of the photographs, without any ground truth.
-        shard_size: images per COCO file.
+        shard_size: images per COCO file; 1000, or what the run that is continued has.
 
     Raises:
         InputError: as ``segment``; also when the collection has changed since the run that is to be continued.
     """
     from masktree.labels import LabelSetWriter
+    from masktree.labels.coco import MAX_MASKS
 
     if not folder.is_dir():
         raise InputError(f"expected a folder of photographs; got {folder}")
-    photos, unlisted = find_photos([folder], output)
-    writer = LabelSetWriter.open(output, folder, photos, shard_size=shard_size, overwrite=overwrite)
-    wish = asdict(config) | {"labels_per_image": labels_per_image}
-    if labels_per_image is not None:
-        config = _with_chosen_options(config, output / "thresholds.json", photos, labels_per_image, overwrite)
-    job = SegmentJob(config, writer.pending, None)
-    record = RunRecord.open(output, wish | {"options": config.options}, job.provenance(), overwrite=overwrite)
-    record.failures += unlisted
-    todo = [photo for photo in photos if not writer.finished(photo)]
-    run_batch(todo, job, record, config, workers, len(photos) - len(todo), "discover", show_progress, writer.add)
-    writer.close(record)
-    failed = len(record.failures) - len(unlisted)
-    return Outcome(len(todo) - failed, len(photos) - len(todo), record.failures)
+    photos, unlisted = find_photos([folder])
+    with only_writer(output):
+        # Whatever can be refused is refused before an earlier label set is touched.
+        if labels_per_image is not None:
+            config = _with_chosen_options(config, output / "thresholds.json", photos, labels_per_image, overwrite)
+        job = SegmentJob(config, output / "pending", None, limit=MAX_MASKS)
+        workers = job.choose_workers(workers, len(photos))
+        record = job.open_record(output, {"labels_per_image": labels_per_image}, overwrite)
+        writer = LabelSetWriter.open(output, folder, photos, shard_size=shard_size, overwrite=overwrite)
+        todo = [photo for photo in photos if not writer.has(photo) and not job.finished(photo)]
+        kept = len(photos) - len(todo)
+        failed = run_batch(todo, unlisted, job, record, workers, kept, "discover", show_progress, writer.add)
+        writer.close(record)
+    return Outcome(len(todo) - failed, kept, record.failures)
 
 
 def _with_chosen_options(config: Config, path: Path, photos: Sequence[Photo], wanted: float, overwrite: bool) -> Config:
     """Options for the wanted number of labels; chosen once and kept, so that a continued run uses the same."""
     from masktree.thresholds import choose_options
 
+    wish = json.loads(json.dumps(asdict(config) | {"labels_per_image": wanted}))
     if overwrite or not path.exists():
-        write_json(path, {"wanted": wanted, "options": choose_options(photos, config.segmenter(), wanted)})
-    chosen = read_json(path)
-    if chosen["wanted"] != wanted:
-        raise InputError(f"expected {chosen['wanted']:g} labels per image, as the run was begun; got {wanted:g}")
+        write_json(path, {"wish": wish, "options": choose_options(photos, config.segmenter(), wanted)})
+    chosen = read_json(path, {"wish": dict, "options": dict})
+    if chosen["wish"] != wish:
+        changed = sorted(key for key in wish if chosen["wish"].get(key) != wish[key])
+        raise InputError(
+            f"expected the configuration that the thresholds in {path} were chosen for; {', '.join(changed)} changed; "
+            "choose another output folder, or --overwrite"
+        )
     return replace(config, options=chosen["options"])
 
 
-class SegmentJob:
-    """Tree, and picture, of one photograph. The segmenter is loaded once per process, on first use."""
+def _refuse_foreign_files(job: SegmentJob, todo: Sequence[Photo], record: RunRecord, overwrite: bool) -> None:
+    """Never write over a file that is not a result of ours, nor, unasked, over results of another configuration."""
+    continued = (record.folder / "run.json").exists()
+    for photo in todo:
+        tree, picture = job.paths(photo)
+        header = treefile.read_header(tree) if tree.exists() else None
+        if header is None:
+            foreign = [path for path in (tree, picture) if path.exists() and photo.name not in record.earlier]
+            if foreign:
+                raise InputError(
+                    f"expected no foreign files where results go; got {foreign[0]}; choose another output folder"
+                )
+        elif not overwrite and not continued and header.get("run") != job.fingerprint:
+            raise InputError(
+                f"expected results of this configuration in {record.folder}; got others ({tree}) and no run.json; "
+                "choose another output folder, or --overwrite"
+            )
 
-    def __init__(self, config: Config, output: Path, granularity: float | None) -> None:
+
+class SegmentJob:
+    """Tree, and picture, of one photograph. The segmenter is loaded once per process, on first use.
+
+    Attributes:
+        output: folder of the results.
+        granularity: of the picture; None draws none.
+        limit: most masks that a result may have; None for no limit.
+        fingerprint: of the run, written into every tree; set by ``open_record``.
+    """
+
+    def __init__(self, config: Config, output: Path, granularity: float | None, limit: int | None = None) -> None:
         self.config = config
         self.output = output
         self.granularity = granularity
+        self.limit = limit
+        self.fingerprint = ""
         self._segmenter: Segmenter | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -188,48 +224,78 @@ class SegmentJob:
             self._segmenter = self.config.segmenter()
         return self._segmenter
 
-    def provenance(self) -> dict[str, Any]:
-        """Record of the weights; loading them here makes a wrong name fail before any work."""
-        return asdict(self.segmenter.backbone.provenance)
+    def open_record(self, folder: Path, extra: dict[str, Any], overwrite: bool) -> RunRecord:
+        """The record of this run; ``extra`` settings do not decide what the trees are. Loads the weights, so a wrong
+        name fails before any work."""
+        weights = asdict(self.segmenter.backbone.provenance)
+        config = asdict(self.config) | {"device": self.segmenter.backbone.device}
+        self.fingerprint = fingerprint(config, weights)
+        free = frozenset({"overlay"} | ({"granularity"} if self.granularity is None else set()))
+        config |= extra | {"overlay": self.granularity is not None}
+        return RunRecord.open(folder, config, weights, overwrite=overwrite, free=free)
+
+    def choose_workers(self, wanted: int, images: int) -> int:
+        """Number of processes; 0 means one per core, or one on an accelerator and for a few images."""
+        if wanted < 0:
+            raise InputError(f"expected workers >= 0; got {wanted}")
+        if wanted:
+            return wanted
+        return 1 if self.segmenter.backbone.device != "cpu" or images <= _FEW else batch.available_cores()
 
     def paths(self, photo: Photo) -> tuple[Path, Path]:
         return self.output / f"{photo.name}.json", self.output / f"{photo.name}.png"
 
     def finished(self, photo: Photo) -> bool:
+        """Whether the results are there, of this configuration and of the photograph as it is now."""
         tree, picture = self.paths(photo)
-        return tree.exists() and (self.granularity is None or picture.exists())
+        if not tree.exists() or (self.granularity is not None and not picture.exists()):
+            return False
+        header = treefile.read_header(tree)
+        if header is None or header.get("run") != self.fingerprint:
+            return False
+        try:
+            now = photo.path.stat()
+            unchanged = now.st_size == header.get("bytes") and now.st_mtime_ns <= tree.stat().st_mtime_ns
+            return unchanged or sha256_of(photo.path) == header.get("sha256")
+        except OSError:
+            return True  # the photograph cannot be read any more; its result is all there is
 
     def __call__(self, photo: Photo) -> None:
         tree_path, picture_path = self.paths(photo)
         _seed_everything(self.config.seed)
         image = read_image(photo.path)
         tree = self.segmenter(image)
+        if self.limit is not None and len(tree) > self.limit:
+            raise InputError(f"expected at most {self.limit} masks; got {len(tree)}; raise min_area")
+        source = {"file_name": os.fspath(photo.path), "bytes": photo.path.stat().st_size}
+        tree.save(tree_path, image=source | {"sha256": sha256_of(photo.path), "run": self.fingerprint})
+        # The picture comes second: a picture without its tree is never ours.
         if self.granularity is not None:
             _write_picture(picture_path, image, tree, self.granularity)
-        tree.save(tree_path, image={"file_name": os.fspath(photo.path)})
 
 
 def run_batch(
     todo: Sequence[Photo],
+    unlisted: list[dict[str, str]],
     job: SegmentJob,
     record: RunRecord,
-    config: Config,
     workers: int,
     kept: int,
     description: str,
     show: bool,
     on_result: Callable[[batch.Result], None] | None = None,
-) -> None:
-    """Run ``job`` over ``todo`` into ``record``; on an interruption the record says so and the error goes on."""
-    if workers < 0:
-        raise InputError(f"expected workers >= 0; got {workers}")
-    if workers == 0:
-        accelerated = job.segmenter.backbone.device != "cpu"
-        workers = 1 if accelerated or len(todo) <= _FEW else batch.available_cores()
+) -> int:
+    """Run ``job`` over ``todo`` into ``record``; returns how many failed.
+
+    On an interruption the record says so and the error goes on.
+    """
+    record.failures += unlisted
+    record.write()
+    failed = 0
     try:
         with progress_bar(description, len(todo), kept, show=show) as progress:
-            for failure in record.failures:
-                progress.fail(failure["path"], failure["error"])
+            for failure in unlisted:
+                progress.fail(failure["path"], failure["error"], counted=False)
             for result in batch.run(todo, job, workers=workers):
                 record.add(result)
                 if on_result is not None:
@@ -237,11 +303,14 @@ def run_batch(
                 if result.error is None:
                     progress.advance()
                 else:
+                    failed += 1
                     progress.fail(str(result.photo.path), result.error)
     except BaseException:
-        record.close("interrupted")
+        with contextlib.suppress(OSError):  # on a full disk the first error is the one to show
+            record.close("interrupted")
         raise
     record.close("complete")
+    return failed
 
 
 def _write_picture(path: Path, image: RGB, tree: MaskTree, granularity: float) -> None:

@@ -34,7 +34,7 @@ class Segmenter:
             masktree, of ``MaskTree.from_partition``.
 
     Raises:
-        InputError: unknown method, quality or option, or a ``min_area`` below 1.
+        InputError: unknown method, quality or option, or a ``min_area`` that is no whole number of at least 1.
     """
 
     backbone: Backbone
@@ -50,8 +50,9 @@ class Segmenter:
         ):
             if value not in choices:
                 raise InputError(f"expected {name} to be one of {', '.join(choices)}; got {value!r}")
-        if self.min_area is not None and self.min_area < 1:
-            raise InputError(f"expected min_area of at least 1 pixel; got {self.min_area}")
+        for least in (self.min_area, self.options.get("min_area")):
+            if least is not None and not (isinstance(least, (int, np.integer)) and least >= 1):
+                raise InputError(f"expected min_area of at least 1 pixel; got {least!r}; give a whole number")
         known = _options_of(self.method) if self.options else ()
         unknown = [name for name in self.options if name not in known]
         if unknown:
@@ -107,6 +108,10 @@ def load(
     """
     from masktree.backbones import load_backbone
 
+    if not isinstance(model, str):
+        raise InputError(
+            f"expected the name of a backbone, a file or a folder as text; got {model!r}; see masktree info"
+        )
     return Segmenter(load_backbone(model, device, dtype), method, quality, min_area, options)
 
 

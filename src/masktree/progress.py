@@ -14,8 +14,8 @@ class Progress(Protocol):
     def advance(self) -> None:
         """One image is done."""
 
-    def fail(self, path: str, error: str) -> None:
-        """One image has failed."""
+    def fail(self, path: str, error: str, *, counted: bool = True) -> None:
+        """One image has failed; ``counted`` if it is one of those that the bar counts."""
 
 
 class Silent:
@@ -24,7 +24,7 @@ class Silent:
     def advance(self) -> None:
         pass
 
-    def fail(self, path: str, error: str) -> None:
+    def fail(self, path: str, error: str, *, counted: bool = True) -> None:
         pass
 
 
@@ -68,9 +68,16 @@ class Bar:
     def advance(self) -> None:
         self.bar.advance(self.task)
 
-    def fail(self, path: str, error: str) -> None:
-        self.console.print(f"failed: {path}: {error}", markup=False, soft_wrap=True)
-        self.bar.advance(self.task)
+    def fail(self, path: str, error: str, *, counted: bool = True) -> None:
+        self.console.print(f"failed: {one_line(path)}: {one_line(error)}", markup=False, soft_wrap=True)
+        if counted:
+            self.bar.advance(self.task)
+
+
+def one_line(text: str) -> str:
+    """Text for a terminal: control characters and undecodable bytes of file names are escaped."""
+    safe = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in safe)
 
 
 @contextmanager

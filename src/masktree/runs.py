@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import time
@@ -11,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from masktree.batch import Result
-from masktree.errors import InputError
+from masktree.errors import FormatError, InputError
 from masktree.files import read_json, write_json
 
 _PACKAGES = ("masktree", "numpy", "scipy", "numba", "pillow", "scikit-image", "torch", "timm")
 _WRITE_EVERY = 10.0  # seconds between updates of the files while a run goes on (our choice)
+_SHAPE: dict[str, type | tuple[type, ...]] = {"config": dict, "weights": dict, "versions": dict, "seconds": dict}
 
 
 @dataclass
@@ -28,6 +30,7 @@ class RunRecord:
         weights: provenance of the weights, with hashes.
         seconds: seconds by output name, over all runs into this folder.
         failures: {"path", "error"} of this run.
+        earlier: output names that earlier runs into this folder have written.
     """
 
     folder: Path
@@ -35,6 +38,7 @@ class RunRecord:
     weights: dict[str, Any]
     seconds: dict[str, float] = field(default_factory=dict)
     failures: list[dict[str, str]] = field(default_factory=list)
+    earlier: frozenset[str] = frozenset()
     status: str = "running"
     _written: float = 0.0
 
@@ -48,30 +52,39 @@ class RunRecord:
         overwrite: bool,
         free: frozenset[str] = frozenset(),
     ) -> RunRecord:
-        """Begin or continue the run in ``folder``.
+        """Begin or continue the run in ``folder``; the caller writes it once it has checked the rest.
 
         Args:
             free: configuration keys that may differ from those of the results already there.
 
         Raises:
-            InputError: the folder holds results of another configuration or other weights.
+            InputError: the folder holds results of another configuration, other weights or another version.
+            FormatError: run.json is damaged.
         """
         config, weights = json.loads(json.dumps([config, weights]))  # tuples become lists, as in the file
         record = cls(folder, config, weights)
         path = folder / "run.json"
-        if path.exists() and not overwrite:
-            before = read_json(path)
-            old, new = _identity(before["config"], before["weights"]), _identity(config, weights)
-            changed = sorted(k for k in old.keys() | new.keys() if k not in free and old.get(k) != new.get(k))
-            if changed:
-                raise InputError(
-                    f"expected the configuration of the results already in {folder}; got other values for "
-                    f"{', '.join(f'{k} ({old.get(k)!r} there, {new.get(k)!r} now)' for k in changed)}; choose another "
-                    "output folder, or --overwrite"
-                )
-            record.seconds = dict(before["seconds"])
-        folder.mkdir(parents=True, exist_ok=True)
-        record.write()
+        if not path.exists():
+            return record
+        try:
+            before = read_json(path, _SHAPE)
+        except FormatError:
+            if overwrite:
+                return record
+            raise
+        record.earlier = frozenset(before["seconds"])
+        if overwrite:
+            return record
+        old = identity(before["config"], before["weights"], before["versions"].get("masktree"))
+        new = identity(config, weights, versions()["masktree"])
+        changed = sorted(k for k in old.keys() | new.keys() if k not in free and old.get(k) != new.get(k))
+        if changed:
+            raise InputError(
+                f"expected the configuration of the results already in {folder}; got other values for "
+                f"{', '.join(f'{k} ({old.get(k)!r} there, {new.get(k)!r} now)' for k in changed)}; "
+                "choose another output folder, or --overwrite"
+            )
+        record.seconds = dict(before["seconds"])
         return record
 
     def add(self, result: Result) -> None:
@@ -81,7 +94,10 @@ class RunRecord:
         else:
             self.failures.append({"path": str(result.photo.path), "error": result.error})
         if time.monotonic() - self._written > _WRITE_EVERY:
-            self.write()
+            try:
+                self.write()
+            except OSError:  # a full disk must not end the run; the last write, in close, reports it
+                self._written = time.monotonic()
 
     def close(self, status: str) -> None:
         """Write the final state: "complete" or "interrupted"."""
@@ -94,6 +110,11 @@ class RunRecord:
 
     def write(self) -> None:
         self._written = time.monotonic()
+        failures = self.folder / "failures.json"
+        if self.failures:
+            write_json(failures, self.failures, indent=1)
+        else:
+            failures.unlink(missing_ok=True)
         write_json(
             self.folder / "run.json",
             {
@@ -109,15 +130,6 @@ class RunRecord:
             },
             indent=1,
         )
-        path = self.folder / "failures.json"
-        if self.failures:
-            write_json(path, self.failures, indent=1)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _identity(config: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:
-    return config | {"weights": f"{weights['name']}, sha256 {weights['sha256']}"}
 
 
 def versions() -> dict[str, str]:
@@ -129,3 +141,14 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def identity(config: dict[str, Any], weights: dict[str, Any], package: str | None) -> dict[str, Any]:
+    """What results of one run have in common: configuration, weights, version of this package."""
+    return config | {"weights": f"{weights.get('name')}, sha256 {weights.get('sha256')}", "version": package}
+
+
+def fingerprint(config: dict[str, Any], weights: dict[str, Any]) -> str:
+    """Short hash of the identity, written into every result."""
+    text = json.dumps(identity(config, weights, versions()["masktree"]), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -30,8 +30,8 @@ def choose_options(photos: Sequence[Photo], segmenter: Segmenter, wanted: float)
     Raises:
         InputError: ``wanted`` is not positive, or cannot be reached; the message gives the range that can.
     """
-    if not wanted > 0:
-        raise InputError(f"expected a positive number of labels per image; got {wanted}")
+    if not 0 < wanted < np.inf:
+        raise InputError(f"expected a positive, finite number of labels per image; got {wanted}")
     sample = _sample_images(photos)
     if segmenter.method == "masktree":
         return _choose_stability(sample, segmenter, wanted)

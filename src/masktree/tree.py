@@ -13,12 +13,12 @@ from masktree.errors import InputError
 from masktree.types import Labels, Mask, checked
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PartitionTree:
     """Binary partition tree over n leaf regions: 2n - 1 nodes, leaves first, then merges in order.
 
     Every cut is a partition of the image and coarse cuts are unions of finer ones, by construction. Memory is
-    O(pixels + n).
+    O(pixels + n). Trees are compared and hashed by identity; their arrays are read-only views of those given.
 
     Attributes:
         leaves: (H, W) int32 leaf label map, 0..n-1 without gaps.
@@ -36,6 +36,13 @@ class PartitionTree:
     altitudes: np.ndarray
 
     def __post_init__(self) -> None:
+        for name in ("leaves", "parents", "altitudes"):
+            array = getattr(self, name)
+            if not isinstance(array, np.ndarray):
+                raise InputError(f"expected {name} as a NumPy array; got {type(array).__name__}; use numpy.asarray")
+            view = array.view()  # shares the data: a leaf map may be large, and the caller's array stays writable
+            view.setflags(write=False)
+            object.__setattr__(self, name, view)
         leaves, parents, altitudes = self.leaves, self.parents, self.altitudes
         count = len(parents)
         if leaves.ndim != 2 or leaves.dtype != np.int32 or leaves.size == 0:
@@ -128,7 +135,16 @@ class PartitionTree:
         """
         if np.isnan(theta):
             raise InputError("expected a similarity threshold; got NaN")
-        return self._cut_merges(int(np.searchsorted(self.altitudes[self.n_leaves :], 1.0 - theta, side="right")))
+        return self.cut_at(1.0 - theta)
+
+    def cut_at(self, altitude: float) -> Labels:
+        """Partition after all merges up to and including this altitude; ``cut(theta)`` is that at 1 - theta.
+
+        A node is a region of the cuts from its own altitude to just below its parent's. Labels as in ``cut``.
+        """
+        if np.isnan(altitude):
+            raise InputError("expected an altitude; got NaN")
+        return self._cut_merges(int(np.searchsorted(self.altitudes[self.n_leaves :], float(altitude), side="right")))
 
     def cut_count(self, k: int) -> Labels:
         """Partition into exactly k regions, 1 <= k <= number of leaves: (H, W) int32 labels."""

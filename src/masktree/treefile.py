@@ -55,11 +55,11 @@ def read(path: Path) -> MaskTree:
         FormatError: not a masktree file, an unknown version, or damaged.
         FileNotFoundError: no such file.
     """
-    from masktree.masks import LEVELS, MaskTree
+    from masktree.masks import LEVELS, MaskTree, ceil_float32
 
     try:
         document = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FormatError(f"{path}: expected a masktree JSON file; got unreadable JSON ({error})") from error
     if not isinstance(document, dict) or document.get("format") != "masktree":
         raise FormatError(f'{path}: expected a masktree file ("format": "masktree"); got something else')
@@ -69,22 +69,41 @@ def read(path: Path) -> MaskTree:
         masks = document["masks"]
         size = (int(document["image"]["height"]), int(document["image"]["width"]))
         position = {mask["id"]: index for index, mask in enumerate(masks)}
+        if len(position) < len(masks) or None in position:
+            raise FormatError("expected one id per mask; got one twice, or none")
+        if any(mask["segmentation"]["size"] != list(size) for mask in masks):
+            raise FormatError(f"expected masks of the image's size {list(size)}; got another")
         position[None] = -1
         packed = document["partition"]
-        return MaskTree(
+        tree = MaskTree(
             size=size,
             rles=tuple(mask["segmentation"]["counts"].encode("ascii") for mask in masks),
             parents=np.array([position[mask["parent_id"]] for mask in masks], np.int32),
             scores=np.array([mask["score"] for mask in masks], np.float32),
-            granularities=np.array([mask["granularity"] for mask in masks], np.float32),
+            granularities=ceil_float32(np.array([mask["granularity"] for mask in masks], np.float64)),
             stabilities=np.array([mask["stability"] for mask in masks], np.float32),
             levels=np.array([LEVELS.index(mask["level"]) for mask in masks], np.int8),
             partition=None if packed is None else _unpack_partition(packed, size),
         )
+        _ = tree.areas  # reads all run lengths, which checks them
+        return tree
     except MasktreeError as error:
         raise FormatError(f"{path}: damaged tree: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, lzma.LZMAError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, lzma.LZMAError) as error:
         raise FormatError(f"{path}: damaged tree: {type(error).__name__}: {error}") from error
+
+
+def read_header(path: Path) -> dict[str, Any] | None:
+    """The image record of a tree file, from its first bytes only; None if it is no masktree file of this version."""
+    with path.open("rb") as handle:
+        head = handle.read(1 << 16).partition(b', "masks": [')[0]  # quotes inside names are escaped
+    try:
+        document = json.loads(head + b"}")
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if not isinstance(document, dict) or document.get("format") != "masktree" or document.get("version") != VERSION:
+        return None
+    return document["image"] if isinstance(document.get("image"), dict) else None
 
 
 def _pack_partition(tree: PartitionTree) -> dict[str, str]:

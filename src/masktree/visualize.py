@@ -32,8 +32,11 @@ def overlay(
         (H, W, 3) uint8 RGB. What no mask covers keeps the photograph, greyed.
 
     Raises:
-        InputError: image and tree differ in size, or a value is out of range.
+        InputError: another kind of image, image and tree differ in size, or a value is out of range.
     """
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise InputError(f"expected an (H, W, 3) uint8 RGB image, values 0 to 255; got {got}; see masktree.read_image")
     if image.shape[:2] != tree.size:
         raise InputError(f"expected an image of {tree.size[0]} x {tree.size[1]} pixels; got {image.shape[:2]}")
     if not 0.0 <= opacity <= 1.0:

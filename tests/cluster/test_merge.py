@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 
@@ -84,9 +86,30 @@ def test_altitudes_equal_the_running_maximum_along_every_path(rng):
     np.testing.assert_allclose(tree.altitudes, np.maximum(along, 0), atol=1e-6)
 
 
-def test_scale_of_the_features_does_not_matter(rng):
-    features = rng.normal(size=(6, 6, 8)).astype(np.float32)
-    assert same_partition(merge_tree(features).cut(0.3), merge_tree(features * 4).cut(0.3))
+@pytest.mark.parametrize("power", [-120, -60, -1, 1, 60, 120])
+def test_powers_of_two_change_nothing(rng, power):
+    features = rng.normal(size=(9, 7, 16)).astype(np.float32)
+    plain, scaled = merge_tree(features), merge_tree(np.ldexp(features, power))
+    np.testing.assert_array_equal(scaled.parents, plain.parents)
+    np.testing.assert_array_equal(scaled.altitudes, plain.altitudes)
+
+
+@pytest.mark.parametrize("factor", [3e-30, 4, 1e30, 1e37])
+def test_scale_of_the_features_does_not_matter(rng, factor):
+    features = rng.normal(size=(9, 7, 16)).astype(np.float32)
+    plain, scaled = merge_tree(features), merge_tree(features * np.float32(factor))
+    np.testing.assert_array_equal(scaled.parents, plain.parents)
+    np.testing.assert_allclose(scaled.altitudes, plain.altitudes, atol=2e-6)
+
+
+def test_scale_of_the_embeddings_does_not_matter(rng):
+    leaves = np.arange(40, dtype=np.int32).reshape(5, 8)
+    embeddings = rng.normal(size=(40, 6)).astype(np.float32)
+    plain, scaled = (
+        merge_regions(leaves, grid_edges(5, 8), np.ones(40), embeddings=np.ldexp(embeddings, power), embedding_weight=1)
+        for power in (0, 90)
+    )
+    np.testing.assert_array_equal(scaled.altitudes, plain.altitudes)
 
 
 def test_input_is_not_changed(rng):
@@ -113,6 +136,23 @@ def test_refuses_features_that_are_not_finite(bad):
 def test_refuses_empty_features():
     with pytest.raises(InputError, match="all sides >= 1"):
         merge_tree(np.ones((0, 3, 2), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "got"),
+    [
+        (np.ones((3, 3, 2)), r"float64 \(3, 3, 2\)"),
+        (np.ones((3, 3, 2), np.float16), "float16"),
+        (np.ones((3, 3, 2), int), "int64"),
+        (np.ones((3, 3), np.float32), r"float32 \(3, 3\)"),
+        ([[[1.0]]], "list"),
+    ],
+)
+def test_refuses_other_features_without_run_time_checks_too(wrong, got):
+    plain = inspect.unwrap(merge_tree)
+    assert plain is not merge_tree  # else the checks are off, and this tests nothing
+    with pytest.raises(InputError, match=rf"features \(h, w, d\) as float32; got {got}.*astype"):
+        plain(wrong)
 
 
 # --- any adjacency ------------------------------------------------------------------------------------------------
@@ -172,5 +212,13 @@ def test_refuses_graphs_that_are_not_connected_and_wrong_shapes():
         merge_regions(leaves, np.array([[0, 1], [1, 2]]), np.ones(2))
     with pytest.raises(InputError, match="region numbers"):
         merge_regions(leaves, np.array([[0, 1], [1, 3]]), np.ones(3))
+    for edges in ([[0, 1], [1, 2], [0, 1]], [[0, 1], [1, 2], [2, 1]], [[0, 1], [1, 2], [2, 2]]):
+        with pytest.raises(InputError, match="between different regions, each pair once"):
+            merge_regions(leaves, np.array(edges), np.ones(3))
+    for area in (0.0, -1.0, np.nan):
+        with pytest.raises(InputError, match="areas above 0"):
+            merge_regions(leaves, np.array([[0, 1], [1, 2]]), np.array([1.0, area, 1.0]))
+    with pytest.raises(InputError, match=r"edges of shape \(m, 2\)"):
+        merge_regions(leaves, np.array([[0, 1, 2]]), np.ones(3))
     with pytest.raises(InputError, match="finite boundary"):
         merge_regions(leaves, np.array([[0, 1], [1, 2]]), np.ones(3), boundary=np.array([1.0, np.nan]))

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 
 from masktree import rle
 from masktree.cluster import merge_tree
-from masktree.discover import grids
+from masktree.discover import grids, hassod, sohes, unsam
+from masktree.errors import InputError
 from tests.oracles import discover as oracle
 from tests.oracles import hierarchy as hierarchy_oracle
 from tests.oracles.discover import BLUE, GREEN, RED, PaintedBackbone
@@ -176,3 +179,30 @@ def test_finish_counts_the_area_in_original_pixels():
 
     assert len(finish(55)) == 1
     assert len(finish(70)) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"thresholds": ()}, r"at least one merge threshold, all finite; got \(\)"),
+        ({"thresholds": (0.5, float("nan"))}, "at least one merge threshold, all finite"),
+        ({"side": 7}, "at least one cell of painted, 8 pixels; got 7"),
+        ({"side": 0}, "at least one cell of painted, 8 pixels; got 0"),
+        ({"side": -480}, "at least one cell of painted, 8 pixels; got -480"),
+        ({"side": 480.5}, "whole numbers of at least one cell of painted"),
+        ({"min_area": 0}, "min_area as a whole number of at least 1 pixel; got 0"),
+        ({"min_area": 1.5}, "min_area as a whole number of at least 1 pixel; got 1.5"),
+        ({"crop_side": 7}, "at least one cell of painted, 8 pixels; got 7"),
+        ({"crop_scale": 0}, "crop_scale above 0, in units of the region's box; got 0"),
+        ({"crop_scale": -3.0}, "crop_scale above 0"),
+        ({"crop_scale": float("inf")}, "crop_scale above 0"),
+    ],
+)
+def test_settings_under_which_nothing_could_be_found_are_refused_before_any_work(options, message):
+    backbone = PaintedBackbone(COLOURS)
+    methods = [m for m in (hassod, sohes, unsam) if set(options) <= set(inspect.signature(m).parameters)]
+    assert sohes in methods
+    for method in methods:
+        with pytest.raises(InputError, match=message):
+            method(np.zeros((40, 50, 3), np.uint8), backbone, **options)
+    assert backbone.images == []

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from masktree.errors import FormatError, InputError
+from masktree.errors import FormatError, InputError, MasktreeError
+from masktree.files import only_writer
 from masktree.labels import LabelSet
 from masktree.pipeline import Config, discover
 from masktree.predict import load
@@ -128,6 +129,62 @@ def test_unreadable_images_are_left_out_and_named(collection, tmp_path):
     assert [f["file_name"] for f in labels.index["shards"][0]["failures"]] == ["b.png"]
 
 
+def test_a_photograph_that_failed_is_tried_again(collection, tmp_path):
+    """And the shard that was already folded without it is folded anew, the other images unchanged."""
+    good = (collection / "x/c.png").read_bytes()
+    (collection / "x/c.png").write_bytes(b"words")
+    labels = tmp_path / "labels"
+    assert len(discover(collection, labels, CONFIG, shard_size=3).failures) == 1
+    before = {image["file_name"]: tree.rles for image, tree in LabelSet.open(labels)}
+    again = discover(collection, labels, CONFIG, shard_size=3)
+    assert (again.done, again.kept, len(again.failures)) == (0, 6, 1)  # still broken: still said
+    (collection / "x/c.png").write_bytes(good)
+    mended = discover(collection, labels, CONFIG)
+    assert (mended.done, mended.kept, mended.failures) == (1, 6, [])
+    after = {image["file_name"]: tree.rles for image, tree in LabelSet.open(labels, verify=True)}
+    assert after.pop("x/c.png")
+    assert after == before
+    discover(collection, tmp_path / "unbroken", CONFIG, shard_size=3)
+    assert content(labels) == content(tmp_path / "unbroken")
+
+
+def test_a_refused_overwrite_leaves_the_earlier_set(collection, tmp_path):
+    discover(collection, tmp_path / "labels", CONFIG)
+    before = content(tmp_path / "labels")
+    for wrong in (
+        {"config": Config(method="masktree", backbone="no-such")},
+        {"config": CONFIG, "workers": -1},
+        {"config": CONFIG, "labels_per_image": float("inf")},
+    ):
+        with pytest.raises(MasktreeError):
+            discover(collection, tmp_path / "labels", overwrite=True, **wrong)
+    assert content(tmp_path / "labels") == before
+    LabelSet.open(tmp_path / "labels", verify=True)
+
+
+def test_moved_photographs_are_found_by_a_new_root(collection, tmp_path):
+    discover(collection, tmp_path / "labels", CONFIG, shard_size=4)
+    collection.rename(tmp_path / "moved")
+    labels = LabelSet.open(tmp_path / "labels", root=tmp_path / "moved")
+    assert all(labels.image_path(image).exists() for image, _ in labels)
+    assert discover(tmp_path / "moved", tmp_path / "labels", CONFIG).kept == 7
+
+
+@pytest.mark.parametrize("name", ["plan.json", "run.json", "annotations/00000.json"])
+@pytest.mark.parametrize("content", ["[]", "{}", "null", "[" * 50_000])
+def test_damaged_records_are_named_not_thrown(collection, tmp_path, name, content):
+    discover(collection, tmp_path / "labels", CONFIG)
+    (tmp_path / "labels" / name).write_text(content)
+    with pytest.raises(FormatError, match=Path(name).name):
+        discover(collection, tmp_path / "labels", CONFIG)
+
+
+def test_one_run_at_a_time_writes_to_a_folder(collection, tmp_path):
+    with only_writer(tmp_path / "labels"), pytest.raises(InputError, match="no other run writes to"):
+        discover(collection, tmp_path / "labels", CONFIG)
+    assert discover(collection, tmp_path / "labels", CONFIG).done == 7
+
+
 def test_a_changed_collection_or_configuration_is_refused(collection, tmp_path):
     discover(collection, tmp_path / "labels", CONFIG)
     shutil.copy(collection / "a.png", collection / "new.png")
@@ -148,7 +205,7 @@ def test_a_wanted_number_of_labels_is_met(collection, tmp_path, method, wanted):
     assert index["summary"]["masks_per_image_mean"] == pytest.approx(wanted, abs=3)
     assert index["config"]["options"]
     assert discover(collection, tmp_path / "labels", config, labels_per_image=wanted).kept == 3
-    with pytest.raises(InputError, match="as the run was begun"):
+    with pytest.raises(InputError, match="labels_per_image changed"):
         discover(collection, tmp_path / "labels", config, labels_per_image=wanted + 4)
 
 

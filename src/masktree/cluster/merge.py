@@ -32,19 +32,25 @@ def merge_tree(features: Features) -> PartitionTree:
         partition that the authors' code records at similarity threshold theta.
 
     Raises:
-        InputError: features are empty or not finite.
+        InputError: features of another shape or type, empty or not finite.
 
     Ties are broken as the authors' code does: the edge that was inserted first wins; edges stand in the order
     right, down for each patch in row-major order, and the edges of a new region are appended in the order of the
     edges they replace. An all-zero feature has similarity 0 to everything.
 
+    The scale of the features does not matter: they are divided by a power of two near their largest value, which
+    changes no digit.
+
     Cost: O(n log n + (sum of merged regions' degrees) * d) time, n = h*w; memory is one copy of the features.
     """
+    if not isinstance(features, np.ndarray) or features.ndim != 3 or features.dtype != np.float32:
+        got = f"{features.dtype} {features.shape}" if isinstance(features, np.ndarray) else type(features).__name__
+        raise InputError(f"expected features (h, w, d) as float32; got {got}; convert with .astype(numpy.float32)")
     h, w, d = features.shape
     if features.size == 0:
         raise InputError(f"expected features of shape (h, w, d) with all sides >= 1; got {features.shape}")
-    flat = np.ascontiguousarray(features.reshape(h * w, d)).copy()
-    _require_finite(flat, "features")
+    _require_finite(features, "features")
+    flat = _scaled(features.reshape(h * w, d))
     edges = grid_edges(h, w)
     none = np.zeros((h * w, 0), np.float32)
     ones = np.ones(len(edges))
@@ -88,13 +94,22 @@ def merge_regions(
         ``PartitionTree`` on ``leaves``; altitudes are the running maximum of the cost along the merge sequence.
 
     Raises:
-        InputError: shapes disagree, values are not finite, or the graph is not connected.
+        InputError: shapes disagree, values are not finite, an area is not above 0, an edge stands twice or leads back
+            to its region, or the graph is not connected.
     """
     n, m = len(areas), len(edges)
+    edges = np.ascontiguousarray(edges, np.int64) if m else np.zeros((0, 2), np.int64)
+    if edges.shape != (m, 2):
+        raise InputError(f"expected edges of shape (m, 2); got {edges.shape}")
     if n == 0 or int(leaves.max(initial=-1)) + 1 != n:
         raise InputError(f"expected one area per region of the label map ({leaves.max(initial=-1) + 1}); got {n}")
     if m and (edges.min() < 0 or edges.max() >= n):
         raise InputError(f"expected region numbers in 0..{n - 1} in edges; got {edges.min()}..{edges.max()}")
+    low, high = np.sort(edges, axis=1).T
+    if np.any(low == high) or len(np.unique(low * n + high)) < m:
+        raise InputError("expected edges between different regions, each pair once; got one to itself or one twice")
+    if not np.all(areas > 0):
+        raise InputError("expected areas above 0; got others; leave empty regions out")
     table = {
         "embeddings": (embeddings, (n, 0 if embeddings is None else embeddings.shape[-1])),
         "histograms": (histograms, (n, 0 if histograms is None else histograms.shape[-1])),
@@ -110,9 +125,9 @@ def merge_regions(
     strength = np.zeros(m) if boundary is None else boundary.astype(np.float64) * length
     none = np.zeros((n, 0), np.float32)
     merges, costs = _agglomerate(
-        np.ascontiguousarray(edges, np.int64).reshape(m, 2),
+        edges,
         np.asarray(areas, np.float64).copy(),
-        none if embeddings is None else embeddings.astype(np.float32),
+        none if embeddings is None else _scaled(embeddings),
         none if histograms is None else histograms.astype(np.float32),
         strength,
         length,
@@ -136,6 +151,15 @@ def grid_edges(h: int, w: int) -> np.ndarray:
     pairs[:-1, :, 1] = np.stack([index[:-1], index[1:]], -1)
     flat = pairs.reshape(-1, 2)
     return flat[flat[:, 0] >= 0]
+
+
+def _scaled(vectors: np.ndarray) -> np.ndarray:
+    """A float32 copy divided by a power of two near the largest value, so that no product of two overflows or vanishes;
+    rows are contiguous. Two passes more than a plain copy."""
+    peak = max(float(vectors.max(initial=0)), -float(vectors.min(initial=0)))
+    # The bound keeps the factor itself a normal float32.
+    factor = np.ldexp(np.float32(1), -min(max(int(np.frexp(peak)[1]), -126), 126))
+    return np.multiply(vectors, factor, order="C").astype(np.float32, copy=False)
 
 
 def _require_finite(array: np.ndarray, name: str) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 from masktree import hierarchy, rle
 from masktree.backbones.base import Backbone
 from masktree.cluster import merge_tree
+from masktree.errors import InputError
 from masktree.images import resize_image
 from masktree.masks import MaskTree
 from masktree.refine import Refiner, iou_pairwise, refine_masks
@@ -21,6 +22,29 @@ Window = tuple[int, int, int, int]  # top, bottom, left, right; half-open, in pi
 
 _BATCH = 32  # masks that are dense at a time: those that one call of the refiner takes
 _LEAST = 8  # pixels, of the picture that is refined: what is smaller has no shape to refine (our choice)
+
+
+def check_settings(
+    backbone: Backbone, thresholds: Sequence[float], *sides: int, min_area: float, crop_scale: float = 1.0
+) -> None:
+    """Refuse settings of a method under which nothing could be found, before the first image is looked at.
+
+    Raises:
+        InputError: no thresholds or one that is no number, a side below one cell of the backbone, a crop without
+            extent, or a smallest mask that is no whole number of at least 1.
+    """
+    if len(thresholds) == 0 or not np.all(np.isfinite(thresholds)):
+        raise InputError(f"expected at least one merge threshold, all finite; got {thresholds!r}")
+    for side in sides:
+        if not isinstance(side, (int, np.integer)) or side < backbone.stride:
+            raise InputError(
+                f"expected sides as whole numbers of at least one cell of {backbone.name}, {backbone.stride} pixels; "
+                f"got {side!r}"
+            )
+    if not 0 < crop_scale < np.inf:
+        raise InputError(f"expected a crop_scale above 0, in units of the region's box; got {crop_scale!r}")
+    if not isinstance(min_area, (int, np.integer)) or min_area < 1:
+        raise InputError(f"expected min_area as a whole number of at least 1 pixel; got {min_area!r}")
 
 
 def cluster(image: RGB, backbone: Backbone, side: int) -> PartitionTree:

@@ -9,7 +9,7 @@ from numba import njit
 
 from masktree import hierarchy
 from masktree.backbones.base import Backbone
-from masktree.discover.grids import Window, cluster, encode_part, resize_part
+from masktree.discover.grids import Window, check_settings, cluster, encode_part, resize_part
 from masktree.images import resize_image
 from masktree.masks import MaskTree
 from masktree.refine import Refiner, dense_crf, fill_holes, upsample_labels
@@ -47,7 +47,11 @@ def hassod(
             give no masks (our choice; it bounds memory, and 10 times the usual number never gets there).
 
     The score of a mask is its IoU before against after refinement (our choice; the paper gives none).
+
+    Raises:
+        InputError: no thresholds, a side smaller than a cell of the backbone, or a ``min_area`` below 1.
     """
+    check_settings(backbone, thresholds, side, min_area=min_area)
     size = (image.shape[0], image.shape[1])
     working = resize_image(image, (side, side))
     tree = cluster(image, backbone, side)

@@ -12,6 +12,7 @@ from masktree.discover.grids import (
     Refined,
     Window,
     box_window,
+    check_settings,
     cluster,
     cluster_crops,
     crop,
@@ -68,7 +69,12 @@ def sohes(
     guided filter keeps 5 that way and 165 in the crops, the dense CRF 3 and 74, for a quarter of the time.
 
     The score of a mask is its IoU before against after refinement (our choice).
+
+    Raises:
+        InputError: no thresholds, a side smaller than a cell of the backbone, a ``crop_scale`` not above 0
+            or a ``min_area`` below 1.
     """
+    check_settings(backbone, thresholds, side, crop_side, min_area=min_area, crop_scale=crop_scale)
     size = (image.shape[0], image.shape[1])
     regions = pooled_regions(cluster(image, backbone, side), thresholds)
     is_small = regions.mean(axis=(1, 2)) < small

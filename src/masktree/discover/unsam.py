@@ -9,7 +9,16 @@ import numpy as np
 from masktree import rle
 from masktree.backbones.base import Backbone
 from masktree.cluster import maskcut
-from masktree.discover.grids import box_window, cluster_crops, distinct, encode_part, finish, paste, resize_masks
+from masktree.discover.grids import (
+    box_window,
+    check_settings,
+    cluster_crops,
+    distinct,
+    encode_part,
+    finish,
+    paste,
+    resize_masks,
+)
 from masktree.errors import InputError
 from masktree.images import resize_image
 from masktree.masks import MaskTree
@@ -58,7 +67,11 @@ def unsam(
         cover: coverage at which one mask lies under another (our choice; HASSOD's value).
 
     The score of a mask is its IoU before against after refinement (our choice).
+
+    Raises:
+        InputError: no thresholds, a side smaller than a cell of the backbone, or a ``min_area`` below 1.
     """
+    check_settings(backbone, thresholds, side, crop_side, min_area=min_area)
     working = resize_image(image, (side, side))
     if detector is None:
         wholes = _divide(working, backbone, tau, n_cuts, refiner, refine_iou)

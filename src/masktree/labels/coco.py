@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from masktree.errors import FormatError
-from masktree.masks import LEVELS, MaskTree
+from masktree.masks import LEVELS, MaskTree, ceil_float32
 
 CATEGORY_ID = 1
 CATEGORY = {"id": CATEGORY_ID, "name": "entity", "supercategory": "entity"}
+SHARD_SHAPE: dict[str, type | tuple[type, ...]] = {"info": dict, "images": list, "annotations": list}
 MAX_MASKS = 10_000  # annotation ids are image id * MAX_MASKS + index: unique without counting across shards
 
 
+def read_info(path: Path) -> dict[str, Any]:
+    """The ``info`` record of a shard, from the beginning of the file: a shard has tens of megabytes.
+
+    Raises:
+        FormatError: no shard of ours.
+    """
+    head = b""
+    with path.open("rb") as handle:
+        while b', "images": [' not in head and (block := handle.read(1 << 16)):
+            head += block
+    try:
+        info = json.loads(head.partition(b', "images": [')[0] + b"}")["info"]
+        if not isinstance(info["failures"], list) or not isinstance(info["statistics"], dict):
+            raise TypeError("failures or statistics")
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError) as error:
+        raise FormatError(f"{path}: expected a COCO shard written by masktree; got {type(error).__name__}") from error
+    return info
+
+
 def annotations_of(tree: MaskTree, image_id: int) -> list[dict[str, Any]]:
-    """COCO annotations with ids that are unique over the whole label set."""
-    if len(tree) > MAX_MASKS:
-        raise FormatError(f"expected at most {MAX_MASKS} masks per image; got {len(tree)}; raise min_area")
+    """COCO annotations with ids that are unique over the whole label set; at most ``MAX_MASKS`` masks."""
     return tree.to_coco(image_id=image_id, first_id=image_id * MAX_MASKS, category_id=CATEGORY_ID)
 
 
@@ -42,15 +62,15 @@ def tree_of(annotations: Sequence[dict[str, Any]], size: tuple[int, int]) -> Mas
             raise FormatError(f"annotation {annotation['id']}: parent {annotation['parent_id']} is not in its image")
         rles.append(counts.encode("ascii"))
     columns = {
-        key: np.array([annotation[key] for annotation in annotations], np.float32)
+        key: np.array([annotation[key] for annotation in annotations], np.float64)
         for key in ("score", "granularity", "stability")
     }
     return MaskTree(
         size=size,
         rles=tuple(rles),
         parents=np.array([position[annotation.get("parent_id")] for annotation in annotations], np.int32),
-        scores=columns["score"],
-        granularities=columns["granularity"],
-        stabilities=columns["stability"],
+        scores=columns["score"].astype(np.float32),
+        granularities=ceil_float32(columns["granularity"]),
+        stabilities=columns["stability"].astype(np.float32),
         levels=np.array([LEVELS.index(annotation["level"]) for annotation in annotations], np.int8),
     )

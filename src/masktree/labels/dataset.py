@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from masktree.errors import FormatError
+from masktree.errors import FormatError, MasktreeError
 from masktree.files import read_json, sha256_of
-from masktree.labels.coco import tree_of
+from masktree.labels.coco import SHARD_SHAPE, tree_of
 from masktree.masks import MaskTree
 
 
@@ -27,10 +27,11 @@ class LabelSet:
     index: dict[str, Any]
 
     @classmethod
-    def open(cls, folder: str | Path, *, verify: bool = False) -> LabelSet:
+    def open(cls, folder: str | Path, *, root: str | Path | None = None, verify: bool = False) -> LabelSet:
         """Open a finished label set.
 
         Args:
+            root: where the photographs are now, if they were moved.
             verify: compare every shard with the hash in the manifest.
 
         Raises:
@@ -43,7 +44,9 @@ class LabelSet:
                 "an unfinished one; run the same discover command again" if (folder / "plan.json").exists() else "none"
             )
             raise FormatError(f"{folder}: expected a finished label set (index.json); got {state}")
-        index = read_json(path)
+        index = read_json(path, {"config": dict, "summary": dict, "shards": list, "root": str})
+        if root is not None:
+            index["root"] = str(root)
         if index.get("format") != "masktree-labels" or index.get("version") != 1:
             raise FormatError(f"{path}: expected a masktree label set, version 1; got something else")
         for shard in index["shards"]:
@@ -60,12 +63,16 @@ class LabelSet:
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], MaskTree]]:
         for shard in self.index["shards"]:
-            document = read_json(self.folder / shard["file"])
+            document = read_json(self.folder / shard["file"], SHARD_SHAPE)
             by_image = defaultdict(list)
             for annotation in document["annotations"]:
                 by_image[annotation["image_id"]].append(annotation)
             for image in document["images"]:
-                yield image, tree_of(by_image[image["id"]], (image["height"], image["width"]))
+                try:
+                    tree = tree_of(by_image[image["id"]], (image["height"], image["width"]))
+                except (MasktreeError, KeyError, TypeError, ValueError) as error:
+                    raise FormatError(f"{shard['file']}, image {image['file_name']}: {error}") from error
+                yield image, tree
 
     def image_path(self, image: dict[str, Any]) -> Path:
         """Where the photograph of an image record is, or was when the labels were made."""

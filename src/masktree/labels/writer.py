@@ -5,23 +5,27 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from masktree.batch import Result
 from masktree.errors import InputError
 from masktree.files import read_json, sha256_of, write_json
 from masktree.images import Photo
 from masktree.labels.card import write_card
-from masktree.labels.coco import CATEGORY, annotations_of
+from masktree.labels.coco import CATEGORY, SHARD_SHAPE, annotations_of, read_info, tree_of
 from masktree.labels.statistics import Statistics
 from masktree.masks import MaskTree
 from masktree.runs import RunRecord
+
+SHARD_SIZE = 1000  # images: a file of tens of megabytes, which any JSON reader takes (our choice)
 
 
 class LabelSetWriter:
     """Collects one tree file per image under ``pending`` and folds each full shard into one COCO file.
 
     Image ids are the position of the image in the sorted collection, from 1, so they are unique whatever the file
-    names are, and the same when the run is continued.
+    names are, and the same when the run is continued. Images that failed are tried again by the next run; their shard
+    is then folded anew.
     """
 
     def __init__(self, folder: Path, root: Path, photos: Sequence[Photo], shard_size: int) -> None:
@@ -32,6 +36,15 @@ class LabelSetWriter:
         self.pending = folder / "pending"
         self._position = {photo.name: index for index, photo in enumerate(self.photos)}
         self._errors: dict[str, str] = {}
+        self._done = {file_name for shard in self._shards() for file_name in self._names(shard)}
+        self._waiting = [
+            {
+                photo.name
+                for photo in self._members(shard)
+                if not self.has(photo) and not self._tree_path(photo).exists()
+            }
+            for shard in self._shards()
+        ]
 
     @classmethod
     def open(
@@ -40,54 +53,64 @@ class LabelSetWriter:
         root: Path,
         photos: Sequence[Photo],
         *,
-        shard_size: int = 1000,
+        shard_size: int | None = None,
         overwrite: bool = False,
     ) -> LabelSetWriter:
         """Begin a label set of the photographs under ``root``, or continue one.
 
+        Args:
+            shard_size: images per COCO file; None takes what the set was begun with, or 1000.
+
         Raises:
             InputError: the folder holds a label set of other photographs or other shards.
+            FormatError: its plan is damaged.
         """
+        path = folder / "plan.json"
+        before = None
+        if path.exists() and not overwrite:
+            before = read_json(path, {"root": str, "shard_size": int, "images": list})
+        if shard_size is None:
+            shard_size = before["shard_size"] if before else SHARD_SIZE
         if shard_size < 1:
             raise InputError(f"expected a shard size of at least 1 image; got {shard_size}")
-        writer = cls(folder, root, photos, shard_size)
         plan = {
             "root": str(root.resolve()),
             "shard_size": shard_size,
             "images": [photo.path.relative_to(root).as_posix() for photo in photos],
         }
-        path = folder / "plan.json"
+        changed = [key for key in ("shard_size", "images") if before and before[key] != plan[key]]
+        if changed:
+            raise InputError(
+                f"expected the collection that the label set in {folder} was begun with; {', '.join(changed)} changed; "
+                "choose another output folder, or --overwrite"
+            )
         if overwrite:
-            shutil.rmtree(folder / "annotations", ignore_errors=True)
-            shutil.rmtree(writer.pending, ignore_errors=True)
             (folder / "index.json").unlink(missing_ok=True)
-        elif path.exists():
-            before = read_json(path)
-            if before != plan:
-                changed = [key for key in plan if before.get(key) != plan[key]]
-                raise InputError(
-                    f"expected the collection that the label set in {folder} was begun with; {', '.join(changed)} "
-                    "changed; choose another output folder, or --overwrite"
-                )
+            shutil.rmtree(folder / "annotations", ignore_errors=True)
+            shutil.rmtree(folder / "pending", ignore_errors=True)
         write_json(path, plan)
-        return writer
+        return cls(folder, root, photos, shard_size)
 
-    def finished(self, photo: Photo) -> bool:
-        """Whether the image is in a finished shard or waits as a pending tree."""
-        return self._shard_path(self._shard_of(photo)).exists() or self._tree_path(photo).exists()
+    def has(self, photo: Photo) -> bool:
+        """Whether the image is in a finished shard."""
+        return self._file_name(photo) in self._done
 
     def add(self, result: Result) -> None:
-        """Note one image's outcome; folds its shard when that is complete."""
+        """Note one image's outcome; folds its shard when that was the last one missing."""
         if result.error is not None:
             self._errors[result.photo.name] = result.error
-        self._fold(self._shard_of(result.photo))
+        shard = self._position[result.photo.name] // self.shard_size
+        self._waiting[shard].discard(result.photo.name)
+        if not self._waiting[shard]:
+            self._fold(shard)
 
     def close(self, record: RunRecord) -> None:
         """Fold what is left, then write card and, last, the manifest."""
         shards, total = [], Statistics()
-        for shard in range(-(-len(self.photos) // self.shard_size)):
-            self._fold(shard)
-            info = read_json(self._shard_path(shard))["info"]
+        for shard in self._shards():
+            if not self._shard_path(shard).exists() or any(self._tree_path(p).exists() for p in self._members(shard)):
+                self._fold(shard)
+            info = read_info(self._shard_path(shard))
             statistics = Statistics.from_json(info["statistics"])
             total.merge(statistics)
             shards.append(
@@ -113,31 +136,61 @@ class LabelSetWriter:
         write_json(self.folder / "index.json", index, indent=1)
 
     def _fold(self, shard: int) -> None:
-        """Write one COCO file if every image of the shard is done; its pending trees are then removed."""
-        path = self._shard_path(shard)
-        members = self.photos[shard * self.shard_size : (shard + 1) * self.shard_size]
-        done = [photo for photo in members if photo.name in self._errors or self._tree_path(photo).exists()]
-        if path.exists() or len(done) < len(members):
-            return
+        """Write one COCO file of all images of a shard that have a tree; the pending trees are then removed."""
+        folded = self._folded(shard)
         images, annotations, failures = [], [], []
         statistics = Statistics()
-        for photo in members:
-            file_name = photo.path.relative_to(self.root).as_posix()
-            if photo.name in self._errors:
-                failures.append({"file_name": file_name, "error": self._errors[photo.name]})
+        for photo in self._members(shard):
+            file_name, image_id = self._file_name(photo), self._position[photo.name] + 1
+            image: dict[str, Any]
+            if self._tree_path(photo).exists():
+                tree = MaskTree.load(self._tree_path(photo))
+                image = {"id": image_id, "file_name": file_name, "height": tree.size[0], "width": tree.size[1]}
+                records = annotations_of(tree, image_id)
+            elif file_name in folded:
+                image, records = folded[file_name]
+                tree = tree_of(records, (image["height"], image["width"]))
+            else:
+                error = self._errors.get(photo.name, "not done")
+                failures.append({"file_name": file_name, "error": error})
                 continue
-            tree = MaskTree.load(self._tree_path(photo))
-            image_id = self._position[photo.name] + 1
-            images.append({"id": image_id, "file_name": file_name, "height": tree.size[0], "width": tree.size[1]})
-            annotations.extend(annotations_of(tree, image_id))
+            images.append(image)
+            annotations.extend(records)
             statistics.add(tree)
         info = {"description": "masktree pseudo-labels", "statistics": statistics.to_json(), "failures": failures}
-        write_json(path, {"info": info, "images": images, "annotations": annotations, "categories": [CATEGORY]})
-        for photo in members:
+        write_json(
+            self._shard_path(shard),
+            {"info": info, "images": images, "annotations": annotations, "categories": [CATEGORY]},
+        )
+        for photo in self._members(shard):
             self._tree_path(photo).unlink(missing_ok=True)
 
-    def _shard_of(self, photo: Photo) -> int:
-        return self._position[photo.name] // self.shard_size
+    def _names(self, shard: int) -> set[str]:
+        """File names of the images in a shard on disk: all of its members but those that failed."""
+        if not self._shard_path(shard).exists():
+            return set()
+        failed = {failure["file_name"] for failure in read_info(self._shard_path(shard))["failures"]}
+        return {self._file_name(photo) for photo in self._members(shard)} - failed
+
+    def _folded(self, shard: int) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
+        """What a shard on disk holds: image record and annotations by file name."""
+        if not self._shard_path(shard).exists():
+            return {}
+        document = read_json(self._shard_path(shard), SHARD_SHAPE)
+        images: list[dict[str, Any]] = document["images"]
+        by_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in images}
+        for annotation in document["annotations"]:
+            by_image[annotation["image_id"]].append(annotation)
+        return {image["file_name"]: (image, by_image[image["id"]]) for image in images}
+
+    def _shards(self) -> range:
+        return range(-(-len(self.photos) // self.shard_size))
+
+    def _members(self, shard: int) -> list[Photo]:
+        return self.photos[shard * self.shard_size : (shard + 1) * self.shard_size]
+
+    def _file_name(self, photo: Photo) -> str:
+        return photo.path.relative_to(self.root).as_posix()
 
     def _shard_path(self, shard: int) -> Path:
         return self.folder / "annotations" / f"{shard:05d}.json"
