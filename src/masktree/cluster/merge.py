@@ -49,8 +49,7 @@ def merge_tree(features: Features) -> PartitionTree:
     h, w, d = features.shape
     if features.size == 0:
         raise InputError(f"expected features of shape (h, w, d) with all sides >= 1; got {features.shape}")
-    _require_finite(features, "features")
-    flat = _scaled(features.reshape(h * w, d))
+    flat = _scaled(features.reshape(h * w, d), "features")
     edges = grid_edges(h, w)
     none = np.zeros((h * w, 0), np.float32)
     ones = np.ones(len(edges))
@@ -127,7 +126,7 @@ def merge_regions(
     merges, costs = _agglomerate(
         edges,
         np.asarray(areas, np.float64).copy(),
-        none if embeddings is None else _scaled(embeddings),
+        none if embeddings is None else _scaled(embeddings, "embeddings"),
         none if histograms is None else histograms.astype(np.float32),
         strength,
         length,
@@ -153,20 +152,22 @@ def grid_edges(h: int, w: int) -> np.ndarray:
     return flat[flat[:, 0] >= 0]
 
 
-def _scaled(vectors: np.ndarray) -> np.ndarray:
+def _scaled(vectors: np.ndarray, name: str) -> np.ndarray:
     """A float32 copy divided by a power of two near the largest value, so that no product of two overflows or vanishes;
-    rows are contiguous. Two passes more than a plain copy."""
-    peak = max(float(vectors.max(initial=0)), -float(vectors.min(initial=0)))
+    rows are contiguous. Raises InputError where a value is not finite."""
+    peak = _require_finite(vectors, name)
     # The bound keeps the factor itself a normal float32.
-    factor = np.ldexp(np.float32(1), -min(max(int(np.frexp(peak)[1]), -126), 126))
-    return np.multiply(vectors, factor, order="C").astype(np.float32, copy=False)
+    exponent = min(max(int(np.frexp(peak)[1]), -126), 126)
+    return np.multiply(vectors, np.ldexp(np.float32(1), -exponent), order="C").astype(np.float32, copy=False)
 
 
-def _require_finite(array: np.ndarray, name: str) -> None:
-    # A sum is not finite exactly when an entry is not (or the total overflows): far cheaper than isfinite on all.
-    if not np.isfinite(array.sum(dtype=np.float64)):
+def _require_finite(array: np.ndarray, name: str) -> float:
+    """The largest absolute value, by two quick passes without a temporary array; InputError if it is not finite."""
+    low, high = float(array.min(initial=0)), float(array.max(initial=0))  # NaN if any entry is
+    if not (np.isfinite(low) and np.isfinite(high)):
         bad = int((~np.isfinite(array)).sum())
         raise InputError(f"expected finite {name}; got {bad} NaN or infinite values; check the backbone's output")
+    return max(high, -low)
 
 
 # --- kernel -----------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from masktree.refine.lattice import Lattice, blur, build_lattice
 from masktree.refine.refiner import check_problem
 from masktree.types import RGB, Probabilities, checked
 
-_LANES = 8  # float32 values in one 256-bit register
+_LANES = 4  # float32 values in one 128-bit register
 _CLIP = np.float32(1e-5)  # smallest unary probability [code of HASSOD]
 _ABSENT = np.float32(-1e4)  # logit of the padding labels
 _KEEP = 1 << 20  # pixels of the largest image whose lattices are kept for the next call (our choice)
