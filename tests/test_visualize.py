@@ -161,3 +161,8 @@ def test_label_colours_are_distinct():
     colours = colour_labels(labels)
     assert colours.dtype == np.uint8
     assert len(np.unique(colours.reshape(-1, 3), axis=0)) == 24
+
+
+def test_a_tree_draws_itself(rng):
+    tree, photo = MaskTree.from_masks(box(5, 20, 5, 20)[None]), image(rng)
+    np.testing.assert_array_equal(tree.draw(photo, granularity=0.8), overlay(photo, tree, granularity=0.8))

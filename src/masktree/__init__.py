@@ -11,12 +11,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from masktree.backbones import load_backbone
     from masktree.masks import MaskTree
     from masktree.predict import AutomaticMaskGenerator, Segmenter, load
     from masktree.tree import PartitionTree
     from masktree.visualize import overlay
 
-__all__ = ["AutomaticMaskGenerator", "MaskTree", "PartitionTree", "Segmenter", "__version__", "load", "overlay"]
+__all__ = [
+    "AutomaticMaskGenerator",
+    "MaskTree",
+    "PartitionTree",
+    "Segmenter",
+    "__version__",
+    "load",
+    "load_backbone",
+    "overlay",
+]
 
 _HOMES = {
     "AutomaticMaskGenerator": "masktree.predict",
@@ -24,6 +34,7 @@ _HOMES = {
     "PartitionTree": "masktree.tree",
     "Segmenter": "masktree.predict",
     "load": "masktree.predict",
+    "load_backbone": "masktree.backbones",
     "overlay": "masktree.visualize",
 }
 

@@ -15,7 +15,7 @@ from scipy import ndimage
 from masktree import hierarchy, rle
 from masktree.errors import InputError
 from masktree.tree import PartitionTree, renumber
-from masktree.types import Labels, Mask, Masks, checked
+from masktree.types import RGB, Labels, Mask, Masks, checked
 
 LEVELS = ("whole", "part", "subpart")
 _COLUMNS = {
@@ -334,6 +334,12 @@ class MaskTree:
         if self.partition is None:
             raise InputError("expected a tree of a method that partitions the image; got overlapping masks only")
         return self.partition.ucm(doubled=doubled)
+
+    def draw(self, image: RGB, *, granularity: float = 0.5) -> RGB:
+        """Picture of the tree over its (H, W, 3) uint8 RGB image; see ``masktree.overlay`` for more options."""
+        from masktree.visualize import overlay
+
+        return overlay(image, self, granularity=granularity)
 
     # --- writing ------------------------------------------------------------------------------------------------
 
