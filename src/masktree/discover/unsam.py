@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -36,6 +37,7 @@ def unsam(
     side: int = 480,
     tau: float = 0.15,
     n_cuts: int = 3,
+    sign: Literal["lapack", "seed"] = "lapack",
     thresholds: Sequence[float] = (0.6, 0.5, 0.4, 0.3, 0.2, 0.1),
     crop_side: int = 256,
     min_cells: int = 4,
@@ -57,6 +59,8 @@ def unsam(
             Anything else than such masks is an InputError.
         side: resolution of MaskCut's features and of the masks.
         tau, n_cuts: MaskCut's affinity threshold and number of cuts.
+        sign: which side of an eigenvector is foreground, see ``maskcut``: ``lapack`` as in the authors' code, ``seed``
+            never the side with three or more image corners.
         thresholds: merge thresholds of the conquer step.
         crop_side: each divide mask's box is seen at this size.
         min_cells: clusters with fewer feature cells are dropped.
@@ -74,7 +78,7 @@ def unsam(
     check_settings(backbone, thresholds, side, crop_side, min_area=min_area)
     working = resize_image(image, (side, side))
     if detector is None:
-        wholes = _divide(working, backbone, tau, n_cuts, refiner, refine_iou)
+        wholes = _divide(working, maskcut(backbone(working[None])[0], tau, n_cuts, sign=sign), refiner, refine_iou)
     else:
         wholes = resize_masks(_checked_masks(detector(image), (image.shape[0], image.shape[1])), (side, side))
     parts = _conquer(image, wholes, backbone, thresholds, crop_side, min_cells, inside)
@@ -99,9 +103,9 @@ def _checked_masks(found: object, size: tuple[int, int]) -> Masks:
     raise InputError(f"expected detector masks (n, {size[0]}, {size[1]}) bool; got {got}; one mask is mask[None]")
 
 
-def _divide(working: RGB, backbone: Backbone, tau: float, n_cuts: int, refiner: Refiner, refine_iou: float) -> Masks:
-    """Whole objects by MaskCut; CRF, holes filled, masks that the CRF overturns dropped."""
-    cuts = resize_masks(maskcut(backbone(working[None])[0], tau, n_cuts), (working.shape[0], working.shape[1]))
+def _divide(working: RGB, patches: Masks, refiner: Refiner, refine_iou: float) -> Masks:
+    """Whole objects from MaskCut's patch masks; CRF, holes filled, masks that this overturns dropped."""
+    cuts = resize_masks(patches, (working.shape[0], working.shape[1]))
     refined = fill_holes(refine_masks(working, cuts, refiner))
     return refined[iou_pairwise(cuts, refined) >= refine_iou]
 
