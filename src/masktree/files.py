@@ -39,7 +39,7 @@ def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
     write_atomically(path, lambda handle: handle.write(text.encode("ascii")))
 
 
-def read_json(path: Path, expected: dict[str, type | tuple[type, ...]]) -> dict[str, Any]:
+def read_json(path: Path, expected: dict[str, type]) -> dict[str, Any]:
     """Read one of our own JSON files, an object with at least the expected keys and types.
 
     Raises:

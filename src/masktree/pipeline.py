@@ -142,6 +142,7 @@ def discover(
     """
     from masktree.labels import LabelSetWriter
     from masktree.labels.coco import MAX_MASKS
+    from masktree.labels.writer import pending_folder
 
     if not folder.is_dir():
         raise InputError(f"expected a folder of photographs; got {folder}")
@@ -150,7 +151,7 @@ def discover(
         # Whatever can be refused is refused before an earlier label set is touched.
         if labels_per_image is not None:
             config = _with_chosen_options(config, output / "thresholds.json", photos, labels_per_image, overwrite)
-        job = SegmentJob(config, output / "pending", None, limit=MAX_MASKS)
+        job = SegmentJob(config, pending_folder(output), None, limit=MAX_MASKS)
         workers = job.choose_workers(workers, len(photos))
         record = job.open_record(output, {"labels_per_image": labels_per_image}, overwrite)
         writer = LabelSetWriter.open(output, folder, photos, shard_size=shard_size, overwrite=overwrite)

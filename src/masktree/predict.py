@@ -53,7 +53,7 @@ class Segmenter:
         for least in (self.min_area, self.options.get("min_area")):
             if least is not None and not (isinstance(least, (int, np.integer)) and least >= 1):
                 raise InputError(f"expected min_area of at least 1 pixel; got {least!r}; give a whole number")
-        known = _options_of(self.method) if self.options else ()
+        known = method_options(self.method) if self.options else {}
         unknown = [name for name in self.options if name not in known]
         if unknown:
             raise InputError(
@@ -157,14 +157,14 @@ class AutomaticMaskGenerator:
         return tree[keep].masks(output_mode=self.output_mode)
 
 
-def _options_of(method: Method) -> list[str]:
-    """Keyword arguments that a method takes beside the image and the backbone."""
+def method_options(method: Method) -> dict[str, Any]:
+    """Keyword arguments that a method takes beside the image and the backbone, with their defaults."""
     import inspect
 
     from masktree import discover
 
     function = MaskTree.from_partition if method == "masktree" else getattr(discover, method)
-    return [p.name for p in inspect.signature(function).parameters.values() if p.kind == p.KEYWORD_ONLY]
+    return {p.name: p.default for p in inspect.signature(function).parameters.values() if p.kind == p.KEYWORD_ONLY}
 
 
 def as_rgb(image: str | Path | RGB | Image) -> RGB:

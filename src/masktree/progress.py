@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -89,4 +88,3 @@ def progress_bar(description: str, total: int, kept: int, *, show: bool) -> Iter
     bar = Bar(description, total, kept)
     with bar.bar:
         yield bar
-    sys.stderr.flush()

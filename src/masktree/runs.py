@@ -17,7 +17,7 @@ from masktree.files import read_json, write_json
 
 _PACKAGES = ("masktree", "numpy", "scipy", "numba", "pillow", "scikit-image", "torch", "timm")
 _WRITE_EVERY = 10.0  # seconds between updates of the files while a run goes on (our choice)
-_SHAPE: dict[str, type | tuple[type, ...]] = {"config": dict, "weights": dict, "versions": dict, "seconds": dict}
+_SHAPE: dict[str, type] = {"config": dict, "weights": dict, "versions": dict, "seconds": dict}
 
 
 @dataclass

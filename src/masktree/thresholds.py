@@ -10,15 +10,11 @@ import numpy as np
 
 from masktree.errors import ImageError, InputError
 from masktree.images import Photo, read_image
-from masktree.predict import Segmenter
+from masktree.labels.coco import MAX_MASKS
+from masktree.predict import Segmenter, method_options
 
 SAMPLE = 24  # images to count labels on (our choice: a standard error of about a tenth of the spread over images)
 _ROUNDS = 6  # halvings of the interval of shifts: the thresholds are then known to 0.015
-_PUBLISHED = {
-    "hassod": (0.4, 0.2, 0.1),
-    "sohes": (0.6, 0.5, 0.4, 0.3, 0.2, 0.1),
-    "unsam": (0.6, 0.5, 0.4, 0.3, 0.2, 0.1),
-}
 
 
 def choose_options(photos: Sequence[Photo], segmenter: Segmenter, wanted: float) -> dict[str, Any]:
@@ -35,7 +31,7 @@ def choose_options(photos: Sequence[Photo], segmenter: Segmenter, wanted: float)
     sample = _sample_images(photos)
     if segmenter.method == "masktree":
         return _choose_stability(sample, segmenter, wanted)
-    published = _PUBLISHED[segmenter.method]
+    published = method_options(segmenter.method)["thresholds"]
 
     def count(shift: float) -> float:
         options = segmenter.options | {"thresholds": tuple(t + shift for t in published)}
@@ -61,7 +57,7 @@ def choose_options(photos: Sequence[Photo], segmenter: Segmenter, wanted: float)
 
 
 def _choose_stability(sample: Sequence[np.ndarray], segmenter: Segmenter, wanted: float) -> dict[str, Any]:
-    everything = dataclasses.replace(segmenter, options=segmenter.options | {"max_masks": 10_000})
+    everything = dataclasses.replace(segmenter, options=segmenter.options | {"max_masks": MAX_MASKS})
     stabilities = np.sort(np.concatenate([everything(image).stabilities for image in sample]))[::-1]
     index = round(wanted * len(sample)) - 1
     if index >= len(stabilities):
@@ -69,7 +65,7 @@ def _choose_stability(sample: Sequence[np.ndarray], segmenter: Segmenter, wanted
             f"expected at most {len(stabilities) / len(sample):.1f} labels per image, all that masktree finds here; "
             f"got {wanted:g}; lower min_area"
         )
-    return segmenter.options | {"min_stability": float(stabilities[max(index, 0)]), "max_masks": 10_000}
+    return segmenter.options | {"min_stability": float(stabilities[max(index, 0)]), "max_masks": MAX_MASKS}
 
 
 def _sample_images(photos: Sequence[Photo]) -> list[np.ndarray]:

@@ -144,7 +144,11 @@ class PartitionTree:
         """
         if np.isnan(altitude):
             raise InputError("expected an altitude; got NaN")
-        return self._cut_merges(int(np.searchsorted(self.altitudes[self.n_leaves :], float(altitude), side="right")))
+        return self._cut_merges(self.merges_at(altitude))
+
+    def merges_at(self, altitude: float) -> int:
+        """Number of merges up to and including this altitude."""
+        return int(np.searchsorted(self.altitudes[self.n_leaves :], float(altitude), side="right"))
 
     def cut_count(self, k: int) -> Labels:
         """Partition into exactly k regions, 1 <= k <= number of leaves: (H, W) int32 labels."""

@@ -140,7 +140,7 @@ def test_paste_fills_its_window():
     assert not pasted[:, :16].any()
 
 
-def test_finish_filters_scores_and_nests():
+def test_refined_filters_scores_and_nests():
     size = (96, 96)
     image = np.zeros((*size, 3), np.uint8)
     outer, inner = np.zeros(size, bool), np.zeros(size, bool)
@@ -150,8 +150,11 @@ def test_finish_filters_scores_and_nests():
     pool = [rle.encode(m) for m in (inner, outer, np.ones(size, bool), speck, np.zeros(size, bool), outer)]
 
     def finish(refiner=oracle.unchanged, **changes):
-        options = {"refine_iou": 0.5, "min_area": 16, "max_area": 0.9, "duplicate_iou": 0.9, "cover": 0.9}
-        return grids.finish(pool, image, size, refiner=refiner, **options | changes)
+        options = {"refine_iou": 0.5, "min_area": 16, "max_area": 0.9, "duplicate_iou": 0.9} | changes
+        duplicate_iou = options.pop("duplicate_iou")
+        refined = grids.Refined(size, refiner, **options)
+        refined.add(pool, image)
+        return refined.nest(duplicate_iou=duplicate_iou, cover=0.9)
 
     tree = finish()
     assert sorted(tree.areas) == [24 * 24, 64 * 64]
@@ -166,16 +169,15 @@ def test_finish_filters_scores_and_nests():
     np.testing.assert_allclose(np.sort(shifted.scores), [20 / 28, expected], rtol=1e-6)
 
 
-def test_finish_counts_the_area_in_original_pixels():
+def test_refined_counts_the_area_in_original_pixels():
     image = np.zeros((96, 96, 3), np.uint8)
     mask = np.zeros((96, 96), bool)
     mask[10:14, 10:14] = True  # 16 pixels here, 64 in the original
 
     def finish(min_area):
-        return grids.finish(
-            [rle.encode(mask)], image, (192, 192), refiner=oracle.unchanged, refine_iou=0.5, min_area=min_area,
-            max_area=0.9, duplicate_iou=0.9, cover=0.9,
-        )  # fmt: skip
+        refined = grids.Refined((192, 192), oracle.unchanged, refine_iou=0.5, min_area=min_area, max_area=0.9)
+        refined.add([rle.encode(mask)], image)
+        return refined.nest(duplicate_iou=0.9, cover=0.9)
 
     assert len(finish(55)) == 1
     assert len(finish(70)) == 0

@@ -228,6 +228,10 @@ def test_damaged_label_sets_are_named(collection, tmp_path):
         LabelSet.open(labels, verify=True)
     with pytest.raises(FormatError, match="parent 5 is not in its image"):
         list(LabelSet.open(labels))
+    document["annotations"][0] |= {"parent_id": None, "image_id": 99}
+    shard.write_text(json.dumps(document))
+    with pytest.raises(FormatError, match="image 99 is not in its file"):
+        list(LabelSet.open(labels))
     shard.unlink()
     with pytest.raises(FormatError, match="not in the folder"):
         LabelSet.open(labels)

@@ -57,11 +57,9 @@ def pooled_regions(tree: PartitionTree, thresholds: Sequence[float]) -> Masks:
 
     All cuts come from one tree, so a region that stands in several partitions is one node and is met once.
     """
-    n = tree.n_leaves
-    merges = [int(np.searchsorted(tree.altitudes[n:], 1.0 - theta, side="right")) for theta in thresholds]
-    nodes = np.unique(np.concatenate([tree.cut_nodes(count) for count in merges]))
+    nodes = np.unique(np.concatenate([tree.cut_nodes(tree.merges_at(1.0 - theta)) for theta in thresholds]))
     low, high = tree.intervals
-    positions = low[:n][tree.leaves]
+    positions = low[: tree.n_leaves][tree.leaves]
     return (positions >= low[nodes][:, None, None]) & (positions < high[nodes][:, None, None])
 
 
@@ -216,27 +214,16 @@ class Refined:
                     self.scores.append(float(score))
 
     def nest(self, *, duplicate_iou: float, cover: float) -> MaskTree:
-        """Remove duplicates, the best score first, and find the forest."""
-        scores = np.array(self.scores)
-        keep = hierarchy.nms(self.rles, self.size, scores, iou=duplicate_iou)
-        rles = [self.rles[i] for i in keep]
-        parents = hierarchy.coverage_parents(rles, self.size, cover=cover)
-        return MaskTree.from_rles(rles, self.size, parents, scores=scores[keep])
+        """``nest`` of what was kept."""
+        return nest(self.rles, self.scores, self.size, duplicate_iou=duplicate_iou, cover=cover)
 
 
-def finish(
-    rles: Sequence[bytes],
-    working: RGB,
-    size: tuple[int, int],
-    *,
-    refiner: Refiner,
-    refine_iou: float,
-    min_area: int,
-    max_area: float,
-    duplicate_iou: float,
-    cover: float,
+def nest(
+    rles: Sequence[bytes], scores: Sequence[float], size: tuple[int, int], *, duplicate_iou: float, cover: float
 ) -> MaskTree:
-    """Refine masks of the working image, filter, bring to the original size, remove duplicates, nest: ``Refined``."""
-    kept = Refined(size, refiner, refine_iou, min_area, max_area)
-    kept.add(rles, working)
-    return kept.nest(duplicate_iou=duplicate_iou, cover=cover)
+    """The forest of masks without duplicates: exact NMS, the best score first, then parents by coverage."""
+    ranking = np.array(scores)
+    keep = hierarchy.nms(rles, size, ranking, iou=duplicate_iou)
+    kept = [rles[i] for i in keep]
+    parents = hierarchy.coverage_parents(kept, size, cover=cover)
+    return MaskTree.from_rles(kept, size, parents, scores=ranking[keep])

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numba import njit
 
-from masktree import hierarchy
 from masktree.backbones.base import Backbone
-from masktree.discover.grids import Window, check_settings, cluster, encode_part, resize_part
+from masktree.discover.grids import Window, check_settings, cluster, encode_part, nest, resize_part
 from masktree.images import resize_image
 from masktree.masks import MaskTree
 from masktree.refine import Refiner, dense_crf, fill_holes, upsample_labels
@@ -70,10 +69,7 @@ def hassod(
             if part.sum() >= min_area and _corners(part, window, size) <= max_corners:
                 rles.append(encode_part(fill_holes(part[None])[0], window, size))
                 scores.append(float(stable[label]))
-    keep = hierarchy.nms(rles, size, np.array(scores), iou=duplicate_iou)
-    rles = [rles[i] for i in keep]
-    parents = hierarchy.coverage_parents(rles, size, cover=cover)
-    return MaskTree.from_rles(rles, size, parents, scores=np.array(scores)[keep])
+    return nest(rles, scores, size, duplicate_iou=duplicate_iou, cover=cover)
 
 
 def _largest(labels: Labels, limit: int) -> tuple[Labels, int]:

@@ -11,12 +11,12 @@ from masktree import rle
 from masktree.backbones.base import Backbone
 from masktree.cluster import maskcut
 from masktree.discover.grids import (
+    Refined,
     box_window,
     check_settings,
     cluster_crops,
     distinct,
     encode_part,
-    finish,
     paste,
     resize_masks,
 )
@@ -82,17 +82,9 @@ def unsam(
     else:
         wholes = resize_masks(_checked_masks(detector(image), (image.shape[0], image.shape[1])), (side, side))
     parts = _conquer(image, wholes, backbone, thresholds, crop_side, min_cells, inside)
-    return finish(
-        distinct([*map(rle.encode, wholes), *parts], (side, side), iou=duplicate_iou),
-        working,
-        (image.shape[0], image.shape[1]),
-        refiner=refiner,
-        refine_iou=refine_iou,
-        min_area=min_area,
-        max_area=max_area,
-        duplicate_iou=duplicate_iou,
-        cover=cover,
-    )
+    refined = Refined((image.shape[0], image.shape[1]), refiner, refine_iou, min_area, max_area)
+    refined.add(distinct([*map(rle.encode, wholes), *parts], (side, side), iou=duplicate_iou), working)
+    return refined.nest(duplicate_iou=duplicate_iou, cover=cover)
 
 
 def _checked_masks(found: object, size: tuple[int, int]) -> Masks:

@@ -160,8 +160,8 @@ def _contingency(labels: np.ndarray, columns: list[np.ndarray], regions: int) ->
 def _cut_tables(table: np.ndarray, tree: PartitionTree, thresholds: np.ndarray) -> Iterator[np.ndarray]:
     """Contingency tables of the cuts, each summed from the one before (a coarser cut unites regions of a finer one)."""
     representative = np.arange(tree.n_leaves)  # a leaf of the region that each row of the table stands for
-    for merges in np.searchsorted(tree.altitudes[tree.n_leaves :], thresholds, side="right"):
-        nodes, rows = np.unique(tree.cut_nodes(int(merges))[representative], return_inverse=True)
+    for threshold in thresholds:
+        nodes, rows = np.unique(tree.cut_nodes(tree.merges_at(threshold))[representative], return_inverse=True)
         if len(nodes) < len(table):
             order = np.argsort(rows, kind="stable")
             first = np.searchsorted(rows[order], np.arange(len(nodes)))

@@ -14,7 +14,7 @@ from masktree.masks import LEVELS, MaskTree, ceil_float32
 
 CATEGORY_ID = 1
 CATEGORY = {"id": CATEGORY_ID, "name": "entity", "supercategory": "entity"}
-SHARD_SHAPE: dict[str, type | tuple[type, ...]] = {"info": dict, "images": list, "annotations": list}
+SHARD_SHAPE: dict[str, type] = {"info": dict, "images": list, "annotations": list}
 MAX_MASKS = 10_000  # annotation ids are image id * MAX_MASKS + index: unique without counting across shards
 
 
@@ -35,6 +35,20 @@ def read_info(path: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError) as error:
         raise FormatError(f"{path}: expected a COCO shard written by masktree; got {type(error).__name__}") from error
     return info
+
+
+def group_by_image(document: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
+    """The annotations of a COCO document by image id; an image without annotations has an empty list.
+
+    Raises:
+        FormatError: an annotation of an image that is not in the document.
+    """
+    groups: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in document["images"]}
+    for annotation in document["annotations"]:
+        if annotation["image_id"] not in groups:
+            raise FormatError(f"annotation {annotation['id']}: image {annotation['image_id']} is not in its file")
+        groups[annotation["image_id"]].append(annotation)
+    return groups
 
 
 def annotations_of(tree: MaskTree, image_id: int) -> list[dict[str, Any]]:

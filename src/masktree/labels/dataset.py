@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from masktree.errors import FormatError, MasktreeError
 from masktree.files import read_json, sha256_of
-from masktree.labels.coco import SHARD_SHAPE, tree_of
+from masktree.labels.coco import SHARD_SHAPE, group_by_image, tree_of
 from masktree.masks import MaskTree
 
 
@@ -64,12 +63,10 @@ class LabelSet:
     def __iter__(self) -> Iterator[tuple[dict[str, Any], MaskTree]]:
         for shard in self.index["shards"]:
             document = read_json(self.folder / shard["file"], SHARD_SHAPE)
-            by_image = defaultdict(list)
-            for annotation in document["annotations"]:
-                by_image[annotation["image_id"]].append(annotation)
+            groups = group_by_image(document)
             for image in document["images"]:
                 try:
-                    tree = tree_of(by_image[image["id"]], (image["height"], image["width"]))
+                    tree = tree_of(groups[image["id"]], (image["height"], image["width"]))
                 except (MasktreeError, KeyError, TypeError, ValueError) as error:
                     raise FormatError(f"{shard['file']}, image {image['file_name']}: {error}") from error
                 yield image, tree

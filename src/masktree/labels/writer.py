@@ -12,12 +12,17 @@ from masktree.errors import InputError
 from masktree.files import read_json, sha256_of, write_json
 from masktree.images import Photo
 from masktree.labels.card import write_card
-from masktree.labels.coco import CATEGORY, SHARD_SHAPE, annotations_of, read_info, tree_of
+from masktree.labels.coco import CATEGORY, SHARD_SHAPE, annotations_of, group_by_image, read_info, tree_of
 from masktree.labels.statistics import Statistics
 from masktree.masks import MaskTree
 from masktree.runs import RunRecord
 
 SHARD_SIZE = 1000  # images: a file of tens of megabytes, which any JSON reader takes (our choice)
+
+
+def pending_folder(folder: Path) -> Path:
+    """Where the trees of a label set wait until their shard is complete."""
+    return folder / "pending"
 
 
 class LabelSetWriter:
@@ -33,7 +38,7 @@ class LabelSetWriter:
         self.root = root
         self.photos = list(photos)
         self.shard_size = shard_size
-        self.pending = folder / "pending"
+        self.pending = pending_folder(folder)
         self._position = {photo.name: index for index, photo in enumerate(self.photos)}
         self._errors: dict[str, str] = {}
         self._done = {file_name for shard in self._shards() for file_name in self._names(shard)}
@@ -87,7 +92,7 @@ class LabelSetWriter:
         if overwrite:
             (folder / "index.json").unlink(missing_ok=True)
             shutil.rmtree(folder / "annotations", ignore_errors=True)
-            shutil.rmtree(folder / "pending", ignore_errors=True)
+            shutil.rmtree(pending_folder(folder), ignore_errors=True)
         write_json(path, plan)
         return cls(folder, root, photos, shard_size)
 
@@ -177,11 +182,8 @@ class LabelSetWriter:
         if not self._shard_path(shard).exists():
             return {}
         document = read_json(self._shard_path(shard), SHARD_SHAPE)
-        images: list[dict[str, Any]] = document["images"]
-        by_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in images}
-        for annotation in document["annotations"]:
-            by_image[annotation["image_id"]].append(annotation)
-        return {image["file_name"]: (image, by_image[image["id"]]) for image in images}
+        groups = group_by_image(document)
+        return {image["file_name"]: (image, groups[image["id"]]) for image in document["images"]}
 
     def _shards(self) -> range:
         return range(-(-len(self.photos) // self.shard_size))
