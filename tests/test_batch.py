@@ -33,7 +33,7 @@ class Job:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_failure_is_one_result_and_the_rest_goes_on(tmp_path, workers):
-    results = {r.photo.name: r.error for r in batch.run(photos(8), Job(tmp_path), workers=workers)}
+    results = {r.item.name: r.error for r in batch.run(photos(8), Job(tmp_path), workers=workers)}
     assert results.pop("3") == "expected pixels; got words"
     assert results.pop("4") == "ZeroDivisionError"
     assert set(results.values()) == {None}
@@ -43,7 +43,7 @@ def test_a_failure_is_one_result_and_the_rest_goes_on(tmp_path, workers):
 def test_a_dead_worker_fails_only_its_own_photo(tmp_path):
     folder = tmp_path / "deadly"
     folder.mkdir()
-    results = {r.photo.name: r.error for r in batch.run(photos(8), Job(folder), workers=2)}
+    results = {r.item.name: r.error for r in batch.run(photos(8), Job(folder), workers=2)}
     assert len(results) == 8
     assert "worker process died" in results["5"]
     assert [name for name, error in results.items() if error is None] != []
@@ -59,3 +59,9 @@ def test_workers_have_one_thread_each_and_the_environment_is_restored(tmp_path, 
 
 def test_nothing_to_do(tmp_path):
     assert list(batch.run([], Job(tmp_path), workers=2)) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_the_job_returns_comes_back_with_its_item(workers):
+    values = {r.item: r.value for r in batch.run([-2, -1, 3], abs, workers=workers)}
+    assert values == {-2: 2, -1: 1, 3: 3}

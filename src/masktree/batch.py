@@ -1,4 +1,4 @@
-"""Run one job over many photographs: worker processes, isolation of failures, results as they come."""
+"""Run one job over many photographs or other items: worker processes, isolation of failures, results as they come."""
 
 from __future__ import annotations
 
@@ -12,41 +12,42 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from masktree.errors import MasktreeError
-from masktree.images import Photo
 
-Job = Callable[[Photo], None]
+Item = TypeVar("Item")
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 @dataclass(frozen=True)
-class Result:
-    """Outcome of one photograph: seconds taken, and the reason if it failed."""
+class Result(Generic[Item]):
+    """Outcome of one item: seconds taken, the reason if it failed, and what the job returned if it did not."""
 
-    photo: Photo
+    item: Item
     seconds: float
     error: str | None = None
+    value: Any = None
 
 
-def run(photos: Sequence[Photo], job: Job, *, workers: int) -> Iterator[Result]:
-    """Call ``job`` on every photograph; yields results in order of completion.
+def run(items: Sequence[Item], job: Callable[[Item], Any], *, workers: int) -> Iterator[Result[Item]]:
+    """Call ``job`` on every item; yields results in order of completion.
 
-    An exception fails its photograph only. With several workers each runs single-threaded in a process of its own,
-    and a worker that dies (killed for memory, say) fails the photograph it was on; the rest goes on.
+    An exception fails its item only. With several workers each runs single-threaded in a process of its own,
+    and a worker that dies (killed for memory, say) fails the item it was on; the rest goes on.
 
     Args:
-        photos: what to work on.
-        job: picklable if ``workers`` > 1.
+        items: what to work on, photographs as a rule; picklable if ``workers`` > 1, as are the job and its values.
+        job: called with one item.
         workers: number of processes; 1 works in this process with all its threads.
     """
     if workers == 1:
-        for photo in photos:
-            yield _attempt(job, photo)
+        for item in items:
+            yield _attempt(job, item)
         return
     with _single_threads():
-        yield from _run_pool(list(photos), job, workers)
+        yield from _run_pool(list(items), job, workers)
 
 
 def available_cores() -> int:
@@ -62,14 +63,14 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _run_pool(pending: list[Photo], job: Job, workers: int) -> Iterator[Result]:
+def _run_pool(pending: list[Item], job: Callable[[Item], Any], workers: int) -> Iterator[Result[Item]]:
     pending.reverse()
-    suspects: list[Photo] = []  # in flight when a worker died: any of them may be to blame
+    suspects: list[Item] = []  # in flight when a worker died: any of them may be to blame
     while pending or suspects:
         # Suspects run alone, one to a fresh process: only the guilty one dies again.
         alone = bool(suspects)
         queue = [suspects.pop()] if alone else pending
-        flying: dict[Future[Result], Photo] = {}
+        flying: dict[Future[Result[Item]], Item] = {}
         pool = ProcessPoolExecutor(
             1 if alone else workers,
             multiprocessing.get_context("spawn"),
@@ -87,7 +88,7 @@ def _run_pool(pending: list[Photo], job: Job, workers: int) -> Iterator[Result]:
                     del flying[future]
                     yield result
         except BrokenProcessPool:
-            if alone and not flying:  # the process died before it took the photograph
+            if alone and not flying:  # the process died before it took the item
                 suspects += queue
             elif alone:
                 yield Result(next(iter(flying.values())), 0.0, "the worker process died; most likely out of memory")
@@ -97,19 +98,19 @@ def _run_pool(pending: list[Photo], job: Job, workers: int) -> Iterator[Result]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _attempt(job: Job, photo: Photo) -> Result:
+def _attempt(job: Callable[[Item], Any], item: Item) -> Result[Item]:
     start = time.perf_counter()
     try:
-        job(photo)
+        value = job(item)
     except Exception as error:
-        return Result(photo, time.perf_counter() - start, reason(error))
-    return Result(photo, time.perf_counter() - start)
+        return Result(item, time.perf_counter() - start, reason(error))
+    return Result(item, time.perf_counter() - start, value=value)
 
 
-_own_job: Job | None = None  # of a worker process: sent once, so that what it loads is loaded once
+_own_job: Callable[[Any], Any] | None = None  # of a worker process: sent once, so that what it loads is loaded once
 
 
-def _start_worker(job: Job) -> None:
+def _start_worker(job: Callable[[Any], Any]) -> None:
     global _own_job
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_exit_with_parent, daemon=True).start()
@@ -124,9 +125,9 @@ def _exit_with_parent() -> None:
         os._exit(1)
 
 
-def _attempt_own_job(photo: Photo) -> Result:
+def _attempt_own_job(item: Any) -> Result[Any]:
     assert _own_job is not None
-    return _attempt(_own_job, photo)
+    return _attempt(_own_job, item)
 
 
 @contextlib.contextmanager

@@ -284,7 +284,7 @@ def run_batch(
     kept: int,
     description: str,
     show: bool,
-    on_result: Callable[[batch.Result], None] | None = None,
+    on_result: Callable[[batch.Result[Photo]], None] | None = None,
 ) -> int:
     """Run ``job`` over ``todo`` into ``record``; returns how many failed.
 
@@ -305,7 +305,7 @@ def run_batch(
                     progress.advance()
                 else:
                     failed += 1
-                    progress.fail(str(result.photo.path), result.error)
+                    progress.fail(str(result.item.path), result.error)
     except BaseException:
         with contextlib.suppress(OSError):  # on a full disk the first error is the one to show
             record.close("interrupted")

@@ -14,6 +14,7 @@ from typing import Any
 from masktree.batch import Result
 from masktree.errors import FormatError, InputError
 from masktree.files import read_json, write_json
+from masktree.images import Photo
 
 _PACKAGES = ("masktree", "numpy", "scipy", "numba", "pillow", "scikit-image", "torch", "timm")
 _WRITE_EVERY = 10.0  # seconds between updates of the files while a run goes on (our choice)
@@ -87,12 +88,12 @@ class RunRecord:
         record.seconds = dict(before["seconds"])
         return record
 
-    def add(self, result: Result) -> None:
+    def add(self, result: Result[Photo]) -> None:
         """Note the outcome of one image; the files follow every few seconds."""
         if result.error is None:
-            self.seconds[result.photo.name] = round(result.seconds, 3)
+            self.seconds[result.item.name] = round(result.seconds, 3)
         else:
-            self.failures.append({"path": str(result.photo.path), "error": result.error})
+            self.failures.append({"path": str(result.item.path), "error": result.error})
         if time.monotonic() - self._written > _WRITE_EVERY:
             try:
                 self.write()

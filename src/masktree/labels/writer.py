@@ -100,12 +100,12 @@ class LabelSetWriter:
         """Whether the image is in a finished shard."""
         return self._file_name(photo) in self._done
 
-    def add(self, result: Result) -> None:
+    def add(self, result: Result[Photo]) -> None:
         """Note one image's outcome; folds its shard when that was the last one missing."""
         if result.error is not None:
-            self._errors[result.photo.name] = result.error
-        shard = self._position[result.photo.name] // self.shard_size
-        self._waiting[shard].discard(result.photo.name)
+            self._errors[result.item.name] = result.error
+        shard = self._position[result.item.name] // self.shard_size
+        self._waiting[shard].discard(result.item.name)
         if not self._waiting[shard]:
             self._fold(shard)
 
