@@ -1,0 +1,92 @@
+"""Views of an image whose masks are known from those of the image: mirrored, cropped, with noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from masktree import rle
+from masktree.types import RGB
+
+CROP = 0.8  # of each side (our choice: most masks stay whole, and a fixed working size sees them at another scale)
+NOISE = 5.0  # sigma in levels of 255 (our choice: hardly visible)
+
+
+@dataclass(frozen=True)
+class View:
+    """A view of an image.
+
+    Attributes:
+        image: (h, w, 3) uint8 RGB.
+        top, left: first row and column of the image that the view shows.
+        mirrored: whether left and right change places, within the view.
+    """
+
+    image: RGB
+    top: int = 0
+    left: int = 0
+    mirrored: bool = False
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.image.shape[0], self.image.shape[1]
+
+    def masks(self, rles: Sequence[bytes], size: tuple[int, int]) -> list[bytes]:
+        """Where masks of the image, of ``size`` pixels, are in the view; empty where they are outside it.
+
+        O(runs); nothing dense. Raises InputError on a damaged string.
+        """
+        height, width = self.size
+        if size == self.size and not self.mirrored:
+            return list(rles)
+        owner, column, first, end = _column_pieces(rle.runs(rles, size), size[0])
+        column = column - self.left
+        first, end = np.maximum(first - self.top, 0), np.minimum(end - self.top, height)
+        if self.mirrored:
+            column = width - 1 - column
+        inside = np.flatnonzero((column >= 0) & (column < width) & (first < end))
+        starts = column * height + first
+        inside = inside[np.lexsort((starts[inside], owner[inside]))]
+        bounds = np.searchsorted(owner[inside], np.arange(len(rles) + 1))
+        starts, ends = starts[inside], (column * height + end)[inside]
+        return [rle.encode_runs(starts[a:b], ends[a:b], self.size) for a, b in pairwise(bounds)]
+
+
+def flip(image: RGB, rng: np.random.Generator) -> View:
+    """The mirror image; left and right change places."""
+    return View(np.ascontiguousarray(image[:, ::-1]), mirrored=True)
+
+
+def crop(image: RGB, rng: np.random.Generator) -> View:
+    """A window of 0.8 of each side, anywhere."""
+    height, width = (max(1, round(CROP * side)) for side in image.shape[:2])
+    top = int(rng.integers(image.shape[0] - height + 1))
+    left = int(rng.integers(image.shape[1] - width + 1))
+    return View(np.ascontiguousarray(image[top : top + height, left : left + width]), top, left)
+
+
+def noise(image: RGB, rng: np.random.Generator) -> View:
+    """The image with Gaussian noise of sigma 5 levels, independent in each pixel and channel."""
+    noisy = np.empty_like(image)
+    for row in range(len(image)):  # by rows, so that a large image needs no second copy in floating point
+        values = image[row] + np.float32(NOISE) * rng.standard_normal(image[row].shape, np.float32)
+        noisy[row] = np.clip(np.rint(values), 0, 255)
+    return View(noisy)
+
+
+VIEWS: dict[str, Callable[[RGB, np.random.Generator], View]] = {"flip": flip, "crop": crop, "noise": noise}
+
+
+def _column_pieces(runs: rle.Runs, height: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The runs cut at the feet of columns: owner, column, first row, and the row after the last, of each piece."""
+    starts, ends, offsets = runs
+    left, right = starts // height, (ends - 1) // height
+    pieces = right - left + 1
+    run = np.repeat(np.arange(len(starts)), pieces)
+    column = left[run] + np.arange(len(run)) - (np.cumsum(pieces) - pieces)[run]
+    first = np.where(column == left[run], starts[run] - column * height, 0)
+    end = np.where(column == right[run], ends[run] - column * height, height)
+    return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))[run], column, first, end
