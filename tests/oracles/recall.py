@@ -1,4 +1,4 @@
-"""The official COCO evaluation, read at 1000 detections, and the definition of average precision written out."""
+"""The official COCO evaluation, read at 1000 detections."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def official(
         from faster_coco_eval import COCOeval_faster as Evaluation
     else:
         from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval as Evaluation  # noqa: N811
+        from pycocotools.cocoeval import COCOeval as Evaluation
     annotations, results = copy.deepcopy(documents(truths, founds, kind))
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
