@@ -1,0 +1,460 @@
+"""One way to evaluate: a protocol, predictions, a truth; all images or an error, on all cores.
+
+>>> from masktree.evaluate.harness import evaluate
+>>> result = evaluate("ar", "out/", "annotations.json")  # doctest: +SKIP
+>>> result.metrics["ar1000"]  # doctest: +SKIP
+
+What one image adds is computed in worker processes; the protocols' modules say what it is and how it is summed up.
+Everything that can be found wrong with the set of images is found before the first one is scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+
+import masktree
+from masktree import batch
+from masktree.errors import InputError
+from masktree.evaluate import nesting, recall, stability
+from masktree.evaluate.predictions import (
+    ImagePrediction,
+    Predictions,
+    TreeFolder,
+    open_predictions,
+    pair,
+    without_suffix,
+)
+from masktree.evaluate.result import Metrics, Result, Stats, hash_names, source_commit
+from masktree.evaluate.truth import GroundTruth, ImageTruth
+from masktree.files import sha256_of
+from masktree.images import find_photos, read_image
+from masktree.predict import Segmenter, load
+from masktree.progress import progress_bar
+
+ProtocolName = Literal["ar", "points", "bsds", "hierarchy", "self"]
+Kind = Literal["masks", "boxes"]
+
+_FEW = 4  # up to this many images a process pool costs more to start than it saves (our choice)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image to be scored.
+
+    Attributes:
+        name: of the image, as in the truth.
+        prediction: what was predicted.
+        truth: None for the protocol self.
+        photo: the image file, where it is known.
+        segmentations: BSDS500 file of the human segmentations, for the protocol bsds.
+        header: image record of the tree file, for the protocol self.
+    """
+
+    name: str
+    prediction: ImagePrediction
+    truth: ImageTruth | None = None
+    photo: Path | None = None
+    segmentations: Path | None = None
+    header: dict[str, Any] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        if self.truth is not None:
+            return self.truth.size
+        assert self.header is not None
+        return self.header["height"], self.header["width"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What an evaluation computes: ``main`` is the metric by which reports sort images."""
+
+    title: str
+    main: str
+    score: Callable[[Case, ScoreJob], Stats]
+    summarise: Callable[[Sequence[Stats]], Metrics]
+
+
+class ScoreJob:
+    """Scores one case; picklable. The segmenter of the protocol self is loaded once per process, on first use."""
+
+    def __init__(self, protocol: str, settings: dict[str, Any], origin: dict[str, Any]) -> None:
+        self.protocol = protocol
+        self.settings = settings
+        self.origin = origin
+        self._segmenter: Segmenter | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_segmenter": None}  # networks do not travel between processes
+
+    def __call__(self, case: Case) -> Stats:
+        return PROTOCOLS[self.protocol].score(case, self)
+
+    @property
+    def segmenter(self) -> Segmenter:
+        """The segmenter that made the trees, from the record of their run.
+
+        Raises:
+            InputError: there is no record, or weights or version of today are not those of the run.
+        """
+        if self._segmenter is None:
+            self._segmenter = _recorded_segmenter(self.origin)
+        return self._segmenter
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """An evaluation that is ready to run: every image has its prediction. Made by ``open``."""
+
+    protocol: str
+    dataset: str
+    licence: str
+    settings: dict[str, Any]
+    predictions: Predictions
+    cases: tuple[Case, ...]
+    empty: tuple[str, ...]
+
+    @classmethod
+    def open(
+        cls,
+        protocol: ProtocolName,
+        predictions: str | Path,
+        truth: str | Path | None = None,
+        *,
+        dataset: str = "auto",
+        split: str | None = None,
+        kind: Kind = "masks",
+        only: Sequence[str] | None = None,
+        images: str | Path | None = None,
+        allow_empty: bool = False,
+    ) -> Evaluation:
+        """Find every image's prediction; arguments as in :func:`evaluate`."""
+        for what, value, choices in (("protocol", protocol, get_args(ProtocolName)), ("kind", kind, get_args(Kind))):
+            if value not in choices:
+                raise InputError(f"expected {what} to be one of {', '.join(choices)}; got {value!r}")
+        if kind == "boxes" and protocol != "ar":
+            raise InputError(f"expected boxes for the protocol ar only; got {protocol}")
+        found = open_predictions(predictions)
+        if protocol == "self":
+            if truth is not None:
+                raise InputError("expected no ground truth for the protocol self; got one; choose another protocol")
+            cases, empty = _self_cases(found, only, images, allow_empty)
+            return cls(protocol, "no truth", "", {}, found, tuple(cases), tuple(empty))
+        if truth is None:
+            raise InputError(f"expected ground truth for the protocol {protocol}; got none; give --gt")
+        known, dataset, split = _read_truth(protocol, Path(truth), dataset, split, only)
+        predicted, empty = pair(found, known.images, ignore_extra=only is not None, allow_empty=allow_empty)
+        folder = _image_folder(Path(truth), dataset, split) if images is None else Path(images)
+        cases = [
+            Case(
+                image.name,
+                prediction,
+                truth=image,
+                photo=None if folder is None else folder / image.name,
+                segmentations=_segmentations(Path(truth), split, image.name) if protocol == "bsds" else None,
+            )
+            for image, prediction in zip(known.images, predicted, strict=True)
+        ]
+        settings: dict[str, Any] = {"split": split} | ({"kind": kind} if protocol == "ar" else {})
+        return cls(protocol, known.dataset, known.licence, settings, found, tuple(cases), tuple(empty))
+
+    def run(self, *, workers: int = 0, show_progress: bool = False) -> Result:
+        """Score all images.
+
+        Raises:
+            InputError: an image that cannot be scored ends the evaluation; the message names it.
+        """
+        job = ScoreJob(self.protocol, self.settings, self.predictions.origin)
+        stats = _score_all(self.cases, job, workers, f"evaluate {self.protocol}", show_progress)
+        return _result(self, stats)
+
+
+def evaluate(
+    protocol: ProtocolName,
+    predictions: str | Path,
+    truth: str | Path | None = None,
+    *,
+    dataset: str = "auto",
+    split: str | None = None,
+    kind: Kind = "masks",
+    only: Sequence[str] | None = None,
+    images: str | Path | None = None,
+    allow_empty: bool = False,
+    workers: int = 0,
+    show_progress: bool = False,
+) -> Result:
+    """Score predictions against a truth, or, for the protocol self, without any.
+
+    Args:
+        protocol: ar (recall and precision of masks or boxes), points (clicks), bsds (regions and contours of
+            BSDS500), hierarchy (of parents and children), self (stability and structure; no truth).
+        predictions: folder of trees, label set, COCO file, or folder of ``ucm2`` files (protocol bsds).
+        truth: COCO file, or what the data set's layout says.
+        dataset: name in ``masktree.evaluate.datasets.DATASETS``; auto takes a file for COCO json and a folder with
+            ``groundTruth`` for BSDS500.
+        split: of the data set.
+        kind: masks or boxes (protocol ar).
+        only: names of the images to evaluate; truth and predictions are restricted to them.
+        images: folder of the photographs, for the protocol self (by default where they were when the trees were made).
+        allow_empty: count images without predictions as images in which nothing was found, instead of refusing them.
+        workers: processes; 0 means one per core.
+        show_progress: a bar on standard error.
+
+    Raises:
+        InputError: the sets of images differ, an image cannot be scored, or an argument is wrong. No image is skipped.
+        FormatError: a damaged file.
+    """
+    ready = Evaluation.open(
+        protocol,
+        predictions,
+        truth,
+        dataset=dataset,
+        split=split,
+        kind=kind,
+        only=only,
+        images=images,
+        allow_empty=allow_empty,
+    )
+    return ready.run(workers=workers, show_progress=show_progress)
+
+
+def read_list(path: str | Path) -> list[str]:
+    """Names of images from a text file, one a line; blank lines and those that begin with # are passed over.
+
+    Raises:
+        InputError: no name in it, or no text.
+    """
+    try:
+        lines = [line.strip() for line in Path(path).read_text("utf-8", "surrogateescape").splitlines()]
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"expected a list of image names, one a line; got {path}: {error}") from error
+    names = [line for line in lines if line and not line.startswith("#")]
+    if not names:
+        raise InputError(f"{path}: expected image names, one a line; got none")
+    return names
+
+
+# --- the truth and its images ---------------------------------------------------------------------------------------
+
+
+def _read_truth(
+    protocol: str, path: Path, dataset: str, split: str | None, only: Sequence[str] | None
+) -> tuple[GroundTruth, str, str | None]:
+    from masktree.evaluate.datasets import read_truth
+
+    if dataset == "auto":
+        if path.is_file():
+            dataset = "json"
+        elif any((folder / "groundTruth").is_dir() for folder in (path, path / "data")):
+            dataset = "bsds500"
+        else:
+            raise InputError(f"expected a COCO json file, or a folder of BSDS500; got {path}; name it with --dataset")
+    if protocol == "bsds":
+        if dataset != "bsds500":
+            raise InputError(f"expected the folder of BSDS500 for the protocol bsds; got the data set {dataset}")
+        split = _split(path, split)
+    return read_truth(dataset, path, split=split, only=only), dataset, split
+
+
+def _split(path: Path, split: str | None) -> str:
+    """The split of BSDS500; the only one there is if none is named."""
+    folder = path / "groundTruth" if (path / "groundTruth").is_dir() else path / "data" / "groundTruth"
+    there = sorted(inner.name for inner in folder.glob("*") if inner.is_dir())
+    if split is None and len(there) == 1:
+        return there[0]
+    if split not in there:
+        raise InputError(f"{path}: expected --split, one of {', '.join(there)}; got {split}")
+    return str(split)
+
+
+def _bsds_folder(path: Path) -> Path:
+    return path if (path / "groundTruth").is_dir() else path / "data"
+
+
+def _segmentations(path: Path, split: str | None, name: str) -> Path:
+    return _bsds_folder(path) / "groundTruth" / str(split) / f"{without_suffix(name)}.mat"
+
+
+def _image_folder(path: Path, dataset: str, split: str | None) -> Path | None:
+    """Where the photographs are as a rule; None if they are not there."""
+    folder = _bsds_folder(path) / "images" / str(split) if dataset == "bsds500" else path.parent / "images"
+    return folder if folder.is_dir() else None
+
+
+# --- without a truth --------------------------------------------------------------------------------------------------
+
+
+def _self_cases(
+    predictions: Predictions, only: Sequence[str] | None, images: str | Path | None, allow_empty: bool
+) -> tuple[list[Case], list[str]]:
+    """A case for each tree, with its photograph, and the names of trees without masks."""
+    if not isinstance(predictions, TreeFolder):
+        raise InputError(f"{predictions.path}: expected a folder of masktree segment; got {predictions.kind}")
+    path, names = predictions.path, list(predictions.names())
+    if only is not None:
+        wanted = {name if name in predictions.headers else without_suffix(name) for name in only}
+        unknown = sorted(wanted - set(names))
+        if unknown:
+            raise InputError(f"{path}: expected trees of all images in the list; got none for {unknown[0]}")
+        names = [name for name in names if name in wanted]
+    empty = [name for name in names if predictions.empty(name)]
+    if empty and not allow_empty:
+        raise InputError(
+            f"{path}: expected masks in every image; got none in {empty[0]} ({len(empty)} in all); with --allow-empty "
+            "they count as images in which nothing was found"
+        )
+    photos = {} if images is None else {photo.name: photo.path for photo in find_photos([images])[0]}
+    cases = []
+    for name in names:
+        header = predictions.headers[name]
+        photo = photos.get(name) if images is not None else Path(str(header.get("file_name")))
+        if photo is None or not photo.is_file():
+            raise InputError(
+                f"{path}: expected the photograph of {name}; got no {photo or Path(str(images)) / name}; give the "
+                "folder of the photographs with --images"
+            )
+        cases.append(Case(name, predictions.image(name), photo=photo, header=header))
+    return cases, empty
+
+
+def _recorded_segmenter(origin: dict[str, Any]) -> Segmenter:
+    config, weights = origin.get("config"), origin.get("weights")
+    if config is None or weights is None:
+        raise InputError("expected run.json beside the trees, which says how to make them again; got none")
+    version = origin.get("versions", {}).get("masktree")
+    if version != masktree.__version__:
+        raise InputError(f"expected trees of this version {masktree.__version__}; got {version}; segment again")
+    segmenter = load(
+        config["backbone"],
+        device=config["device"],
+        dtype=config["dtype"],
+        method=config["method"],
+        quality=config["quality"],
+        min_area=config["min_area"],
+        **config["options"],
+    )
+    now = segmenter.backbone.provenance.sha256
+    if now != weights.get("sha256"):
+        raise InputError(f"expected the weights of the run, sha256 {weights.get('sha256')}; got {now}")
+    return segmenter
+
+
+# --- scoring ----------------------------------------------------------------------------------------------------------
+
+
+def _score_all(
+    cases: Sequence[Case], job: ScoreJob, workers: int, description: str, show_progress: bool
+) -> list[Stats]:
+    """The stats of all cases, in their order."""
+    if workers < 0:
+        raise InputError(f"expected workers >= 0; got {workers}")
+    if job.protocol == "self":
+        device = job.segmenter.backbone.device  # loads the weights: what fails for every image fails here
+        workers = workers or (1 if device != "cpu" else 0)
+    workers = workers or (1 if len(cases) <= _FEW else batch.available_cores())
+    place = {case.name: index for index, case in enumerate(cases)}
+    stats: list[Stats | None] = [None] * len(cases)
+    with progress_bar(description, len(cases), 0, show=show_progress) as progress:
+        for outcome in batch.run(cases, job, workers=workers):
+            if outcome.error is not None:
+                named = outcome.item.name in outcome.error
+                raise InputError(outcome.error if named else f"{outcome.item.name}: {outcome.error}")
+            stats[place[outcome.item.name]] = outcome.value
+            progress.advance()
+    return cast(list[Stats], stats)
+
+
+def _result(evaluation: Evaluation, stats: Sequence[Stats]) -> Result:
+    names = tuple(case.name for case in evaluation.cases)
+    predictions = evaluation.predictions
+    return Result(
+        protocol=evaluation.protocol,
+        dataset=evaluation.dataset,
+        settings=evaluation.settings,
+        metrics=PROTOCOLS[evaluation.protocol].summarise(stats),
+        names=names,
+        stats=tuple(stats),
+        provenance={
+            "masktree": masktree.__version__,
+            "commit": source_commit(),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "predictions": predictions.path.resolve().name,
+            "kind": predictions.kind,
+            "configuration": predictions.origin.get("config"),
+            "weights": predictions.origin.get("weights"),
+            "images": len(names),
+            "empty": len(evaluation.empty),
+            "list_sha256": hash_names(names),
+            "licence": evaluation.licence,
+        },
+    )
+
+
+def _ar(case: Case, job: ScoreJob) -> Stats:
+    truth = _truth(case)
+    return recall.score_image(truth, case.prediction.detections(truth.size), kind=job.settings["kind"])
+
+
+def _points(case: Case, job: ScoreJob) -> Stats:
+    from masktree.evaluate import points
+
+    truth = _truth(case)
+    tree = case.prediction.tree(truth.size, nested=False)
+    return points.score_image(points.TreePredictor(tree), None, truth)
+
+
+def _bsds(case: Case, job: ScoreJob) -> Stats:
+    from masktree.evaluate import bsds
+
+    assert case.segmentations is not None
+    return bsds.score(case.prediction.contours(case.size), bsds.read_ground_truth(case.segmentations))
+
+
+def _hierarchy(case: Case, job: ScoreJob) -> Stats:
+    truth = _truth(case)
+    return nesting.score_image(truth, case.prediction.tree(truth.size))
+
+
+def _self(case: Case, job: ScoreJob) -> Stats:
+    assert case.photo is not None
+    assert case.header is not None
+    recorded = case.header.get("sha256")
+    if recorded is not None and sha256_of(case.photo) != recorded:
+        raise InputError(f"{case.photo}: expected the photograph that was segmented; got a changed one; segment again")
+    seed = int(job.origin["config"].get("seed", 0))
+
+    def segment(image: np.ndarray) -> masktree.MaskTree:
+        np.random.seed(seed)  # as the run did before each image
+        return job.segmenter(image)
+
+    return stability.score_image(read_image(case.photo), segment, case.prediction.tree(case.size, nested=False))
+
+
+def _truth(case: Case) -> ImageTruth:
+    assert case.truth is not None
+    return case.truth
+
+
+def _lazily(module: str) -> Callable[[Sequence[Stats]], Metrics]:
+    def summarise(stats: Sequence[Stats]) -> Metrics:
+        from importlib import import_module
+
+        return import_module(f"masktree.evaluate.{module}").summarise(stats)
+
+    return summarise
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    "ar": Protocol("Average recall and precision", "ar1000", _ar, recall.summarise),
+    "points": Protocol("Point prompts", "max_iou", _points, _lazily("points")),
+    "bsds": Protocol("BSDS500 regions and boundaries", "covering_ois", _bsds, _lazily("bsds")),
+    "hierarchy": Protocol("Hierarchy", "parent_child_f1", _hierarchy, nesting.summarise),
+    "self": Protocol("Without any truth", "stability", _self, stability.summarise),
+}

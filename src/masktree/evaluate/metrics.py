@@ -1,0 +1,87 @@
+"""What the metrics are called and which way is better, for tables and reports."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Metric(NamedTuple):
+    """``title`` in a few words; ``better``: 1 if higher is, -1 if lower is, 0 if it only describes."""
+
+    title: str
+    better: int
+
+
+_OVERLAP = "IoU .50:.05:.95"
+_SIZES = {"s": "small", "m": "medium", "l": "large"}
+_VIEWS = {"flip": "mirror image", "crop": "crop", "noise": "added noise"}
+
+METRICS: dict[str, Metric] = {
+    **{f"ar{n}": Metric(f"average recall, {n} best per image, {_OVERLAP}", 1) for n in (10, 100, 1000)},
+    **{f"ar_{size}": Metric(f"average recall, 1000 best, {name} truths", 1) for size, name in _SIZES.items()},
+    "ap": Metric(f"average precision, 1000 best, {_OVERLAP}", 1),
+    "ap50": Metric("average precision at IoU .50", 1),
+    "ap75": Metric("average precision at IoU .75", 1),
+    **{f"ap_{size}": Metric(f"average precision, {name} truths", 1) for size, name in _SIZES.items()},
+    "max_iou": Metric("one click: IoU of the mask with the highest score", 1),
+    "one_iou": Metric("IoU after one click (1-IoU)", 1),
+    "oracle_iou": Metric("one click: IoU of the best mask returned", 1),
+    **{f"noc{n}": Metric(f"clicks to IoU .{n}, at most 20", -1) for n in (80, 85, 90)},
+    **{f"noc{n}_oracle": Metric(f"clicks to IoU .{n}, best mask returned", -1) for n in (80, 85, 90)},
+    **{f"nof{n}": Metric(f"share of truths below IoU .{n} after 20 clicks", -1) for n in (80, 85, 90)},
+    **{f"nof{n}_oracle": Metric(f"share of truths below IoU .{n}, best mask returned", -1) for n in (80, 85, 90)},
+    "covering_ods": Metric("region covering, one threshold for all images", 1),
+    "covering_ois": Metric("region covering, best threshold of each image", 1),
+    "covering_best": Metric("region covering, best threshold of each region", 1),
+    "pri_ods": Metric("probabilistic Rand index, one threshold", 1),
+    "pri_ois": Metric("probabilistic Rand index, per image", 1),
+    "vi_ods": Metric("variation of information (bits), one threshold", -1),
+    "vi_ois": Metric("variation of information (bits), per image", -1),
+    "f_ods": Metric("boundary F, one threshold", 1),
+    "f_ois": Metric("boundary F, per image", 1),
+    "f_ap": Metric("boundary average precision", 1),
+    "parent_child_precision": Metric("share of matched predicted pairs that are true", 1),
+    "parent_child_recall": Metric("share of true parent-child pairs found", 1),
+    "parent_child_f1": Metric("parent-child F1", 1),
+    "nesting": Metric("share of masks that lie inside their parent to 95 %", 1),
+    "inside_parent": Metric("mean share of a mask inside its parent", 1),
+    "coverage": Metric("share of pixels under a mask", 1),
+    "best_cut": Metric("truth covered by the best cut of each image", 1),
+    "best_granularity": Metric("truth covered by the cut at one granularity", 1),
+    "best_granularity_at": Metric("that granularity", 0),
+    "ar_whole": Metric("recall of wholes", 1),
+    "ar_part": Metric("recall of parts", 1),
+    "ar_subpart": Metric("recall of subparts", 1),
+    "ar_g_00_10": Metric("recall of truths up to 1 % of the image", 1),
+    "ar_g_10_20": Metric("recall of truths of 1 to 4 %", 1),
+    "ar_g_20_40": Metric("recall of truths of 4 to 16 %", 1),
+    "ar_g_40_100": Metric("recall of truths above 16 %", 1),
+    "masks_per_pixel": Metric("masks on a pixel", 0),
+    "redundancy": Metric("share of masks that nearly copy a better one", -1),
+    "masks_per_image": Metric("masks per image", 0),
+    "whole_per_image": Metric("wholes per image", 0),
+    "part_per_image": Metric("parts per image", 0),
+    "subpart_per_image": Metric("subparts per image", 0),
+    "stability": Metric("mean IoU of masks found again in changed images", 1),
+    **{f"stability_{view}": Metric(f"the same, {name}", 1) for view, name in _VIEWS.items()},
+    "stability_per_image": Metric("the same, images weighted equally", 1),
+    "stable_masks": Metric("masks per image that are found again", 0),
+    "boundary_contrast": Metric("contrast across borders against that inside", 1),
+}
+
+
+def title(name: str) -> str:
+    """What a metric is, in a few words; its own name if it is none of ours."""
+    return METRICS[name].title if name in METRICS else name
+
+
+def better(name: str) -> int:
+    """1 if higher is better, -1 if lower is, 0 if the metric only describes."""
+    return METRICS[name].better if name in METRICS else 0
+
+
+def number(value: float | None) -> str:
+    """For tables: four decimals, two from 10 up, a dash where the metric is undefined."""
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"

@@ -1,0 +1,149 @@
+"""The result of an evaluation: metrics, what each image added, and where it all came from.
+
+Layout of the file (version 1)::
+
+    {"format": "masktree-evaluation", "version": 1,
+     "protocol": .., "dataset": .., "settings": {..}, "metrics": {"ar1000": .., ..},
+     "provenance": {"masktree", "commit", "date", "predictions", "kind", "configuration", "weights", "images",
+                    "empty", "list_sha256", "licence"},
+     "images": [{"name": .., "stats": {..}}, ..]}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from masktree.errors import FormatError
+from masktree.evaluate.metrics import number, title
+from masktree.files import read_json, write_json
+
+VERSION = 1
+Stats = dict[str, Any]
+Metrics = dict[str, float | None]
+
+_SHAPE: dict[str, type] = {
+    "protocol": str,
+    "dataset": str,
+    "settings": dict,
+    "metrics": dict,
+    "provenance": dict,
+    "images": list,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Scores of one set of predictions.
+
+    Attributes:
+        protocol: ar, points, bsds, hierarchy or self.
+        dataset: name of the truth; "none" for self.
+        settings: what else decides the numbers.
+        metrics: by name; None where undefined, as the recall of small truths where there are none.
+        names: the images, in the order of the truth.
+        stats: what each image added; ``masktree.evaluate.compare`` resamples these.
+        provenance: see the layout of the file.
+    """
+
+    protocol: str
+    dataset: str
+    settings: dict[str, Any]
+    metrics: Metrics
+    names: tuple[str, ...]
+    stats: tuple[Stats, ...]
+    provenance: dict[str, Any]
+
+    def table(self) -> str:
+        """The metrics for a terminal: name, value, meaning; and what they are of, in two lines above."""
+        made = self.provenance
+        empty = f", nothing found in {made['empty']}" if made.get("empty") else ""
+        chosen = ", ".join(f"{key} {value}" for key, value in self.settings.items() if value not in (None, False))
+        lines = [
+            f"{self.protocol}: {made.get('predictions')} ({made.get('kind')})",
+            f"{len(self.names)} images of {self.dataset}{empty}" + (f"; {chosen}" if chosen else ""),
+            "",
+        ]
+        width = max(len(name) for name in self.metrics)
+        lines += [f"{name.ljust(width)}  {number(value):>8}  {title(name)}" for name, value in self.metrics.items()]
+        return "\n".join(lines)
+
+    def write(self, path: str | Path) -> None:
+        """Write as JSON, whole or not at all."""
+        write_json(
+            Path(path),
+            {
+                "format": "masktree-evaluation",
+                "version": VERSION,
+                "protocol": self.protocol,
+                "dataset": self.dataset,
+                "settings": self.settings,
+                "metrics": self.metrics,
+                "provenance": self.provenance,
+                "images": [{"name": name, "stats": stats} for name, stats in zip(self.names, self.stats, strict=True)],
+            },
+        )
+
+    @classmethod
+    def read(cls, path: str | Path) -> Result:
+        """Read a file written by ``write``.
+
+        Raises:
+            FormatError: no result of an evaluation, an unknown version, or damaged.
+            FileNotFoundError: no such file.
+        """
+        path = Path(path)
+        document = read_json(path, {"format": str, "version": int})
+        if document["format"] != "masktree-evaluation":
+            raise FormatError(f"{path}: expected a result of masktree evaluate; got {document['format']!r}")
+        if document["version"] != VERSION:
+            raise FormatError(f"{path}: expected version {VERSION}; got {document['version']}; update masktree")
+        document = read_json(path, _SHAPE)
+        images, metrics = document["images"], document["metrics"]
+        damaged = not images or not all(
+            isinstance(image, dict) and isinstance(image.get("name"), str) and isinstance(image.get("stats"), dict)
+            for image in images
+        )
+        if damaged or len({image["name"] for image in images}) < len(images):
+            raise FormatError(f"{path}: expected images with a name, each once, and stats; got others; evaluate again")
+        wrong = [name for name, value in metrics.items() if not (value is None or _is_finite(value))]
+        if wrong:
+            raise FormatError(f"{path}: expected finite metrics; got {metrics[wrong[0]]!r} for {wrong[0]}")
+        return cls(
+            protocol=document["protocol"],
+            dataset=document["dataset"],
+            settings=document["settings"],
+            metrics=metrics,
+            names=tuple(image["name"] for image in images),
+            stats=tuple(image["stats"] for image in images),
+            provenance=document["provenance"],
+        )
+
+
+def hash_names(names: Iterable[str]) -> str:
+    """SHA-256 of a list of image names, sorted, one per line."""
+    return hashlib.sha256("\n".join(sorted(names)).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def source_commit() -> str | None:
+    """Commit of this package's source, "-dirty" after it if files were changed; None if it is no checkout."""
+    folder = Path(__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # an installed copy may lie inside somebody else's checkout
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
