@@ -264,7 +264,7 @@ def test_bad_input_names_the_image(rng):
     with pytest.raises(InputError, match=r"7\.jpg: expected predicted masks; got boxes only"):
         score_image(truth, Detections(SIZE, None, found.boxes, found.scores))
     foreign = Detections(SIZE, (*found.rles[:3], rle.encode(np.ones((9, 9), bool))), found.boxes[:4], found.scores[:4])
-    with pytest.raises(InputError, match=r"7\.jpg: predictions.* in mask .; got 81 pixels"):
+    with pytest.raises(InputError, match=r"7\.jpg: predictions: .* in mask 3; got 81 pixels"):
         score_image(truth, foreign)
     damaged = ImageTruth(7, "7.jpg", SIZE, (b"\x01",), found.boxes[:1], np.ones(1), np.zeros(1, bool), -np.ones(1, int))
     with pytest.raises(InputError, match=r"7\.jpg: truth: .* in mask 0; got a character"):
