@@ -24,7 +24,7 @@ DATASETS: dict[str, Dataset] = {
         title="COCO-style file",
         licence="as the owner of the file states",
         source="yours",
-        layout="a JSON file with images and annotations, or a folder with annotations.json; parent_id makes a hierarchy",
+        layout="a JSON file with images and annotations, or a folder with annotations.json; parent_id makes a tree",
         read=coco.read_json_file,
     ),
     "coco": Dataset(

@@ -16,8 +16,8 @@ DUPLICATE_IOU = 0.5  # (our choice) above it, one prediction can pass for both m
 
 
 def read_lvis(path: Path, split: str, only: Only = None) -> Reading:
-    """``lvis_v1_{split}.json``, every annotation alike. Names are in COCO's folders (``val2017/000000000139.jpg``), since
-    LVIS's val split has images of COCO's train2017 and val2017.
+    """``lvis_v1_{split}.json``, every annotation alike. Names have COCO's folders (``val2017/000000000139.jpg``),
+    since LVIS's val split has images of COCO's train2017 and val2017.
 
     LVIS is not exhaustive: classes that were not looked for in an image are not annotated there. CutLER's and HASSOD's
     public configurations evaluate a variant reduced to the classes of COCO ("cocofied"); UnSAM's takes this file.
