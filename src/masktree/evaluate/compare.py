@@ -153,6 +153,9 @@ def _check_comparable(first: Result, second: Result) -> None:
             raise InputError(f"expected two results of one {what.removesuffix('s')}; got {a} and {b}")
     if first.protocol not in PROTOCOLS:
         raise InputError(f"expected a protocol of {', '.join(PROTOCOLS)}; got {first.protocol!r}")
+    hashes = [result.provenance.get("truth_sha256") for result in (first, second)]
+    if None not in hashes and hashes[0] != hashes[1]:
+        raise InputError("expected two results by one truth; got two files with other content; evaluate both by one")
     for one, other, where in ((first, second, "first"), (second, first, "second")):
         alone = sorted(set(one.names) - set(other.names))
         if alone:

@@ -22,6 +22,7 @@ import masktree
 from masktree import batch
 from masktree.errors import InputError
 from masktree.evaluate import nesting, recall, stability
+from masktree.evaluate.datasets import read_truth
 from masktree.evaluate.predictions import (
     ImagePrediction,
     Predictions,
@@ -31,7 +32,7 @@ from masktree.evaluate.predictions import (
     without_suffix,
 )
 from masktree.evaluate.result import Metrics, Result, Stats, hash_names, source_commit
-from masktree.evaluate.truth import GroundTruth, ImageTruth
+from masktree.evaluate.truth import ImageTruth
 from masktree.files import sha256_of
 from masktree.images import find_photos, read_image
 from masktree.predict import Segmenter, load
@@ -115,11 +116,11 @@ class Evaluation:
 
     protocol: str
     dataset: str
-    licence: str
     settings: dict[str, Any]
     predictions: Predictions
     cases: tuple[Case, ...]
     empty: tuple[str, ...]
+    source: dict[str, Any]  # of the truth, for the record
 
     @classmethod
     def open(
@@ -134,6 +135,7 @@ class Evaluation:
         only: Sequence[str] | None = None,
         images: str | Path | None = None,
         allow_empty: bool = False,
+        check_counts: bool = True,
     ) -> Evaluation:
         """Find every image's prediction; arguments as in :func:`evaluate`."""
         for what, value, choices in (("protocol", protocol, get_args(ProtocolName)), ("kind", kind, get_args(Kind))):
@@ -146,24 +148,32 @@ class Evaluation:
             if truth is not None:
                 raise InputError("expected no ground truth for the protocol self; got one; choose another protocol")
             cases, empty = _self_cases(found, only, images, allow_empty)
-            return cls(protocol, "no truth", "", {}, found, tuple(cases), tuple(empty))
+            return cls(protocol, "no truth", {}, found, tuple(cases), tuple(empty), {})
         if truth is None:
             raise InputError(f"expected ground truth for the protocol {protocol}; got none; give --gt")
-        known, dataset, split = _read_truth(protocol, Path(truth), dataset, split, only)
+        path = Path(truth)
+        dataset, split = _choose(protocol, path, dataset, split)
+        known = read_truth(dataset, path, split=split, check_counts=check_counts, only=only)
         predicted, empty = pair(found, known.images, ignore_extra=only is not None, allow_empty=allow_empty)
-        folder = _image_folder(Path(truth), dataset, split) if images is None else Path(images)
+        photos, segmentations = _folders(path, dataset, split, images)
         cases = [
             Case(
                 image.name,
                 prediction,
                 truth=image,
-                photo=None if folder is None else folder / image.name,
-                segmentations=_segmentations(Path(truth), split, image.name) if protocol == "bsds" else None,
+                photo=None if photos is None else photos / image.name,
+                segmentations=None if segmentations is None else segmentations / f"{without_suffix(image.name)}.mat",
             )
             for image, prediction in zip(known.images, predicted, strict=True)
         ]
-        settings: dict[str, Any] = {"split": split} | ({"kind": kind} if protocol == "ar" else {})
-        return cls(protocol, known.dataset, known.licence, settings, found, tuple(cases), tuple(empty))
+        settings: dict[str, Any] = {"split": split} if split else {}
+        settings |= {"kind": kind} if protocol == "ar" else {}
+        source = {
+            "truth": "/".join(path.resolve().parts[-2:]),
+            "truth_sha256": sha256_of(path) if path.is_file() else None,
+            "licence": known.licence,
+        }
+        return cls(protocol, known.dataset, settings, found, tuple(cases), tuple(empty), source)
 
     def run(self, *, workers: int = 0, show_progress: bool = False) -> Result:
         """Score all images.
@@ -187,6 +197,7 @@ def evaluate(
     only: Sequence[str] | None = None,
     images: str | Path | None = None,
     allow_empty: bool = False,
+    check_counts: bool = True,
     workers: int = 0,
     show_progress: bool = False,
 ) -> Result:
@@ -198,12 +209,13 @@ def evaluate(
         predictions: folder of trees, label set, COCO file, or folder of ``ucm2`` files (protocol bsds).
         truth: COCO file, or what the data set's layout says.
         dataset: name in ``masktree.evaluate.datasets.DATASETS``; auto takes a file for COCO json and a folder with
-            ``groundTruth`` for BSDS500.
+            ``groundTruth`` for BSDS500 (with its only split, if ``split`` is None and there is one).
         split: of the data set.
         kind: masks or boxes (protocol ar).
         only: names of the images to evaluate; truth and predictions are restricted to them.
         images: folder of the photographs, for the protocol self (by default where they were when the trees were made).
         allow_empty: count images without predictions as images in which nothing was found, instead of refusing them.
+        check_counts: refuse a benchmark with other counts of images and annotations than published.
         workers: processes; 0 means one per core.
         show_progress: a bar on standard error.
 
@@ -221,71 +233,49 @@ def evaluate(
         only=only,
         images=images,
         allow_empty=allow_empty,
+        check_counts=check_counts,
     )
     return ready.run(workers=workers, show_progress=show_progress)
-
-
-def read_list(path: str | Path) -> list[str]:
-    """Names of images from a text file, one a line; blank lines and those that begin with # are passed over.
-
-    Raises:
-        InputError: no name in it, or no text.
-    """
-    try:
-        lines = [line.strip() for line in Path(path).read_text("utf-8", "surrogateescape").splitlines()]
-    except (OSError, UnicodeError) as error:
-        raise InputError(f"expected a list of image names, one a line; got {path}: {error}") from error
-    names = [line for line in lines if line and not line.startswith("#")]
-    if not names:
-        raise InputError(f"{path}: expected image names, one a line; got none")
-    return names
 
 
 # --- the truth and its images ---------------------------------------------------------------------------------------
 
 
-def _read_truth(
-    protocol: str, path: Path, dataset: str, split: str | None, only: Sequence[str] | None
-) -> tuple[GroundTruth, str, str | None]:
-    from masktree.evaluate.datasets import read_truth
-
+def _choose(protocol: str, path: Path, dataset: str, split: str | None) -> tuple[str, str | None]:
+    """Data set and split, as far as the path tells them."""
     if dataset == "auto":
-        if path.is_file():
+        if path.is_file() or (path / "annotations.json").is_file():
             dataset = "json"
-        elif any((folder / "groundTruth").is_dir() for folder in (path, path / "data")):
+        elif _bsds_folder(path) is not None:
             dataset = "bsds500"
+        elif not path.exists():
+            raise InputError(f"expected ground truth, a COCO json file or a folder; got no {path}")
         else:
-            raise InputError(f"expected a COCO json file, or a folder of BSDS500; got {path}; name it with --dataset")
-    if protocol == "bsds":
-        if dataset != "bsds500":
-            raise InputError(f"expected the folder of BSDS500 for the protocol bsds; got the data set {dataset}")
-        split = _split(path, split)
-    return read_truth(dataset, path, split=split, only=only), dataset, split
+            raise InputError(f"{path}: expected a COCO json file or the folder of BSDS500; got another; add --dataset")
+    if protocol == "bsds" and dataset != "bsds500":
+        raise InputError(f"{path}: expected the folder of BSDS500 for the protocol bsds; got the data set {dataset}")
+    if dataset == "bsds500" and split is None and (folder := _bsds_folder(path)) is not None:
+        there = sorted(inner.name for inner in (folder / "groundTruth").iterdir() if inner.is_dir())
+        if len(there) != 1:
+            raise InputError(f"{path}: expected --split, one of {', '.join(there)}; got none")
+        split = there[0]
+    return dataset, split
 
 
-def _split(path: Path, split: str | None) -> str:
-    """The split of BSDS500; the only one there is if none is named."""
-    folder = path / "groundTruth" if (path / "groundTruth").is_dir() else path / "data" / "groundTruth"
-    there = sorted(inner.name for inner in folder.glob("*") if inner.is_dir())
-    if split is None and len(there) == 1:
-        return there[0]
-    if split not in there:
-        raise InputError(f"{path}: expected --split, one of {', '.join(there)}; got {split}")
-    return str(split)
+def _bsds_folder(path: Path) -> Path | None:
+    """The folder with ``images`` and ``groundTruth``, in the official layouts."""
+    layouts = (path, path / "data", path / "BSDS500" / "data")
+    return next((folder for folder in layouts if (folder / "groundTruth").is_dir()), None)
 
 
-def _bsds_folder(path: Path) -> Path:
-    return path if (path / "groundTruth").is_dir() else path / "data"
-
-
-def _segmentations(path: Path, split: str | None, name: str) -> Path:
-    return _bsds_folder(path) / "groundTruth" / str(split) / f"{without_suffix(name)}.mat"
-
-
-def _image_folder(path: Path, dataset: str, split: str | None) -> Path | None:
-    """Where the photographs are as a rule; None if they are not there."""
-    folder = _bsds_folder(path) / "images" / str(split) if dataset == "bsds500" else path.parent / "images"
-    return folder if folder.is_dir() else None
+def _folders(path: Path, dataset: str, split: str | None, images: str | Path | None) -> tuple[Path | None, Path | None]:
+    """Where the photographs are, and for BSDS500 the human segmentations; None for photographs that are not there."""
+    usual, segmentations = (path if path.is_dir() else path.parent) / "images", None
+    if dataset == "bsds500" and (folder := _bsds_folder(path)) is not None:
+        usual, segmentations = folder / "images" / str(split), folder / "groundTruth" / str(split)
+    if images is not None:
+        return Path(images), segmentations
+    return usual if usual.is_dir() else None, segmentations
 
 
 # --- without a truth --------------------------------------------------------------------------------------------------
@@ -392,7 +382,7 @@ def _result(evaluation: Evaluation, stats: Sequence[Stats]) -> Result:
             "images": len(names),
             "empty": len(evaluation.empty),
             "list_sha256": hash_names(names),
-            "licence": evaluation.licence,
+            **evaluation.source,
         },
     )
 

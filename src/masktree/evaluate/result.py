@@ -5,7 +5,7 @@ Layout of the file (version 1)::
     {"format": "masktree-evaluation", "version": 1,
      "protocol": .., "dataset": .., "settings": {..}, "metrics": {"ar1000": .., ..},
      "provenance": {"masktree", "commit", "date", "predictions", "kind", "configuration", "weights", "images",
-                    "empty", "list_sha256", "licence"},
+                    "empty", "list_sha256", "truth", "truth_sha256", "licence"},
      "images": [{"name": .., "stats": {..}}, ..]}
 """
 
@@ -43,7 +43,7 @@ class Result:
 
     Attributes:
         protocol: ar, points, bsds, hierarchy or self.
-        dataset: name of the truth; "none" for self.
+        dataset: name of the truth's data set; "no truth" for self.
         settings: what else decides the numbers.
         metrics: by name; None where undefined, as the recall of small truths where there are none.
         names: the images, in the order of the truth.
@@ -64,9 +64,10 @@ class Result:
         made = self.provenance
         empty = f", nothing found in {made['empty']}" if made.get("empty") else ""
         chosen = ", ".join(f"{key} {value}" for key, value in self.settings.items() if value not in (None, False))
+        truth = f"{self.dataset} ({made['truth']})" if made.get("truth") else self.dataset
         lines = [
             f"{self.protocol}: {made.get('predictions')} ({made.get('kind')})",
-            f"{len(self.names)} images of {self.dataset}{empty}" + (f"; {chosen}" if chosen else ""),
+            f"{len(self.names)} images, {truth}{empty}" + (f"; {chosen}" if chosen else ""),
             "",
         ]
         width = max(len(name) for name in self.metrics)
