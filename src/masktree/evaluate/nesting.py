@@ -31,13 +31,13 @@ from numba import njit
 from masktree import hierarchy, rle
 from masktree.errors import InputError, MasktreeError
 from masktree.evaluate import structure
-from masktree.evaluate.overlap import IOU_THRESHOLDS, ious, times_found
+from masktree.evaluate.overlap import ious, times_found
+from masktree.evaluate.recall import MOST, THRESHOLDS
 from masktree.evaluate.structure import Stats, column_arrays, ratio
 from masktree.evaluate.truth import ImageTruth
 from masktree.masks import LEVELS, MaskTree
 
 MATCH_IOU = 0.5  # of the parent-child pairs
-MAX_DETECTIONS = 1000  # of the recalls, as AR@1000
 GRANULARITIES = np.arange(21) / 20  # of the cuts (our choice)
 SIZES = (0.0, 0.1, 0.2, 0.4, 1.0)  # limits of sqrt(area / image area): 1, 4 and 16 % of the image (our choice)
 SIZE_NAMES = tuple(f"g_{100 * low:02.0f}_{100 * high:02.0f}" for low, high in pairwise(SIZES))
@@ -114,7 +114,7 @@ def summarise(stats: Sequence[Stats]) -> dict[str, float | None]:
 def _average_recalls(stats: Sequence[Stats], by: str, names: Sequence[str]) -> dict[str, float | None]:
     found = np.array([s[f"{by}_found"] for s in stats], np.float64).sum(0)
     truths = np.array([s[f"{by}_truths"] for s in stats], np.float64).sum(0)
-    most = len(IOU_THRESHOLDS) * truths
+    most = len(THRESHOLDS) * truths
     return {f"ar_{name}": ratio(a, b) for name, a, b in zip(names, found, most, strict=True)}
 
 
@@ -153,7 +153,7 @@ def _match(overlaps: np.ndarray) -> np.ndarray:
 
 
 def _recalls(overlaps: np.ndarray, parents: np.ndarray, shares: np.ndarray, scores: np.ndarray) -> Stats:
-    best = np.argsort(-scores, kind="stable")[:MAX_DETECTIONS]
+    best = np.argsort(-scores, kind="stable")[:MOST]
     found = times_found(overlaps[:, best].max(1, initial=0.0))
     level = hierarchy.levels(parents)
     size = np.digitize(np.sqrt(shares), SIZES[1:-1])

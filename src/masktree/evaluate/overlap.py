@@ -8,9 +8,8 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from masktree import rle
+from masktree.evaluate.recall import THRESHOLDS
 from masktree.types import checked
-
-IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of COCO's average recall
 
 
 @checked
@@ -35,4 +34,4 @@ def best_ious(a: Sequence[bytes], b: Sequence[bytes], size: tuple[int, int]) -> 
 @checked
 def times_found(best: Float[np.ndarray, " n"]) -> np.ndarray:
     """(n,) int64 in 0..10: at how many of the ten thresholds an IoU counts as found."""
-    return np.searchsorted(IOU_THRESHOLDS, best, side="right")
+    return np.searchsorted(THRESHOLDS, best, side="right")

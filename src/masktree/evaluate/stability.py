@@ -18,7 +18,8 @@ from masktree import rle
 from masktree.errors import InputError
 from masktree.evaluate import structure
 from masktree.evaluate.contrast import boundary_contrasts
-from masktree.evaluate.overlap import IOU_THRESHOLDS, best_ious, times_found
+from masktree.evaluate.overlap import best_ious, times_found
+from masktree.evaluate.recall import THRESHOLDS
 from masktree.evaluate.structure import Stats, column_arrays, ratio
 from masktree.evaluate.views import VIEWS
 from masktree.masks import MaskTree
@@ -102,7 +103,7 @@ def summarise(stats: Sequence[Stats]) -> dict[str, float | None]:
         masks, iou, found = column_arrays(stats, (f"{name}_masks", f"{name}_iou", f"{name}_found")).T
         by_view[name] = ratio(iou.sum(), masks.sum())
         by_image.append(np.divide(iou, masks, out=np.full(len(iou), np.nan), where=masks > 0))
-        stable.append(float(found.mean()) / len(IOU_THRESHOLDS))
+        stable.append(float(found.mean()) / len(THRESHOLDS))
     known = [value for value in by_view.values() if value is not None]
     images = np.concatenate(by_image) if by_image else np.zeros(0)
     images = images[np.isfinite(images)]
