@@ -19,13 +19,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: seconds per image
 
 import numpy as np
 
-from masktree.evaluate.bsds import ImageScores, read_ground_truth, score_image, score_tree, summarise
+from masktree.evaluate.bsds import Stats, read_ground_truth, score_image, score_tree, summarise
 from masktree.images import read_image
 
 COSINE_LEVELS = np.linspace(0.02, 1.98, 99)  # altitudes of the cosine rule are 1 - similarity, in [0, 2]
 FELZENSZWALB_SCALES = (30, 60, 100, 200, 300, 500, 800, 1200)
 
-Scored = tuple[ImageScores, float]
+Scored = tuple[Stats, float]
 
 
 def one_region(image: np.ndarray, truths: list[np.ndarray]) -> Scored:
@@ -82,6 +82,13 @@ def run(method: str, folder: Path, split: str, name: str) -> Scored:
     return METHODS[method](image, read_ground_truth(folder / "groundTruth" / split / f"{name}.mat"))
 
 
+def row(metrics: dict[str, float | None]) -> str:
+    """Covering ODS, OIS and Best, PRI ODS and OIS, VI ODS and OIS."""
+    covering = " ".join(f"{metrics[f'covering_{name}']:.4f}" for name in ("ods", "ois", "best"))
+    others = "  ".join(f"{metrics[f'{name}_ods']:.3f} {metrics[f'{name}_ois']:.3f}" for name in ("pri", "vi"))
+    return f"{covering}  {others}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -99,7 +106,7 @@ def main() -> None:
             job = partial(run, method, options.folder, options.split)
             list(pool.map(job, names[: options.workers]))  # compiled code is loaded before the clock counts
             scores, seconds = zip(*pool.map(job, names, chunksize=4), strict=True)
-            print(f"{method:28s} {summarise(scores).row()}   {np.median(seconds):.2f}", flush=True)
+            print(f"{method:28s} {row(summarise(scores))}   {np.median(seconds):.2f}", flush=True)
 
 
 if __name__ == "__main__":

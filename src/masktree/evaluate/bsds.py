@@ -1,13 +1,22 @@
-"""Region benchmark of BSDS500: segmentation covering, probabilistic Rand index, variation of information.
+"""Region and boundary benchmark of BSDS500: covering, probabilistic Rand index, variation of information, boundary F.
 
 Definitions as in Arbelaez, Maire, Fowlkes and Malik, "Contour Detection and Hierarchical Image Segmentation",
-TPAMI 2011, section 2.3 (doi 10.1109/TPAMI.2010.161), aggregated over images as the benchmark's own code does: the
-covering of a threshold is (sum over images and truth regions of |R| x best overlap) / (sum of |R|), so that an
-image with more annotators weighs more, whereas PRI and VI are plain means over images.
+TPAMI 2011, sections 2.1 and 2.3 (doi 10.1109/TPAMI.2010.161), aggregated over images as the benchmark's own code
+does: the covering of a threshold is (sum over images and truth regions of |R| x best overlap) / (sum of |R|), so that
+an image with more annotators weighs more, whereas PRI and VI are plain means over images.
 
-Everything follows from one contingency table per partition: rows are the regions of the partition, columns the
-regions of all human segmentations side by side. For a tree the table of the leaves is counted once and its rows
-are added up along the merges, so that 99 thresholds cost little more than one.
+Everything about regions follows from one contingency table per partition: rows are the regions of the partition,
+columns the regions of all human segmentations side by side. For a tree the table of the leaves is counted once and
+its rows are added up along the merges, so that 99 thresholds cost little more than one. Boundaries are compared in
+``contours``; they take most of the time.
+
+What one image adds (``Stats``), with t partitions, fine to coarse or in any order:
+    covered (t): sum over the truth regions of |R| times its best overlap (pixels).
+    best: the same with the best overlap over all partitions.
+    pixels: sum of |R|, that is image area times the number of annotators.
+    rand (t): probabilistic Rand index in [0, 1].
+    vi (t): variation of information in bits.
+    cnt_r (t), sum_r, cnt_p (t), sum_p (t): see ``contours``; absent where boundaries were not scored.
 """
 
 from __future__ import annotations
@@ -15,67 +24,103 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from masktree.errors import InputError
+from masktree.errors import FormatError, InputError
+from masktree.evaluate import contours
+from masktree.evaluate.ucm import load_mat, ucm_tree
+from masktree.masks import MaskTree
 from masktree.tree import PartitionTree
 from masktree.types import Labels
 
 THRESHOLDS = np.arange(1, 100) / 100  # the benchmark's 99 levels of an ultrametric contour map in [0, 1]
 
+Stats = dict[str, Any]
 
-@dataclass(frozen=True)
-class ImageScores:
-    """What one image adds to the benchmark; ``t`` partitions, fine to coarse or in any order.
 
-    ``covered`` (t,): sum over the truth regions of |R| times its best overlap (pixels). ``best``: the same with the
-    best overlap over all partitions. ``pixels``: sum of |R|, that is image area times the number of annotators.
-    ``rand`` (t,): probabilistic Rand index in [0, 1]. ``vi`` (t,): variation of information in bits.
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """What one annotator drew: (H, W) int32 ``labels`` of the regions and (H, W) bool ``boundaries``."""
+
+    labels: np.ndarray
+    boundaries: np.ndarray
+
+
+def read_annotations(path: str | Path) -> list[Annotation]:
+    """Human segmentations and boundaries of one image from a BSDS500 ``.mat`` file.
+
+    Raises:
+        FormatError: the file cannot be read, or holds no ``groundTruth`` with both.
     """
-
-    covered: np.ndarray
-    best: float
-    pixels: float
-    rand: np.ndarray
-    vi: np.ndarray
-
-
-@dataclass(frozen=True)
-class RegionScores:
-    """The numbers with one threshold for the whole set (ODS), the best one per image (OIS), per truth region (Best)."""
-
-    covering_ods: float
-    covering_ois: float
-    covering_best: float
-    rand_ods: float
-    rand_ois: float
-    vi_ods: float
-    vi_ois: float
-    threshold: int  # index of the partition with the best covering over the set
-
-    def row(self) -> str:
-        """The numbers in one line: covering ODS/OIS/Best, PRI ODS/OIS, VI ODS/OIS."""
-        covering = f"{self.covering_ods:.4f} {self.covering_ois:.4f} {self.covering_best:.4f}"
-        return f"{covering}  {self.rand_ods:.3f} {self.rand_ois:.3f}  {self.vi_ods:.3f} {self.vi_ois:.3f}"
+    content = load_mat(Path(path))
+    if "groundTruth" not in content:
+        raise FormatError(f"expected a BSDS500 file with 'groundTruth'; got {path} without it; check the folder")
+    annotations = []
+    for number, annotator in enumerate(content["groundTruth"].ravel()):
+        try:
+            labels, boundaries = annotator["Segmentation"][0, 0], annotator["Boundaries"][0, 0]
+        except (IndexError, KeyError, ValueError, TypeError) as error:
+            raise FormatError(
+                f"{path}: expected 'Segmentation' and 'Boundaries' of annotator {number}; got others; check the file"
+            ) from error
+        if labels.ndim != 2 or labels.size == 0 or labels.shape != boundaries.shape or labels.dtype.kind not in "ui":
+            raise FormatError(
+                f"{path}: expected whole numbers and boundaries of one (H, W) shape from annotator {number}; got "
+                f"{labels.shape} {labels.dtype} and {boundaries.shape}; copy the file again"
+            )
+        annotations.append(Annotation(_renumbered(labels).astype(np.int32), boundaries != 0))
+    return annotations
 
 
 def read_ground_truth(path: str | Path) -> list[np.ndarray]:
-    """Human segmentations of one image from a BSDS500 ``.mat`` file: a list of (H, W) int32 label maps.
+    """Human segmentations of one image, (H, W) int32 label maps; ``read_annotations`` has the boundaries too."""
+    return [annotation.labels for annotation in read_annotations(path)]
 
-    Raises ``InputError`` if the file holds no ``groundTruth``.
+
+def score(
+    prediction: PartitionTree | MaskTree | np.ndarray,
+    truths: Sequence[Annotation],
+    *,
+    thresholds: np.ndarray = THRESHOLDS,
+    boundaries: bool = True,
+) -> Stats:
+    """Score the nested regions of one image, and their contours, against its annotations.
+
+    Regions at t are those whose borders are above t, boundaries at t the thinned contours of at least t.
+
+    Args:
+        prediction: a tree; or a doubled contour map (2H + 1, 2W + 1) in [0, 1], as ``read_ucm`` gives it. A
+            ``MaskTree`` without dendrogram is scored by its cuts at the thresholds, which need not be nested.
+        truths: the annotators.
+        thresholds: ascending; fewer than the 99 make a quick run, in which OIS and Best are lower.
+        boundaries: False leaves boundary F out, which takes most of the time.
+
+    Raises:
+        InputError: no annotator, shapes differ, descending thresholds, or a map that is no doubled contour map.
     """
-    from scipy.io import loadmat
+    if not truths:
+        raise InputError("expected one or more human segmentations; got none; check the truth's folder")
+    _ascending(thresholds)
+    labels = [truth.labels for truth in truths]
+    tree = prediction.partition if isinstance(prediction, MaskTree) else prediction
+    if tree is None:
+        assert isinstance(prediction, MaskTree)
+        cuts = [prediction.cut(float(t)) for t in thresholds]
+        stats = score_image(cuts, labels)
+        maps: Iterable[np.ndarray] = (_border(cut) for cut in cuts)
+    else:
+        doubled = tree if isinstance(tree, np.ndarray) else tree.ucm(doubled=True)
+        stats = score_tree(ucm_tree(tree) if isinstance(tree, np.ndarray) else tree, labels, thresholds)
+        single = doubled[2::2, 2::2] / (255.0 if doubled.dtype == np.uint8 else 1.0)
+        maps = (single >= t for t in thresholds)
+    if boundaries:
+        stats |= contours.score_contours(maps, [truth.boundaries for truth in truths])
+    return stats
 
-    content = loadmat(str(path))
-    if "groundTruth" not in content:
-        raise InputError(f"expected a BSDS500 file with 'groundTruth'; got {path} without it; check the folder")
-    return [
-        _renumbered(annotator["Segmentation"][0, 0]).astype(np.int32) for annotator in content["groundTruth"].ravel()
-    ]
 
-
-def score_image(partitions: Iterable[Labels], truths: Sequence[Labels]) -> ImageScores:
+def score_image(partitions: Iterable[Labels], truths: Sequence[Labels]) -> Stats:
     """Score partitions of one image, given as label maps of the truths' shape, against its human segmentations.
 
     Raises ``InputError`` if shapes differ or either side is empty.
@@ -85,42 +130,59 @@ def score_image(partitions: Iterable[Labels], truths: Sequence[Labels]) -> Image
     return _scores((_contingency(labels, columns, int(labels.max()) + 1) for labels in flat), starts)
 
 
-def score_tree(tree: PartitionTree, truths: Sequence[Labels], thresholds: np.ndarray = THRESHOLDS) -> ImageScores:
+def score_tree(tree: PartitionTree, truths: Sequence[Labels], thresholds: np.ndarray = THRESHOLDS) -> Stats:
     """Score the cuts of a tree at ascending ``thresholds``; equals ``score_image`` of those cuts, many times faster.
 
     The cut at ``t`` applies every merge whose altitude is at most ``t``.
 
     Raises ``InputError`` if the thresholds descend or the shapes differ.
     """
-    if np.any(np.diff(thresholds) < 0):
-        raise InputError("expected ascending thresholds; got descending ones; sort them")
+    _ascending(thresholds)
     columns, starts = _columns(truths)
     leaves = _contingency(_flat(tree.leaves, truths[0].shape), columns, tree.n_leaves)
     return _scores(_cut_tables(leaves, tree, thresholds), starts)
 
 
-def summarise(images: Sequence[ImageScores]) -> RegionScores:
+def summarise(stats: Sequence[Stats]) -> dict[str, float | None]:
     """Aggregate over images, partition i of each image standing for the same threshold.
 
-    Raises ``InputError`` if there are no images or their numbers of partitions differ.
+    Returns:
+        ``covering_ods``, ``covering_ois``, ``covering_best``, ``pri_ods``, ``pri_ois`` in [0, 1]; ``vi_ods``,
+        ``vi_ois`` in bits, lower is better; ``f_ods``, ``f_ois``, ``f_ap``, None where boundaries were not scored.
+        ODS takes one threshold for the whole set, OIS the best one per image, Best the best one per truth region.
+
+    Raises:
+        InputError: no images, different numbers of partitions, or boundaries scored in some images only.
     """
-    if not images or len({len(image.covered) for image in images}) != 1:
+    if not stats or len({len(image["covered"]) for image in stats}) != 1:
         raise InputError("expected scores of at least one image, all with equally many partitions; got others")
-    covered = np.stack([image.covered for image in images])
-    pixels = sum(image.pixels for image in images)
-    rand = np.stack([image.rand for image in images])
-    vi = np.stack([image.vi for image in images])
-    total = covered.sum(0)
-    return RegionScores(
-        covering_ods=float(total.max() / pixels),
-        covering_ois=float(covered.max(1).sum() / pixels),
-        covering_best=float(sum(image.best for image in images) / pixels),
-        rand_ods=float(rand.mean(0).max()),
-        rand_ois=float(rand.max(1).mean()),
-        vi_ods=float(vi.mean(0).min()),
-        vi_ois=float(vi.min(1).mean()),
-        threshold=int(total.argmax()),
-    )
+    with_boundaries = ["cnt_r" in image for image in stats]
+    if any(with_boundaries) != all(with_boundaries):
+        raise InputError("expected boundaries scored in all images or in none; got some; score them all alike")
+    covered, rand, vi = (np.array([image[name] for image in stats]) for name in ("covered", "rand", "vi"))
+    pixels = sum(image["pixels"] for image in stats)
+    none = {"f_ods": None, "f_ois": None, "f_ap": None}
+    return {
+        "covering_ods": float(covered.sum(0).max() / pixels),
+        "covering_ois": float(covered.max(1).sum() / pixels),
+        "covering_best": float(sum(image["best"] for image in stats) / pixels),
+        "pri_ods": float(rand.mean(0).max()),
+        "pri_ois": float(rand.max(1).mean()),
+        "vi_ods": float(vi.mean(0).min()),
+        "vi_ois": float(vi.min(1).mean()),
+    } | (contours.summarise(stats) if all(with_boundaries) else none)
+
+
+def _ascending(thresholds: np.ndarray) -> None:
+    if len(thresholds) == 0 or not np.all(np.diff(thresholds) >= 0):  # NaN is neither
+        raise InputError("expected ascending thresholds; got none or descending ones; sort them")
+
+
+def _border(labels: np.ndarray) -> np.ndarray:
+    """Pixels at whose lower right corner two regions meet: where ``ucm(doubled=True)[2::2, 2::2]`` has its contours."""
+    padded = np.pad(labels, ((0, 1), (0, 1)), mode="edge")
+    right, down = padded[:, :-1] != padded[:, 1:], padded[:-1] != padded[1:]
+    return right[:-1] | right[1:] | down[:, :-1] | down[:, 1:]
 
 
 def _renumbered(labels: np.ndarray) -> np.ndarray:
@@ -170,7 +232,7 @@ def _cut_tables(table: np.ndarray, tree: PartitionTree, thresholds: np.ndarray) 
         yield table
 
 
-def _scores(tables: Iterable[np.ndarray], starts: np.ndarray) -> ImageScores:
+def _scores(tables: Iterable[np.ndarray], starts: np.ndarray) -> Stats:
     covered, rand, vi = [], [], []
     best: np.ndarray | None = None
     truth_areas = np.zeros(0)
@@ -181,13 +243,13 @@ def _scores(tables: Iterable[np.ndarray], starts: np.ndarray) -> ImageScores:
             overlap, rand_now, vi_now = _agreement(table, truth_areas, starts)
             last = table
             best = overlap if best is None else np.maximum(best, overlap)
-        covered.append(truth_areas @ overlap)
+        covered.append(float(truth_areas @ overlap))
         rand.append(rand_now)
         vi.append(vi_now)
     if best is None:
         raise InputError("expected at least one partition; got none")
     pixels = float(truth_areas.sum())
-    return ImageScores(np.array(covered), float(truth_areas @ best), pixels, np.array(rand), np.array(vi))
+    return {"covered": covered, "best": float(truth_areas @ best), "pixels": pixels, "rand": rand, "vi": vi}
 
 
 def _agreement(table: np.ndarray, truth_areas: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, float, float]:
