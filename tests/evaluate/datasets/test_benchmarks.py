@@ -370,10 +370,13 @@ def test_bsds500_damage(tmp_path):
     ):
         read("bsds500", tmp_path)
     path.write_bytes(b"no matlab file at all")
-    with pytest.raises(FormatError, match=r"2018\.mat: cannot read it"):
+    with pytest.raises(FormatError, match=r"2018\.mat: expected a MATLAB file; got a damaged"):
         read("bsds500", tmp_path)
     savemat(path, {"other": 1})
-    with pytest.raises(InputError, match="expected a BSDS500 file"):
+    with pytest.raises(FormatError, match="expected a BSDS500 file"):
+        read("bsds500", tmp_path)
+    (tmp_path / "images/test/2018.jpg").write_bytes(b"no image at all")
+    with pytest.raises(FormatError, match=r"2018\.jpg: expected an image; got a damaged one"):
         read("bsds500", tmp_path)
     path.rename(path.with_stem("2019"))
     with pytest.raises(InputError, match="got 2018 in one of them only"):

@@ -8,7 +8,6 @@ Masks are kept as compressed strings only, and polygons are drawn one image at a
 from __future__ import annotations
 
 import json
-import math
 from array import array
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,6 +24,7 @@ from masktree.evaluate.truth import ImageTruth
 
 Record = dict[str, Any]
 _REMEDY = "correct the file or get it again"
+_LARGEST = 1e15  # (our choice) of any area or coordinate; NaN and infinity are not below it
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,12 @@ def index(path: Path, images: list[Record], annotations: list[Record]) -> CocoFi
         image_id = integer(image, "id", where)
         if image_id in groups:
             raise FormatError(f"{where}: expected each image id once; got it twice; {_REMEDY}")
-        if integer(image, "height", where) < 1 or integer(image, "width", where) < 1:
-            raise FormatError(f"{where}: expected a size of at least 1 x 1; got {image['height']} x {image['width']}")
+        height, width = integer(image, "height", where), integer(image, "width", where)
+        if height < 1 or width < 1 or height * width >= 2**31:  # the reach of run lengths
+            raise FormatError(
+                f"{where}: expected a size of at least 1 x 1 and fewer than 2^31 pixels; "
+                f"got {height} x {width} (height, width); {_REMEDY}"
+            )
         groups[image_id] = []
     seen: set[int] = set()
     has_masks = False
@@ -325,4 +329,4 @@ def _parents(records: list[Record], wheres: list[str], key: str) -> np.ndarray:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST

@@ -119,11 +119,9 @@ def _annotated(picture: Path, mat: Path) -> ImageTruth:
     try:
         with Image.open(picture) as image:  # the header only
             size = (image.height, image.width)
-        maps = read_ground_truth(mat)
-    except InputError:
-        raise
-    except Exception as error:  # scipy and Pillow raise many kinds on damage
-        raise FormatError(f"{mat}: cannot read it or its image: {type(error).__name__}: {error}") from error
+    except (OSError, SyntaxError) as error:
+        raise FormatError(f"{picture}: expected an image; got a damaged one ({error}); get it again") from error
+    maps = read_ground_truth(mat)
     for labels in maps:
         if labels.shape != size:
             raise FormatError(f"{mat}: expected label maps of its image's size {size}; got {labels.shape}")
