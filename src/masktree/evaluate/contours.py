@@ -9,7 +9,7 @@ that are matched with at least one annotator over all predicted pixels.
 The benchmark solves an assignment in which a pixel without partner costs 100 tolerances, which makes it one of most
 pairs, and of these one of least distance. Here the nearest pairs are taken first and the matching is then brought
 to the most pairs along augmenting paths. Recall is thereby the same. Precision depends on which of several largest
-matchings is taken; the difference in the number of correct pixels is below 0.1 % (see the tests).
+matchings is taken; the number of correct pixels comes out about 0.4 % higher, F about 0.001.
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ def thin(mask: Mask) -> Mask:
     return padded[1:-1, 1:-1].astype(np.bool_)
 
 
-@checked
 def match(first: Mask, second: Mask, max_distance: float) -> tuple[Mask, Mask]:
     """Which pixels of two maps have a partner, in a largest one-to-one matching of pixels at most so far apart.
 
@@ -196,7 +195,7 @@ def _thin(flat, points, width, table):  # pragma: no cover
             kept, n_gone = 0, 0
             for i in range(count):
                 at = points[i]
-                code = 0
+                code = np.int64(0)
                 for k in range(8):
                     code |= np.int64(flat[at + steps[k]]) << k
                 if table[phase, code]:
@@ -268,6 +267,6 @@ def _match(points, n_others, number, offsets):  # pragma: no cover
             end = before
             if i == start:
                 break
-        for k in range(n_touched):
-            seen[touched[k]] = False
+        for m in range(n_touched):
+            seen[touched[m]] = False
     return partner >= 0, owner >= 0

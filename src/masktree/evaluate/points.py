@@ -6,9 +6,9 @@ arXiv 2406.20081, section 4):
     max_iou: IoU of the returned mask with the highest predicted score.
     oracle_iou: best IoU of all returned masks.
 Then clicks follow until the IoU is reached or 20 are spent (Xu et al. 2016, arXiv 1603.04042; RITM, Sofiiuk et al.
-2021, arXiv 2102.06583): the next stands at the centre of the largest connected region of errors, positive where the entity
-is missing, negative where there is too much; a pixel is clicked once. Among regions the largest is meant by its area;
-RITM takes the one with the deepest centre instead.
+2021, arXiv 2102.06583): the next stands at the centre of the largest connected region of errors, positive where the
+entity is missing, negative where there is too much; a pixel is clicked once. Among regions the largest is meant by its
+area; RITM takes the one with the deepest centre instead.
     one_iou: IoU of the mask that this loop works with after its first click, "1-IoU" of that literature. It is the
         same number as max_iou, or as oracle_iou with oracle granularity.
     noc80, noc85, noc90: clicks until the IoU is reached, the most allowed where it never is.

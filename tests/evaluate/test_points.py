@@ -1,0 +1,241 @@
+"""Clicks against their definitions written out, and planted trees with known answers."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+import pytest
+
+from masktree import rle
+from masktree.errors import InputError
+from masktree.evaluate.points import TreePredictor, farthest_point, score_image, summarise
+from masktree.evaluate.truth import ImageTruth
+from masktree.masks import MaskTree
+from tests.oracles import points as oracle
+
+SIZE = (20, 24)
+
+
+def box(top, left, bottom, right, size=SIZE):
+    mask = np.zeros(size, np.bool_)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def truth_of(masks, size=SIZE, **columns):
+    return ImageTruth.from_masks(1, "a.jpg", size, [rle.encode(mask) for mask in masks], **columns)
+
+
+WHOLE, LEFT, SMALL, OTHER = box(1, 1, 19, 13), box(1, 1, 19, 7), box(2, 2, 7, 6), box(3, 15, 9, 23)
+
+
+@pytest.fixture
+def tree():
+    scores = np.array([0.5, 0.9, 0.2, 0.4])
+    return MaskTree.from_masks(np.stack([WHOLE, LEFT, SMALL, OTHER]), scores=scores)
+
+
+class Recorder:
+    """Gives the same masks whatever is asked, and remembers what was asked."""
+
+    def __init__(self, masks, scores):
+        self.masks, self.scores, self.calls, self.images = masks, scores, [], []
+
+    def set_image(self, image):
+        self.images.append(image)
+
+    def predict(self, point_coords, point_labels, multimask_output):
+        self.calls.append((point_coords.copy(), point_labels.copy(), multimask_output))
+        return self.masks, self.scores, None
+
+
+def test_farthest_point_equals_the_definition(rng):
+    for density in (0.3, 0.8, 0.97, 1.0):
+        for shape in [(1, 1), (1, 7), (8, 1), (9, 12), (13, 6)]:
+            mask = rng.random(shape) < density
+            if mask.any():
+                assert farthest_point(mask) == oracle.farthest_point(mask)
+
+
+def test_farthest_point_of_planted_shapes():
+    assert farthest_point(box(4, 5, 9, 10)) == (7, 6)
+    assert farthest_point(box(0, 0, 5, 5)) == (2, 2)  # the edge of the image is a boundary
+    ring = box(0, 0, 20, 24) & ~box(2, 2, 18, 22)
+    x, y = farthest_point(ring)
+    assert ring[y, x]  # never in the hole, where the centroid is
+    with pytest.raises(InputError, match="empty"):
+        farthest_point(np.zeros(SIZE, np.bool_))
+
+
+def test_max_and_oracle_of_one_click(tree):
+    stats = score_image(TreePredictor(tree), None, truth_of([WHOLE]))
+    centre = farthest_point(WHOLE)
+    assert tree.at(*centre) == [1, 0] or tree.at(*centre) == [0]
+    best = score_image(TreePredictor(tree), None, truth_of([LEFT, OTHER]))
+    assert best["n"] == 2
+    assert best["max_iou"] == best["oracle_iou"] == best["one_iou"] == 2.0  # highest scored, and the only one
+    assert best["noc90"] == 2.0
+    assert stats["oracle_iou"] == 1.0
+    inner = score_image(TreePredictor(tree), None, truth_of([SMALL]))
+    assert inner["max_iou"] == pytest.approx(SMALL.sum() / LEFT.sum())  # the click gives LEFT, which scores higher
+    assert inner["oracle_iou"] == 1.0
+    assert inner["noc80"] == 2.0  # a negative click leads to it
+    assert score_image(TreePredictor(tree), None, truth_of([SMALL]), granularity="oracle")["noc80"] == 1.0
+
+
+def test_oracle_granularity_changes_what_the_loop_works_with(tree):
+    stats = score_image(TreePredictor(tree), None, truth_of([SMALL]), granularity="oracle")
+    assert stats["one_iou"] == stats["oracle_iou"] == 1.0
+    assert stats["max_iou"] < 0.5
+
+
+@pytest.mark.parametrize("granularity", [None, "oracle"])
+def test_clicks_equal_the_definition(rng, granularity):
+    size = (12, 14)
+    for _ in range(6):
+        corners = np.sort(rng.integers(0, 12, (8, 2, 2)), axis=1)
+        masks = np.stack([box(a, b, c + 1, d + 2, size) for (a, b), (c, d) in corners])
+        forest = MaskTree.from_masks(masks, scores=rng.random(8).round(3))
+        target = masks[0] ^ (rng.random(size) < 0.05)
+        predictor = TreePredictor(forest)
+
+        def predict(points, labels, predictor=predictor):
+            return predictor.predict(np.array(points, float), np.array(labels), True)[:2]
+
+        stats = score_image(predictor, None, truth_of([target], size), granularity=granularity, clicks=7)
+        for goal in (80, 85, 90):
+            needed, reached = oracle.clicks_needed(predict, target, goal / 100, 7, granularity == "oracle")
+            assert stats[f"noc{goal}"] == needed
+            assert stats[f"nof{goal}"] == (not reached)
+
+
+def test_clicks_are_handed_over_as_segment_anything_takes_them():
+    image = np.zeros((*SIZE, 3), np.uint8)
+    recorder = Recorder(WHOLE[None], np.array([0.3], np.float32))
+    stats = score_image(recorder, image, truth_of([LEFT]), clicks=5)
+    assert recorder.images[0] is image
+    assert len(recorder.calls) == 5
+    assert [several for *_, several in recorder.calls] == [True, False, False, False, False]
+    coords, labels, _ = recorder.calls[-1]
+    assert coords.dtype == np.float64
+    assert coords.shape == (5, 2)
+    assert labels.tolist() == [1, 0, 0, 0, 0]
+    assert len({tuple(point) for point in coords.tolist()}) == 5  # no pixel twice
+    for x, y in coords[1:].astype(int):
+        assert (WHOLE & ~LEFT)[y, x]
+    assert stats["noc80"] == 5
+    assert stats["nof80"] == 1
+
+
+def test_missing_parts_get_positive_clicks():
+    recorder = Recorder(LEFT[None], np.array([1.0]))
+    score_image(recorder, None, truth_of([WHOLE]), clicks=3)
+    coords, labels, _ = recorder.calls[-1]
+    assert labels.tolist() == [1, 1, 1]
+    assert all((WHOLE & ~LEFT)[int(y), int(x)] for x, y in coords[1:])
+
+
+def test_no_answer_counts_as_zero():
+    empty = Recorder(np.zeros((0, *SIZE), np.bool_), np.zeros(0))
+    stats = score_image(empty, None, truth_of([LEFT, box(0, 0, 1, 1)]))
+    assert stats["n"] == 2
+    assert stats["max_iou"] == stats["oracle_iou"] == stats["one_iou"] == 0
+    assert stats["noc80"] == 40
+    assert stats["nof90"] == 2
+    bare = MaskTree.from_rles([], SIZE, np.zeros(0, np.int32))
+    assert score_image(TreePredictor(bare), None, truth_of([LEFT])) == {
+        **dict.fromkeys(("max_iou", "oracle_iou", "one_iou"), 0.0),
+        **dict.fromkeys(("noc80", "noc85", "noc90"), 20.0),
+        **dict.fromkeys(("nof80", "nof85", "nof90"), 1.0),
+        "n": 1,
+        "clicks": 20,
+    }
+
+
+def test_crowds_and_empty_masks_are_passed_over(tree):
+    crowd = np.array([False, True, False])
+    stats = score_image(TreePredictor(tree), None, truth_of([LEFT, WHOLE, np.zeros(SIZE, np.bool_)], crowd=crowd))
+    assert stats["n"] == 1
+    assert stats["max_iou"] == 1
+
+
+def test_means_run_over_entities(tree):
+    first = score_image(TreePredictor(tree), None, truth_of([LEFT, OTHER, OTHER]))
+    empty = Recorder(np.zeros((0, *SIZE), np.bool_), np.zeros(0))
+    second = score_image(empty, None, truth_of([LEFT]))
+    nothing = score_image(empty, None, truth_of([]))
+    metrics = summarise([first, second, nothing])
+    assert metrics["max_iou"] == 0.75
+    assert metrics["noc80"] == (3 + 20) / 4
+    assert metrics["nof85"] == 0.25
+    assert set(summarise([nothing]).values()) == {None}
+    assert json.loads(json.dumps([first, second])) == [first, second]
+
+
+def test_tree_predictor_ranks_by_clicks_then_score(tree):
+    predictor = TreePredictor(tree)
+    masks, scores, _ = predictor.predict(np.array([[3, 4]]), np.array([1]), True)
+    assert [mask.sum() for mask in masks] == [m.sum() for m in (LEFT, WHOLE, SMALL)]
+    assert scores.tolist() == [1, 1, 1]
+    masks, scores, _ = predictor.predict(np.array([[3, 4], [4, 15]]), np.array([1, 0]), True)
+    assert np.array_equal(masks[0], SMALL)
+    assert scores.tolist() == [1, 0.5, 0.5]
+    masks, scores, _ = predictor.predict(np.array([[3, 4], [10, 15]]), np.array([1, 1]), False)
+    assert np.array_equal(masks, WHOLE[None])
+    masks, scores, _ = predictor.predict(np.array([[23, 19]]), np.array([1]), True)
+    assert masks.shape == (0, *SIZE)
+    assert scores.shape == (0,)
+
+
+def test_an_answer_has_six_masks_of_different_size_and_the_best_first():
+    nested = np.stack([box(9 - k, 10 - k, 10 + k, 11 + k) for k in range(1, 10)])
+    scores = np.linspace(0.1, 0.9, 9)[[4, 8, 0, 1, 2, 3, 5, 6, 7]]
+    masks, _, _ = TreePredictor(MaskTree.from_masks(nested, scores=scores)).predict(
+        np.array([[10, 9]]), np.array([1]), True
+    )
+    areas = [int(mask.sum()) for mask in masks]
+    assert len(areas) == len(set(areas)) == 6
+    assert areas[0] == nested[1].sum()  # the highest score
+    assert min(areas) <= nested[1].sum()
+    assert max(areas) == nested[8].sum()
+
+
+def test_a_click_on_a_large_tree_is_fast(rng):
+    size = (600, 800)
+    corners = [(int(y), int(x), int(s)) for y, x, s in zip(*rng.integers(0, 500, (2, 800)), rng.integers(20, 300, 800))]  # noqa: B905
+    masks = [rle.encode(box(y, x, min(y + s, 600), min(x + s, 800), size)) for y, x, s in corners]
+    predictor = TreePredictor(MaskTree.from_rles(masks, size, np.full(800, -1, np.int32)))
+    predictor.predict(np.array([[300, 300]]), np.array([1]), True)
+    start = time.process_time()
+    for x in range(100, 120):
+        predictor.predict(np.array([[x, 300]]), np.array([1]), True)
+    assert time.process_time() - start < 20 * 0.05
+
+
+def test_bad_input(tree):
+    target = truth_of([LEFT])
+    with pytest.raises(InputError, match="at least 1 click"):
+        score_image(TreePredictor(tree), None, target, clicks=0)
+    with pytest.raises(InputError, match="granularity"):
+        score_image(TreePredictor(tree), None, target, granularity="finest")
+    with pytest.raises(InputError, match=r"a\.jpg: expected masks"):
+        score_image(Recorder(LEFT[None, :5], np.ones(1)), None, target)
+    with pytest.raises(InputError, match=r"a\.jpg: expected masks"):
+        score_image(Recorder(LEFT[None], np.ones(2)), None, target)
+    with pytest.raises(InputError, match="finite scores"):
+        score_image(Recorder(LEFT[None], np.array([np.nan])), None, target)
+    boxes_only = ImageTruth(1, "a.jpg", SIZE, None, np.ones((1, 4)), np.ones(1), np.zeros(1, bool), np.full(1, -1))
+    with pytest.raises(InputError, match="boxes only"):
+        score_image(TreePredictor(tree), None, boxes_only)
+    with pytest.raises(InputError, match="inside the image"):
+        TreePredictor(tree).predict(np.array([[24.0, 3.0]]), np.array([1]))
+    with pytest.raises(InputError, match="labels 1"):
+        TreePredictor(tree).predict(np.array([[4.0, 3.0]]), np.array([2]))
+    with pytest.raises(InputError, match="clicks"):
+        TreePredictor(tree).predict(np.zeros((0, 2)), np.zeros(0))
+    with pytest.raises(InputError, match="at least one image"):
+        summarise([])
+    with pytest.raises(InputError, match="equally many"):
+        summarise([score_image(TreePredictor(tree), None, target, clicks=c) for c in (3, 4)])
