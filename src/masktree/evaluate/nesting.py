@@ -22,11 +22,12 @@ what choosing image by image is worth.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
 from numba import njit
+from scipy import ndimage
 
 from masktree import hierarchy, rle
 from masktree.errors import InputError, MasktreeError
@@ -169,21 +170,36 @@ def _covering(rles: Sequence[bytes], tree: MaskTree) -> Stats:
     """Sums of |R| x best IoU of the truths R over the regions of each cut. One label map in memory at a time."""
     areas = rle.areas(rles, tree.size)
     runs = rle.runs(rles, tree.size)
-    covered = []
-    for granularity in GRANULARITIES:
-        labels = np.ascontiguousarray(tree.cut(float(granularity)).T).ravel()
-        covered.append(float(areas @ _best_regions(labels, np.bincount(labels), *runs)))
+    covered = [float(areas @ _best_regions(labels, int(labels.max()) + 1, *runs)) for labels in _cuts(tree)]
     return {"cut_pixels": int(areas.sum()), "cut_covered": covered}
 
 
+def _cuts(tree: MaskTree) -> Iterator[np.ndarray]:
+    """The regions of ``tree.cut`` at each granularity: (W H,) int32, column-major, numbers with gaps.
+
+    What no mask covers is the same in all cuts of overlapping masks, so that its pieces are found once only.
+    """
+    if tree.partition is not None:
+        for granularity in GRANULARITIES:
+            yield tree.cut(float(granularity)).T.ravel()
+        return
+    pieces, _ = ndimage.label(tree.owners(1.0).T < 0)
+    remainder = (pieces + (len(tree) - 1)).astype(np.int32).ravel()
+    for granularity in GRANULARITIES:
+        owners = tree.owners(float(granularity)).T.ravel()
+        yield np.where(owners >= 0, owners, remainder)
+
+
 @njit(cache=True, nogil=True)
-def _best_regions(labels, sizes, starts, ends, offsets):  # pragma: no cover
+def _best_regions(labels, n_labels, starts, ends, offsets):  # pragma: no cover
     """Best IoU of each mask over the regions of a column-major label map."""
-    n = len(offsets) - 1
-    result = np.zeros(n)
-    shared = np.zeros(len(sizes), np.int64)
-    touched = np.empty(len(sizes), np.int64)
-    for i in range(n):
+    sizes = np.zeros(n_labels, np.int64)
+    for label in labels:
+        sizes[label] += 1
+    result = np.zeros(len(offsets) - 1)
+    shared = np.zeros(n_labels, np.int64)
+    touched = np.empty(n_labels, np.int64)
+    for i in range(len(result)):
         n_touched, area = 0, 0
         for run in range(offsets[i], offsets[i + 1]):
             area += ends[run] - starts[run]
