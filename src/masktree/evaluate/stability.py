@@ -84,8 +84,8 @@ def summarise(stats: Sequence[Stats]) -> dict[str, float | None]:
         in [0, 1]; stability: their mean. None without masks or without the view.
         stability_per_image: as stability, with the mean over the masks of an image first and then over the images
         that have masks, so that an image of many masks counts no more than others.
-        stable_masks: masks of an image that come back, mean over images: each counts by the share of the
-        thresholds .50:.05:.95 that its best IoU reaches, mean over the views.
+        stable_masks: masks of an image that come back: masks per image times the mean share of the thresholds
+        .50:.05:.95 that a mask's best IoU reaches, mean over the views. None without any view.
         boundary_contrast: mean over all masks that have one, in [0, 1], see ``masktree.evaluate.contrast``.
         And the metrics of :func:`masktree.evaluate.structure.summarise`.
 
@@ -95,7 +95,7 @@ def summarise(stats: Sequence[Stats]) -> dict[str, float | None]:
     contrast, contrast_masks = column_arrays(stats, ("contrast", "contrast_masks")).sum(0)
     by_view: dict[str, float | None] = {}
     by_image: list[np.ndarray] = []
-    stable: list[float] = []
+    shares: list[float] = []
     for name in VIEWS:
         by_view[name] = None
         if not all(f"{name}_masks" in s for s in stats):
@@ -103,7 +103,7 @@ def summarise(stats: Sequence[Stats]) -> dict[str, float | None]:
         masks, iou, found = column_arrays(stats, (f"{name}_masks", f"{name}_iou", f"{name}_found")).T
         by_view[name] = ratio(iou.sum(), masks.sum())
         by_image.append(np.divide(iou, masks, out=np.full(len(iou), np.nan), where=masks > 0))
-        stable.append(float(found.mean()) / len(THRESHOLDS))
+        shares.append((ratio(found.sum(), masks.sum()) or 0.0) / len(THRESHOLDS))
     known = [value for value in by_view.values() if value is not None]
     images = np.concatenate(by_image) if by_image else np.zeros(0)
     images = images[np.isfinite(images)]
@@ -111,7 +111,7 @@ def summarise(stats: Sequence[Stats]) -> dict[str, float | None]:
         "stability": ratio(sum(known), len(known)),
         **{f"stability_{name}": value for name, value in by_view.items()},
         "stability_per_image": ratio(images.sum(), len(images)),
-        "stable_masks": ratio(sum(stable), len(stable)),
+        "stable_masks": float(column_arrays(stats, ("masks",)).mean() * np.mean(shares)) if shares else None,
         "boundary_contrast": ratio(contrast, contrast_masks),
         **structure.summarise(stats),
     }
