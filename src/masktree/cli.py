@@ -144,6 +144,7 @@ def evaluate(
     dataset: str = "auto",
     split: str | None = None,
     kind: Literal["masks", "boxes"] = "masks",
+    no_boundaries: bool = False,
     only: Path | None = None,
     images: Path | None = None,
     allow_empty: bool = False,
@@ -167,6 +168,7 @@ def evaluate(
             partimagenet, paco, objects365, coco_panoptic, bsds500: read from the original download.
         split: Of the data set; the one that papers report if not given (bsds500: the one there is).
         kind: What ar compares.
+        no_boundaries: bsds without boundary F, which takes most of its time.
         only: Text file with the names of the images to evaluate, one a line; both sides are restricted to them.
         images: Folder of the photographs, for self and for the pictures in the report; guessed if not given.
         allow_empty: Count images without predictions as images in which nothing was found.
@@ -197,6 +199,7 @@ def evaluate(
         dataset=dataset,
         split=split,
         kind=kind,
+        boundaries=not no_boundaries,
         only=None if only is None else read_list(only),
         images=images,
         allow_empty=allow_empty,

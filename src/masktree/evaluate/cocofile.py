@@ -18,7 +18,6 @@ from masktree import hierarchy, rle
 from masktree.errors import FormatError, InputError, MasktreeError
 from masktree.evaluate.detections import Detections
 from masktree.masks import LEVELS, MaskTree, ceil_float32
-from masktree.tree import PartitionTree
 
 _ABSENT = math.nan
 _TREE_VALUES = ("granularity", "stability")
@@ -89,13 +88,19 @@ class CocoImage:
         """The masks and their ``parent_id``; where no entry has one: all roots, or an error if ``nested``."""
         rles = self._rles()
         if rles is None:
-            raise self._wrong("expected masks", "boxes only", "evaluate them with --protocol ar --kind boxes")
+            raise self._wrong(
+                "expected masks", "boxes only", "evaluate them with --protocol ar --kind boxes", whole=True
+            )
         parents = self._parent_indices()
         if nested and len(rles) > 1 and (parents < 0).all():
-            raise self._wrong("expected a hierarchy (parent_id)", "none in the file", "evaluate it with --protocol ar")
+            raise self._wrong(
+                "expected a hierarchy (parent_id)", "none in the file", "evaluate it with --protocol ar", whole=True
+            )
         scores = np.array(self._scores, np.float64)
         if not np.all((scores >= 0) & (scores <= 1)):  # also refuses NaN
-            raise self._wrong("expected scores in [0, 1] for a tree", f"{scores.min()}..{scores.max()}", "rescale them")
+            raise self._wrong(
+                "expected scores in [0, 1] for a tree", f"{scores.min()}..{scores.max()}", "rescale them", whole=True
+            )
         values = np.array(self._values, np.float64).reshape(-1, len(_TREE_VALUES))
         try:
             if np.isnan(values).any():
@@ -113,26 +118,27 @@ class CocoImage:
         except MasktreeError as error:
             raise InputError(f"{self._where()}: {error}") from error
 
-    def contours(self, size: tuple[int, int]) -> PartitionTree:
-        raise self._wrong(
-            "expected partitions", "masks", "the protocol bsds takes trees of --method masktree or ucm2 files"
-        )
+    def contours(self, size: tuple[int, int]) -> MaskTree:
+        """The masks, whose cuts are partitions."""
+        return self.tree(size, nested=False)
 
     def _rles(self) -> tuple[bytes, ...] | None:
         masks = [mask for mask in self._masks if mask is not None]
         if masks and len(masks) < len(self._masks):
-            raise self._wrong("expected masks in all entries or in none", f"{len(masks)} of {len(self._masks)}", "")
+            raise self._wrong(
+                "expected masks in all entries or in none", f"{len(masks)} of {len(self._masks)}", "", whole=True
+            )
         return tuple(masks) if masks or not self._masks else None
 
     def _parent_indices(self) -> np.ndarray:
         position: dict[Any, int] = {number: index for index, number in enumerate(self._ids) if number is not None}
         linked = any(parent is not None for parent in self._parents)
         if linked and len(position) < len(self._ids):
-            raise self._wrong("expected one id per annotation", "one twice, or none", "number them")
+            raise self._wrong("expected one id per annotation", "one twice, or none", "number them", whole=True)
         position[None] = -1
         unknown = [parent for parent in self._parents if parent not in position]
         if unknown:
-            raise self._wrong("expected parent_id as an id in the same image", f"{unknown[0]!r}", "")
+            raise self._wrong("expected parent_id as an id in the same image", f"{unknown[0]!r}", "", whole=True)
         return np.array([position[parent] for parent in self._parents], np.int32)
 
     def _mask(self, segmentation: Any) -> bytes:
@@ -169,8 +175,10 @@ class CocoImage:
     def _where(self) -> str:
         return f"{self.path}, image {self.name}"
 
-    def _wrong(self, expected: str, got: str, remedy: str) -> FormatError:
-        return FormatError(f"{self._where()}, entry {len(self)}: {expected}; got {got}" + f"; {remedy}" * bool(remedy))
+    def _wrong(self, expected: str, got: str, remedy: str, *, whole: bool = False) -> FormatError:
+        """An error of the entry that is being taken in, or of the ``whole`` image."""
+        where = self._where() if whole else f"{self._where()}, entry {len(self)}"
+        return FormatError(f"{where}: {expected}; got {got}" + f"; {remedy}" * bool(remedy))
 
 
 def read_coco(path: Path) -> tuple[dict[str, CocoImage], bool]:

@@ -21,18 +21,20 @@ import numpy as np
 import masktree
 from masktree import batch
 from masktree.errors import InputError
-from masktree.evaluate import nesting, recall, stability
+from masktree.evaluate import bsds, nesting, points, recall, stability
 from masktree.evaluate.datasets import read_truth
 from masktree.evaluate.predictions import (
     ImagePrediction,
     Predictions,
     TreeFolder,
+    UcmFolder,
+    check_size,
     open_predictions,
     pair,
     without_suffix,
 )
 from masktree.evaluate.result import Metrics, Result, Stats, hash_names, source_commit
-from masktree.evaluate.truth import ImageTruth
+from masktree.evaluate.truth import GroundTruth, ImageTruth
 from masktree.files import sha256_of
 from masktree.images import find_photos, read_image
 from masktree.predict import Segmenter, load
@@ -132,6 +134,7 @@ class Evaluation:
         dataset: str = "auto",
         split: str | None = None,
         kind: Kind = "masks",
+        boundaries: bool = True,
         only: Sequence[str] | None = None,
         images: str | Path | None = None,
         allow_empty: bool = False,
@@ -144,6 +147,8 @@ class Evaluation:
         if kind == "boxes" and protocol != "ar":
             raise InputError(f"expected boxes for the protocol ar only; got {protocol}")
         found = open_predictions(predictions)
+        if isinstance(found, UcmFolder) and protocol != "bsds":
+            raise InputError(f"{found.path}: expected masks for the protocol {protocol}; got contour maps, for bsds")
         if protocol == "self":
             if truth is not None:
                 raise InputError("expected no ground truth for the protocol self; got one; choose another protocol")
@@ -168,6 +173,7 @@ class Evaluation:
         ]
         settings: dict[str, Any] = {"split": split} if split else {}
         settings |= {"kind": kind} if protocol == "ar" else {}
+        settings |= {"boundaries": boundaries} if protocol == "bsds" else {}
         source = {
             "truth": "/".join(path.resolve().parts[-2:]),
             "truth_sha256": sha256_of(path) if path.is_file() else None,
@@ -183,7 +189,17 @@ class Evaluation:
         """
         job = ScoreJob(self.protocol, self.settings, self.predictions.origin)
         stats = _score_all(self.cases, job, workers, f"evaluate {self.protocol}", show_progress)
-        return _result(self, stats)
+        found = self.predictions
+        origin = {
+            "predictions": found.path.resolve().name,
+            "kind": found.kind,
+            "configuration": found.origin.get("config"),
+            "weights": found.origin.get("weights"),
+            "empty": len(self.empty),
+            **self.source,
+        }
+        names = [case.name for case in self.cases]
+        return _result(self.protocol, self.dataset, self.settings, names, stats, origin)
 
 
 def evaluate(
@@ -194,6 +210,7 @@ def evaluate(
     dataset: str = "auto",
     split: str | None = None,
     kind: Kind = "masks",
+    boundaries: bool = True,
     only: Sequence[str] | None = None,
     images: str | Path | None = None,
     allow_empty: bool = False,
@@ -212,6 +229,7 @@ def evaluate(
             ``groundTruth`` for BSDS500 (with its only split, if ``split`` is None and there is one).
         split: of the data set.
         kind: masks or boxes (protocol ar).
+        boundaries: whether bsds scores boundary F, which takes most of its time.
         only: names of the images to evaluate; truth and predictions are restricted to them.
         images: folder of the photographs, for the protocol self (by default where they were when the trees were made).
         allow_empty: count images without predictions as images in which nothing was found, instead of refusing them.
@@ -230,12 +248,54 @@ def evaluate(
         dataset=dataset,
         split=split,
         kind=kind,
+        boundaries=boundaries,
         only=only,
         images=images,
         allow_empty=allow_empty,
         check_counts=check_counts,
     )
     return ready.run(workers=workers, show_progress=show_progress)
+
+
+def evaluate_predictor(
+    predictor: points.Predictor,
+    truth: GroundTruth,
+    images: str | Path,
+    *,
+    name: str = "predictor",
+    show_progress: bool = False,
+) -> Result:
+    """Point prompts answered by any object with segment-anything's ``set_image`` and ``predict``, in this process.
+
+    Args:
+        predictor: gets each image once, then clicks.
+        truth: from ``masktree.evaluate.datasets.read_truth``.
+        images: folder of the photographs.
+        name: what the result calls the predictor.
+        show_progress: a bar on standard error.
+
+    Raises:
+        InputError: a photograph is missing or of another size than its truth, or an answer cannot be scored.
+    """
+    stats = []
+    with progress_bar("evaluate points", len(truth), 0, show=show_progress) as progress:
+        for image in truth.images:
+            path = Path(images) / image.name
+            if not path.is_file():
+                raise InputError(f"expected the photograph of {image.name}; got no {path}")
+            photo = read_image(path)
+            check_size(path, photo.shape[:2], image.size)
+            stats.append(click(predictor, photo, image))
+            progress.advance()
+    origin = {"predictions": name, "kind": "predictor"}
+    return _result("points", truth.dataset, {}, [image.name for image in truth.images], stats, origin)
+
+
+def click(predictor: points.Predictor, image: np.ndarray | None, truth: ImageTruth) -> Stats:
+    """Stats of ``points.score_image``, and clicks and failures with oracle granularity, as ``noc80_oracle`` ..."""
+    oracle = points.score_image(predictor, image, truth, granularity="oracle")
+    again = {f"{name}_oracle": value for name, value in oracle.items() if name.startswith(("noc", "nof"))}
+    return points.score_image(predictor, image, truth) | again
 
 
 # --- the truth and its images ---------------------------------------------------------------------------------------
@@ -361,28 +421,28 @@ def _score_all(
     return cast(list[Stats], stats)
 
 
-def _result(evaluation: Evaluation, stats: Sequence[Stats]) -> Result:
-    names = tuple(case.name for case in evaluation.cases)
-    predictions = evaluation.predictions
+def _result(
+    protocol: str,
+    dataset: str,
+    settings: dict[str, Any],
+    names: Sequence[str],
+    stats: Sequence[Stats],
+    origin: dict[str, Any],
+) -> Result:
     return Result(
-        protocol=evaluation.protocol,
-        dataset=evaluation.dataset,
-        settings=evaluation.settings,
-        metrics=PROTOCOLS[evaluation.protocol].summarise(stats),
-        names=names,
+        protocol=protocol,
+        dataset=dataset,
+        settings=settings,
+        metrics=PROTOCOLS[protocol].summarise(stats),
+        names=tuple(names),
         stats=tuple(stats),
         provenance={
             "masktree": masktree.__version__,
             "commit": source_commit(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "predictions": predictions.path.resolve().name,
-            "kind": predictions.kind,
-            "configuration": predictions.origin.get("config"),
-            "weights": predictions.origin.get("weights"),
             "images": len(names),
-            "empty": len(evaluation.empty),
             "list_sha256": hash_names(names),
-            **evaluation.source,
+            **origin,
         },
     )
 
@@ -393,18 +453,15 @@ def _ar(case: Case, job: ScoreJob) -> Stats:
 
 
 def _points(case: Case, job: ScoreJob) -> Stats:
-    from masktree.evaluate import points
-
     truth = _truth(case)
-    tree = case.prediction.tree(truth.size, nested=False)
-    return points.score_image(points.TreePredictor(tree), None, truth)
+    predictor = points.TreePredictor(case.prediction.tree(truth.size, nested=False))
+    return click(predictor, None, truth)
 
 
 def _bsds(case: Case, job: ScoreJob) -> Stats:
-    from masktree.evaluate import bsds
-
     assert case.segmentations is not None
-    return bsds.score(case.prediction.contours(case.size), bsds.read_ground_truth(case.segmentations))
+    annotations = bsds.read_annotations(case.segmentations)
+    return bsds.score(case.prediction.contours(case.size), annotations, boundaries=job.settings["boundaries"])
 
 
 def _hierarchy(case: Case, job: ScoreJob) -> Stats:
@@ -432,19 +489,10 @@ def _truth(case: Case) -> ImageTruth:
     return case.truth
 
 
-def _lazily(module: str) -> Callable[[Sequence[Stats]], Metrics]:
-    def summarise(stats: Sequence[Stats]) -> Metrics:
-        from importlib import import_module
-
-        return import_module(f"masktree.evaluate.{module}").summarise(stats)
-
-    return summarise
-
-
 PROTOCOLS: dict[str, Protocol] = {
     "ar": Protocol("Average recall and precision", "ar1000", _ar, recall.summarise),
-    "points": Protocol("Point prompts", "max_iou", _points, _lazily("points")),
-    "bsds": Protocol("BSDS500 regions and boundaries", "covering_ois", _bsds, _lazily("bsds")),
+    "points": Protocol("Point prompts", "max_iou", _points, points.summarise),
+    "bsds": Protocol("BSDS500 regions and boundaries", "covering_ois", _bsds, bsds.summarise),
     "hierarchy": Protocol("Hierarchy", "parent_child_f1", _hierarchy, nesting.summarise),
     "self": Protocol("Without any truth", "stability", _self, stability.summarise),
 }

@@ -107,7 +107,12 @@ def page(result: Result, cases: Sequence[Case]) -> str:
 def _subtitle(result: Result) -> str:
     made = result.provenance
     truth = f"{result.dataset} ({made['truth']})" if made.get("truth") else result.dataset
-    parts = [f"{len(result.names)} images", truth, *(f"{k} {v}" for k, v in result.settings.items()), made.get("date")]
+    parts = [
+        f"{len(result.names)} images",
+        truth,
+        *(f"{k} {v}" for k, v in result.settings.items()),
+        str(made.get("date", ""))[:10],
+    ]
     if made.get("empty"):
         parts.append(f"nothing found in {made['empty']}")
     return f"<p>{' &middot; '.join(_text(part) for part in parts if part)}</p>"
@@ -225,14 +230,20 @@ def _pictures(result: Result, images: Sequence[Scored]) -> list[str]:
 
 def _chosen(images: Sequence[Scored]) -> dict[str, list[Scored]]:
     """The worst and the best by the main metric, and of the others those that miss most truths; each image once."""
-    known = sorted((image for image in images if image.value is not None), key=lambda image: image.value or 0.0)
-    half = min(EACH, -(-len(known) // 2))
-    worst = known[:half]
-    best = known[half:][-EACH:][::-1]
+    known = [image for image in images if image.value is not None]
+    # Of equal ones those with more truths come first: they show more.
+    worst = sorted(known, key=lambda image: (image.value or 0.0, -_truths(image)))[: min(EACH, -(-len(known) // 2))]
+    rest = {image.case.name for image in known} - {image.case.name for image in worst}
+    best = [image for image in known if image.case.name in rest]
+    best = sorted(best, key=lambda image: (image.value or 0.0, _truths(image)), reverse=True)[:EACH]
     shown = {image.case.name for image in (*worst, *best)}
     missing = [image for image in images if image.case.name not in shown and _missed(image) > 0]
     missing = sorted(missing, key=lambda image: -_missed(image))[:EACH]
     return {"Worst images": worst, "Best images": best, "Most missed truths": missing}
+
+
+def _truths(image: Scored) -> int:
+    return 0 if image.case.truth is None else len(image.case.truth)
 
 
 def _missed(image: Scored) -> int:
@@ -306,7 +317,7 @@ svg .axis { stroke: var(--line); stroke-width: 1.5; }
 .border { background: rgb(255 214 10); }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(270px, 1fr)); gap: 16px; }
 figure { margin: 0; } img { width: 100%; height: 230px; object-fit: contain; border-radius: 8px; background: #0b0d10;
-  display: block; } img:hover { height: auto; }
+  display: block; }
 figcaption { font-size: 13px; color: var(--soft); margin-top: 5px; overflow-wrap: anywhere; }
 figcaption b { color: var(--ink); font-weight: 600; }
 .gone { height: 230px; border-radius: 8px; background: var(--line); padding: 16px; font-size: 13px; }

@@ -18,10 +18,10 @@ from masktree.errors import FormatError, InputError
 from masktree.evaluate.cocofile import CocoImage, read_coco
 from masktree.evaluate.detections import Detections
 from masktree.evaluate.truth import ImageTruth
+from masktree.evaluate.ucm import read_ucm
 from masktree.files import read_json
 from masktree.labels import LabelSet
 from masktree.masks import MaskTree
-from masktree.tree import PartitionTree
 
 RECORDS = frozenset({"run", "failures"})  # run.json and failures.json stand beside trees
 _OURS = b'{"format": "masktree-'  # how other JSON files of ours begin, such as a result of an evaluation
@@ -41,8 +41,8 @@ class ImagePrediction(Protocol):
     def tree(self, size: tuple[int, int], *, nested: bool = True) -> MaskTree:
         """The masks with their hierarchy; with ``nested=False`` masks without any are roots all."""
 
-    def contours(self, size: tuple[int, int]) -> PartitionTree | np.ndarray:
-        """A hierarchy of partitions: a dendrogram, or a contour map (2H+1, 2W+1) in the layout of BSDS500."""
+    def contours(self, size: tuple[int, int]) -> MaskTree | np.ndarray:
+        """What partitions the image: a tree by its cuts, or a contour map (2H+1, 2W+1) in the layout of BSDS500."""
 
 
 class Predictions(Protocol):
@@ -93,14 +93,8 @@ class TreeFile:
         check_size(self.path, tree.size, size)
         return tree
 
-    def contours(self, size: tuple[int, int]) -> PartitionTree:
-        tree = self.tree(size)
-        if tree.partition is None:
-            raise InputError(
-                f"{self.path}: expected the dendrogram of a method that partitions the image; got overlapping masks "
-                "only; segment with --method masktree"
-            )
-        return tree.partition
+    def contours(self, size: tuple[int, int]) -> MaskTree:
+        return self.tree(size)
 
 
 @dataclass(frozen=True)
@@ -218,17 +212,17 @@ class UcmFile:
     path: Path
 
     def detections(self, size: tuple[int, int]) -> Detections:
-        raise self._no("scored masks")
+        raise self._wrong("scored masks")
 
     def tree(self, size: tuple[int, int], *, nested: bool = True) -> MaskTree:
-        raise self._no("a tree of masks")
+        raise self._wrong("a tree of masks")
 
     def contours(self, size: tuple[int, int]) -> np.ndarray:
-        from masktree.evaluate.ucm import read_ucm
+        contours = read_ucm(self.path)
+        check_size(self.path, (contours.shape[0] // 2, contours.shape[1] // 2), size)
+        return contours
 
-        return read_ucm(self.path)
-
-    def _no(self, what: str) -> InputError:
+    def _wrong(self, what: str) -> InputError:
         return InputError(f"{self.path}: expected {what}; got a contour map; evaluate it with --protocol bsds")
 
 

@@ -14,7 +14,6 @@ from masktree import rle
 from masktree.evaluate.detections import Detections
 from masktree.evaluate.truth import ImageTruth
 from masktree.masks import MaskTree
-from masktree.tree import PartitionTree
 from masktree.types import RGB, Mask
 
 SIDE = 520  # longest side in pixels: 24 such pictures are about a megabyte (our choice)
@@ -58,12 +57,17 @@ def found_and_missed(image: RGB, truth: ImageTruth, found: Detections, *, boxes:
     return picture, int(missed.sum())
 
 
-def borders(image: RGB, contours: PartitionTree | np.ndarray, level: float) -> RGB:
-    """The photograph with the borders of a hierarchy of partitions at one level of it."""
-    if isinstance(contours, PartitionTree):
-        contours = contours.ucm(doubled=True)
+def borders(image: RGB, contours: MaskTree | np.ndarray, level: float) -> RGB:
+    """The photograph with the borders of a tree's cut, or those of a doubled contour map, at one level."""
+    if isinstance(contours, MaskTree):
+        labels = contours.cut(level)
+        lines = np.zeros(labels.shape, np.bool_)
+        lines[:-1] |= labels[:-1] != labels[1:]
+        lines[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    else:
+        lines = contours[2::2, 2::2] > level
     picture = shrink(image)
-    lines = _shrink_mask(np.asarray(contours)[2::2, 2::2] > level, picture.shape[:2], any_pixel=True)
+    lines = _shrink_mask(lines, picture.shape[:2], any_pixel=True)
     picture[ndimage.binary_dilation(lines)] = BORDER
     return picture
 
