@@ -98,9 +98,10 @@ def summarise(stats: Sequence[Stats]) -> dict[str, float | None]:
     shares: list[float] = []
     for name in VIEWS:
         by_view[name] = None
-        if not all(f"{name}_masks" in s for s in stats):
+        columns = (f"{name}_masks", f"{name}_iou", f"{name}_found")
+        if not all(columns[0] in s for s in stats):
             continue
-        masks, iou, found = column_arrays(stats, (f"{name}_masks", f"{name}_iou", f"{name}_found")).T
+        masks, iou, found = column_arrays(stats, columns).T
         by_view[name] = ratio(iou.sum(), masks.sum())
         by_image.append(np.divide(iou, masks, out=np.full(len(iou), np.nan), where=masks > 0))
         shares.append((ratio(found.sum(), masks.sum()) or 0.0) / len(THRESHOLDS))

@@ -7,6 +7,7 @@ the whole image covers everything and nests perfectly.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,8 @@ def column_arrays(stats: Sequence[Stats], names: Sequence[str]) -> np.ndarray:
     """(images, names) float64 of the named counts. Raises InputError without images."""
     if not stats:
         raise InputError("expected scores of at least one image; got none; check the list of images")
-    return np.array([[s[name] for name in names] for s in stats], np.float64)
+    get = itemgetter(*names)
+    return np.array([get(s) for s in stats], np.float64).reshape(len(stats), len(names))
 
 
 def ratio(part: float, whole: float) -> float | None:
