@@ -85,7 +85,7 @@ def summarise(stats: Sequence[Stats]) -> dict[str, float | None]:
         stability_per_image: as stability, with the mean over the masks of an image first and then over the images
         that have masks, so that an image of many masks counts no more than others.
         stable_masks: masks of an image that come back: masks per image times the mean share of the thresholds
-        .50:.05:.95 that a mask's best IoU reaches, mean over the views. None without any view.
+        .50:.05:.95 that a mask's best IoU reaches, mean over the views. None without masks or views.
         boundary_contrast: mean over all masks that have one, in [0, 1], see ``masktree.evaluate.contrast``.
         And the metrics of :func:`masktree.evaluate.structure.summarise`.
 
@@ -104,7 +104,8 @@ def summarise(stats: Sequence[Stats]) -> dict[str, float | None]:
         masks, iou, found = column_arrays(stats, columns).T
         by_view[name] = ratio(iou.sum(), masks.sum())
         by_image.append(np.divide(iou, masks, out=np.full(len(iou), np.nan), where=masks > 0))
-        shares.append((ratio(found.sum(), masks.sum()) or 0.0) / len(THRESHOLDS))
+        if masks.any():
+            shares.append(found.sum() / masks.sum() / len(THRESHOLDS))
     known = [value for value in by_view.values() if value is not None]
     images = np.concatenate(by_image) if by_image else np.zeros(0)
     images = images[np.isfinite(images)]
