@@ -32,7 +32,10 @@ class CocoImage:
         size: (height, width) of the image as the file has it; None where it does not tell.
     """
 
-    __slots__ = ("_boxes", "_ids", "_levels", "_masks", "_parents", "_scores", "_values", "name", "path", "size")
+    __slots__ = (
+        *("name", "path", "size"),
+        *("_boxes", "_ids", "_levels", "_linked", "_masks", "_parents", "_scores", "_values"),
+    )
 
     def __init__(self, path: Path, name: str, size: tuple[int, int] | None = None) -> None:
         self.path = path
@@ -43,6 +46,7 @@ class CocoImage:
         self._scores = array("d")
         self._ids: list[Any] = []
         self._parents: list[Any] = []
+        self._linked = False  # whether entries have parent_id at all; null is a root
         self._values = array("d")
         self._levels = array("b")
 
@@ -68,6 +72,7 @@ class CocoImage:
         self._scores.append(score)
         self._ids.append(entry.get("id"))
         self._parents.append(entry.get("parent_id"))
+        self._linked |= "parent_id" in entry
         self._values.extend(float(entry.get(key, _ABSENT)) for key in _TREE_VALUES)
         level = entry.get("level")
         self._levels.append(LEVELS.index(level) if level in LEVELS else -1)
@@ -85,14 +90,14 @@ class CocoImage:
             raise InputError(f"{self._where()}: {error}") from error
 
     def tree(self, size: tuple[int, int], *, nested: bool = True) -> MaskTree:
-        """The masks and their ``parent_id``; where no entry has one: all roots, or an error if ``nested``."""
+        """The masks and their ``parent_id``; where no entry has that key: all roots, or an error if ``nested``."""
         rles = self._rles()
         if rles is None:
             raise self._wrong(
                 "expected masks", "boxes only", "evaluate them with --protocol ar --kind boxes", whole=True
             )
         parents = self._parent_indices()
-        if nested and len(rles) > 1 and (parents < 0).all():
+        if nested and len(rles) and not self._linked:
             raise self._wrong(
                 "expected a hierarchy (parent_id)", "none in the file", "evaluate it with --protocol ar", whole=True
             )
@@ -132,8 +137,7 @@ class CocoImage:
 
     def _parent_indices(self) -> np.ndarray:
         position: dict[Any, int] = {number: index for index, number in enumerate(self._ids) if number is not None}
-        linked = any(parent is not None for parent in self._parents)
-        if linked and len(position) < len(self._ids):
+        if self._linked and len(position) < len(self._ids):
             raise self._wrong("expected one id per annotation", "one twice, or none", "number them", whole=True)
         position[None] = -1
         unknown = [parent for parent in self._parents if parent not in position]
