@@ -42,6 +42,22 @@ def test_matching_is_a_largest_one(rng, reach):
         assert not (back & ~second).any()
 
 
+@pytest.mark.parametrize("reach", [1.0, 2.3, 3.7])
+def test_matching_is_a_cheapest_one(rng, reach):
+    surplus = 0
+    for _ in range(40):
+        first, second = rng.random((5, 5)) < 0.3, rng.random((5, 5)) < 0.2
+        matched, back = match(first, second, reach)
+        pairs, cost = oracle.best_matching(first, second, reach)
+        if (first & ~matched).any() and not (second & ~back).any():  # only predicted pixels are left over
+            surplus += 1
+            assert oracle.best_matching(matched, second, reach) == (
+                pairs,
+                pytest.approx(cost, abs=0.005 * pairs + 1e-9),
+            )
+    assert surplus > 5
+
+
 def test_matching_needs_augmenting_paths():
     # The nearest pair (b, x) must be given up so that both a and b find a partner.
     first, second = np.zeros((1, 8), np.bool_), np.zeros((1, 8), np.bool_)
