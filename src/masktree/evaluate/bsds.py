@@ -88,7 +88,9 @@ def score(
 ) -> Stats:
     """Score the nested regions of one image, and their contours, against its annotations.
 
-    Regions at t are those whose borders are above t, boundaries at t the thinned contours of at least t.
+    Regions at t are those whose borders are above t, boundaries at t the thinned contours of at least t. A region of a
+    tree may hang together at a corner only; its contour map cannot show that, so that scoring the map instead counts
+    two regions there (a change below 0.01 bits of VI and 0.001 of covering on photographs).
 
     Args:
         prediction: a tree; or a doubled contour map (2H + 1, 2W + 1) in [0, 1], as ``read_ucm`` gives it. A
