@@ -90,7 +90,7 @@ def score(
 
     Regions at t are those whose borders are above t, boundaries at t the thinned contours of at least t. A region of a
     tree may hang together at a corner only; its contour map cannot show that, so that scoring the map instead counts
-    two regions there (a change below 0.01 bits of VI and 0.001 of covering on photographs).
+    two regions there (on a photograph up to 0.009 bits of VI and 0.0001 of covering at one threshold).
 
     Args:
         prediction: a tree; or a doubled contour map (2H + 1, 2W + 1) in [0, 1], as ``read_ucm`` gives it. A
