@@ -262,7 +262,7 @@ def test_tiny_images_in_process(shape, method):
 def test_help_and_info():
     start = masktree("--help")
     assert start.returncode == 0
-    for verb in ("segment", "discover", "info"):
+    for verb in ("segment", "discover", "evaluate", "info"):
         assert verb in start.stdout
     described = masktree("info", "backbone", "embedded")
     assert described.returncode == 0
@@ -279,3 +279,73 @@ def test_help_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
+
+
+def test_evaluate_from_photographs_to_a_comparison(folder, tmp_path):
+    """Two settings of one method, measured by the trees of the first as truth."""
+    out = tmp_path / "out"
+    assert masktree("segment", folder, "-o", out, "--no-overlay").returncode == 0
+    assert masktree("segment", folder, "-o", tmp_path / "other", "--min-area", 200, "--no-overlay").returncode == 0
+    names = ("a.jpg", "Größe 1/b c.png", "d.webp")
+    images, annotations = [], []
+    for number, name in enumerate(names, 1):
+        tree = MaskTree.load(out / f"{name.rsplit('.', 1)[0]}.json")
+        images.append({"id": number, "file_name": name, "height": tree.size[0], "width": tree.size[1]})
+        annotations += tree.to_coco(image_id=number, first_id=1 + 1000 * number)
+    truth = tmp_path / "truth.json"
+    truth.write_text(json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1}]}))
+
+    for name in ("out", "other"):
+        files = ("--json", tmp_path / f"{name}.json", "--html", tmp_path / f"{name}.html", "--images", folder)
+        done = masktree("evaluate", "--protocol", "ar", "--pred", tmp_path / name, "--gt", truth, *files)
+        assert done.returncode == 0, done.stderr
+        assert "ar1000" in done.stdout
+        assert (tmp_path / f"{name}.html").read_text().count("<img") == 3
+    first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("out", "other"))
+    assert first["metrics"]["ar1000"] == 1
+    assert second["metrics"]["ar1000"] < 1
+    assert second["provenance"]["configuration"]["min_area"] == 200
+
+    done = masktree("evaluate", "--compare", tmp_path / "out.json", tmp_path / "other.json", "--resamples", 50)
+    assert done.returncode == 0, done.stderr
+    assert "first is better" in done.stdout
+
+    done = masktree("evaluate", "--protocol", "self", "--pred", out, "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    assert "stability_flip" in done.stdout
+
+    wanted = tmp_path / "wanted.txt"
+    wanted.write_text("# held out\nGröße 1/b c.png\n", encoding="utf-8")
+    done = masktree("evaluate", "--protocol", "hierarchy", "--pred", out, "--gt", truth, "--only", wanted)
+    assert done.returncode == 0, done.stderr
+    assert "1 images" in done.stdout or "1 image" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "expected --protocol and --pred, or --compare"),
+        (("--protocol", "ar", "--pred", "nowhere", "--gt", "g.json"), "got no nowhere"),
+        (("--protocol", "ar", "--pred", "EMPTY"), "got none in"),
+        (
+            ("--protocol", "ar", "--pred", "EMPTY", "--gt", "EMPTY", "--only", "nowhere"),
+            "nowhere: expected a text file",
+        ),
+        (("--protocol", "ar", "--pred", "EMPTY", "--html", "EMPTY"), "expected the name of a file to write"),
+        (("--compare", "a.json", "b.json", "--protocol", "ar"), "--compare with two results alone"),
+        (("--compare", "a.json", "b.json"), "a.json"),
+    ],
+)
+def test_wrong_arguments_of_evaluate_are_one_line_each(tmp_path, arguments, message):
+    done = masktree("evaluate", *[str(tmp_path) if a == "EMPTY" else a for a in arguments])
+    assert done.returncode in (1, 2)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_evaluate_names_all_data_sets():
+    from masktree.evaluate.datasets import DATASETS
+
+    described = masktree("evaluate", "--help", env=os.environ | {"COLUMNS": "200"}).stdout
+    assert all(name in described for name in DATASETS)
