@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 from math import dist, hypot
 
@@ -42,6 +43,7 @@ def best_matching(first: np.ndarray, second: np.ndarray, reach: float) -> tuple[
     points = [tuple(p) for p in np.argwhere(first)]
     others = [tuple(p) for p in np.argwhere(second)]
 
+    @cache
     def best(i: int, free: frozenset) -> tuple[int, float]:
         if i == len(points):
             return 0, 0.0
