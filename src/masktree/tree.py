@@ -185,7 +185,8 @@ class PartitionTree:
                 (2y+1, 2x+1), borders between pixels in the cells between.
 
         Returns:
-            float32 map; thresholding the doubled map at t leaves exactly the regions of the cut at altitude t.
+            float32 map; thresholding the doubled map at t leaves the 4-connected pieces of the regions of the cut at
+            altitude t: regions that hang together by a corner alone fall apart, as no contour can show such a bridge.
         """
         right = _saddles(self.leaves[:, :-1], self.leaves[:, 1:], self.parents, self.altitudes)
         down = _saddles(self.leaves[:-1], self.leaves[1:], self.parents, self.altitudes)
