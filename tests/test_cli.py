@@ -318,7 +318,7 @@ def test_evaluate_from_photographs_to_a_comparison(folder, tmp_path):
     wanted.write_text("# held out\nGröße 1/b c.png\n", encoding="utf-8")
     done = masktree("evaluate", "--protocol", "hierarchy", "--pred", out, "--gt", truth, "--only", wanted)
     assert done.returncode == 0, done.stderr
-    assert "1 images" in done.stdout or "1 image" in done.stdout
+    assert "1 image, json" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -106,15 +106,7 @@ def page(result: Result, cases: Sequence[Case]) -> str:
 
 def _subtitle(result: Result) -> str:
     made = result.provenance
-    truth = f"{result.dataset} ({made['truth']})" if made.get("truth") else result.dataset
-    parts = [
-        f"{len(result.names)} images",
-        truth,
-        *(f"{k} {v}" for k, v in result.settings.items()),
-        str(made.get("date", ""))[:10],
-    ]
-    if made.get("empty"):
-        parts.append(f"nothing found in {made['empty']}")
+    parts = [result.subject(), str(made.get("date", ""))[:10]]
     return f"<p>{' &middot; '.join(_text(part) for part in parts if part)}</p>"
 
 
@@ -306,7 +298,8 @@ section { background: var(--sheet); border: 1px solid var(--line); border-radius
 .card:first-child b { color: var(--accent); }
 .card span { font-weight: 600; display: block; } .card small { color: var(--soft); display: block; line-height: 1.35; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 20px; }
-svg { width: 100%; height: auto; } svg text { font-size: 12.5px; text-anchor: middle; fill: var(--ink); }
+svg { width: 100%; max-width: 680px; height: auto; }
+svg text { font-size: 12.5px; text-anchor: middle; fill: var(--ink); }
 svg .faint { fill: var(--soft); } svg .solid { fill: var(--accent); } svg .pale { fill: var(--pale); }
 svg .axis { stroke: var(--line); stroke-width: 1.5; }
 .note, .legend { color: var(--soft); font-size: 13.5px; margin: 4px 0 12px; }

@@ -59,17 +59,21 @@ class Result:
     stats: tuple[Stats, ...]
     provenance: dict[str, Any]
 
+    def subject(self) -> str:
+        """What was evaluated, in a line: images, truth, settings, and how many images are empty."""
+        truth = f"{self.dataset} ({self.provenance['truth']})" if self.provenance.get("truth") else self.dataset
+        chosen = [
+            key if value is True else f"no {key}" if value is False else f"{key} {value}"
+            for key, value in self.settings.items()
+        ]
+        empty = [f"nothing found in {self.provenance['empty']}"] if self.provenance.get("empty") else []
+        images = f"{len(self.names)} image{'' if len(self.names) == 1 else 's'}"
+        return ", ".join([images, truth, *chosen, *empty])
+
     def table(self) -> str:
         """The metrics for a terminal: name, value, meaning; and what they are of, in two lines above."""
         made = self.provenance
-        empty = f", nothing found in {made['empty']}" if made.get("empty") else ""
-        chosen = ", ".join(f"{key} {value}" for key, value in self.settings.items() if value not in (None, False))
-        truth = f"{self.dataset} ({made['truth']})" if made.get("truth") else self.dataset
-        lines = [
-            f"{self.protocol}: {made.get('predictions')} ({made.get('kind')})",
-            f"{len(self.names)} images, {truth}{empty}" + (f"; {chosen}" if chosen else ""),
-            "",
-        ]
+        lines = [f"{self.protocol}: {made.get('predictions')} ({made.get('kind')})", self.subject(), ""]
         width = max(len(name) for name in self.metrics)
         lines += [f"{name.ljust(width)}  {number(value):>8}  {title(name)}" for name, value in self.metrics.items()]
         return "\n".join(lines)
