@@ -192,14 +192,16 @@ def test_a_cut_takes_the_altitude_itself(partitioned):
         np.testing.assert_array_equal(partitioned.cut(altitude), partitioned.partition.cut_at(altitude))
 
 
-def test_selected_nodes_hold_no_near_duplicates_and_the_most_stable_stay(partitioned):
+def test_selected_nodes_hold_no_near_duplicates_and_the_best_stay(partitioned):
     n = len(partitioned)
     masks = np.array([partitioned.mask(i) for i in range(n)]).reshape(n, -1).astype(int)
     shared = masks @ masks.T
     iou = shared / (masks.sum(1)[:, None] + masks.sum(1)[None] - shared)
     assert (iou[~np.eye(n, dtype=bool)] <= 0.9).all()
     few = MaskTree.from_partition(partitioned.partition, min_area=3, max_masks=4)
-    assert sorted(few.stabilities)[::-1] == pytest.approx(sorted(partitioned.stabilities)[::-1][:4])
+    assert sorted(few.scores)[::-1] == pytest.approx(sorted(partitioned.scores)[::-1][:4])
+    expected = partitioned.stabilities * np.sqrt(partitioned.areas / np.prod(partitioned.size))
+    np.testing.assert_allclose(partitioned.scores, expected, rtol=1e-6)
 
 
 def test_a_uniform_image_is_one_mask():
@@ -217,7 +219,7 @@ def test_a_uniform_image_is_one_mask():
 
 
 def test_wishes_that_nothing_meets_give_no_masks(partitioned):
-    for wish in ({"min_area": 10_000}, {"min_stability": 1.0}, {"max_area": 1e-9}):
+    for wish in ({"min_area": 10_000}, {"min_score": 1.0}, {"max_area": 1e-9}):
         tree = MaskTree.from_partition(partitioned.partition, **wish)
         assert len(tree) == 0
         assert tree.at(3, 3) == []
@@ -230,7 +232,7 @@ def test_wishes_that_nothing_meets_give_no_masks(partitioned):
         ("min_area", (0, 1.5, float("nan"), "32")),
         ("max_masks", (0, -1, 2.0)),
         ("max_area", (0, 1.1, float("nan"))),
-        ("min_stability", (-0.1, 1.1, float("nan"))),
+        ("min_score", (-0.1, 1.1, float("nan"))),
         ("duplicate_iou", (-0.1, 1.1, float("nan"))),
     ],
 )

@@ -17,10 +17,10 @@ BACKBONE = PaintedBackbone({(0, 0, 0): np.ones(2)})
 
 @dataclass(frozen=True)
 class Tree:
-    stabilities: np.ndarray
+    scores: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.stabilities)
+        return len(self.scores)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class FakeSegmenter:
         self.seen.append(grey)
         if self.method == "masktree":
             stable = np.linspace(1, 0, 100 + grey)
-            return Tree(stable[stable >= self.options.get("min_stability", 0)][: self.options["max_masks"]])
+            return Tree(stable[stable >= self.options.get("min_score", 0)][: self.options["max_masks"]])
         return Tree(np.zeros(round((10 + grey) * (1 + 2 * np.mean(self.options["thresholds"])))))
 
 

@@ -21,7 +21,7 @@ def choose_options(photos: Sequence[Photo], segmenter: Segmenter, wanted: float)
     """Keyword options of the segmenter's method that give about ``wanted`` masks per image on average.
 
     hassod, sohes, unsam: the published thresholds, all moved by one shift found by bisection on a sample.
-    masktree: the least stability of a mask, read off the sorted stabilities of the sample in one pass.
+    masktree: the least score of a mask, read off the sorted scores of the sample in one pass.
 
     Raises:
         InputError: ``wanted`` is not positive, or cannot be reached; the message gives the range that can.
@@ -30,7 +30,7 @@ def choose_options(photos: Sequence[Photo], segmenter: Segmenter, wanted: float)
         raise InputError(f"expected a positive, finite number of labels per image; got {wanted}")
     sample = _sample_images(photos)
     if segmenter.method == "masktree":
-        return _choose_stability(sample, segmenter, wanted)
+        return _choose_score(sample, segmenter, wanted)
     published = method_options(segmenter.method)["thresholds"]
 
     def count(shift: float) -> float:
@@ -56,16 +56,16 @@ def choose_options(photos: Sequence[Photo], segmenter: Segmenter, wanted: float)
     return segmenter.options | {"thresholds": tuple(round(t + shift, 4) for t in published)}
 
 
-def _choose_stability(sample: Sequence[np.ndarray], segmenter: Segmenter, wanted: float) -> dict[str, Any]:
+def _choose_score(sample: Sequence[np.ndarray], segmenter: Segmenter, wanted: float) -> dict[str, Any]:
     everything = dataclasses.replace(segmenter, options=segmenter.options | {"max_masks": MAX_MASKS})
-    stabilities = np.sort(np.concatenate([everything(image).stabilities for image in sample]))[::-1]
+    scores = np.sort(np.concatenate([everything(image).scores for image in sample]))[::-1]
     index = round(wanted * len(sample)) - 1
-    if index >= len(stabilities):
+    if index >= len(scores):
         raise InputError(
-            f"expected at most {len(stabilities) / len(sample):.1f} labels per image, all that masktree finds here; "
+            f"expected at most {len(scores) / len(sample):.1f} labels per image, all that masktree finds here; "
             f"got {wanted:g}; lower min_area"
         )
-    return segmenter.options | {"min_stability": float(stabilities[max(index, 0)]), "max_masks": MAX_MASKS}
+    return segmenter.options | {"min_score": float(scores[max(index, 0)]), "max_masks": MAX_MASKS}
 
 
 def _sample_images(photos: Sequence[Photo]) -> list[np.ndarray]:
