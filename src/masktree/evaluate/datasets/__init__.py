@@ -202,5 +202,5 @@ def _check(path: Path, what: str, reading: Reading, expected: Counts) -> None:
         if wanted is not None and found is not None and found != wanted:
             raise InputError(
                 f"{path}: expected {what} to have {wanted:,} {kind}; got {found:,}; "
-                "download it again, or turn the check of counts off if it is another version on purpose"
+                "download it again, or accept another version with --any-counts (check_counts=False)"
             )
