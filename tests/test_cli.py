@@ -23,13 +23,18 @@ def masktree(*arguments: object, **options: object) -> subprocess.CompletedProce
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
-def long_run(tmp_path: Path, photos: list[Path], workers: int) -> tuple[Path, Path, subprocess.Popen[str]]:
-    """Input, output and process of a run over 60 photographs that has written its first results."""
+def long_run(
+    tmp_path: Path, photos: list[Path], workers: int, count: int = 400
+) -> tuple[Path, Path, subprocess.Popen[str]]:
+    """Input, output and process of a run over ``count`` photographs that has written its first results.
+
+    On a busy machine whole seconds may pass before the caller can stop it: it must not be over by then.
+    """
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
-    image = Image.open(photos[0]).resize((300, 300))
-    for index in range(60):
-        image.save(source / f"{index:02d}.png")
+    Image.open(photos[0]).resize((300, 300)).save(source / "000.png")
+    for index in range(1, count):
+        os.link(source / "000.png", source / f"{index:03d}.png")
     command = [sys.executable, "-m", "masktree.cli", "segment", source, "-o", out, "--workers", str(workers)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
@@ -173,7 +178,7 @@ def test_awkward_file_names_are_escaped_in_one_line(tmp_path):
 
 
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path, photos):
-    source, out, process = long_run(tmp_path, photos, workers=1)
+    source, out, process = long_run(tmp_path, photos, workers=1, count=60)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     # The picture is written last: a tree without one is not finished.
