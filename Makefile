@@ -20,8 +20,8 @@ demo: install
 	@echo "look at the overlays: $(CURDIR)/out/demo/*.png"
 
 lint: install
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks recipes
+	$(BIN)/ruff format --check src tests benchmarks recipes
 	$(BIN)/mypy
 
 # The first test compiles the numba kernels into the cache, so that parallel workers do not compile them again.

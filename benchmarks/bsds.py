@@ -12,13 +12,14 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: seconds per image are those of one core
 
 import numpy as np
 
+from masktree.backbones import Backbone, load_backbone
 from masktree.evaluate.bsds import Stats, read_ground_truth, score_image, score_tree, summarise
 from masktree.images import read_image
 
@@ -42,28 +43,35 @@ def felzenszwalb(image: np.ndarray, truths: list[np.ndarray]) -> Scored:
     return score_image(cuts, truths), time.perf_counter() - start
 
 
-def cosine_rule(image: np.ndarray, truths: list[np.ndarray]) -> Scored:
-    """The published merge rule on a 60 x 60 grid of texture features."""
+@cache
+def loaded(backbone: str) -> Backbone:
+    return load_backbone(backbone, "cpu")
+
+
+def cosine_rule(image: np.ndarray, truths: list[np.ndarray], backbone: str, cell: int) -> Scored:
+    """The published merge rule, on a grid of 480 / cell cells a side."""
     from PIL import Image
 
-    from masktree.backbones.texture import TextureBackbone
     from masktree.cluster.merge import merge_tree
 
     start = time.perf_counter()
     square = np.asarray(Image.fromarray(image).resize((480, 480), Image.Resampling.BILINEAR))
-    tree = merge_tree(TextureBackbone()(square[None])[0])
+    network = loaded(backbone)
+    grid = network(square[None])[0] if cell == network.stride else network.look(square).embeddings
+    tree = merge_tree(grid)
     seconds = time.perf_counter() - start
     H, W, _ = image.shape
-    leaves = tree.leaves[(np.arange(H) * 60 // H)[:, None], np.arange(W) * 60 // W]
+    side = 480 // cell
+    leaves = tree.leaves[(np.arange(H) * side // H)[:, None], np.arange(W) * side // W]
     return score_tree(tree.with_leaves(leaves), truths, COSINE_LEVELS), seconds
 
 
-def default(image: np.ndarray, truths: list[np.ndarray], quality: str) -> Scored:
+def default(image: np.ndarray, truths: list[np.ndarray], backbone: str, quality: str) -> Scored:
     """The package's own method."""
     from masktree.discover.masktree import partition
 
     start = time.perf_counter()
-    tree = partition(image, quality=quality)
+    tree = partition(image, backbone=loaded(backbone), quality=quality)
     seconds = time.perf_counter() - start
     return score_tree(tree, truths), seconds
 
@@ -71,9 +79,13 @@ def default(image: np.ndarray, truths: list[np.ndarray], quality: str) -> Scored
 METHODS: dict[str, Callable[..., Scored]] = {
     "one region": one_region,
     "Felzenszwalb, 8 scales": felzenszwalb,
-    "cosine rule on texture grid": cosine_rule,
-    "masktree, fast": partial(default, quality="fast"),
-    "masktree, best": partial(default, quality="best"),
+    "cosine rule, texture": partial(cosine_rule, backbone="texture", cell=8),
+    "cosine rule, embedded": partial(cosine_rule, backbone="embedded", cell=8),
+    "cosine rule, embedded, fine": partial(cosine_rule, backbone="embedded", cell=4),
+    "masktree, texture": partial(default, backbone="texture", quality="fast"),
+    "masktree, texture, best": partial(default, backbone="texture", quality="best"),
+    "masktree": partial(default, backbone="embedded", quality="fast"),
+    "masktree, best": partial(default, backbone="embedded", quality="best"),
 }
 
 

@@ -57,15 +57,16 @@ def check_tree(tree: MaskTree, size: tuple[int, int]) -> None:
     assert ((tree.scores >= 0) & (tree.scores <= 1)).all()
 
 
+@pytest.mark.parametrize(("backbone", "least"), [("texture", 3), ("embedded", 2)])
 @pytest.mark.parametrize("method", METHODS)
-def test_trees_of_photographs_are_nested_repeatable_and_cover(photos, method):
-    segmenter = masktree.load(method=method, **QUICK[method])
+def test_trees_of_photographs_are_nested_repeatable_and_cover(photos, method, backbone, least):
+    segmenter = masktree.load(backbone, method=method, **QUICK[method])
     for path in photos[:3]:
         image = read_image(path)
         scale = 160 / max(image.shape)
         image = resize_image(image, (round(image.shape[0] * scale), round(image.shape[1] * scale)))
         tree = segmenter(image)
-        assert len(tree) >= 3
+        assert len(tree) >= least
         check_tree(tree, image.shape[:2])
     assert same(segmenter(image), tree)
 

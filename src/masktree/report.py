@@ -6,7 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from masktree.backbones import load_backbone
+from masktree.backbones.embedded import CARD
+from masktree.backbones.embedded import WEIGHTS as EMBEDDED
+from masktree.backbones.texture import TextureBackbone
 from masktree.backbones.weights import BUILT_IN, WEIGHTS, Weights, find_weights
 from masktree.errors import InputError
 from masktree.runs import versions
@@ -19,12 +21,17 @@ def describe(topic: Literal["all", "backbone", "labels"], name: str | None) -> s
             raise InputError("expected the folder of a label set: masktree info labels FOLDER")
         return _labels(Path(name))
     if topic == "backbone":
-        return _backbones() if name is None else _lines(asdict(_record(name)))
+        return _backbones() if name is None else _backbone(name)
     return "\n\n".join([_lines(versions()), _devices(), _backbones()])
 
 
+def _backbone(name: str) -> str:
+    lines = _lines(asdict(_record(name)))
+    return f"{lines}\n\n{CARD.read_text(encoding='utf-8').rstrip()}" if name == "embedded" else lines
+
+
 def _record(name: str) -> Weights:
-    return load_backbone(name).provenance if name in BUILT_IN else find_weights(name)
+    return {"embedded": EMBEDDED, "texture": TextureBackbone.provenance}.get(name) or find_weights(name)
 
 
 def _devices() -> str:

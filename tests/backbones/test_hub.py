@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from masktree.backbones import Backbone, load_backbone
-from masktree.backbones.hub import load_network, resolve_device
+from masktree.backbones.device import resolve_device
+from masktree.backbones.hub import load_network
 from masktree.backbones.weights import IMAGENET_MEAN, IMAGENET_STD, WEIGHTS
 from masktree.errors import InputError, WeightsError
 from tests.oracles import attention

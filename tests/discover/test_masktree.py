@@ -51,12 +51,13 @@ def test_altitudes_are_granularities(rng):
     assert tree.cut(1.0 - 1.0).max() == 0  # g = 1: one region
 
 
-def test_granularity_is_increasing_from_0_to_1():
-    values = granularity(np.linspace(0, 1.6, 500))
+@pytest.mark.parametrize("learned", [False, True])
+def test_granularity_is_increasing_from_0_to_1(learned):
+    values = granularity(np.linspace(0, 1.6, 500), learned=learned)
     assert values[0] == 0
     assert values[-1] == 1
     assert np.all(np.diff(values) > 0)
-    assert granularity(np.array([9.0])) == 1
+    assert granularity(np.array([9.0]), learned=learned) == 1
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2), (5, 31)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from masktree.backbones.base import Backbone
-from masktree.backbones.weights import BUILT_IN, WEIGHTS, Weights
+from masktree.backbones.weights import WEIGHTS, Weights
 from masktree.errors import InputError
 
 __all__ = ["WEIGHTS", "Backbone", "Weights", "load_backbone"]
@@ -24,9 +24,9 @@ def load_backbone(
     Parameters
     ----------
     name:
-        ``embedded`` (needs no download) is at present the same as ``texture``: a hand-made dense extractor of
-        colour and texture without learned weights. It runs on the CPU in float32 only; ``features`` and
-        ``batch`` do not concern it.
+        ``embedded`` (needs no download): the small network that ships with the package. ``texture``: a hand-made
+        dense extractor of colour and texture without weights, on the CPU in float32 only. ``features`` and
+        ``batch`` concern neither.
         A key of :data:`WEIGHTS` (``dino-vitb8``, ``dinov2-vits14-reg`` ...): from the cache, else downloaded
         once. ``NAME@PATH``: a local file for such a network: safetensors, or .pth/.pt of tensors; timm's or
         the original authors' layout; checkpoints with ``teacher`` or ``state_dict`` inside. A folder with
@@ -55,7 +55,7 @@ def load_backbone(
         raise InputError(f"expected features 'keys' or 'tokens'; got {features!r}; give one of these")
     if batch < 1:
         raise InputError(f"expected a batch of at least 1 image; got {batch}; 1 needs the least memory")
-    if name in BUILT_IN:
+    if name == "texture":
         if device not in ("auto", "cpu") or dtype != "float32":
             raise InputError(
                 f"expected device auto or cpu and dtype float32 for {name!r}, which is computed on the CPU; got "
@@ -64,8 +64,14 @@ def load_backbone(
         from masktree.backbones.texture import TextureBackbone
 
         return TextureBackbone()
-    from masktree.backbones.hub import HubBackbone, load_network, resolve_device
+    from masktree.backbones.device import resolve_device
 
     target = resolve_device(device)  # before the weights: a wrong device should not cost a download
+    if name == "embedded":
+        from masktree.backbones.embedded import EmbeddedBackbone
+
+        return EmbeddedBackbone(device=target, dtype=dtype)
+    from masktree.backbones.hub import HubBackbone, load_network
+
     network, provenance = load_network(name)
     return HubBackbone(network, provenance, features=features, device=target, dtype=dtype, batch=batch)

@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate, linear
 
 from masktree.backbones.base import Grids, Images, check_images, nearest_multiple
 from masktree.backbones.weights import WEIGHTS, Weights, fetch, find_weights, read_state
-from masktree.errors import InputError, WeightsError
+from masktree.errors import WeightsError
 from masktree.files import sha256_of
 
 # Stage of a ResNet whose output is used: layer3, stride 16 (our choice: layer4's stride 32 leaves 15 x 15
@@ -139,29 +139,6 @@ def _key_bias(network: Any) -> torch.Tensor | None:
     # Eva (DINOv3) keeps its biases outside the layer and has none for keys
     bias = network.blocks[-1].attn.qkv.bias
     return None if bias is None else bias.chunk(3)[1]
-
-
-def resolve_device(device: str) -> torch.device:
-    """``auto`` (cuda, else mps, else cpu) or the named device, checked to exist.
-
-    Raises
-    ------
-    InputError: not the name of a kind of device known here.
-    WeightsError: this machine has no such device.
-    """
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if device == "auto":
-        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
-    kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdecimal()):
-        raise InputError(f"expected device 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'; got {device!r}; give one of these")
-    count = {"cpu": 1, "mps": int(mps), "cuda": torch.cuda.device_count() if cuda else 0}[kind]
-    if int(index or 0) >= count:
-        raise WeightsError(
-            f"expected a device of this machine; got {device!r} where torch finds {count} of kind {kind}; "
-            "use 'cpu' or 'auto', or install a torch build for that device"
-        )
-    return torch.device(device)
 
 
 def load_network(name: str) -> tuple[nn.Module, Weights]:

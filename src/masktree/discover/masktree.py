@@ -1,17 +1,21 @@
 """The package's own method: one tree of regions per image, at full resolution, from the finest leaf to the whole.
 
-Evidence of borders, basins of that evidence as leaves, then greedy merging of the most alike neighbours.
+Evidence of borders, made by hand and learned; basins of that evidence as leaves; then greedy merging of the most alike
+neighbours.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numba import njit
 
 from masktree.backbones.base import Backbone
+from masktree.backbones.embedded import EmbeddedBackbone
 from masktree.backbones.texture import Evidence, evidence
+from masktree.backbones.weights import BUILT_IN
 from masktree.cluster.leaves import adjacency, watershed_leaves
 from masktree.cluster.merge import merge_regions
 from masktree.errors import InputError
@@ -22,15 +26,20 @@ WORKING_SIDE = 640  # longer side in pixels above which images are clustered sma
 SCALES = {"fast": (1.0,), "best": (1.0, 1.5, 2.0)}  # sizes at which evidence is taken, in units of the working size
 HISTOGRAM_WEIGHT = 0.3  # of the regions' chi-square beside the boundary's mean (our choice)
 SIZE_POWER = 0.05  # small regions merge first (our choice; .05 to .1 were compared on BSDS500 val)
+LEARNED_SHARE = np.float32(0.5)  # of the learned borders in the boundary, beside the hand-made ones (our choice)
+BORDER_UNIT = np.float32(0.7)  # root of the learned borders at a clear border: mean 90 % quantile over photographs
 EMBEDDING_WEIGHT = 0.5  # of a network's (1 - cosine) beside the boundary's about 1 (our choice)
 _RANGE = np.float32(1 / (2 * 15.0**2))  # when borders are redrawn, colours have a sigma of 15 levels (our choice)
 
 # Merge cost -> granularity g, so that the geometric mean over photographs of the number of regions left after all
 # merges up to a cost is N^(1-g), N = 736 leaves. From 200 unlabelled photographs of mixed origin (shorter side
 # 224-384 pixels) at quality fast; the last entry is above every cost met there (1.25). The costs of quality best
-# differ by less than 0.02 above g = 0.6.
+# differ by less than 0.02 above g = 0.6. recipes/granularity.py makes such a table.
 _COSTS = (0.0, 0.4192, 0.5179, 0.5985, 0.6483, 0.6858, 0.7172, 0.7449, 0.7710, 0.7963, 0.8205, 0.8434, 0.8657,
           0.8909, 0.9180, 0.9442, 0.9712, 1.001, 1.034, 1.065, 1.108, 1.153, 1.6)  # fmt: skip
+# The same with learned borders: 200 photographs, N = 555.
+_LEARNED_COSTS = (0.0, 0.3015, 0.4290, 0.5505, 0.6250, 0.6825, 0.7295, 0.7725, 0.8125, 0.8495, 0.8865, 0.9220, 0.9575,
+                  0.9945, 1.0295, 1.0630, 1.1000, 1.1370, 1.1735, 1.2140, 1.2610, 1.2980, 1.6)  # fmt: skip
 _LEVELS = (0.0, 0.02, *(k / 20 for k in range(1, 20)), 0.98, 1.0)
 
 
@@ -52,22 +61,30 @@ def partition(
     Raises:
         InputError: empty image or unknown quality.
     """
+    tree = merge_sequence(image, backbone=backbone, quality=quality)
+    return tree.with_altitudes(granularity(tree.altitudes, learned=isinstance(backbone, EmbeddedBackbone)))
+
+
+def merge_sequence(
+    image: RGB, *, backbone: Backbone | None = None, quality: Literal["fast", "best"] = "fast"
+) -> PartitionTree:
+    """The tree of ``partition`` with the costs of the merges as altitudes, not calibrated."""
     if quality not in SCALES or image.size == 0:
         raise InputError(f"expected a non-empty image and quality 'fast' or 'best'; got {image.shape}, {quality!r}")
     H, W, _ = image.shape
     scale = min(1.0, WORKING_SIDE / max(H, W))
     small = _resize(image, max(1, round(H * scale)), max(1, round(W * scale)))
-    looks = [_evidence(image, small, factor) for factor in SCALES[quality]]
+    looks = [_look(image, small, factor, backbone) for factor in SCALES[quality]]
     boundary = np.stack([_fit(look.boundary, small.shape[:2]) for look in looks]).mean(axis=0)
     leaves = watershed_leaves(boundary)
-    tree = _merge(leaves, boundary, looks, _leaf_features(small, leaves, backbone))
-    tree = tree.with_altitudes(granularity(tree.altitudes))
+    tree = _merge(leaves, boundary, [look.evidence for look in looks], _leaf_features(small, leaves, backbone))
     return tree if scale == 1 else tree.with_leaves(snap(leaves, small, image))
 
 
-def granularity(altitudes: np.ndarray) -> np.ndarray:
-    """Merge cost to granularity in [0, 1]: piecewise linear, strictly increasing up to the table's last cost."""
-    return np.interp(altitudes, _COSTS, _LEVELS)
+def granularity(altitudes: np.ndarray, *, learned: bool) -> np.ndarray:
+    """Merge cost, with or without learned borders in it, to granularity in [0, 1]: piecewise linear, and strictly
+    increasing up to the table's last cost."""
+    return np.interp(altitudes, _LEARNED_COSTS if learned else _COSTS, _LEVELS)
 
 
 def snap(leaves: np.ndarray, small: np.ndarray, image: np.ndarray) -> np.ndarray:
@@ -98,10 +115,24 @@ def _resize(image: np.ndarray, H: int, W: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((W, H), how))
 
 
-def _evidence(image: np.ndarray, small: np.ndarray, factor: float) -> Evidence:
+@dataclass(frozen=True)
+class _Look:
+    """Boundary (H, W) float32, about 1 at a clear border, and the hand-made evidence behind it."""
+
+    boundary: np.ndarray
+    evidence: Evidence
+
+
+def _look(image: np.ndarray, small: np.ndarray, factor: float, backbone: Backbone | None) -> _Look:
     """Evidence at ``factor`` times the working size, with whatever detail the image itself has at that size."""
-    H, W = round(small.shape[0] * factor), round(small.shape[1] * factor)
-    return evidence(_resize(image, H, W))
+    resized = _resize(image, round(small.shape[0] * factor), round(small.shape[1] * factor))
+    if not isinstance(backbone, EmbeddedBackbone):
+        found = evidence(resized)
+        return _Look(found.boundary, found)
+    seen = backbone.look(resized)
+    # The root brings out borders that are likely at fine levels only: merging needs their order too.
+    learned = np.sqrt(seen.borders) / BORDER_UNIT
+    return _Look((1 - LEARNED_SHARE) * seen.evidence.boundary + LEARNED_SHARE * learned, seen.evidence)
 
 
 def _fit(boundary: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -133,7 +164,7 @@ def _merge(
 
 def _leaf_features(image: np.ndarray, leaves: np.ndarray, backbone: Backbone | None) -> np.ndarray | None:
     """(n, d) float32 sums of a network's features over each leaf; None without a network."""
-    if backbone is None or backbone.name == "texture":
+    if backbone is None or backbone.name in BUILT_IN:
         return None
     from scipy.sparse import csr_matrix
 

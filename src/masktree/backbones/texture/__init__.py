@@ -29,6 +29,7 @@ _SCALES = {
     "kinship": {4: 0.740, 10: 0.799, 20: 0.788},
     "lab": {3: 3.68, 6: 3.89},
 }
+CUES = sum(len(radii) for radii in _SCALES.values())
 _SHADING = np.array([0.5, 1.0, 1.0], np.float32)  # lightness counts half: light falls unevenly
 
 
@@ -36,12 +37,14 @@ _SHADING = np.array([0.5, 1.0, 1.0], np.float32)  # lightness counts half: light
 class Evidence:
     """What the pixels say about borders and regions of an H x W image; h = ceil(H/2), w = ceil(W/2).
 
-    ``boundary`` (H, W) float32 >= 0, about 1 at a clear border. ``colours`` and ``textures`` (h, w) int32: words below
+    ``boundary`` (H, W) float32 >= 0, about 1 at a clear border: the mean of the ``cues`` (CUES, h, w) float32, each in
+    units of its scale. ``colours`` and ``textures`` (h, w) int32: words below
     ``WORDS`` of each 2 x 2 block. ``kinship`` (WORDS, d) float32: vectors of the colour words whose inner products
     say which go together.
     """
 
     boundary: np.ndarray
+    cues: np.ndarray
     colours: np.ndarray
     textures: np.ndarray
     kinship: np.ndarray
@@ -67,7 +70,8 @@ def evidence(image: RGB) -> Evidence:
     """Boundary strength and words of an image of any size from 1 x 1; about 0.15 s for 480 x 320 on one core."""
     H, W, _ = image.shape
     words = _look(image)
-    return Evidence(edges.double(_boundary(words), H, W), words.colours, words.textures, words.kinship)
+    cues = np.stack([response * np.float32(1 / _SCALES[name][radius]) for name, radius, response in _cues(words)])
+    return Evidence(edges.double(cues.mean(axis=0), H, W), cues, words.colours, words.textures, words.kinship)
 
 
 @dataclass(frozen=True)
@@ -86,12 +90,6 @@ def _look(image: np.ndarray) -> _Words:
     colours = vocabulary.colour_words(edges.window_means(half, 0.7) * _SHADING)
     textures = vocabulary.textons(np.ascontiguousarray(lab[..., 0]))
     return _Words(half, colours, textures, embed_words(colours, vocabulary.WORDS))
-
-
-def _boundary(words: _Words) -> np.ndarray:
-    """Mean of all cues in units of their scales: (h, w) float32, about 1 at clear borders."""
-    scaled = [response * np.float32(1 / _SCALES[name][radius]) for name, radius, response in _cues(words)]
-    return np.stack(scaled).mean(axis=0)
 
 
 def _cues(words: _Words) -> Iterator[tuple[str, int, np.ndarray]]:

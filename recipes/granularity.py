@@ -1,0 +1,58 @@
+"""The table from merge cost to granularity of the default method, from unlabelled photographs.
+
+    python recipes/granularity.py PHOTOS --images 200 --workers 2
+
+Prints the costs at which, over the photographs, the geometric mean of the number of regions left is N^(1 - g) for each
+granularity g of ``masktree.discover.masktree._LEVELS``, N being the geometric mean of the numbers of leaves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+GRID = np.arange(0, 4, 0.0005)
+
+
+def regions_left(path: Path, backbone: str, quality: str) -> np.ndarray:
+    """Logarithm of the number of regions of a photograph at each cost of ``GRID``; its highest cost in the end."""
+    from masktree.backbones import load_backbone
+    from masktree.discover.masktree import merge_sequence
+    from masktree.images import read_image
+
+    tree = merge_sequence(read_image(path), backbone=load_backbone(backbone), quality=quality)
+    costs = tree.altitudes[tree.n_leaves :]
+    return np.append(np.log(tree.n_leaves - np.searchsorted(costs, GRID, side="right")), tree.altitudes[-1])
+
+
+def main() -> None:
+    from masktree.discover.masktree import _LEVELS
+    from masktree.images import find_photos
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--backbone", default="embedded")
+    parser.add_argument("--quality", default="fast")
+    parser.add_argument("--workers", type=int, default=1)
+    options = parser.parse_args()
+    photos = [photo.path for photo in find_photos([options.photos])[0]]
+    chosen = [photos[i] for i in np.linspace(0, len(photos) - 1, min(options.images, len(photos))).astype(int)]
+    job = partial(regions_left, backbone=options.backbone, quality=options.quality)
+    os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
+    with get_context("spawn").Pool(options.workers) as pool:
+        found = np.stack(pool.map(job, chosen, chunksize=4))
+    left, highest = found[:, :-1].mean(0), found[:, -1].max()
+    wanted = [(1 - level) * left[0] for level in _LEVELS[1:-1]]
+    costs = [GRID[np.argmax(left <= logarithm)] for logarithm in wanted]
+    print(f"{len(chosen)} photographs, {np.exp(left[0]):.0f} leaves; highest cost {highest:.3f}")
+    print("_COSTS = (0.0, " + ", ".join(f"{cost:.4f}" for cost in costs) + f", {1.15 * highest:.1f})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""The backbone that ships with the package: shapes, what it sees in planted pictures, its file and its card."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from masktree.backbones import embedded, load_backbone
+from masktree.backbones.base import Backbone
+from masktree.backbones.embedded.network import CUES, Network, fold
+from masktree.backbones.texture import CUES as HAND_MADE
+from masktree.errors import InputError, WeightsError
+from masktree.files import sha256_of
+
+
+@pytest.fixture(scope="module")
+def backbone() -> embedded.EmbeddedBackbone:
+    loaded = load_backbone("embedded", "cpu")
+    assert isinstance(loaded, embedded.EmbeddedBackbone)
+    return loaded
+
+
+def two_halves(rng: np.random.Generator, size: int = 160) -> np.ndarray:
+    """Left and right halves of other colour and other grain."""
+    image = np.empty((size, size, 3))
+    image[:, : size // 2] = np.array([150, 110, 60]) + rng.normal(0, 20, (size, size // 2, 1))
+    image[:, size // 2 :] = np.array([60, 100, 150]) + rng.normal(0, 4, (size, size // 2, 1))
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 90), (33, 50), (64, 64), (97, 31)])
+def test_a_look_covers_images_of_any_size(backbone, rng, shape):
+    image = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    look = backbone.look(image)
+    assert look.borders.shape == shape
+    assert look.borders.min() >= 0
+    assert look.borders.max() <= 1
+    assert look.embeddings.shape == (-(-shape[0] // 4), -(-shape[1] // 4), backbone.dim)
+    assert np.linalg.norm(look.embeddings, axis=-1) == pytest.approx(1, abs=1e-5)
+
+
+def test_it_is_a_backbone(backbone, rng):
+    assert isinstance(backbone, Backbone)
+    images = rng.integers(0, 256, (2, 47, 66, 3), dtype=np.uint8)
+    grids = backbone(images)
+    H, W = backbone.input_size(47, 66)
+    assert grids.shape == (2, H // backbone.stride, W // backbone.stride, backbone.dim)
+    np.testing.assert_array_equal(grids[1], backbone(images[1:])[0])
+    assert backbone(images[:0]).shape == (0, *grids.shape[1:])
+    with pytest.raises(InputError, match="uint8"):
+        backbone(images.astype(np.float32))
+
+
+def test_a_planted_border_is_seen(backbone, rng):
+    look = backbone.look(two_halves(rng))
+    seam = look.borders[20:-20, 78:82].max(1).mean()
+    inside = np.concatenate([look.borders[20:-20, 20:60], look.borders[20:-20, 100:140]]).mean()
+    assert seam > 3 * inside
+    left, right = look.embeddings[5:35, 5:15].mean((0, 1)), look.embeddings[5:35, 25:35].mean((0, 1))
+    within = (look.embeddings[5:35, 5:15] @ left).mean() / np.linalg.norm(left)
+    across = left @ right / np.linalg.norm(left) / np.linalg.norm(right)
+    assert within > across + 0.2
+
+
+def test_bfloat16_is_close(backbone, rng):
+    image = two_halves(rng, 64)
+    coarse = load_backbone("embedded", "cpu", "bfloat16").look(image)
+    exact = backbone.look(image)
+    assert np.abs(coarse.borders - exact.borders).max() < 0.1
+    assert (coarse.embeddings * exact.embeddings).sum(-1).min() > 0.95
+
+
+def test_folding_keeps_the_outputs():
+    torch.manual_seed(0)
+    network = Network()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    network.eval()
+    folded = copy.deepcopy(network)
+    fold(folded)
+    inputs = torch.rand(1, 3, 32, 64), torch.rand(1, CUES, 16, 32)
+    for before, after in zip(network(*inputs), folded(*inputs), strict=True):
+        assert torch.allclose(before, after, atol=1e-4 * float(before.detach().abs().max()))
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    assert HAND_MADE == CUES
+
+
+def test_the_file_is_the_one_on_the_card():
+    assert embedded.PATH.stat().st_size <= 12e6
+    assert sha256_of(embedded.PATH) == embedded.WEIGHTS.sha256
+    card = (embedded.PATH.parent / "README.md").read_text()
+    assert str(embedded.WEIGHTS.sha256) in card
+    for word in ("Data", "Recipe", "Cost", "Licence", "Known failures"):
+        assert word in card, word
+
+
+def test_wrong_files_are_refused(tmp_path):
+    with pytest.raises(WeightsError, match="got no file"):
+        embedded.load_network(tmp_path / "none.safetensors", None)
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(embedded.PATH.read_bytes()[:-1])
+    with pytest.raises(WeightsError, match="sha256"):
+        embedded.load_network(damaged, embedded.WEIGHTS.sha256)
+    with pytest.raises(WeightsError, match="damaged"):
+        embedded.load_network(damaged, None)
+    from safetensors.torch import save_file
+
+    save_file({"stem.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError, match="tensors of the embedded network"):
+        embedded.load_network(tmp_path / "other.safetensors", None)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_gpu_gives_the_same(rng):
+    image = two_halves(rng)
+    here, there = (load_backbone("embedded", device).look(image) for device in ("cpu", "cuda"))
+    assert np.abs(here.borders - there.borders).max() < 1e-3
