@@ -38,7 +38,7 @@ def scored(
     outcome = segment([images], work / name, config, overlay=False, workers=args.workers, show_progress=True)
     if outcome.failures:
         raise SystemExit(f"{len(outcome.failures)} images failed; see {work / name / 'failures.json'}")
-    split = {"split": args.split} if protocol == "bsds" else {}
+    split = {"split": args.split, "boundaries": not args.no_boundaries} if protocol == "bsds" else {}
     scores = evaluate(protocol, work / name, truth, allow_empty=True, workers=args.workers, show_progress=True, **split)
     scores.write(result)
     return scores
@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=get_args(Method), default=list(get_args(Method)))
     parser.add_argument("--backbone", default="embedded")
     parser.add_argument("--quality", choices=("fast", "best"), default="fast")
+    parser.add_argument("--no-boundaries", action="store_true", help="no boundary F, which takes most of the time")
     parser.add_argument("--workers", type=int, default=0)
     args = parser.parse_args()
     jobs = []
