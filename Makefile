@@ -24,9 +24,9 @@ lint: install
 	$(BIN)/ruff format --check src tests benchmarks recipes
 	$(BIN)/mypy
 
-# The first test compiles the numba kernels into the cache, so that parallel workers do not compile them again.
+# The first tests run every method and compile the numba kernels into the cache, so that parallel workers find them there.
 test: lint
-	$(BIN)/python -m pytest tests/test_cli.py -x
+	$(BIN)/python -m pytest tests/test_predict.py -x
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile
 
 clean:
