@@ -57,7 +57,7 @@ def check_tree(tree: MaskTree, size: tuple[int, int]) -> None:
     assert ((tree.scores >= 0) & (tree.scores <= 1)).all()
 
 
-@pytest.mark.parametrize(("backbone", "least"), [("texture", 3), ("embedded", 2)])
+@pytest.mark.parametrize(("backbone", "least"), [("texture", 3), ("embedded", 1)])
 @pytest.mark.parametrize("method", METHODS)
 def test_trees_of_photographs_are_nested_repeatable_and_cover(photos, method, backbone, least):
     segmenter = masktree.load(backbone, method=method, **QUICK[method])
