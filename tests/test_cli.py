@@ -17,6 +17,8 @@ from PIL import Image
 from masktree.images import read_image
 from masktree.masks import MaskTree
 
+QUICK = ("--backbone", "texture")  # starts without torch, which takes seconds in each process
+
 
 def masktree(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "masktree.cli", *map(str, arguments)]
@@ -35,7 +37,7 @@ def long_run(
     Image.open(photos[0]).resize((300, 300)).save(source / "000.png")
     for index in range(1, count):
         os.link(source / "000.png", source / f"{index:03d}.png")
-    command = [sys.executable, "-m", "masktree.cli", "segment", source, "-o", out, "--workers", str(workers)]
+    command = [sys.executable, "-m", "masktree.cli", "segment", *QUICK, source, "-o", out, "--workers", str(workers)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while len(list(out.glob("*.json"))) < 4 and time.monotonic() < deadline:
@@ -77,20 +79,20 @@ def test_segment_writes_trees_pictures_and_a_record(folder, tmp_path):
 
 def test_results_are_kept_then_overwritten_on_request_and_repeat_exactly(folder, tmp_path):
     out = tmp_path / "out"
-    assert masktree("segment", folder, "-o", out).returncode == 0
+    assert masktree("segment", *QUICK, folder, "-o", out).returncode == 0
     first = (out / "a.json").read_bytes()
     (out / "a.json").unlink()
-    again = masktree("segment", folder, "-o", out)
+    again = masktree("segment", *QUICK, folder, "-o", out)
     assert "1 done, 2 kept from before" in again.stdout
     assert (out / "a.json").read_bytes() == first
-    assert "3 done;" in masktree("segment", folder, "-o", out, "--overwrite", "--workers", 2).stdout
+    assert "3 done;" in masktree("segment", *QUICK, folder, "-o", out, "--overwrite", "--workers", 2).stdout
     assert (out / "a.json").read_bytes() == first
 
 
 def test_another_configuration_does_not_mix_with_results(folder, tmp_path):
     out = tmp_path / "out"
-    masktree("segment", folder, "-o", out)
-    other = masktree("segment", folder, "-o", out, "--min-area", 50)
+    masktree("segment", *QUICK, folder, "-o", out)
+    other = masktree("segment", *QUICK, folder, "-o", out, "--min-area", 50)
     assert other.returncode == 2
     assert "min_area (None there, 50 now)" in other.stderr
     assert len(other.stderr.strip().splitlines()) == 1
@@ -102,12 +104,12 @@ def test_foreign_files_are_never_written_over(tmp_path, folder):
     out.mkdir()
     for name, text in (("a.png", "my picture"), ("d.json", '{"labels": []}')):
         (out / name).write_text(text)
-        done = masktree("segment", folder, "-o", out, "--overwrite")
+        done = masktree("segment", *QUICK, folder, "-o", out, "--overwrite")
         assert done.returncode == 2
         assert f"no foreign files where results go; got {out / name}" in done.stderr
         assert (out / name).read_text() == text
         (out / name).unlink()
-    assert masktree("segment", folder, "-o", out).returncode == 0
+    assert masktree("segment", *QUICK, folder, "-o", out).returncode == 0
 
 
 def test_photos_named_like_our_records_keep_their_results(tmp_path, photos):
@@ -116,33 +118,33 @@ def test_photos_named_like_our_records_keep_their_results(tmp_path, photos):
     for name in ("run.png", "failures.png"):
         Image.open(photos[0]).resize((60, 40)).save(source / name)
     for expected in ("2 done;", "0 done, 2 kept"):
-        assert expected in masktree("segment", source, "-o", tmp_path / "out").stdout
+        assert expected in masktree("segment", *QUICK, source, "-o", tmp_path / "out").stdout
     assert len(MaskTree.load(tmp_path / "out" / "run.png.json")) > 0
     assert json.loads((tmp_path / "out" / "run.json").read_text())["images"] == 2
 
 
 def test_a_changed_photograph_is_done_again(folder, tmp_path, photos):
     out = tmp_path / "out"
-    masktree("segment", folder, "-o", out)
+    masktree("segment", *QUICK, folder, "-o", out)
     os.utime(folder / "a.jpg")  # touched only: the same photograph
-    assert "0 done, 3 kept" in masktree("segment", folder, "-o", out).stdout
+    assert "0 done, 3 kept" in masktree("segment", *QUICK, folder, "-o", out).stdout
     Image.open(photos[3]).resize((90, 50)).save(folder / "a.jpg")
-    assert "1 done, 2 kept" in masktree("segment", folder, "-o", out).stdout
+    assert "1 done, 2 kept" in masktree("segment", *QUICK, folder, "-o", out).stdout
     assert MaskTree.load(out / "a.json").size == (50, 90)
 
 
 def test_an_interrupted_overwrite_ends_in_one_configuration(folder, tmp_path):
     """As after a kill: run.json already says hassod, one tree is hassod's, the others are masktree's."""
     out = tmp_path / "out"
-    masktree("segment", folder, "-o", out, "--no-overlay")
+    masktree("segment", *QUICK, folder, "-o", out, "--no-overlay")
     old = (out / "d.json").read_bytes()
-    masktree("segment", folder, "-o", out, "--no-overlay", "--method", "hassod", "--overwrite")
+    masktree("segment", *QUICK, folder, "-o", out, "--no-overlay", "--method", "hassod", "--overwrite")
     (out / "d.json").write_bytes(old)
-    again = masktree("segment", folder, "-o", out, "--no-overlay", "--method", "hassod")
+    again = masktree("segment", *QUICK, folder, "-o", out, "--no-overlay", "--method", "hassod")
     assert "1 done, 2 kept" in again.stdout
     assert MaskTree.load(out / "d.json").partition is None
     (out / "run.json").unlink()  # without the record, trees of another configuration are refused
-    other = masktree("segment", folder, "-o", out, "--no-overlay")
+    other = masktree("segment", *QUICK, folder, "-o", out, "--no-overlay")
     assert other.returncode == 2
     assert "expected results of this configuration" in other.stderr
 
@@ -170,7 +172,7 @@ def test_awkward_file_names_are_escaped_in_one_line(tmp_path):
     (source / "two\nlines.jpg").write_bytes(b"words")
     with open(os.fsencode(source) + b"/b\xfe.jpg", "wb") as handle:
         handle.write(b"words")
-    done = masktree("segment", source, "-o", tmp_path / "out")
+    done = masktree("segment", *QUICK, source, "-o", tmp_path / "out")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert sum(line.startswith("failed: ") for line in done.stderr.splitlines()) == 2
@@ -184,7 +186,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, photos):
     # The picture is written last: a tree without one is not finished.
     before = {p.name: p.stat().st_mtime_ns for p in out.glob("[0-9]*.json") if p.with_suffix(".png").exists()}
     assert 2 <= len(before) < 60
-    rest = masktree("segment", source, "-o", out)
+    rest = masktree("segment", *QUICK, source, "-o", out)
     assert rest.returncode == 0, rest.stderr
     assert f"{60 - len(before)} done, {len(before)} kept" in rest.stdout
     assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in before.items())
@@ -240,7 +242,7 @@ def test_no_space_left_is_reported_and_leaves_no_half_file(tmp_path, photos):
 
 
 def test_no_overlay(folder, tmp_path):
-    masktree("segment", folder / "a.jpg", "-o", tmp_path / "out", "--no-overlay")
+    masktree("segment", *QUICK, folder / "a.jpg", "-o", tmp_path / "out", "--no-overlay")
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.json", "run.json"}
 
 
@@ -289,8 +291,10 @@ def test_help_imports_nothing_heavy():
 def test_evaluate_from_photographs_to_a_comparison(folder, tmp_path):
     """Two settings of one method, measured by the trees of the first as truth."""
     out = tmp_path / "out"
-    assert masktree("segment", folder, "-o", out, "--no-overlay").returncode == 0
-    assert masktree("segment", folder, "-o", tmp_path / "other", "--min-area", 200, "--no-overlay").returncode == 0
+    assert masktree("segment", *QUICK, folder, "-o", out, "--no-overlay").returncode == 0
+    assert (
+        masktree("segment", *QUICK, folder, "-o", tmp_path / "other", "--min-area", 200, "--no-overlay").returncode == 0
+    )
     names = ("a.jpg", "Größe 1/b c.png", "d.webp")
     images, annotations = [], []
     for number, name in enumerate(names, 1):

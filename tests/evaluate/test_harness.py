@@ -125,7 +125,7 @@ def test_self(tmp_path):
         blocks = np.random.default_rng(ord(name[0])).integers(0, 255, (3, 4, 3), dtype=np.uint8)
         Image.fromarray(blocks).resize((64, 48), Image.Resampling.NEAREST).save(photos / name)
     out = tmp_path / "out"
-    pipeline.segment([photos], out, pipeline.Config(min_area=20), overlay=False)
+    pipeline.segment([photos], out, pipeline.Config(backbone="texture", min_area=20), overlay=False)
     result = evaluate("self", out)
     assert result.names == ("a", "b")
     assert 0.3 < result.metrics["stability"] <= 1

@@ -131,7 +131,7 @@ def test_self(tmp_path):
     photos.mkdir()
     pixels = np.random.default_rng(0).integers(0, 255, (3, 4, 3), dtype=np.uint8)
     Image.fromarray(pixels).resize((64, 48), Image.Resampling.NEAREST).save(photos / "a.png")
-    pipeline.segment([photos], tmp_path / "out", pipeline.Config(min_area=20), overlay=False)
+    pipeline.segment([photos], tmp_path / "out", pipeline.Config(backbone="texture", min_area=20), overlay=False)
     text, _ = report("self", tmp_path / "out")
     assert len(Tags(text).images) == 1
     assert "granularity 0.5" in text

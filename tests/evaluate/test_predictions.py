@@ -78,7 +78,7 @@ def test_run_is_known_also_in_a_folder_below(tmp_path):
     for name in ("x/a.png", "b.png"):
         (photos / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)).save(photos / name)
-    pipeline.segment([photos], tmp_path / "out", pipeline.Config(min_area=20), overlay=False)
+    pipeline.segment([photos], tmp_path / "out", pipeline.Config(backbone="texture", min_area=20), overlay=False)
     for folder in (tmp_path / "out", tmp_path / "out" / "x"):
         opened = open_predictions(folder)
         assert isinstance(opened, TreeFolder)
@@ -94,7 +94,7 @@ def test_label_set(tmp_path):
     photos.mkdir()
     for name in ("a.png", "b.png", "c.png"):
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)).save(photos / name)
-    config = pipeline.Config(method="masktree", min_area=20)
+    config = pipeline.Config(backbone="texture", min_area=20)
     pipeline.segment([photos], tmp_path / "trees", config, overlay=False)
     pipeline.discover(photos, tmp_path / "labels", config, shard_size=2)
     labels = open_predictions(tmp_path / "labels")

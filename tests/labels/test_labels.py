@@ -15,7 +15,7 @@ from masktree.labels import LabelSet
 from masktree.pipeline import Config, discover
 from masktree.predict import load
 
-CONFIG = Config(method="masktree")
+CONFIG = Config(method="masktree", backbone="texture")  # starts without torch
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_label_set_reads_with_the_coco_tools_and_with_ours(collection, tmp_pat
             assert annotation["level"] in ("whole", "part", "subpart")
             assert 0 <= annotation["score"] <= 1
     assert len(seen_images) == 7
-    segmenter = load(method="masktree")
+    segmenter = load("texture", method="masktree")
     for image, tree in labels:
         path = labels.image_path(image)
         assert path.exists()
@@ -192,14 +192,14 @@ def test_a_changed_collection_or_configuration_is_refused(collection, tmp_path):
         discover(collection, tmp_path / "labels", CONFIG)
     assert discover(collection, tmp_path / "labels", CONFIG, overwrite=True).done == 8
     with pytest.raises(InputError, match="min_area"):
-        discover(collection, tmp_path / "labels", Config(method="masktree", min_area=9))
+        discover(collection, tmp_path / "labels", Config(method="masktree", backbone="texture", min_area=9))
 
 
 @pytest.mark.parametrize(("method", "wanted"), [("masktree", 5), ("unsam", 20)])
 def test_a_wanted_number_of_labels_is_met(collection, tmp_path, method, wanted):
     for name in ("x/a.png", "x/ü.png", "y.png", "z.png"):  # three are enough, and quicker
         (collection / name).unlink()
-    config = Config(method=method)
+    config = Config(method=method, backbone="texture")
     assert discover(collection, tmp_path / "labels", config, labels_per_image=wanted).done == 3
     index = LabelSet.open(tmp_path / "labels").index
     assert index["summary"]["masks_per_image_mean"] == pytest.approx(wanted, abs=3)
