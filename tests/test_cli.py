@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,18 @@ def masktree(*arguments: object, **options: object) -> subprocess.CompletedProce
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
+def in_the_foreground() -> None:
+    """As a shell starts it there, whatever this test run was started as."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def in_the_background() -> None:
+    """Shells have what runs in the background ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def long_run(
-    tmp_path: Path, photos: list[Path], workers: int, count: int = 400
+    tmp_path: Path, photos: list[Path], workers: int, count: int = 400, start: Callable[[], None] = in_the_foreground
 ) -> tuple[Path, Path, subprocess.Popen[str]]:
     """Input, output and process of a run over ``count`` photographs that has written its first results.
 
@@ -38,7 +49,7 @@ def long_run(
     for index in range(1, count):
         os.link(source / "000.png", source / f"{index:03d}.png")
     command = [sys.executable, "-m", "masktree.cli", "segment", *QUICK, source, "-o", out, "--workers", str(workers)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=start)
     deadline = time.monotonic() + 120
     while len(list(out.glob("*.json"))) < 4 and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -153,7 +164,7 @@ def test_an_interrupted_overwrite_ends_in_one_configuration(folder, tmp_path):
 def test_no_worker_outlives_a_killed_run(tmp_path, photos, kill):
     import psutil
 
-    _, out, process = long_run(tmp_path, photos, workers=2)
+    _, out, process = long_run(tmp_path, photos, workers=2, start=in_the_background)
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= 2
     process.send_signal(kill)

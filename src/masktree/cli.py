@@ -222,8 +222,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point. Exit codes: 0 all done, 1 something failed, 2 wrong arguments or input, 130 interrupted."""
     from masktree.errors import MasktreeError
 
-    # A polite kill ends a run like Ctrl-C does: with its record written and no worker left behind.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # A polite kill ends a run like Ctrl-C does: with its record written and no worker left behind. It does so too
+    # where Ctrl-C itself is ignored, as in what a shell has put into the background.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return tyro.extras.subcommand_cli_from_dict(
             {"segment": segment, "discover": discover, "evaluate": evaluate, "info": info},
