@@ -18,7 +18,8 @@ from masktree.evaluate.datasets import read_truth
 from masktree.evaluate.harness import PROTOCOLS, Evaluation, evaluate, evaluate_predictor
 from masktree.evaluate.metrics import METRICS, number
 from masktree.evaluate.points import TreePredictor
-from masktree.evaluate.result import Result, hash_names, source_commit
+from masktree.evaluate.result import Result, source_commit
+from masktree.evaluate.truth import hash_names
 from tests.evaluate.planted import NAMES, SIZE, masks, results, tree, write_json, write_trees, write_truth
 
 

@@ -34,8 +34,8 @@ from masktree.evaluate.predictions import (
     pair,
     without_suffix,
 )
-from masktree.evaluate.result import Metrics, Result, Stats, hash_names, source_commit
-from masktree.evaluate.truth import GroundTruth, ImageTruth
+from masktree.evaluate.result import Metrics, Result, Stats, source_commit
+from masktree.evaluate.truth import GroundTruth, ImageTruth, hash_names
 from masktree.files import sha256_of
 from masktree.images import find_photos, read_image
 from masktree.predict import Segmenter, load

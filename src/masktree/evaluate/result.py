@@ -11,10 +11,8 @@ Layout of the file (version 1)::
 
 from __future__ import annotations
 
-import hashlib
 import math
 import subprocess
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,11 +126,6 @@ class Result:
             stats=tuple(image["stats"] for image in images),
             provenance=document["provenance"],
         )
-
-
-def hash_names(names: Iterable[str]) -> str:
-    """SHA-256 of a list of image names, sorted, one per line."""
-    return hashlib.sha256("\n".join(sorted(names)).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def source_commit() -> str | None:

@@ -139,8 +139,7 @@ class GroundTruth:
     @cached_property
     def sha256(self) -> str:
         """Hash of the list of image names, so that two results can be told to be of the same images."""
-        names = "\n".join(sorted(image.name for image in self.images))
-        return hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
+        return hash_names(image.name for image in self.images)
 
     def only(self, names: Iterable[str]) -> GroundTruth:
         """The images of a list, such as held-out ones.
@@ -152,3 +151,8 @@ class GroundTruth:
         if unknown:
             raise InputError(f"{self.dataset}: expected names of its images; got {unknown[0]!r}, which is none")
         return GroundTruth(self.dataset, self.licence, tuple(i for i in self.images if i.name in wanted))
+
+
+def hash_names(names: Iterable[str]) -> str:
+    """SHA-256 of a list of image names, sorted, one per line."""
+    return hashlib.sha256("\n".join(sorted(names)).encode("utf-8", "surrogateescape")).hexdigest()
