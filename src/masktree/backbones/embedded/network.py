@@ -7,12 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from masktree.backbones.texture import CUES
+
 STRIDE = 32  # sides must be multiples of it
 WIDTHS = (24, 48, 96, 160, 224)  # channels at strides 2, 4, 8, 16, 32 (our choice)
 DEPTHS = (0, 2, 2, 3, 2)  # residual blocks there (our choice)
 PYRAMID = 64  # channels of the pyramid (our choice)
 DIMENSIONS = 64  # of the embedding (our choice)
-CUES = 10  # hand-made differences across each pixel that enter beside the image
 # Granularities at which borders and regions are learned: a typical photograph has about 2.7, 5, 8, 12, 19 and 30
 # regions there. They are paired with the cosine thresholds of the published rules, coarse to fine.
 LEVELS = (0.85, 0.756, 0.685, 0.624, 0.554, 0.485)
