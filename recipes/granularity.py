@@ -22,10 +22,10 @@ GRID = np.arange(0, 4, 0.0005)
 def regions_left(path: Path, backbone: str, quality: str) -> np.ndarray:
     """Logarithm of the number of regions of a photograph at each cost of ``GRID``; its highest cost in the end."""
     from masktree.backbones import load_backbone
-    from masktree.discover.masktree import merge_sequence
+    from masktree.discover.masktree import SCALES, merge_sequence
     from masktree.images import read_image
 
-    tree = merge_sequence(read_image(path), backbone=load_backbone(backbone), quality=quality)
+    tree = merge_sequence(read_image(path), backbone=load_backbone(backbone), scales=SCALES[quality])
     costs = tree.altitudes[tree.n_leaves :]
     return np.append(np.log(tree.n_leaves - np.searchsorted(costs, GRID, side="right")), tree.altitudes[-1])
 

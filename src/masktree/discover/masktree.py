@@ -61,20 +61,20 @@ def partition(
     Raises:
         InputError: empty image or unknown quality.
     """
-    tree = merge_sequence(image, backbone=backbone, quality=quality)
+    if quality not in SCALES or image.size == 0:
+        raise InputError(f"expected a non-empty image and quality 'fast' or 'best'; got {image.shape}, {quality!r}")
+    tree = merge_sequence(image, backbone=backbone, scales=SCALES[quality])
     return tree.with_altitudes(granularity(tree.altitudes, learned=isinstance(backbone, EmbeddedBackbone)))
 
 
 def merge_sequence(
-    image: RGB, *, backbone: Backbone | None = None, quality: Literal["fast", "best"] = "fast"
+    image: RGB, *, backbone: Backbone | None = None, scales: tuple[float, ...] = SCALES["fast"]
 ) -> PartitionTree:
-    """The tree of ``partition`` with the costs of the merges as altitudes, not calibrated."""
-    if quality not in SCALES or image.size == 0:
-        raise InputError(f"expected a non-empty image and quality 'fast' or 'best'; got {image.shape}, {quality!r}")
+    """The tree of ``partition`` with the costs of the merges as altitudes, not calibrated; evidence at any scales."""
     H, W, _ = image.shape
     scale = min(1.0, WORKING_SIDE / max(H, W))
     small = _resize(image, max(1, round(H * scale)), max(1, round(W * scale)))
-    looks = [_look(image, small, factor, backbone) for factor in SCALES[quality]]
+    looks = [_look(image, small, factor, backbone) for factor in scales]
     boundary = np.stack([_fit(look.boundary, small.shape[:2]) for look in looks]).mean(axis=0)
     leaves = watershed_leaves(boundary)
     tree = _merge(leaves, boundary, [look.evidence for look in looks], _leaf_features(small, leaves, backbone))
