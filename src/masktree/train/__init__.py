@@ -1,0 +1,1 @@
+"""Training on pseudo-labels: data, presets, the loop, and the folder that a run lives in."""
