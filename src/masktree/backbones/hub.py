@@ -60,7 +60,7 @@ class HubBackbone:
         self.provenance = provenance
         self.stride = provenance.patch
         self.batch = batch
-        self.features = "map" if _is_resnet(network) else features
+        self.features = "map" if is_resnet(network) else features
         if self.features == "keys":
             _check_keys(network, self.name)
         self.dim = _key_weight(network).shape[0] if self.features == "keys" else provenance.dim
@@ -117,7 +117,8 @@ class HubBackbone:
         return cells.unflatten(1, (h, w))
 
 
-def _is_resnet(network: Any) -> bool:
+def is_resnet(network: Any) -> bool:
+    """True of the ResNets among the networks that are built here, False of the ViTs."""
     return not hasattr(network, "blocks")
 
 
@@ -151,8 +152,37 @@ def load_network(name: str) -> tuple[nn.Module, Weights]:
     ------
     WeightsError: see :func:`masktree.backbones.load_backbone`.
     """
-    if name not in WEIGHTS and Path(name).is_dir():
-        return _load_folder(Path(name))
+    network, weights = build_network(name)
+    if _is_folder(name):
+        path = Path(name) / "model.safetensors"
+        state = read_state(path)
+        digest = sha256_of(path)
+    else:
+        file = name.partition("@")[2]
+        path = Path(file).expanduser() if file else fetch(weights)
+        state = _timm_layout(read_state(path), path)
+        digest = sha256_of(path)
+        if not file and weights.sha256 not in (None, digest):
+            raise WeightsError(
+                f"expected {weights.name!r} with SHA-256 {weights.sha256}; got {digest} in {str(path)!r}; "
+                "remove the file and download it again"
+            )
+        weights = replace(weights, source=file or weights.source)
+    _fill(network, state, path)
+    return network, replace(weights, sha256=digest)
+
+
+def build_network(name: str) -> tuple[nn.Module, Weights]:
+    """The network of ``load_network`` before it has its weights, and their record without a hash.
+
+    No weight file is looked for; of a folder ``config.json`` is read.
+
+    Raises
+    ------
+    WeightsError: unknown name, or a folder's ``config.json`` that does not describe a network.
+    """
+    if _is_folder(name):
+        return _build_from_folder(Path(name))
     known, _, file = name.partition("@")
     if not file and Path(name).is_file():
         raise WeightsError(
@@ -160,20 +190,14 @@ def load_network(name: str) -> tuple[nn.Module, Weights]:
             "say which network the file belongs to"
         )
     weights = find_weights(known)
-    path = Path(file).expanduser() if file else fetch(weights)
-    state = read_state(path)
-    digest = sha256_of(path)
-    if not file and weights.sha256 not in (None, digest):
-        raise WeightsError(
-            f"expected {weights.name!r} with SHA-256 {weights.sha256}; got {digest} in {str(path)!r}; "
-            "remove the file and download it again"
-        )
-    network = _build(weights.architecture, {})
-    _fill(network, _timm_layout(state, path), path)
-    return network, replace(weights, source=file or weights.source, sha256=digest)
+    return _build(weights.architecture, {}), weights
 
 
-def _load_folder(folder: Path) -> tuple[nn.Module, Weights]:
+def _is_folder(name: str) -> bool:
+    return name not in WEIGHTS and Path(name).is_dir()
+
+
+def _build_from_folder(folder: Path) -> tuple[nn.Module, Weights]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         cfg = config.get("pretrained_cfg", config)
@@ -185,10 +209,8 @@ def _load_folder(folder: Path) -> tuple[nn.Module, Weights]:
             f"'mean' and a 'std' of three numbers) and model.safetensors; got {str(folder)!r} "
             f"({type(error).__name__}: {error}); save the model with timm.models.save_for_hf"
         ) from error
-    path = folder / "model.safetensors"
     network: Any = _build(architecture, model_args)
-    _fill(network, read_state(path), path)
-    resnet = _is_resnet(network)
+    resnet = is_resnet(network)
     return network, Weights(
         name=folder.resolve().name,
         source=str(folder),
@@ -201,7 +223,6 @@ def _load_folder(folder: Path) -> tuple[nn.Module, Weights]:
         trained_on=str(config.get("trained_on") or "unknown"),
         label_free=config.get("label_free") is True,  # what is not stated is not known
         architecture=architecture,
-        sha256=sha256_of(path),
     )
 
 

@@ -81,6 +81,13 @@ class Network(nn.Module):
         self.border = nn.Conv2d(WIDTHS[0], len(LEVELS), 3, padding=1)
 
     def forward(self, images: Tensor, cues: Tensor | None) -> tuple[Tensor, Tensor]:
+        finest, maps = self.encode(images, cues)
+        top = self.mix(maps)[0]
+        wide = functional.interpolate(self.reduce(top), scale_factor=2.0, mode="bilinear", align_corners=False)
+        return self.border(self.fine(torch.cat([wide, finest], 1))), self.embed(top)
+
+    def encode(self, images: Tensor, cues: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        """The map at stride 2 and those of the four stages, at strides 4, 8, 16 and 32; WIDTHS channels."""
         first, relu, second, _ = self.stem
         x = relu(first((images - 0.45) / 0.25))
         if cues is not None:
@@ -92,9 +99,13 @@ class Network(nn.Module):
             maps.append(x)
         # What the whole picture shows is added everywhere: few pixels see all of it otherwise.
         maps[-1] = maps[-1] + self.context(maps[-1].mean((2, 3)))[:, :, None, None]
-        top = self.laterals[-1](maps[-1])
+        return finest, maps
+
+    def mix(self, maps: list[Tensor]) -> list[Tensor]:
+        """The stages' maps with what the coarser ones know, at strides 4, 8 and 16; PYRAMID channels."""
+        top, mixed = self.laterals[-1](maps[-1]), []
         for level in (2, 1, 0):
             top = functional.interpolate(top, scale_factor=2.0, mode="nearest")
             top = functional.relu(self.smooth[level](top + self.laterals[level](maps[level])))
-        wide = functional.interpolate(self.reduce(top), scale_factor=2.0, mode="bilinear", align_corners=False)
-        return self.border(self.fine(torch.cat([wide, finest], 1))), self.embed(top)
+            mixed.append(top)
+        return mixed[::-1]
