@@ -50,9 +50,10 @@ def partition(
     """Tree of nested regions of an image of any size.
 
     Args:
-        image: (H, W, 3) uint8 RGB; larger images are clustered at a working size and the leaves brought back.
+        image: (H, W, 3) uint8 RGB; images above ``WORKING_SIDE`` are clustered smaller and the leaves brought back.
         backbone: a network whose features join the merging criterion; None or the texture backbone: pixels alone.
-        quality: ``fast`` takes evidence at one scale, ``best`` at three: finer leaves, about seven times the time.
+        quality: ``fast`` takes evidence at one scale, ``best`` at three, up to twice the working size, where leaves are
+            then found: finer, about seven times the time.
 
     Returns:
         ``PartitionTree`` with leaves of shape (H, W) and altitudes in [0, 1]: the granularity g at which a merge
@@ -71,14 +72,13 @@ def merge_sequence(
     image: RGB, *, backbone: Backbone | None = None, scales: tuple[float, ...] = SCALES["fast"]
 ) -> PartitionTree:
     """The tree of ``partition`` with the costs of the merges as altitudes, not calibrated; evidence at any scales."""
-    H, W, _ = image.shape
-    scale = min(1.0, WORKING_SIDE / max(H, W))
-    small = _resize(image, max(1, round(H * scale)), max(1, round(W * scale)))
-    looks = [_look(image, small, factor, backbone) for factor in scales]
-    boundary = np.stack([_fit(look.boundary, small.shape[:2]) for look in looks]).mean(axis=0)
+    scale = WORKING_SIDE / max(WORKING_SIDE, *image.shape[:2])
+    looks = [_look(_scaled(image, scale * factor), backbone) for factor in scales]
+    fine = _scaled(image, min(1.0, scale * max(scales)))  # leaves have all the detail that the evidence has
+    boundary = np.stack([_fit(look.boundary, fine.shape[:2]) for look in looks]).mean(axis=0)
     leaves = watershed_leaves(boundary)
-    tree = _merge(leaves, boundary, [look.evidence for look in looks], _leaf_features(small, leaves, backbone))
-    return tree if scale == 1 else tree.with_leaves(snap(leaves, small, image))
+    tree = _merge(leaves, boundary, [look.evidence for look in looks], _leaf_features(fine, leaves, backbone))
+    return tree if fine is image else tree.with_leaves(snap(leaves, fine, image))
 
 
 def granularity(altitudes: np.ndarray, *, learned: bool) -> np.ndarray:
@@ -106,11 +106,12 @@ def snap(leaves: np.ndarray, small: np.ndarray, image: np.ndarray) -> np.ndarray
     return out
 
 
-def _resize(image: np.ndarray, H: int, W: int) -> np.ndarray:
+def _scaled(image: np.ndarray, factor: float) -> np.ndarray:
     from PIL import Image
 
-    if image.shape[:2] == (H, W):
+    if factor == 1:
         return image
+    H, W = (max(1, round(side * factor)) for side in image.shape[:2])
     how = Image.Resampling.BOX if image.shape[0] > H else Image.Resampling.BICUBIC
     return np.asarray(Image.fromarray(image).resize((W, H), how))
 
@@ -123,13 +124,11 @@ class _Look:
     evidence: Evidence
 
 
-def _look(image: np.ndarray, small: np.ndarray, factor: float, backbone: Backbone | None) -> _Look:
-    """Evidence at ``factor`` times the working size, with whatever detail the image itself has at that size."""
-    resized = _resize(image, round(small.shape[0] * factor), round(small.shape[1] * factor))
+def _look(image: np.ndarray, backbone: Backbone | None) -> _Look:
     if not isinstance(backbone, EmbeddedBackbone):
-        found = evidence(resized)
+        found = evidence(image)
         return _Look(found.boundary, found)
-    seen = backbone.look(resized)
+    seen = backbone.look(image)
     # The root brings out borders that are likely at fine levels only: merging needs their order too.
     learned = np.sqrt(seen.borders) / BORDER_UNIT
     return _Look((1 - LEARNED_SHARE) * seen.evidence.boundary + LEARNED_SHARE * learned, seen.evidence)
