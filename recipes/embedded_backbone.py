@@ -10,7 +10,8 @@ The regions that hand-made evidence finds in one image are noisy; a network that
 images can only learn what they have in common. It learns at which of six granularities a border passes each pixel;
 which pixels lie in one region there, as the cosine of their embeddings against the thresholds of the published rules;
 and to know a region again in another view among those of all other photographs of the step. ``label --backbone
-embedded`` makes the next round's regions with what was learned.
+embedded`` makes the next round's regions with what was learned. Co-occurrence of neighbours and self-distillation of
+hidden blocks are two more objectives, off unless asked for; docs/log.md compares them all.
 
 Command, cost and result of the shipped weights: src/masktree/weights/README.md.
 """
@@ -36,7 +37,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torch.nn import functional
 
-from masktree.backbones.embedded.network import COSINES, LEVELS, Network, fold
+from masktree.backbones.embedded.network import COSINES, DIMENSIONS, LEVELS, Network, fold
 from masktree.backbones.texture import evidence
 from masktree.discover.masktree import granularity, merge_sequence
 from masktree.errors import InputError, MasktreeError
@@ -49,6 +50,7 @@ LEAST = 64  # photographs; fewer teach nothing that is not in one image
 SMALLEST = 64  # pixels of the shorter side
 HELD_OUT = 50  # every so many photographs one is judged by and never trained on
 SCALES = (1.0, 1.5)  # sizes at which the photographs' regions are found; a third would double the time
+BLOCK, HIDDEN = 16, 0.4  # pixels of a block that may be hidden, and the share that is
 CUE_UNIT = 85  # cues are kept in bytes: 0 to 3 times a clear border
 
 
@@ -56,8 +58,8 @@ CUE_UNIT = 85  # cues are kept in bytes: 0 to 3 times a clear border
 class Settings:
     """What decides the weights, beside photographs and regions. All values are our choice.
 
-    ``border``, ``pairs``, ``views``, ``near`` weigh the objectives; 0 leaves one out. ``stop`` ends a run early, on the
-    schedule of ``steps``; 0 does not.
+    ``border``, ``pairs``, ``views``, ``near``, ``hidden`` weigh the objectives; 0 leaves one out. ``stop`` ends a run
+    early, on the schedule of ``steps``; 0 does not.
     """
 
     seed: int = 0
@@ -78,6 +80,8 @@ class Settings:
     points: int = 320  # per view
     views: float = 0.2
     near: float = 0.0
+    hidden: float = 0.0
+    prototypes: int = 512
     temperature: float = 0.1
 
 
@@ -244,8 +248,10 @@ def view(image: np.ndarray, regions: Regions, settings: Settings, rng: np.random
         crop, leaves, cues = crop[:, ::-1], leaves[:, ::-1], cues[:, :, ::-1]
     labels = regions.table[leaves]  # (size, size, levels)
     points = sample_points(settings.points, size // 4, rng)
+    crop = relight(crop, rng)
     return {
-        "image": np.ascontiguousarray(relight(crop, rng).transpose(2, 0, 1)),
+        "image": np.ascontiguousarray(crop.transpose(2, 0, 1)),
+        "hidden": rng.random((size // BLOCK, size // BLOCK)) < HIDDEN,
         "cues": cues.astype(np.float32) / CUE_UNIT,
         "borders": borders(labels).transpose(2, 0, 1),
         "points": points,
@@ -351,6 +357,37 @@ def near_loss(embeddings: Tensor, points: Tensor, temperature: float) -> Tensor:
     return functional.cross_entropy(logits.fill_diagonal_(-1e4), partner)
 
 
+def hidden_loss(network: Network, averaged: Network, batch: dict[str, Tensor], settings: Settings) -> Tensor:
+    """Self-distillation: name the prototypes of hidden blocks as the averaged network does, which sees them.
+
+    After iBOT (Zhou et al. 2022, arXiv 2111.07832); balanced assignments (Caron et al. 2020, arXiv 2006.09882) to
+    fixed random prototypes, which need no centring and no weights. Costs a second pass and a teacher's.
+    """
+    directions = torch.randn(settings.prototypes, DIMENSIONS, generator=torch.Generator().manual_seed(settings.seed))
+    prototypes = functional.normalize(directions, dim=1).to(batch["image"].device)
+    hidden = batch["hidden"][:, None].float()
+    keep = 1 - functional.interpolate(hidden, scale_factor=float(BLOCK))
+    cues = functional.avg_pool2d(keep, 2) * batch["cues"] if settings.cues else None
+    with torch.autocast(batch["image"].device.type, torch.bfloat16):
+        guesses = network(0.45 + keep * (batch["image"] - 0.45), cues)[1]
+        with torch.no_grad():
+            averaged.eval()
+            seen = averaged(batch["image"], batch["cues"] if settings.cues else None)[1]
+    at = functional.interpolate(hidden, scale_factor=BLOCK / 4).bool()[:, 0]
+    guessed, known = (functional.normalize(x.float(), dim=1).permute(0, 2, 3, 1)[at] for x in (guesses, seen))
+    wanted = balanced(known @ prototypes.T / 0.05)
+    return functional.cross_entropy(guessed @ prototypes.T / settings.temperature, wanted)
+
+
+def balanced(scores: Tensor, rounds: int = 3) -> Tensor:
+    """(n, k) assignments, rows of sum 1, in which every prototype gets about the same share (Sinkhorn-Knopp)."""
+    shares = torch.exp(scores - scores.max())
+    for _ in range(rounds):
+        shares = shares / shares.sum(0).clamp(min=1e-12)
+        shares = shares / shares.sum(1, keepdim=True).clamp(min=1e-12)
+    return shares
+
+
 def at_points(embeddings: Tensor, points: Tensor) -> Tensor:
     """(b, n, d) unit vectors at (b, n, 2) cells."""
     b, d, _, w = embeddings.shape
@@ -358,7 +395,7 @@ def at_points(embeddings: Tensor, points: Tensor) -> Tensor:
     return functional.normalize(embeddings.float().flatten(2).gather(2, index), dim=1).transpose(1, 2)
 
 
-def losses(network: Network, batch: dict[str, Tensor], settings: Settings) -> dict[str, Tensor]:
+def losses(network: Network, averaged: Network, batch: dict[str, Tensor], settings: Settings) -> dict[str, Tensor]:
     """The weighted objectives of a batch."""
     with torch.autocast(batch["image"].device.type, torch.bfloat16):
         logits, embeddings = network(batch["image"], batch["cues"] if settings.cues else None)
@@ -371,6 +408,8 @@ def losses(network: Network, batch: dict[str, Tensor], settings: Settings) -> di
         parts["views"] = settings.views * view_loss(embeddings, batch["cells"], settings.temperature)
     if settings.near:
         parts["near"] = settings.near * near_loss(embeddings, batch["points"], settings.temperature)
+    if settings.hidden:
+        parts["hidden"] = settings.hidden * hidden_loss(network, averaged, batch, settings)
     return parts
 
 
@@ -464,7 +503,7 @@ def _step(state: State, batch: dict[str, Tensor], settings: Settings) -> dict[st
     rate = settings.rate * schedule(state.step, settings)
     for group in state.optimizer.param_groups:
         group["lr"] = rate
-    parts = losses(state.network, batch, settings)
+    parts = losses(state.network, state.averaged, batch, settings)
     total = torch.stack(list(parts.values())).sum()
     if not torch.isfinite(total):
         raise InputError(f"expected finite losses at step {state.step}; got {parts}; lower --rate")
@@ -484,7 +523,9 @@ def judge(network: Network, photos: Photos, labels: Path, settings: Settings, de
     names = photos.held_out
     data = Views(photos, names, labels, replace(settings, seed=settings.seed + 1), 0, len(names))
     network.eval()
-    found = [losses(network, ready(b, device), settings) for b in torch.utils.data.DataLoader(data, settings.images)]
+    found = [
+        losses(network, network, ready(b, device), settings) for b in torch.utils.data.DataLoader(data, settings.images)
+    ]
     network.train()
     return {f"held_out_{name}": round(float(np.mean([float(f[name]) for f in found])), 5) for name in found[0]}
 

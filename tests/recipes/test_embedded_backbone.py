@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 import tarfile
 from dataclasses import replace
@@ -112,6 +113,25 @@ def test_objectives_are_least_where_they_are_met():
     wanted[..., 1] = True
     logits = torch.where(wanted, 9.0, -9.0)
     assert recipe.border_loss(logits, wanted, 4.0) < 1e-2 < recipe.border_loss(-logits, wanted, 4.0)
+
+
+def test_balanced_assignments_use_every_prototype():
+    scores = (
+        torch.randn(64, 8, generator=torch.Generator().manual_seed(0)) + 5 * torch.eye(8)[0]
+    )  # all favour the first
+    shares = recipe.balanced(scores, rounds=20)
+    assert torch.allclose(shares.sum(1), torch.ones(64))
+    assert torch.allclose(shares.sum(0), torch.full((8,), 8.0), atol=0.1)
+
+
+def test_every_objective_alone_trains_the_network(labelled, tmp_path):
+    names = ("border", "pairs", "views", "near", "hidden")
+    for name in names:
+        alone = replace(TINY, stop=1, **{other: float(other == name) for other in names})
+        run(labelled, tmp_path / name, alone)
+        record = json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0])
+        assert {key for key in record if key in names} == {name}
+        assert record[name] > 0
 
 
 def test_borders_stand_on_both_sides_of_a_change():
