@@ -158,29 +158,42 @@ def fetch(weights: Weights) -> Path:
     import huggingface_hub
     from huggingface_hub import constants
 
+    if (path := cached(weights)) is not None:
+        return path
+    if constants.HF_HUB_OFFLINE:
+        raise _unavailable(weights, "no cached file while HF_HUB_OFFLINE is set")
     if weights.source.startswith("https://"):
-        return _fetch_url(weights, offline=constants.HF_HUB_OFFLINE)
-    download = huggingface_hub.hf_hub_download
-    try:
-        return Path(download(weights.source, "model.safetensors", local_files_only=True))
-    except (OSError, ValueError):  # LocalEntryNotFoundError is both; not cached
-        if constants.HF_HUB_OFFLINE:
-            raise _unavailable(weights, "no cached file while HF_HUB_OFFLINE is set") from None
+        return _fetch_url(weights)
     _require_host(weights, constants.ENDPOINT)
     try:
-        return Path(download(weights.source, "model.safetensors"))
+        return Path(huggingface_hub.hf_hub_download(weights.source, "model.safetensors"))
     except Exception as error:  # the hub's client lets its HTTP library's many error types through
         raise _unavailable(weights, f"{type(error).__name__}: {_first_line(error)}") from error
 
 
-def _fetch_url(weights: Weights, *, offline: bool) -> Path:
+def cached(weights: Weights) -> Path | None:
+    """Local path of a listed weight file that was downloaded before, None where it was not. Asks no network."""
+    import huggingface_hub
+
+    if weights.source.startswith("https://"):
+        path = _url_path(weights)
+        return path if path.is_file() else None
+    try:
+        return Path(huggingface_hub.hf_hub_download(weights.source, "model.safetensors", local_files_only=True))
+    except (OSError, ValueError):  # LocalEntryNotFoundError is both
+        return None
+
+
+def _url_path(weights: Weights) -> Path:
     import torch
 
-    path = Path(torch.hub.get_dir()) / "checkpoints" / weights.source.rsplit("/", 1)[-1]
-    if path.is_file():
-        return path
-    if offline:
-        raise _unavailable(weights, "no cached file while HF_HUB_OFFLINE is set")
+    return Path(torch.hub.get_dir()) / "checkpoints" / weights.source.rsplit("/", 1)[-1]
+
+
+def _fetch_url(weights: Weights) -> Path:
+    import torch
+
+    path = _url_path(weights)
     _require_host(weights, weights.source)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
