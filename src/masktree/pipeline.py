@@ -23,7 +23,7 @@ from masktree.errors import InputError
 from masktree.files import only_writer, read_json, sha256_of, write_atomically, write_json
 from masktree.images import Photo, find_photos, read_image
 from masktree.masks import MaskTree
-from masktree.predict import Method, Quality, Segmenter, load
+from masktree.predict import LearnedSegmenter, Method, Quality, Segmenter, load, load_model
 from masktree.progress import progress_bar
 from masktree.runs import RunRecord, fingerprint
 from masktree.types import RGB
@@ -36,26 +36,44 @@ class Config:
     """What decides the content of the results; recorded beside them.
 
     Attributes:
-        backbone, method, quality, min_area, device, dtype: see ``masktree.load``.
+        backbone, method, quality: see ``masktree.load``; embedded, masktree and fast if not given.
+        model: a trained model instead of these three; see ``masktree.predict.load_model``.
+        min_area, device, dtype: see ``masktree.load``.
         seed: of every random generator, set anew for each image, so results do not depend on order or workers.
-        options: further keyword arguments of the method.
+        options: further keyword arguments of the method, or of the model.
     """
 
-    backbone: str = "embedded"
-    method: Method = "masktree"
-    quality: Quality = "fast"
+    backbone: str | None = None
+    method: Method | None = None
+    quality: Quality | None = None
     min_area: int | None = None
     device: str = "auto"
     dtype: str = "float32"
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
+    model: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise InputError(f"expected a seed from 0 to {2**32 - 1}; got {self.seed}")
+        for name, default in (("backbone", "embedded"), ("method", "masktree"), ("quality", "fast")):
+            if self.model is None and getattr(self, name) is None:
+                object.__setattr__(self, name, default)
+            elif self.model is not None and getattr(self, name) is not None:
+                raise InputError(
+                    f"expected --model without --{name}, which a trained model does not take; got "
+                    f"{getattr(self, name)!r}; leave out one of the two"
+                )
 
-    def segmenter(self) -> Segmenter:
+    def record(self) -> dict[str, Any]:
+        """Plain values for the record of a run; ``model`` only where there is one, so that older runs go on."""
+        return {name: value for name, value in asdict(self).items() if name != "model" or value is not None}
+
+    def segmenter(self) -> Segmenter | LearnedSegmenter:
         """Load the segmenter; raises on anything that would fail for every image."""
+        if self.model is not None:
+            return load_model(self.model, device=self.device, dtype=self.dtype, min_area=self.min_area, **self.options)
+        assert self.backbone is not None
         return load(
             self.backbone,
             device=self.device,
@@ -166,7 +184,7 @@ def _with_chosen_options(config: Config, path: Path, photos: Sequence[Photo], wa
     """Options for the wanted number of labels; chosen once and kept, so that a continued run uses the same."""
     from masktree.thresholds import choose_options
 
-    wish = json.loads(json.dumps(asdict(config) | {"labels_per_image": wanted}))
+    wish = json.loads(json.dumps(config.record() | {"labels_per_image": wanted}))
     if overwrite or not path.exists():
         write_json(path, {"wish": wish, "options": choose_options(photos, config.segmenter(), wanted)})
     chosen = read_json(path, {"wish": dict, "options": dict})
@@ -214,13 +232,13 @@ class SegmentJob:
         self.granularity = granularity
         self.limit = limit
         self.fingerprint = ""
-        self._segmenter: Segmenter | None = None
+        self._segmenter: Segmenter | LearnedSegmenter | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_segmenter": None}  # networks do not travel between processes
 
     @property
-    def segmenter(self) -> Segmenter:
+    def segmenter(self) -> Segmenter | LearnedSegmenter:
         if self._segmenter is None:
             self._segmenter = self.config.segmenter()
         return self._segmenter
@@ -228,8 +246,8 @@ class SegmentJob:
     def open_record(self, folder: Path, extra: dict[str, Any], overwrite: bool) -> RunRecord:
         """The record of this run; ``extra`` settings do not decide what the trees are. Loads the weights, so a wrong
         name fails before any work."""
-        weights = asdict(self.segmenter.backbone.provenance)
-        config = asdict(self.config) | {"device": self.segmenter.backbone.device}
+        weights = asdict(self.segmenter.provenance)
+        config = self.config.record() | {"device": self.segmenter.device}
         self.fingerprint = fingerprint(config, weights)
         free = frozenset({"overlay"} | ({"granularity"} if self.granularity is None else set()))
         config |= extra | {"overlay": self.granularity is not None}
@@ -241,7 +259,7 @@ class SegmentJob:
             raise InputError(f"expected workers >= 0; got {wanted}")
         if wanted:
             return wanted
-        return 1 if self.segmenter.backbone.device != "cpu" or images <= _FEW else batch.available_cores()
+        return 1 if self.segmenter.device != "cpu" or images <= _FEW else batch.available_cores()
 
     def paths(self, photo: Photo) -> tuple[Path, Path]:
         return self.output / f"{photo.name}.json", self.output / f"{photo.name}.png"

@@ -1,10 +1,11 @@
-"""From a photograph to its tree: ``load`` a ``Segmenter``, call it."""
+"""From a photograph to its tree: ``load`` a segmenter, call it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 
@@ -13,17 +14,37 @@ from masktree.masks import MaskTree
 from masktree.types import RGB
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
 
     from masktree.backbones.base import Backbone
+    from masktree.backbones.weights import Weights
+    from masktree.segmenter.batch import Model
+    from masktree.segmenter.saved import Provenance
 
 Method = Literal["masktree", "hassod", "sohes", "unsam"]
 Quality = Literal["fast", "best"]
 
 
+class Outliner(Protocol):
+    """What ``load`` gives: a callable from an image (path, (H, W, 3) uint8 RGB array, Pillow image) to its tree."""
+
+    @property
+    def device(self) -> str:
+        """Kind of device it computes on: cpu, cuda or mps."""
+        ...
+
+    @property
+    def provenance(self) -> Weights | Provenance:
+        """Where its weights come from; ``name`` and ``sha256`` among it."""
+        ...
+
+    def __call__(self, image: str | Path | RGB | Image) -> MaskTree: ...
+
+
 @dataclass(frozen=True)
 class Segmenter:
-    """Callable from an image to its ``MaskTree``.
+    """Callable from an image to its ``MaskTree``, by clustering the features of a backbone.
 
     Attributes:
         backbone: dense feature extractor, from ``load_backbone``.
@@ -60,6 +81,14 @@ class Segmenter:
                 f"expected options of the method {self.method}: {', '.join(known)}; got {', '.join(unknown)}"
             )
 
+    @property
+    def device(self) -> str:
+        return self.backbone.device
+
+    @property
+    def provenance(self) -> Weights:
+        return self.backbone.provenance
+
     def __call__(self, image: str | Path | RGB | Image) -> MaskTree:
         """The tree of one image: a path, an (H, W, 3) uint8 RGB array, or a Pillow image.
 
@@ -83,36 +112,150 @@ class Segmenter:
         return find(rgb, self.backbone, **options)
 
 
+@dataclass(frozen=True)
+class LearnedSegmenter:
+    """Callable from an image to its ``MaskTree``, by a model that ``masktree train`` has made.
+
+    Attributes:
+        model: in evaluation mode, on its device; from ``masktree.segmenter.build.read_model``.
+        provenance: where the model comes from.
+        dtype: float32, or bfloat16 for autocast.
+        min_area: smallest mask in pixels of the original image; None takes ``masktree.segmenter.trees.MIN_AREA``.
+        min_score: least score of a mask, 0 to 1.
+
+    Raises:
+        InputError: ``dtype``, ``min_area`` or ``min_score`` out of range.
+    """
+
+    model: Model
+    provenance: Provenance
+    dtype: str = "float32"
+    min_area: int | None = None
+    min_score: float = 0.0
+
+    def __post_init__(self) -> None:
+        from masktree.segmenter.trees import check_limits
+
+        if self.dtype not in ("float32", "bfloat16"):
+            raise InputError(f"expected dtype 'float32' or 'bfloat16'; got {self.dtype!r}; give one of these")
+        check_limits(self._least_area, self.min_score)
+
+    @property
+    def device(self) -> str:
+        return self._place.type
+
+    def __call__(self, image: str | Path | RGB | Image) -> MaskTree:
+        """The tree of one image; as ``Segmenter``."""
+        return self.segment_batch([image])[0]
+
+    def segment_batch(self, images: Sequence[str | Path | RGB | Image], *, batch: int = 4) -> list[MaskTree]:
+        """The trees of several images, in their order; at most ``batch`` of one shape pass the network at once.
+
+        Raises:
+            ImageError: a file cannot be read.
+            InputError: an array of another shape or type; ``batch`` below 1.
+        """
+        import torch
+
+        from masktree.segmenter.trees import segment_images
+
+        return segment_images(
+            self.model,
+            [as_rgb(image) for image in images],
+            device=self._place,
+            dtype=getattr(torch, self.dtype),
+            batch=batch,
+            min_area=self._least_area,
+            min_score=self.min_score,
+        )
+
+    @property
+    def _least_area(self) -> int:
+        from masktree.segmenter.trees import MIN_AREA
+
+        return MIN_AREA if self.min_area is None else self.min_area
+
+    @property
+    def _place(self) -> torch.device:
+        from torch import nn
+
+        assert isinstance(self.model, nn.Module)
+        return next(self.model.parameters()).device
+
+
 def load(
-    model: str = "embedded",
+    model: str | Path = "embedded",
     *,
     device: str = "auto",
     dtype: str = "float32",
-    method: Method = "masktree",
-    quality: Quality = "fast",
+    method: Method | None = None,
+    quality: Quality | None = None,
     min_area: int | None = None,
     **options: Any,
-) -> Segmenter:
-    """A segmenter by backbone name.
+) -> Segmenter | LearnedSegmenter:
+    """A segmenter by the name of a backbone, or a trained model.
 
     Args:
-        model: ``embedded`` (works offline), ``texture``, a published backbone such as ``dino-vitb8``, or a local
-            file or folder; see ``masktree info``.
+        model: a backbone: ``embedded`` (works offline), ``texture``, a published one such as ``dino-vitb8``, or a local
+            file or folder; see ``masktree info``. Or a trained model: the folder of a run of ``masktree train``, or
+            ``owner/name`` on the Hugging Face hub. ``config.json`` says which of both a folder holds.
         device: auto, cpu, cuda, cuda:N or mps.
-        dtype: float32 or bfloat16, of the backbone.
-        method, quality, min_area, options: see ``Segmenter``.
+        dtype: float32 or bfloat16, of the network.
+        method, quality: see ``Segmenter``; masktree and fast if not given. A trained model takes neither.
+        min_area, options: see ``Segmenter``; of a trained model ``min_score``, see ``LearnedSegmenter``.
 
     Raises:
         WeightsError: unknown name, or weights that cannot be had; never replaced by something else.
+        FormatError: a damaged or foreign folder of a trained model.
         InputError: unknown method, quality or option, or a value out of range.
     """
     from masktree.backbones import load_backbone
+    from masktree.segmenter.saved import is_hub_id, is_model
 
-    if not isinstance(model, str):
+    if not isinstance(model, (str, Path)):
         raise InputError(
             f"expected the name of a backbone, a file or a folder as text; got {model!r}; see masktree info"
         )
-    return Segmenter(load_backbone(model, device, dtype), method, quality, min_area, options)
+    model = str(model)
+    if is_model(Path(model).expanduser()) or is_hub_id(model):
+        given = {"method": method, "quality": quality}
+        unfit = [name for name, value in given.items() if value is not None]
+        if unfit:
+            raise InputError(
+                f"expected a trained model without {' and '.join(unfit)}; got {model!r} with "
+                f"{', '.join(repr(given[name]) for name in unfit)}; leave these out, or give a backbone"
+            )
+        return load_model(model, device=device, dtype=dtype, min_area=min_area, **options)
+    return Segmenter(load_backbone(model, device, dtype), method or "masktree", quality or "fast", min_area, options)
+
+
+def load_model(
+    model: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "float32",
+    min_area: int | None = None,
+    **options: Any,
+) -> LearnedSegmenter:
+    """A trained model: the folder of a run, or ``owner/name`` on the hub; arguments as of ``load``.
+
+    Raises:
+        WeightsError: nothing of that name, or damaged or foreign weights.
+        FormatError: a damaged or foreign ``config.json``.
+        InputError: unknown option, or a value out of range.
+    """
+    from masktree.backbones.device import resolve_device
+    from masktree.segmenter import saved
+    from masktree.segmenter.build import read_model
+
+    unknown = [name for name in options if name != "min_score"]
+    if unknown:
+        raise InputError(f"expected options of a trained model: min_area, min_score; got {', '.join(unknown)}")
+    target = resolve_device(device)  # before the weights: a wrong device should not cost a download
+    folder = saved.find_model(model)
+    return LearnedSegmenter(
+        read_model(folder, target), saved.provenance(folder, str(model)), dtype, min_area, **options
+    )
 
 
 class AutomaticMaskGenerator:
@@ -131,7 +274,7 @@ class AutomaticMaskGenerator:
 
     def __init__(
         self,
-        segmenter: Segmenter,
+        segmenter: Outliner,
         *,
         pred_iou_thresh: float = 0.0,
         stability_score_thresh: float = 0.0,

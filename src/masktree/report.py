@@ -14,12 +14,16 @@ from masktree.errors import InputError
 from masktree.runs import versions
 
 
-def describe(topic: Literal["all", "backbone", "labels"], name: str | None) -> str:
-    """What is installed; the backbones, or one of them; a label set."""
+def describe(topic: Literal["all", "backbone", "labels", "model"], name: str | None) -> str:
+    """What is installed; the backbones, or one of them; a label set; a trained model."""
     if topic == "labels":
         if name is None:
             raise InputError("expected the folder of a label set: masktree info labels FOLDER")
         return _labels(Path(name))
+    if topic == "model":
+        if name is None:
+            raise InputError("expected the folder of a trained model: masktree info model FOLDER")
+        return _model(name)
     if topic == "backbone":
         return _backbones() if name is None else _backbone(name)
     return "\n\n".join([_lines(versions()), _devices(), _backbones()])
@@ -62,6 +66,33 @@ def _labels(folder: Path) -> str:
     index = LabelSet.open(folder).index
     config = {key: value for key, value in index["config"].items() if value not in (None, {})}
     return "\n\n".join([_lines(index["summary"]), "configuration\n" + _lines(config)])
+
+
+def _model(name: str) -> str:
+    """What the folder says: who it is, what it was trained on, and how it is built."""
+    from masktree.segmenter import saved
+
+    folder = saved.find_model(name)
+    header = saved.read_header(folder)
+    origin = asdict(saved.provenance(folder, name))
+    weights = {
+        "parameters": f"{saved.count_parameters(folder):,}",
+        "bytes": f"{saved.weight_file(folder).stat().st_size:,}",
+    }
+    training = {key: value for key, value in header.items() if key not in ("format", "version", "model")}
+    parts = [_lines(origin | weights), "model\n" + _lines(header["model"])]
+    return "\n\n".join([*parts, "training\n" + _lines(_flat(training))] if training else parts)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested objects as dotted names; what has no value is left out."""
+    lines: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            lines |= _flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            lines[prefix + key] = value
+    return lines
 
 
 def _lines(values: dict[str, Any]) -> str:

@@ -11,17 +11,17 @@ import numpy as np
 from masktree.errors import ImageError, InputError
 from masktree.images import Photo, read_image
 from masktree.labels.coco import MAX_MASKS
-from masktree.predict import Segmenter, method_options
+from masktree.predict import LearnedSegmenter, Outliner, Segmenter, method_options
 
 SAMPLE = 24  # images to count labels on (our choice: a standard error of about a tenth of the spread over images)
 _ROUNDS = 6  # halvings of the interval of shifts: the thresholds are then known to 0.015
 
 
-def choose_options(photos: Sequence[Photo], segmenter: Segmenter, wanted: float) -> dict[str, Any]:
+def choose_options(photos: Sequence[Photo], segmenter: Segmenter | LearnedSegmenter, wanted: float) -> dict[str, Any]:
     """Keyword options of the segmenter's method that give about ``wanted`` masks per image on average.
 
     hassod, sohes, unsam: the published thresholds, all moved by one shift found by bisection on a sample.
-    masktree: the least score of a mask, read off the sorted scores of the sample in one pass.
+    masktree, and a trained model: the least score of a mask, read off the sorted scores of the sample in one pass.
 
     Raises:
         InputError: ``wanted`` is not positive, or cannot be reached; the message gives the range that can.
@@ -29,8 +29,12 @@ def choose_options(photos: Sequence[Photo], segmenter: Segmenter, wanted: float)
     if not 0 < wanted < np.inf:
         raise InputError(f"expected a positive, finite number of labels per image; got {wanted}")
     sample = _sample_images(photos)
+    if isinstance(segmenter, LearnedSegmenter):
+        return {"min_score": _least_score(sample, dataclasses.replace(segmenter, min_score=0.0), wanted)}
     if segmenter.method == "masktree":
-        return _choose_score(sample, segmenter, wanted)
+        everything = dataclasses.replace(segmenter, options=segmenter.options | {"max_masks": MAX_MASKS})
+        least = _least_score(sample, everything, wanted)
+        return segmenter.options | {"min_score": least, "max_masks": MAX_MASKS}
     published = method_options(segmenter.method)["thresholds"]
 
     def count(shift: float) -> float:
@@ -56,16 +60,16 @@ def choose_options(photos: Sequence[Photo], segmenter: Segmenter, wanted: float)
     return segmenter.options | {"thresholds": tuple(round(t + shift, 4) for t in published)}
 
 
-def _choose_score(sample: Sequence[np.ndarray], segmenter: Segmenter, wanted: float) -> dict[str, Any]:
-    everything = dataclasses.replace(segmenter, options=segmenter.options | {"max_masks": MAX_MASKS})
+def _least_score(sample: Sequence[np.ndarray], everything: Outliner, wanted: float) -> float:
+    """The score that leaves ``wanted`` masks per image of all that ``everything`` gives."""
     scores = np.sort(np.concatenate([everything(image).scores for image in sample]))[::-1]
     index = round(wanted * len(sample)) - 1
     if index >= len(scores):
         raise InputError(
-            f"expected at most {len(scores) / len(sample):.1f} labels per image, all that masktree finds here; "
+            f"expected at most {len(scores) / len(sample):.1f} labels per image, all that is found here; "
             f"got {wanted:g}; lower min_area"
         )
-    return segmenter.options | {"min_score": float(scores[max(index, 0)]), "max_masks": MAX_MASKS}
+    return float(scores[max(index, 0)])
 
 
 def _sample_images(photos: Sequence[Photo]) -> list[np.ndarray]:

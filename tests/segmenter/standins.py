@@ -19,7 +19,7 @@ CONFIG = Mask2FormerConfig(
 
 @dataclass(frozen=True)
 class PlantedDetections:
-    """Masks from ``logits`` (n, h, w) on the padded input of ``canvas`` pixels, of which ``content`` is the photograph."""
+    """Masks from ``logits`` (n, h, w) on the padded input of ``canvas`` pixels; ``content`` is the photograph in it."""
 
     scores: Tensor
     logits: Tensor

@@ -177,5 +177,6 @@ def _minus(a: float | None, b: float | None) -> float | None:
 def _label(result: Result) -> str:
     made = result.provenance
     config = made.get("configuration") or {}
-    details = ", ".join(str(config[key]) for key in ("method", "backbone", "quality") if key in config)
+    keys = ("model", "method", "backbone", "quality")  # a trained model has none of the other three
+    details = ", ".join(str(config[key]) for key in keys if config.get(key) is not None)
     return f"{made.get('predictions')} ({details or made.get('kind')})"

@@ -38,7 +38,7 @@ from masktree.evaluate.result import Metrics, Result, Stats, source_commit
 from masktree.evaluate.truth import GroundTruth, ImageTruth, hash_names
 from masktree.files import sha256_of
 from masktree.images import find_photos, read_image
-from masktree.predict import Segmenter, load
+from masktree.predict import Outliner, load
 from masktree.progress import progress_bar
 
 ProtocolName = Literal["ar", "points", "bsds", "hierarchy", "self"]
@@ -93,7 +93,7 @@ class ScoreJob:
         self.protocol = protocol
         self.settings = settings
         self.origin = origin
-        self._segmenter: Segmenter | None = None
+        self._segmenter: Outliner | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_segmenter": None}  # networks do not travel between processes
@@ -102,7 +102,7 @@ class ScoreJob:
         return PROTOCOLS[self.protocol].score(case, self)
 
     @property
-    def segmenter(self) -> Segmenter:
+    def segmenter(self) -> Outliner:
         """The segmenter that made the trees, from the record of their run.
 
         Raises:
@@ -375,7 +375,7 @@ def _self_cases(
     return cases, empty
 
 
-def _recorded_segmenter(origin: dict[str, Any]) -> Segmenter:
+def _recorded_segmenter(origin: dict[str, Any]) -> Outliner:
     config, weights = origin.get("config"), origin.get("weights")
     if config is None or weights is None:
         raise InputError("expected run.json beside the trees, which says how to make them again; got none")
@@ -383,7 +383,7 @@ def _recorded_segmenter(origin: dict[str, Any]) -> Segmenter:
     if version != masktree.__version__:
         raise InputError(f"expected trees of this version {masktree.__version__}; got {version}; segment again")
     segmenter = load(
-        config["backbone"],
+        config.get("model") or config["backbone"],
         device=config["device"],
         dtype=config["dtype"],
         method=config["method"],
@@ -391,7 +391,7 @@ def _recorded_segmenter(origin: dict[str, Any]) -> Segmenter:
         min_area=config["min_area"],
         **config["options"],
     )
-    now = segmenter.backbone.provenance.sha256
+    now = segmenter.provenance.sha256
     if now != weights.get("sha256"):
         raise InputError(f"expected the weights of the run, sha256 {weights.get('sha256')}; got {now}")
     return segmenter
@@ -407,7 +407,7 @@ def _score_all(
     if workers < 0:
         raise InputError(f"expected workers >= 0; got {workers}")
     if job.protocol == "self":
-        device = job.segmenter.backbone.device  # loads the weights: what fails for every image fails here
+        device = job.segmenter.device  # loads the weights: what fails for every image fails here
         workers = workers or (1 if device != "cpu" else 0)
     workers = workers or (1 if len(cases) <= _FEW else batch.available_cores())
     place = {case.name: index for index, case in enumerate(cases)}

@@ -60,9 +60,13 @@ class Detections(Protocol):
     or None. ``levels`` (n, 3) float32: probabilities of whole, part and subpart, or None.
     """
 
-    scores: Tensor
-    ancestors: Tensor | None
-    levels: Tensor | None
+    # Properties: read-only to the type checker, as the fields of frozen classes are.
+    @property
+    def scores(self) -> Tensor: ...
+    @property
+    def ancestors(self) -> Tensor | None: ...
+    @property
+    def levels(self) -> Tensor | None: ...
 
     def render(self, start: int, stop: int, size: tuple[int, int]) -> Tensor:
         """Masks ``start`` to ``stop`` at the image's own (height, width): (k, height, width) bool. Padding of the
@@ -76,8 +80,10 @@ class Model(Protocol):
     ``config`` decides its shape; ``wants_cues`` says whether its input has cues.
     """
 
-    config: ModelConfig
-    wants_cues: bool
+    @property
+    def config(self) -> ModelConfig: ...
+    @property
+    def wants_cues(self) -> bool: ...
 
     def losses(self, batch: Batch, masks: Tensor | None = None) -> Mapping[str, Tensor]:
         """Weighted objectives by name; their sum is minimised. ``masks``: number of target masks by which mask losses

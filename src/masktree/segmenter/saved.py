@@ -6,6 +6,7 @@ Nothing here imports torch: ``build`` reads and writes the tensors.
 from __future__ import annotations
 
 import json
+import math
 import re
 import socket
 import urllib.parse
@@ -120,6 +121,22 @@ def provenance(folder: Path, source: str) -> Provenance:
     )
 
 
+def count_parameters(folder: Path) -> int:
+    """Numbers in the weight file, from its first bytes alone.
+
+    Raises:
+        WeightsError: missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = weight_file(folder)
+    try:
+        with safe_open(path, "np") as tensors:
+            return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"expected tensors in {str(path)!r}; got a damaged file ({error}); copy it again") from error
+
+
 def find_model(name: str | Path) -> Path:
     """Folder of a trained model: a local folder, or ``owner/name`` on the hub: from the cache, else downloaded once.
 
@@ -166,6 +183,6 @@ def _fetch(name: str) -> Path:
 
 def _unavailable(name: str, reason: str) -> WeightsError:
     return WeightsError(
-        f"expected a local folder {name!r}, or a model of that name in the hub's cache or on the network; got {reason}; "
-        "check the spelling, connect once (it stays cached), or give the output folder of masktree train"
+        f"expected a local folder {name!r}, or a model of that name in the hub's cache or on the network; got "
+        f"{reason}; check the spelling, connect once (it stays cached), or give the output folder of masktree train"
     )
