@@ -21,3 +21,7 @@ class WeightsError(MasktreeError):
 
 class FormatError(MasktreeError):
     """A file of masktree's own formats is damaged, incomplete or from an unknown version."""
+
+
+class TrainingError(MasktreeError):
+    """A training run cannot go on: losses that are not finite, no memory, no room on the disk."""

@@ -10,8 +10,11 @@ from typing import Protocol
 class Progress(Protocol):
     """What a stage tells while it works."""
 
-    def advance(self) -> None:
-        """One image is done."""
+    def advance(self, note: str = "") -> None:
+        """One image is done; ``note`` stands beside the bar."""
+
+    def tell(self, text: str) -> None:
+        """A line of its own."""
 
     def fail(self, path: str, error: str, *, counted: bool = True) -> None:
         """One image has failed; ``counted`` if it is one of those that the bar counts."""
@@ -20,7 +23,10 @@ class Progress(Protocol):
 class Silent:
     """Shows nothing."""
 
-    def advance(self) -> None:
+    def advance(self, note: str = "") -> None:
+        pass
+
+    def tell(self, text: str) -> None:
         pass
 
     def fail(self, path: str, error: str, *, counted: bool = True) -> None:
@@ -30,7 +36,7 @@ class Silent:
 class Bar:
     """A rich progress bar on standard error; plain lines where that is not a terminal."""
 
-    def __init__(self, description: str, total: int, kept: int) -> None:
+    def __init__(self, description: str, total: int, kept: int, unit: str = "images") -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -47,7 +53,9 @@ class Bar:
         class Rate(ProgressColumn):
             def render(self, task: Task) -> Text:
                 speed = task.finished_speed or task.speed
-                return Text("" if not speed else f"{speed:.2f} images/s")
+                if not speed:
+                    return Text("")
+                return Text(f"{speed:.2f} {unit}/s" if unit == "images" else f"{1 / speed:.2f} s/{unit}")
 
         self.console = Console(stderr=True, highlight=False)
         self.bar = RichProgress(
@@ -58,14 +66,18 @@ class Bar:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
             console=self.console,
         )
         if kept:
             self.console.print(f"{kept} of {kept + total} already done, kept")
-        self.task = self.bar.add_task(description, total=total)
+        self.task = self.bar.add_task(description, total=total, note="")
 
-    def advance(self) -> None:
-        self.bar.advance(self.task)
+    def advance(self, note: str = "") -> None:
+        self.bar.update(self.task, advance=1, note=note)
+
+    def tell(self, text: str) -> None:
+        self.console.print(one_line(text), markup=False, soft_wrap=True)
 
     def fail(self, path: str, error: str, *, counted: bool = True) -> None:
         self.console.print(f"failed: {one_line(path)}: {one_line(error)}", markup=False, soft_wrap=True)
@@ -80,11 +92,14 @@ def one_line(text: str) -> str:
 
 
 @contextmanager
-def progress_bar(description: str, total: int, kept: int, *, show: bool) -> Iterator[Progress]:
-    """A live bar over ``total`` images, or a silent stand-in; closed even when the work is interrupted."""
+def progress_bar(description: str, total: int, kept: int, *, show: bool, unit: str = "images") -> Iterator[Progress]:
+    """A live bar over ``total`` images, or a silent stand-in; closed even when the work is interrupted.
+
+    ``unit``: images, with images per second; or what else is counted, with seconds for each.
+    """
     if not show:
         yield Silent()
         return
-    bar = Bar(description, total, kept)
+    bar = Bar(description, total, kept, unit)
     with bar.bar:
         yield bar

@@ -1,0 +1,182 @@
+"""What the published systems were trained with, and the same made smaller for other machines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+from masktree.errors import InputError
+from masktree.segmenter.config import CascadeConfig, Mask2FormerConfig, ModelConfig
+from masktree.train.augment import Augmentation
+from masktree.train.optimise import Optimisation
+
+Kind = Literal["sohes", "unsam", "hassod"]
+Size = Literal["tiny", "small", "base"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Model, optimisation and data of a run.
+
+    Raises:
+        InputError: model and augmentation are for images of different sizes.
+    """
+
+    model: ModelConfig
+    optimisation: Optimisation
+    augmentation: Augmentation
+
+    def __post_init__(self) -> None:
+        if self.model.image_size != self.augmentation.crop:
+            raise InputError(
+                f"expected crops of the model's size, {self.model.image_size}; got {self.augmentation.crop}"
+            )
+
+
+# Mask2Former's optimisation (arXiv 2112.01527 and its code): AdamW, decay 0.05, backbone x 0.1, batch 16, gradient of
+# the whole model clipped at 0.01, rate x 0.1 after 0.889 and 0.963 of the steps. UnSAM's code has the same, at 5e-5.
+_MASK2FORMER = Optimisation(
+    optimiser="adamw",
+    rate=5e-5,
+    backbone_rate=0.1,
+    decay=0.05,
+    steps=50_000,  # UnSAM (arXiv 2406.20081): 8 epochs, here of 100,000 images
+    warm_up=10,
+    schedule="step",
+    drops=(0.8889, 0.963),
+    batch=16,
+    clip=0.01,
+    average=0.9996,  # the papers keep the last weights; the teacher's average of HASSOD (our choice)
+)
+
+PRESETS: Mapping[Kind, Preset] = {
+    # SOHES (arXiv 2404.12386): DINO ViT-B/8 with ViT-Adapter, Mask2Former and ancestor head. The paper does not give
+    # its optimisation: UnSAM's, for 8 epochs of its 200,000 images (our choice).
+    "sohes": Preset(
+        Mask2FormerConfig(kind="sohes", backbone="dino-vitb8", image_size=1024, queries=1000, detections=1000),
+        replace(_MASK2FORMER, steps=100_000),
+        Augmentation(crop=1024, scale=(0.1, 2.0), max_masks=200),
+    ),
+    # UnSAM (arXiv 2406.20081): ResNet-50 of DINO, 2000 queries, crops of 1024, large-scale jitter of Mask2Former.
+    "unsam": Preset(
+        Mask2FormerConfig(kind="unsam", backbone="dino-resnet50", image_size=1024, queries=2000, detections=1000),
+        _MASK2FORMER,
+        Augmentation(crop=1024, scale=(0.1, 2.0), max_masks=200),
+    ),
+    # HASSOD (arXiv 2402.03311 and its code): SGD 0.01 constant, decay 5e-5, 1000 steps of warm-up, batch 16, 40,000
+    # steps, each parameter's gradient clipped at 1, short side 240 to 1024, objects pasted at 0.3 to 1 of their size.
+    "hassod": Preset(
+        CascadeConfig(backbone="dino-resnet50", image_size=1024),
+        Optimisation(
+            optimiser="sgd",
+            rate=0.01,
+            decay=5e-5,
+            steps=40_000,
+            warm_up=1000,
+            schedule="constant",
+            batch=16,
+            clip=1.0,
+            clip_each=True,
+            average=0.9996,
+        ),
+        Augmentation(crop=1024, short_side=(240, 1024), paste=1.0, paste_scale=(0.3, 1.0), max_masks=200),
+    ),
+}
+
+# Everything below is our choice. small: hours on one GPU, a day or two on a CPU of many cores. tiny: minutes on two
+# cores. Both start from the embedded backbone, which needs no download.
+_SMALLER: Mapping[Size, dict[str, Any]] = {
+    "small": {
+        "image_size": 512,
+        "mask2former": {
+            "hidden": 128,
+            "feedforward": 512,
+            "pixel_layers": 3,
+            "decoder_layers": 6,
+            "queries": 300,
+            "detections": 300,
+        },
+        "cascade": {
+            "hidden": 128,
+            "box_width": 512,
+            "train_proposals": 2000,
+            "test_proposals": 600,
+            "roi_batch": 256,
+            "detections": 300,
+        },
+        "adamw": {"rate": 2e-4, "backbone_rate": 0.3, "steps": 20_000, "warm_up": 200, "batch": 8, "average": 0.999},
+        "sgd": {"rate": 0.01, "steps": 20_000, "warm_up": 500, "batch": 8, "average": 0.999},
+        "data": {"scale": (0.5, 2.0), "short_side": None, "max_masks": 100},
+    },
+    "tiny": {
+        "image_size": 256,
+        "mask2former": {
+            "hidden": 64,
+            "heads": 4,
+            "feedforward": 128,
+            "pixel_layers": 1,
+            "decoder_layers": 3,
+            "queries": 100,
+            "detections": 100,
+        },
+        "cascade": {
+            "hidden": 64,
+            "box_width": 128,
+            "mask_layers": 2,
+            "train_proposals": 500,
+            "test_proposals": 300,
+            "roi_batch": 64,
+            "detections": 100,
+        },
+        "adamw": {"rate": 5e-4, "backbone_rate": 0.3, "steps": 1000, "warm_up": 50, "batch": 4, "average": 0.99},
+        "sgd": {"rate": 0.01, "steps": 1000, "warm_up": 100, "batch": 4, "average": 0.99},
+        "data": {"scale": (0.8, 1.6), "short_side": None, "max_masks": 50},
+    },
+}
+
+
+def find_preset(
+    kind: Kind,
+    size: Size,
+    *,
+    backbone: str | None = None,
+    image_size: int | None = None,
+    queries: int | None = None,
+    **optimisation: float | None,
+) -> Preset:
+    """A preset with some values replaced.
+
+    Args:
+        size: base is as published.
+        backbone, image_size, queries: of the model; None keeps the preset's.
+        optimisation: values of ``Optimisation``; None keeps. No other value follows: a run with another batch keeps
+            its rate and number of steps.
+
+    Raises:
+        InputError: unknown names, queries for a model that has none, or values out of range.
+    """
+    if kind not in PRESETS or size not in get_args(Size):
+        raise InputError(
+            f"expected a preset {', '.join(PRESETS)} of size {', '.join(get_args(Size))}; got {kind!r}, {size!r}"
+        )
+    preset = PRESETS[kind] if size == "base" else _smaller(PRESETS[kind], _SMALLER[size])
+    model = preset.model
+    if backbone is not None:
+        model = replace(model, backbone=backbone)
+    if queries is not None:
+        if not isinstance(model, Mask2FormerConfig):
+            raise InputError(f"expected no number of queries for {kind}, which finds masks by proposals; leave it out")
+        model = replace(model, queries=queries, detections=min(model.detections, queries))
+    augmentation = preset.augmentation
+    if image_size is not None:
+        model, augmentation = replace(model, image_size=image_size), replace(augmentation, crop=image_size)
+    values: dict[str, Any] = {name: value for name, value in optimisation.items() if value is not None}
+    return Preset(model, replace(preset.optimisation, **values), augmentation)
+
+
+def _smaller(preset: Preset, size: Mapping[str, Any]) -> Preset:
+    part = "mask2former" if isinstance(preset.model, Mask2FormerConfig) else "cascade"
+    model = replace(preset.model, backbone="embedded", image_size=size["image_size"], **size[part])
+    optimisation = replace(preset.optimisation, **size[preset.optimisation.optimiser])
+    return Preset(model, optimisation, replace(preset.augmentation, crop=size["image_size"], **size["data"]))
