@@ -115,6 +115,22 @@ def test_wrong_files_are_refused(tmp_path):
         embedded.load_network(tmp_path / "other.safetensors", None)
 
 
+def test_other_weights_for_the_network_are_taken_by_path(backbone, tmp_path, rng):
+    from safetensors.torch import load_file, save_file
+
+    own = {name: 2 * tensor if name == "border.bias" else tensor for name, tensor in load_file(embedded.PATH).items()}
+    save_file(own, tmp_path / "own.safetensors")
+    other = load_backbone(f"embedded@{tmp_path / 'own.safetensors'}", "cpu")
+    assert isinstance(other, embedded.EmbeddedBackbone)
+    assert other.provenance.sha256 == sha256_of(tmp_path / "own.safetensors") != backbone.provenance.sha256
+    assert not other.provenance.label_free  # nobody has said so
+    image = two_halves(rng, 64)
+    np.testing.assert_array_equal(other.look(image).embeddings, backbone.look(image).embeddings)
+    assert np.abs(other.look(image).borders - backbone.look(image).borders).max() > 1e-3
+    with pytest.raises(WeightsError, match="got no file"):
+        load_backbone(f"embedded@{tmp_path / 'none.safetensors'}", "cpu")
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_the_gpu_gives_the_same(rng):

@@ -26,7 +26,7 @@ def load_backbone(
     name:
         ``embedded`` (needs no download): the small network that ships with the package. ``texture``: a hand-made
         dense extractor of colour and texture without weights, on the CPU in float32 only. ``features`` and
-        ``batch`` concern neither.
+        ``batch`` concern neither. ``embedded@PATH``: other weights for it, from ``recipes/embedded_backbone.py``.
         A key of :data:`WEIGHTS` (``dino-vitb8``, ``dinov2-vits14-reg`` ...): from the cache, else downloaded
         once. ``NAME@PATH``: a local file for such a network: safetensors, or .pth/.pt of tensors; timm's or
         the original authors' layout; checkpoints with ``teacher`` or ``state_dict`` inside. A folder with
@@ -67,10 +67,10 @@ def load_backbone(
     from masktree.backbones.device import resolve_device
 
     target = resolve_device(device)  # before the weights: a wrong device should not cost a download
-    if name == "embedded":
+    if name == "embedded" or name.startswith("embedded@"):
         from masktree.backbones.embedded import EmbeddedBackbone
 
-        return EmbeddedBackbone(device=target, dtype=dtype)
+        return EmbeddedBackbone(device=target, dtype=dtype, path=name.partition("@")[2] or None)
     from masktree.backbones.hub import HubBackbone, load_network
 
     network, provenance = load_network(name)

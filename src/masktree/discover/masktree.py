@@ -20,7 +20,7 @@ from masktree.cluster.leaves import adjacency, watershed_leaves
 from masktree.cluster.merge import merge_regions
 from masktree.errors import InputError
 from masktree.tree import PartitionTree
-from masktree.types import RGB, checked
+from masktree.types import RGB, Features, Labels, checked
 
 WORKING_SIDE = 640  # longer side in pixels above which images are clustered smaller; windows of 5-20 px fit this size
 SCALES = {"fast": (1.0,), "best": (1.0, 1.5, 2.0)}  # sizes at which evidence is taken, in units of the working size
@@ -165,9 +165,13 @@ def _leaf_features(image: np.ndarray, leaves: np.ndarray, backbone: Backbone | N
     """(n, d) float32 sums of a network's features over each leaf; None without a network."""
     if backbone is None or backbone.name in BUILT_IN:
         return None
+    return sums_over_leaves(backbone(image[None])[0], leaves)
+
+
+def sums_over_leaves(grid: Features, leaves: Labels) -> np.ndarray:
+    """(n, d) float32 sums over each of n leaves, per pixel, of an (h, w, d) feature grid that covers the image."""
     from scipy.sparse import csr_matrix
 
-    grid = backbone(image[None])[0]
     h, w, d = grid.shape
     H, W = leaves.shape
     cells = (np.arange(H) * h // H)[:, None] * w + np.arange(W) * w // W

@@ -6,7 +6,7 @@ the network is loaded, not here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,24 +64,27 @@ class EmbeddedBackbone:
     Parameters
     ----------
     device, dtype: as in :func:`masktree.backbones.load_backbone`; the hand-made cues are always computed on the CPU.
+    path: other weights for the same network, from ``recipes/embedded_backbone.py``; None takes those of the package.
 
     Raises
     ------
-    WeightsError: the weight file is missing, or is not the one of this version.
+    WeightsError: the weight file is missing, does not fit the network, or is not the one of this version.
     """
 
     name = "embedded"
     stride = 2 * _CELL
     dim = DIMENSIONS
-    provenance = WEIGHTS
 
-    def __init__(self, *, device: torch.device | str = "cpu", dtype: str = "float32") -> None:
+    def __init__(
+        self, *, device: torch.device | str = "cpu", dtype: str = "float32", path: str | Path | None = None
+    ) -> None:
         import torch
 
         self._device = torch.device(device)
         self.device = self._device.type
         self._dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
-        self._network = load_network(PATH, WEIGHTS.sha256)
+        self.provenance = WEIGHTS if path is None else _own_weights(Path(path))
+        self._network = load_network(PATH if path is None else Path(path), self.provenance.sha256)
         self._network.to(self._device, self._dtype).to(memory_format=torch.channels_last)
 
     def input_size(self, H: int, W: int) -> tuple[int, int]:
@@ -132,6 +135,16 @@ class EmbeddedBackbone:
         fill = [(0, 0), (0, h - planes.shape[1]), (0, w - planes.shape[2])]
         padded = torch.from_numpy(np.pad(planes, fill, mode="symmetric")[None]).to(self._device, self._dtype)
         return padded.contiguous(memory_format=torch.channels_last)
+
+
+def _own_weights(path: Path) -> Weights:
+    """The record of weights that somebody made with the recipe. Raises WeightsError if there is no such file."""
+    if not path.is_file():
+        raise WeightsError(f"expected weights of recipes/embedded_backbone.py at {path}; got no file")
+    unknown = "not known; whoever made the file can say"
+    return replace(
+        WEIGHTS, source=str(path), licence=unknown, trained_on=unknown, label_free=False, sha256=sha256_of(path)
+    )
 
 
 def load_network(path: Path, sha256: str | None) -> Network:

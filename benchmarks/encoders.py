@@ -1,0 +1,96 @@
+"""What discovery does with other weights of the embedded network: BSDS500, by the parts of the default method.
+
+    python benchmarks/encoders.py /data/BSDS500 A.safetensors B.safetensors --workers 2 --images 50
+
+Weights come from ``recipes/embedded_backbone.py export``. Scores are taken at 199 thresholds of the uncalibrated cost,
+so that weights of any calibration compare. Covering ODS/OIS/Best and VI of
+
+* cosine: the published rule on the embeddings, 4-pixel cells of a 480 x 480 image;
+* embeddings: hand-made borders, and the embeddings at a weight of .5 in the merging;
+* borders: the learned borders alone;
+* both: the learned borders beside the hand-made ones, as the default method has it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
+from pathlib import Path
+from unittest.mock import patch
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+
+from masktree.backbones.embedded import EmbeddedBackbone
+from masktree.cluster.merge import merge_tree
+from masktree.discover import masktree as method
+from masktree.evaluate.bsds import Stats, read_ground_truth, score_tree, summarise
+from masktree.images import read_image, resize_image
+from masktree.tree import PartitionTree
+
+COSTS = np.arange(1, 200) / 80
+
+
+@cache
+def loaded(weights: Path) -> EmbeddedBackbone:
+    return EmbeddedBackbone(path=weights)
+
+
+def cosine(image: np.ndarray, backbone: EmbeddedBackbone) -> PartitionTree:
+    tree = merge_tree(backbone.look(resize_image(image, (480, 480))).embeddings)
+    H, W, _ = image.shape
+    return tree.with_leaves(tree.leaves[(np.arange(H) * 120 // H)[:, None], np.arange(W) * 120 // W])
+
+
+def embeddings(image: np.ndarray, backbone: EmbeddedBackbone) -> PartitionTree:
+    seen = backbone.look(image)
+    leaves = method.watershed_leaves(seen.evidence.boundary)
+    sums = method.sums_over_leaves(seen.embeddings, leaves)
+    return method._merge(leaves, seen.evidence.boundary, [seen.evidence], sums)
+
+
+def with_share(share: float, image: np.ndarray, backbone: EmbeddedBackbone) -> PartitionTree:
+    with patch.object(method, "LEARNED_SHARE", np.float32(share)):
+        return method.merge_sequence(image, backbone=backbone)
+
+
+PARTS = {
+    "cosine": cosine,
+    "embeddings": embeddings,
+    "borders": partial(with_share, 1.0),
+    "both": partial(with_share, method.LEARNED_SHARE),
+}
+
+
+def score(weights: Path, folder: Path, split: str, parts: list[str], name: str) -> list[Stats]:
+    image = read_image(folder / "images" / split / f"{name}.jpg")
+    truths = read_ground_truth(folder / "groundTruth" / split / f"{name}.mat")
+    return [score_tree(PARTS[part](image, loaded(weights)), truths, COSTS) for part in parts]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("weights", type=Path, nargs="+")
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--images", type=int, help="every so many that this number is left")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    options = parser.parse_args()
+    names = sorted(path.stem for path in (options.folder / "groundTruth" / options.split).glob("*.mat"))
+    names = names[:: max(1, len(names) // (options.images or len(names)))]
+    print(f"{len(names)} images of {options.split}: covering ODS OIS Best, VI")
+    with ProcessPoolExecutor(options.workers) as pool:
+        for weights in options.weights:
+            job = partial(score, weights, options.folder, options.split, options.parts)
+            for part, stats in zip(options.parts, zip(*pool.map(job, names, chunksize=4), strict=True), strict=True):
+                found = summarise(stats)
+                covering = " ".join(f"{found[f'covering_{kind}']:.3f}" for kind in ("ods", "ois", "best"))
+                print(f"{weights.stem:20s} {part:10s} {covering}  {found['vi_ods']:.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
