@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,8 @@ class CascadeMaskRCNN(nn.Module):
         self.config, self.pyramid, self.wants_cues = config, pyramid, pyramid.wants_cues
         self.maps = FeaturePyramidNetwork(list(pyramid.channels), config.hidden, LastLevelMaxPool())
         self.proposals = ProposalNetwork(config.hidden)
-        self.stages = nn.ModuleList(BoxStage(config.hidden, config.box_width, *stage) for stage in _STAGES)
+        stages = nn.ModuleList(BoxStage(config.hidden, config.box_width, *stage) for stage in _STAGES)
+        self.stages = cast("Sequence[BoxStage]", stages)
         self.mask_head = MaskHead(config.hidden, config.mask_layers)
 
     def forward(self, batch: Batch, masks: Tensor | None = None) -> Mapping[str, Tensor]:
@@ -159,8 +160,8 @@ class CascadeMaskRCNN(nn.Module):
     # --- both ---------------------------------------------------------------------------------------------------
 
     def _maps(self, images: Tensor, cues: Tensor | None) -> list[Tensor]:
-        maps = self.pyramid(images, cues)
-        return list(self.maps({str(number): one for number, one in enumerate(maps)}).values())
+        maps = self.maps({str(number): one for number, one in enumerate(self.pyramid(images, cues))})
+        return [one.float() for one in maps.values()]  # once: boxes are cut out of them four times
 
     # --- finding ------------------------------------------------------------------------------------------------
 

@@ -82,7 +82,8 @@ class ProposalNetwork(nn.Module):
         top = _TRAIN_TOP if training else max(_TEST_TOP, count)
         kept_logits, kept_boxes, maps = [], [], []
         numbers = [len(one) for one in anchors]
-        for level, (own_logits, own_steps) in enumerate(zip(logits.split(numbers, 1), steps.split(numbers, 1), strict=True)):
+        per_map = zip(logits.split(numbers, 1), steps.split(numbers, 1), strict=True)
+        for level, (own_logits, own_steps) in enumerate(per_map):
             best, where = own_logits.topk(min(top, numbers[level]), 1)
             chosen = own_steps.gather(1, where[..., None].expand(-1, -1, 4))
             kept_logits.append(best)

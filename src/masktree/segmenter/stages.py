@@ -16,6 +16,7 @@ from masktree.segmenter.boxes import Weights, encode
 
 SIDE = 28  # of a mask, in cells
 _BOX_SIDE, _MASK_SIDE = 7, 14  # of what is cut out of a map
+_SAMPLES = 2  # per side and cell of what is cut out (Mask R-CNN's four points)
 _DROP = 0.01  # IoU (HASSOD; from CutLER, Wang et al. 2023, arXiv 2301.11320)
 _ALPHA, _GAMMA = 0.25, 2.0  # focal loss (Lin et al. 2017, arXiv 1708.02002)
 
@@ -136,12 +137,11 @@ def pool(maps: Sequence[Tensor], boxes: Sequence[Tensor], side: int) -> Tensor:
     rois = torch.cat([image[:, None].float(), joined], 1)
     area = (joined[:, 2] - joined[:, 0]) * (joined[:, 3] - joined[:, 1])
     level = (2 + torch.log2(area.clamp(min=1).sqrt() / 224 + 1e-8)).floor().clamp(0, 3)
-    pooled = torch.zeros((len(rois), maps[0].shape[1], side, side), device=joined.device)
+    order, pooled = [], []
     for number, one in enumerate(maps[:4]):
-        own = (level == number).nonzero().flatten()
-        some = roi_align(one.float(), rois[own], side, 0.25 / 2**number, 2, aligned=True)
-        pooled = pooled.index_copy(0, own, some)
-    return pooled
+        order.append((level == number).nonzero().flatten())
+        pooled.append(roi_align(one.float(), rois[order[-1]], side, 0.25 / 2**number, _SAMPLES, aligned=True))
+    return torch.cat(pooled)[torch.cat(order).argsort()]
 
 
 def class_losses(logits: Tensor, positive: Tensor, ious: Tensor) -> Tensor:
