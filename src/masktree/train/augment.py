@@ -232,21 +232,23 @@ def paste(scene: Scene, donor: Scene, min_area: int) -> Scene:
     Both have the same height and width. Whatever is covered is taken from the scene's masks; one that keeps less than
     ``min_area`` pixels or a tenth of itself is dropped. What a descendant has outside of all objects is not pasted.
     """
-    objects: np.ndarray = np.any(donor.masks[donor.parents < 0], axis=0)
-    if not objects.any():
+    if len(donor.masks) == 0:
         return scene
-    inside = donor.masks & objects
-    pasted = replace(donor, masks=inside)[_areas(inside) >= min_area]
-    left = scene.masks & ~objects
-    areas = _areas(left)
-    behind = replace(scene, masks=left)[(areas >= min_area) & (areas >= STILL_SEEN * _areas(scene.masks))]
-    below = np.where(pasted.parents < 0, -1, pasted.parents + len(behind.parents)).astype(np.int32)
-    return Scene(
+    n, objects = len(scene.masks), np.logical_or.reduce(donor.masks[donor.parents < 0], axis=0)
+    masks = np.concatenate([scene.masks, donor.masks])
+    masks[:n] &= ~objects
+    masks[n:] &= objects
+    areas = _areas(masks)
+    keep = areas >= min_area
+    keep[:n] &= areas[:n] >= STILL_SEEN * _areas(scene.masks)
+    below = np.where(donor.parents < 0, -1, donor.parents + n).astype(np.int32)
+    both = Scene(
         image=np.where(objects[..., None], donor.image, scene.image),
-        masks=np.concatenate([behind.masks, pasted.masks]),
-        parents=np.concatenate([behind.parents, below]),
-        levels=np.concatenate([behind.levels, pasted.levels]),
+        masks=masks,
+        parents=np.concatenate([scene.parents, below]),
+        levels=np.concatenate([scene.levels, donor.levels]),
     )
+    return both if keep.all() else both[keep]
 
 
 def _areas(masks: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from masktree.errors import ImageError, InputError, MasktreeError
 from masktree.images import read_image
 from masktree.segmenter.batch import Batch, Targets
-from masktree.train.augment import LARGEST_PASTED, Augmentation, Scene, choose_masks, choose_objects, paste, see, thin
+from masktree.train.augment import LARGEST_PASTED, Augmentation, Scene, choose_masks, choose_objects, paste, see
 from masktree.train.store import LabelStore, Record
 
 _ORDER, _VIEW, _SEED, _PREVIEW = 1, 2, 3, 4  # streams of random numbers of one seed
@@ -52,8 +52,6 @@ class Example:
 class TrainingData(Dataset):
     """Examples by their number in the run. Images without any mask are left out: what clustering has not found in
     them is not absent, and detection libraries leave them out too.
-
-    Pickled, it is a folder and a few numbers.
     """
 
     def __init__(
@@ -103,11 +101,12 @@ class TrainingData(Dataset):
         broken: list[tuple[str, str]] = []
         record, image = self._photo(*divmod(k, len(self)), broken)
         geometry, light = settings.draw_geometry(record.size, rng), settings.draw_light(rng)
-        keep = choose_masks(geometry.mask_areas(record.rles), settings.min_area, settings.max_masks, rng)
+        donor = self._donor(k, geometry.window, rng, broken) if rng.random() < settings.paste else None
+        most = settings.max_masks - (len(donor.masks) if donor else 0)
+        keep = choose_masks(geometry.mask_areas(record.rles), settings.min_area, most, rng)
         scene = see(image, record, geometry, keep)
-        if rng.random() < settings.paste:
-            donor, other = self._photo(k // len(self), int(rng.integers(len(self))), broken)
-            scene = self._pasted(scene, donor, other, rng)
+        if donor is not None:
+            scene = paste(scene, donor, settings.min_area)
         seed = int(np.random.SeedSequence([self.seed, _SEED, k]).generate_state(1, np.uint64)[0] >> np.uint64(1))
         return _pack(scene, light.apply(scene.image), settings, seed, record.name, broken)
 
@@ -121,7 +120,7 @@ class TrainingData(Dataset):
         workers: int = 0,
         *,
         on_broken: OnBroken | None = None,
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch, None, None]:
         """Batches of steps ``first_step`` to ``last_step`` - 1, as one of ``world`` processes sees them.
 
         Of a step's ``batch`` examples process ``rank`` gets the ``batch / world`` that begin at ``rank`` times as many.
@@ -168,7 +167,7 @@ class TrainingData(Dataset):
             raise InputError(f"expected at least one photograph to show; got {count}")
         return _unpack(_join(examples), self.settings.crop), contents
 
-    def _batches(self, steps: _Steps, workers: int, on_broken: OnBroken) -> Iterator[Batch]:
+    def _batches(self, steps: _Steps, workers: int, on_broken: OnBroken) -> Generator[Batch, None, None]:
         loader = DataLoader(
             self,
             batch_sampler=steps,
@@ -225,14 +224,16 @@ class TrainingData(Dataset):
             )
         return image
 
-    def _pasted(self, scene: Scene, record: Record, image: np.ndarray, rng: np.random.Generator) -> Scene:
-        """The scene with objects of another photograph in front of it."""
-        settings, (H, W) = self.settings, scene.image.shape[:2]
-        geometry = settings.draw_paste(record.size, (H, W), rng)
-        areas, most = geometry.mask_areas(record.rles), settings.max_masks
-        keep = choose_objects(record.parents, areas, settings.min_area, LARGEST_PASTED * H * W, max(1, most // 2), rng)
-        scene = paste(scene, see(image, record, geometry, keep), settings.min_area)
-        return scene[thin(np.ones(len(scene.parents), np.bool_), most, rng)]
+    def _donor(self, k: int, onto: tuple[int, int], rng: np.random.Generator, broken: list[tuple[str, str]]) -> Scene:
+        """Objects of a random photograph of the same epoch, laid over a scene of (height, width) ``onto``; they take
+        at most half of the example's masks."""
+        settings = self.settings
+        record, image = self._photo(k // len(self), int(rng.integers(len(self))), broken)
+        geometry = settings.draw_paste(record.size, onto, rng)
+        areas, largest = geometry.mask_areas(record.rles), LARGEST_PASTED * onto[0] * onto[1]
+        most = max(1, settings.max_masks // 2)
+        keep = choose_objects(record.parents, areas, settings.min_area, largest, most, rng)
+        return see(image, record, geometry, keep)
 
 
 @dataclass(frozen=True)
