@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -149,12 +149,14 @@ class ResNetPyramid(nn.Module):
 
     wants_cues = False
     stride = STRIDE
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         from timm.layers import freeze_batch_norm_2d
 
         super().__init__()
-        self.network: Any = freeze_batch_norm_2d(network.requires_grad_(True))
+        self.network = cast(Any, freeze_batch_norm_2d(network.requires_grad_(True)))
         stages = self.network.feature_info[1:]
         strides = tuple(stage["reduction"] for stage in stages)
         if strides != STRIDES:

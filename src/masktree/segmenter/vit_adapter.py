@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ DEFORM = 0.5
 INTERACTIONS = 4
 EXTRACTORS = 3  # in the last interaction; one in the others
 EPSILON = 1e-6
-_GROUPS = 32  # of group norm (Wu and He 2018, arXiv 1803.08494)
+_GROUP = 16  # channels that are normalised together (Wu and He 2018, arXiv 1803.08494, table 3)
 
 
 class ViTAdapter(nn.Module):
@@ -61,15 +61,17 @@ class ViTAdapter(nn.Module):
 
     wants_cues = False
     stride = STRIDE
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self, network: nn.Module, mean: Sequence[float], std: Sequence[float], *, checkpointing: bool = False
     ) -> None:
         super().__init__()
-        self.network: Any = network.requires_grad_(True).eval()
+        self.network = cast(Any, network.requires_grad_(True).eval())
         self.network.fc_norm = nn.Identity()  # of pooled tokens: parameters that no image would reach
         depth, dim, heads = len(self.network.blocks), self.network.num_features, self.network.blocks[0].attn.num_heads
-        self.patch = self.network.patch_embed.patch_size[0]
+        self.patch = int(self.network.patch_embed.patch_size[0])
         self._check(depth)
         self.cell = next(stride for stride in (8, 16, 32) if stride >= self.patch)
         self.channels = (dim, dim, dim, dim)
@@ -122,12 +124,11 @@ class ViTAdapter(nn.Module):
         cells = torch.cat([plane.flatten(2).transpose(1, 2) for plane in maps], 1)
         tokens, rope = self._embed(pixels, grid)
         for index in range(INTERACTIONS):
+            step = (index, tokens, cells, rope, grid, shapes)
             if self.checkpointing and torch.is_grad_enabled():
-                tokens, cells = checkpoint(
-                    self._interact, index, tokens, cells, rope, grid, shapes, use_reentrant=False
-                )  # type: ignore[misc]
+                tokens, cells = checkpoint(self._interact, *step, use_reentrant=False)
             else:
-                tokens, cells = self._interact(index, tokens, cells, rope, grid, shapes)
+                tokens, cells = self._interact(*step)
         seen = _planes(self.network.norm(tokens)[:, self.network.num_prefix_tokens :], grid)
         maps = [_planes(part, shape) for part, shape in zip(_split(cells, shapes), shapes, strict=True)]
         maps = [finest + self.up(maps[0]), *maps]
@@ -243,7 +244,7 @@ def _convolution(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 
 def _group_norm(width: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(_GROUPS, width), width)
+    return nn.GroupNorm(width // math.gcd(_GROUP, width), width)
 
 
 def _initialise(module: nn.Module) -> None:
