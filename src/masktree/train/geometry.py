@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import UInt8
 from numba import njit
 from PIL import Image
 
@@ -49,7 +50,7 @@ class Geometry:
         return slice(starts[0], max(ends[0], starts[0])), slice(starts[1], max(ends[1], starts[1]))
 
     @checked
-    def apply(self, image: RGB) -> RGB:
+    def apply(self, image: RGB) -> UInt8[np.ndarray, "height width 3"]:
         """The view of the (H, W, 3) photograph: bilinear, averaged where it gets smaller.
 
         Raises:

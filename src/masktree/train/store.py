@@ -71,7 +71,8 @@ class Record:
 
     def check_sum(self) -> int:
         """CRC-32 of all that the store keeps of the photograph."""
-        arrays = (np.array(self.size, "<i4"), self.parents, self.levels, self.scores)
+        lengths = np.array([*self.size, *map(len, self.rles)], "<i8")
+        arrays = (lengths, self.parents, self.levels, self.scores)
         return zlib.crc32(b"".join([os.fsencode(self.name), *self.rles, *(a.tobytes() for a in arrays)]))
 
 

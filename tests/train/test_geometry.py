@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from masktree import rle
+from masktree.errors import InputError
+from masktree.train.geometry import Geometry
+from tests.oracles.geometry import seen_mask, seen_pixel
+
+
+def random_geometry(rng: np.random.Generator) -> Geometry:
+    size, resized, window = (tuple(int(v) for v in rng.integers(1, 28, 2)) for _ in range(3))
+    offset = tuple(int(rng.integers(-8, side + 3)) for side in resized)
+    return Geometry(size, resized, offset, window, bool(rng.random() < 0.5))
+
+
+def random_masks(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Noise of several densities, so that runs go over the foot of columns, and an empty and a full mask."""
+    return rng.random((5, *size)) < np.array([0.0, 0.1, 0.5, 0.95, 1.0])[:, None, None]
+
+
+def test_masks_are_those_under_the_pixels_centres(rng):
+    for _ in range(60):
+        geometry = random_geometry(rng)
+        masks = random_masks(geometry.size, rng)
+        rles = [rle.encode(mask) for mask in masks]
+        wanted = np.stack([seen_mask(mask, geometry) for mask in masks])
+        np.testing.assert_array_equal(geometry.apply_masks(rles), wanted)
+        np.testing.assert_array_equal(geometry.mask_areas(rles), wanted.sum((1, 2)))
+
+
+def test_a_planted_rectangle_is_mirrored_doubled_and_cut_exactly():
+    mask = np.zeros((10, 20), bool)
+    mask[2:5, 3:9] = True
+    geometry = Geometry((10, 20), (20, 40), (3, 18), (12, 16), mirrored=True)
+    wanted = np.zeros((20, 40), bool)
+    wanted[4:10, 22:34] = True  # doubled: rows 4-9, columns 6-17; mirrored: 40 - 18 ... 40 - 6
+    np.testing.assert_array_equal(geometry.apply_masks([rle.encode(mask)])[0], wanted[3:15, 18:34])
+
+
+def test_content_is_where_the_photograph_is_seen(rng):
+    for _ in range(100):
+        geometry = random_geometry(rng)
+        seen = np.array(
+            [
+                [seen_pixel(geometry, y, x) is not None for x in range(geometry.window[1])]
+                for y in range(geometry.window[0])
+            ]
+        )
+        wanted = np.zeros(geometry.window, bool)
+        wanted[geometry.content] = True
+        np.testing.assert_array_equal(seen, wanted)
+        image = geometry.apply(np.full((*geometry.size, 3), 255, np.uint8))
+        np.testing.assert_array_equal(image == 255, np.repeat(seen[..., None], 3, axis=2))
+        assert set(np.unique(image)) <= {0, 255}
+
+
+def test_image_and_masks_lie_on_each_other(rng):
+    mask = np.zeros((48, 64), bool)
+    mask[8:40, 12:50] = True
+    image = np.repeat(np.where(mask, 255, 0).astype(np.uint8)[..., None], 3, axis=2)
+    for resized in ((48, 64), (96, 128), (24, 32), (33, 47), (5, 7)):
+        for mirrored in (False, True):
+            geometry = Geometry((48, 64), resized, (resized[0] // 5, -2), (30, 41), mirrored)
+            view = geometry.apply(image)[..., 0]
+            seen = geometry.apply_masks([rle.encode(mask)])[0]
+            far = np.abs(view.astype(int) - 127) > 80  # off the border, where pixels are mixed
+            np.testing.assert_array_equal(view[far] > 127, seen[far])
+            assert far.mean() > 0.6
+            if resized == (48, 64):
+                np.testing.assert_array_equal(view > 127, seen)
+
+
+def test_at_its_own_size_an_image_keeps_its_pixels(rng):
+    image = rng.integers(0, 256, (30, 50, 3)).astype(np.uint8)
+    same = Geometry((30, 50), (30, 50), (4, 9), (16, 16))
+    np.testing.assert_array_equal(same.apply(image), image[4:20, 9:25])
+    mirrored = Geometry((30, 50), (30, 50), (4, 9), (16, 16), mirrored=True)
+    np.testing.assert_array_equal(mirrored.apply(image), image[:, ::-1][4:20, 9:25])
+
+
+def test_a_window_shows_what_the_whole_resized_photograph_does(rng):
+    noise = np.repeat(rng.integers(0, 256, (20, 25, 3)), 8, axis=0).repeat(8, axis=1).astype(np.uint8)
+    for resized in ((320, 400), (111, 149)):
+        whole = Geometry((160, 200), resized, (0, 0), resized).apply(noise)
+        part = Geometry((160, 200), resized, (3, 5), (12, 17)).apply(noise)
+        assert np.abs(part.astype(int) - whole[3:15, 5:22]).max() <= 1
+    # Far smaller ones are averaged in blocks that begin at the window, so the same only for smooth pictures
+    ramp = np.add.outer(np.arange(160) * 0.5, np.arange(200) * 0.8).astype(np.uint8)[..., None].repeat(3, axis=2)
+    whole = Geometry((160, 200), (16, 20), (0, 0), (16, 20)).apply(ramp)
+    part = Geometry((160, 200), (16, 20), (3, 5), (8, 9)).apply(ramp)
+    assert np.abs(part.astype(int) - whole[3:11, 5:14]).max() <= 2
+
+
+def test_there_and_back_is_exact_where_nothing_was_made_smaller(rng):
+    for _ in range(100):
+        geometry = random_geometry(rng)
+        larger = tuple(max(pair) for pair in zip(geometry.size, geometry.resized, strict=True))
+        geometry = Geometry(geometry.size, larger, geometry.offset, geometry.window, geometry.mirrored)
+        masks = random_masks(geometry.size, rng)
+        rles = [rle.encode(mask) for mask in masks]
+        back = geometry.invert_masks(geometry.apply_masks(rles))
+        visible = rle.decode(geometry.invert_masks(np.ones((1, *geometry.window), bool))[0], geometry.size)
+        for mask, got in zip(masks, back, strict=True):
+            np.testing.assert_array_equal(rle.decode(got, geometry.size), mask & visible)
+
+
+def test_there_and_back_over_a_smaller_view_keeps_the_shape():
+    yy, xx = np.mgrid[:200, :300]
+    disc = (yy - 90) ** 2 + (xx - 160) ** 2 < 60**2
+    geometry = Geometry((200, 300), (67, 100), (0, 0), (67, 100), mirrored=True)
+    (back,) = geometry.invert_masks(geometry.apply_masks([rle.encode(disc)]))
+    got = rle.decode(back, (200, 300))
+    assert (got & disc).sum() / (got | disc).sum() > 0.95
+
+
+def test_masks_of_one_view_can_be_seen_in_another(rng):
+    disc = np.add.outer((np.arange(64) - 30) ** 2, (np.arange(80) - 35) ** 2) < 20**2
+    first = Geometry((64, 80), (96, 120), (10, 20), (80, 80), mirrored=True)
+    second = Geometry((64, 80), (128, 160), (0, 0), (128, 160))
+    moved = second.apply_masks(first.invert_masks(first.apply_masks([rle.encode(disc)])))
+    np.testing.assert_array_equal(moved, second.apply_masks([rle.encode(disc)]))
+
+
+def test_no_masks_and_extreme_sizes():
+    geometry = Geometry((1, 5000), (1, 40), (0, 0), (32, 32))
+    assert geometry.apply_masks([]).shape == (0, 32, 32)
+    assert geometry.mask_areas([]).shape == (0,)
+    assert geometry.invert_masks(np.zeros((0, 32, 32), bool)) == []
+    full = rle.encode(np.ones((1, 5000), bool))
+    assert geometry.mask_areas([full]).tolist() == [32]
+    assert geometry.apply(np.full((1, 5000, 3), 7, np.uint8)).sum() == 32 * 3 * 7
+    point = Geometry((1, 1), (3000, 3000), (1500, 1500), (64, 64))
+    assert point.apply_masks([rle.encode(np.ones((1, 1), bool))]).all()
+    assert (point.apply(np.full((1, 1, 3), 9, np.uint8)) == 9).all()
+    outside = Geometry((10, 10), (10, 10), (20, 0), (8, 8))
+    assert not outside.apply(np.full((10, 10, 3), 9, np.uint8)).any()
+
+
+def test_what_does_not_fit_is_refused():
+    geometry = Geometry((10, 12), (10, 12), (0, 0), (8, 8))
+    with pytest.raises(InputError, match=r"expected an image of \(10, 12\)"):
+        geometry.apply(np.zeros((12, 10, 3), np.uint8))
+    with pytest.raises(InputError, match="expected run lengths of 10 x 12"):
+        geometry.apply_masks([rle.encode(np.ones((5, 5), bool))])
+    with pytest.raises(InputError, match="expected run lengths of 10 x 12"):
+        geometry.mask_areas([b"\x7f\x7f"])
+    with pytest.raises(InputError, match=r"expected masks of \(8, 8\)"):
+        geometry.invert_masks(np.zeros((1, 10, 12), bool))
+    with pytest.raises(InputError, match="at least 1 x 1"):
+        Geometry((10, 12), (0, 12), (0, 0), (8, 8))
