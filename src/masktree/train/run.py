@@ -98,7 +98,7 @@ class RunFolder:
     def begin(self) -> None:
         """Write config.json; bring everything else in the folder to the state of the checkpoint."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self._content is None:
+        if self.step == 0:
             for name in (CONFIG, CHECKPOINT, WEIGHTS, METRICS, LOSSES):
                 (self.folder / name).unlink(missing_ok=True)
             shutil.rmtree(self.folder / BOARD, ignore_errors=True)

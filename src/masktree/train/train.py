@@ -151,20 +151,17 @@ def _go_on(
     ):
         saved = time.monotonic()
         for record in fit(state, batches, accelerator, settings, device=device, parts=whole):
-            end = _any(wanted_end(), accelerator, device)
-            if not main:
-                if end:
-                    raise KeyboardInterrupt
-                continue
-            run.log(record)
+            if main:
+                run.log(record)
             bar.advance(f"loss {record['loss']:.3f}")
-            if end or state.step == last or time.monotonic() - saved > options.save_every:
+            end = _any(wanted_end(), accelerator, device)
+            if main and (end or state.step == last or time.monotonic() - saved > options.save_every):
                 run.save(state)
                 bar.tell(f"checkpoint of step {state.step}: loss {record['loss']:.4g}, {record['seconds']:.2f} s/step")
                 saved = time.monotonic()
             if end:
                 raise KeyboardInterrupt
-            if options.sample_every and (state.step % options.sample_every == 0 or state.step == last):
+            if main and options.sample_every and (state.step % options.sample_every == 0 or state.step == last):
                 name = f"{SAMPLES}/step-{state.step:06d}.png"
                 run.picture(name, _sheet_of(state.averaged, data, accelerator, device))
     return state.step - first

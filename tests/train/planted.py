@@ -1,0 +1,71 @@
+"""A label set of planted rectangles, and runs on it with a model of three convolutions.
+
+    python -m tests.train.planted LABELS RUN [STEPS] [BATCH] [PARTS]
+
+starts such a run in a process of its own, for tests that kill it or run several of them side by side.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+from PIL import Image
+
+from masktree.masks import MaskTree
+from masktree.train import train as stage
+from masktree.train.augment import Augmentation
+from masktree.train.optimise import Optimisation
+from masktree.train.presets import Preset
+from tests.segmenter.standins import CONFIG, TinyModel
+from tests.train.labelled import write_labels
+
+SIDE = 64
+OPTIMISATION = Optimisation(
+    rate=0.01, decay=0.01, steps=12, warm_up=2, schedule="cosine", batch=4, clip=1.0, average=0.9
+)
+PRESET = Preset(CONFIG, OPTIMISATION, Augmentation(crop=SIDE, scale=(0.8, 1.4), paste=0.5, jitter=0.5))
+
+
+def make_labels(folder: Path, count: int = 6) -> Path:
+    """Photographs of two nested rectangles each, in FOLDER/photos, and their label set, in FOLDER/labels."""
+    photos, labels = folder / "photos", folder / "labels"
+    photos.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    trees = {}
+    for index in range(count):
+        image = rng.integers(0, 60, (SIDE, SIDE, 3)).astype(np.uint8)
+        masks = np.zeros((2, SIDE, SIDE), bool)
+        top, left = rng.integers(4, 20, 2)
+        masks[0, top : top + 36, left : left + 32] = True
+        masks[1, top + 4 : top + 20, left + 4 : left + 16] = True
+        image[masks[0]] += np.array([150, 60, 0], np.uint8)
+        image[masks[1]] += np.array([0, 60, 150], np.uint8)
+        Image.fromarray(image).save(photos / f"{index}.png")
+        trees[f"{index}.png"] = MaskTree.from_masks(masks)
+    write_labels(labels, photos, trees)
+    return labels
+
+
+def run(labels: Path, output: Path, preset: Preset = PRESET, **options: object) -> int:
+    """Train the model of three convolutions. ``options``: of ``train`` and of ``Options``."""
+    outer = {name: options.pop(name) for name in ("seed", "root", "overwrite") if name in options}
+    values = stage.Options(**({"device": "cpu", "sample_every": 0} | options))  # type: ignore[arg-type]
+
+    def build(config: object, *, weights: bool) -> TinyModel:
+        return TinyModel(config)  # type: ignore[arg-type]
+
+    with mock.patch.object(stage, "build_model", build):
+        return stage.train(labels, output, preset, options=values, **outer)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    steps, batch, parts = (int(value) for value in [*sys.argv[3:], *("12", "4", "1")[len(sys.argv) - 3 :]])
+    optimisation = replace(OPTIMISATION, steps=steps, batch=batch, parts=parts)
+    try:
+        run(Path(sys.argv[1]), Path(sys.argv[2]), replace(PRESET, optimisation=optimisation), save_every=0)
+    except KeyboardInterrupt:
+        sys.exit(130)

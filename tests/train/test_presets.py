@@ -1,0 +1,63 @@
+"""The published numbers, and what may be changed of them."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from masktree.errors import InputError
+from masktree.segmenter.config import CascadeConfig, from_json, to_json
+from masktree.train.presets import PRESETS, Size, find_preset
+
+
+def test_the_base_presets_have_the_published_numbers():
+    sohes, unsam, hassod = (PRESETS[kind] for kind in ("sohes", "unsam", "hassod"))
+    for preset in (sohes, unsam):
+        o = preset.optimisation
+        assert (o.optimiser, o.rate, o.decay, o.backbone_rate, o.batch) == ("adamw", 5e-5, 0.05, 0.1, 16)
+        assert preset.augmentation.crop == preset.model.image_size == 1024
+        assert preset.augmentation.max_masks == 200
+    assert (sohes.model.kind, sohes.model.backbone) == ("sohes", "dino-vitb8")
+    assert (unsam.model.backbone, unsam.model.queries, unsam.model.detections) == ("dino-resnet50", 2000, 1000)
+    o = hassod.optimisation
+    assert (o.optimiser, o.rate, o.decay, o.steps, o.warm_up, o.batch) == ("sgd", 0.01, 5e-5, 40_000, 1000, 16)
+    assert o.schedule == "constant"
+    assert isinstance(hassod.model, CascadeConfig)
+    assert (hassod.model.train_proposals, hassod.model.roi_batch) == (4000, 512)
+    assert hassod.augmentation.short_side == (240, 1024)
+    assert hassod.augmentation.paste_scale == (0.3, 1.0)
+
+
+@pytest.mark.parametrize("kind", ["sohes", "unsam", "hassod"])
+def test_every_size_is_a_whole_preset(kind):
+    sizes = [find_preset(kind, size) for size in get_args(Size)]
+    assert [preset.model.image_size for preset in sizes] == [256, 512, 1024]
+    for preset in sizes:
+        assert preset.model.kind == kind
+        assert from_json(to_json(preset.model)) == preset.model
+    assert {preset.model.backbone for preset in sizes[:2]} == {"embedded"}
+    assert sizes[2] == PRESETS[kind]
+
+
+def test_only_what_is_given_changes():
+    preset = find_preset(
+        "sohes", "tiny", backbone="dino-vits8", image_size=128, queries=20, steps=7, rate=None, batch=2
+    )
+    before = find_preset("sohes", "tiny")
+    assert (preset.model.backbone, preset.model.image_size, preset.augmentation.crop) == ("dino-vits8", 128, 128)
+    assert (preset.model.queries, preset.model.detections) == (20, 20)
+    assert (preset.optimisation.steps, preset.optimisation.batch) == (7, 2)
+    assert preset.optimisation.rate == before.optimisation.rate
+    assert preset.model.hidden == before.model.hidden
+
+
+def test_what_makes_no_sense_is_refused():
+    with pytest.raises(InputError, match="no number of queries for hassod"):
+        find_preset("hassod", "tiny", queries=10)
+    with pytest.raises(InputError, match="expected a preset sohes, unsam, hassod of size tiny, small, base; got 'sam'"):
+        find_preset("sam", "tiny")
+    with pytest.raises(InputError, match="batch of at least 1"):
+        find_preset("unsam", "tiny", batch=0)
+    with pytest.raises(InputError, match="multiple of 32"):
+        find_preset("unsam", "tiny", image_size=100)
