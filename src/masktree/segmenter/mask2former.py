@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ class Mask2Former(nn.Module):
         self.wants_cues = pyramid.wants_cues
         self.points = POINTS
         self.pyramid = pyramid
-        self.pixel_decoder = _pixel_decoder(config, pyramid.channels)
+        self.pixel_decoder: Any = _pixel_decoder(config, pyramid.channels)
         self.decoder = QueryDecoder(
             config.hidden, config.heads, config.feedforward, config.decoder_layers, config.queries
         )
@@ -164,7 +164,8 @@ class Mask2Former(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             found = self.pixel_decoder([m.to(dtype) for m in maps])
         pixels = found.mask_features
-        return _Found(*self.decoder(found.multi_scale_features, pixels, self._place), pixels)
+        states, vectors = self.decoder(found.multi_scale_features, pixels, self._place)
+        return _Found(states, vectors, pixels)
 
     def _place(self, features: Tensor) -> Tensor:
         return self.pixel_decoder.position_embedding(features.shape, features.device, features.dtype)
@@ -299,7 +300,7 @@ def _pixel_decoder(config: Mask2FormerConfig, channels: tuple[int, int, int, int
     return decoder
 
 
-def _begin(decoder: nn.Module, heads: int) -> None:
+def _begin(decoder: Any, heads: int) -> None:
     """First weights: Xavier's; sampling offsets in ``heads`` directions, 1 to 4 cells far (arXiv 2010.04159, A.4)."""
     nn.init.normal_(decoder.level_embed)
     for name, parameter in decoder.named_parameters():

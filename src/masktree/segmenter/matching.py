@@ -37,4 +37,6 @@ def assign(costs: Tensor) -> list[tuple[Tensor, Tensor]]:
     """
     known = torch.nan_to_num(costs.detach().float(), UNKNOWN, UNKNOWN, -UNKNOWN).cpu().numpy()
     pairs = [linear_sum_assignment(cost) for cost in known]
-    return [tuple(torch.from_numpy(index).long().to(costs.device) for index in pair) for pair in pairs]
+    return [
+        (torch.from_numpy(rows).to(costs.device), torch.from_numpy(columns).to(costs.device)) for rows, columns in pairs
+    ]
