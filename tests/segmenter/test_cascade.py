@@ -98,7 +98,7 @@ def without_targets(batch: Batch, which: int) -> Batch:
 
 def test_losses_have_names_and_reach_every_parameter():
     model = make_model()
-    losses = model(make_batch())
+    losses = model.losses(make_batch())
     assert list(losses) == ["rpn_objectness", "rpn_box", "class", "box", "level", "mask"]
     assert all(loss.shape == () and loss.dtype == torch.float32 and loss > 0 for loss in losses.values())
     sum(losses.values()).backward()

@@ -16,7 +16,7 @@ from masktree.errors import InputError
 
 Weights = tuple[float, float, float, float]
 _LARGEST = math.log(1000 / 16)  # of a growth in log size; Faster R-CNN's code, so that exp does not overflow
-_ROWS = 16  # targets compared at a time: 200 with the 260,000 anchors of 1024 x 1024 pixels would take 1.2 GB
+_ROWS = 16  # targets compared at a time: all of 200, with the anchors of 1024 x 1024 pixels, would take 3 GB
 _CROPPED = 8  # masks made float at a time
 _SAMPLES = 4  # per side and cell of a mask's crop (our choice): every pixel of boxes up to 112 wide
 

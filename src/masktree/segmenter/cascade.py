@@ -49,10 +49,6 @@ class CascadeMaskRCNN(nn.Module):
         self.stages = cast("Sequence[BoxStage]", stages)
         self.mask_head = MaskHead(config.hidden, config.mask_layers)
 
-    def forward(self, batch: Batch, masks: Tensor | None = None) -> Mapping[str, Tensor]:
-        """``losses``, for wrappers that call a module."""
-        return self.losses(batch, masks)
-
     def losses(self, batch: Batch, masks: Tensor | None = None) -> Mapping[str, Tensor]:
         """Objectives of a batch by name: ``rpn_objectness``, ``rpn_box``, ``class``, ``box``, ``level`` (sums over the
         stages) and ``mask``; all have weight 1.
