@@ -181,14 +181,17 @@ class TrainingData(Dataset):
         reported: set[str] = set()
         with _single_threads():
             packs = iter(loader)
-        for pack in packs:
-            if isinstance(pack, MasktreeError):
-                raise pack
-            for name, error in pack.broken:
-                if name not in reported:
-                    reported.add(name)
-                    on_broken(name, error)
-            yield _unpack(pack, self.settings.crop)
+        try:
+            for pack in packs:
+                if isinstance(pack, MasktreeError):
+                    raise pack
+                for name, error in pack.broken:
+                    if name not in reported:
+                        reported.add(name)
+                        on_broken(name, error)
+                yield _unpack(pack, self.settings.crop)
+        finally:
+            del packs  # and its workers with it, though the trace of an error may still hold this frame
 
     def _photo(self, epoch: int, place: int, broken: list[tuple[str, str]]) -> tuple[Record, np.ndarray]:
         """The photograph at that place of an epoch's order."""
