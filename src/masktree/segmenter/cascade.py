@@ -54,7 +54,11 @@ class CascadeMaskRCNN(nn.Module):
         stages) and ``mask``; all have weight 1.
 
         Each is a mean over images of a mean within the image, so images may be spread over processes in any way;
-        ``masks`` is not used. An image without targets teaches that its anchors are background, and no more.
+        ``masks`` is not used. An image without targets teaches that its anchors are background, and no more: DropLoss
+        leaves out the classes of all its boxes.
+
+        Raises:
+            InputError: a target mask without a pixel.
         """
         maps = self._maps(batch.images, batch.cues)
         size = (batch.images.shape[2], batch.images.shape[3])
