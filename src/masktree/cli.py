@@ -19,11 +19,13 @@ def segment(
     inputs: tyro.conf.Positional[tuple[str, ...]],
     /,
     output: Output,
-    method: Methods = "masktree",
-    backbone: str = "embedded",
-    quality: Literal["fast", "best"] = "fast",
+    model: str | None = None,
+    method: Methods | None = None,
+    backbone: str | None = None,
+    quality: Literal["fast", "best"] | None = None,
     granularity: float = 0.5,
     min_area: int | None = None,
+    min_score: float | None = None,
     device: str = "auto",
     dtype: Literal["float32", "bfloat16"] = "float32",
     workers: int = 0,
@@ -36,11 +38,14 @@ def segment(
     Args:
         inputs: Image files, folders (searched recursively) or quoted globs.
         output: Folder for the results; mirrors the input folders.
-        method: masktree: one dendrogram whose cuts cover every pixel; hassod, sohes, unsam: the published methods.
-        backbone: embedded works offline; `masktree info backbone` lists the others.
-        quality: best is slower and finer (hassod has one quality).
+        model: Trained model, instead of a method and a backbone: folder of masktree train, or owner/name on the hub.
+        method: masktree (if not given): one dendrogram whose cuts cover every pixel; hassod, sohes, unsam: the
+            published methods.
+        backbone: embedded (if not given) works offline; `masktree info backbone` lists the others.
+        quality: fast (if not given), or best: slower and finer (hassod has one quality).
         granularity: Cut drawn in the picture as entities: 0 finest, 1 coarsest.
         min_area: Smallest mask in pixels; the method's own default if not given.
+        min_score: Least score of a mask, of a model or of the method masktree; 0 if not given.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: Precision of the backbone.
         workers: Processes; 0 means one per core, or one on an accelerator and for a few images.
@@ -53,7 +58,15 @@ def segment(
     if not inputs:
         return _refuse("expected at least one image, folder or glob; got none")
     config = pipeline.Config(
-        backbone=backbone, method=method, quality=quality, min_area=min_area, device=device, dtype=dtype, seed=seed
+        backbone=backbone,
+        method=method,
+        quality=quality,
+        model=model,
+        min_area=min_area,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        options={} if min_score is None else {"min_score": min_score},
     )
     outcome = pipeline.segment(
         inputs,
@@ -72,11 +85,13 @@ def discover(
     folder: tyro.conf.Positional[Path],
     /,
     output: Output,
-    method: Methods = "sohes",
-    backbone: str = "embedded",
-    quality: Literal["fast", "best"] = "fast",
+    model: str | None = None,
+    method: Methods | None = None,
+    backbone: str | None = None,
+    quality: Literal["fast", "best"] | None = None,
     labels_per_image: float | None = None,
     min_area: int | None = None,
+    min_score: float | None = None,
     shard_size: int | None = None,
     device: str = "auto",
     dtype: Literal["float32", "bfloat16"] = "float32",
@@ -89,11 +104,13 @@ def discover(
     Args:
         folder: Photographs, searched recursively.
         output: Folder of the label set.
-        method: hassod, sohes, unsam or masktree.
-        backbone: embedded works offline; `masktree info backbone` lists the others.
-        quality: best is slower and finer (hassod has one quality).
+        model: Trained model, instead of a method and a backbone: folder of masktree train, or owner/name on the hub.
+        method: sohes (if not given), hassod, unsam or masktree.
+        backbone: embedded (if not given) works offline; `masktree info backbone` lists the others.
+        quality: fast (if not given), or best: slower and finer (hassod has one quality).
         labels_per_image: Choose the thresholds so that images have about this many labels.
         min_area: Smallest mask in pixels; the method's own default if not given.
+        min_score: Least score of a mask, of a model or of the method masktree; 0 if not given.
         shard_size: Images per COCO file; 1000 if not given.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: Precision of the backbone.
@@ -104,7 +121,15 @@ def discover(
     from masktree import pipeline
 
     config = pipeline.Config(
-        backbone=backbone, method=method, quality=quality, min_area=min_area, device=device, dtype=dtype, seed=seed
+        backbone=backbone,
+        method="sohes" if method is None and model is None else method,
+        quality=quality,
+        model=model,
+        min_area=min_area,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        options={} if min_score is None else {"min_score": min_score},
     )
     outcome = pipeline.discover(
         folder,
@@ -119,20 +144,136 @@ def discover(
     return _report(outcome, output)
 
 
-def info(
-    topic: tyro.conf.Positional[Literal["all", "backbone", "labels"]] = "all",
-    name: tyro.conf.Positional[str | None] = None,
+def train(
+    labels: tyro.conf.Positional[Path],
     /,
+    output: Output,
+    preset: Literal["sohes", "unsam", "hassod"] = "sohes",
+    size: Literal["tiny", "small", "base"] = "small",
+    backbone: str | None = None,
+    image_size: int | None = None,
+    queries: int | None = None,
+    steps: int | None = None,
+    batch: int | None = None,
+    parts: int | None = None,
+    rate: float | None = None,
+    device: str = "auto",
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    workers: int = 0,
+    seed: int = 0,
+    root: Path | None = None,
+    save_every: float = 600.0,
+    sample_every: int = 500,
+    skip_broken: bool = False,
+    overwrite: bool = False,
 ) -> int:
-    """Show what is installed, which backbones there are with licence and provenance, or what a label set holds.
+    """Train a segmenter on a label set. Stopped at any moment, the same command goes on from the last checkpoint.
+
+    On many GPUs, or many processes: torchrun --nproc-per-node N -m masktree train ...; they share each step's images.
 
     Args:
-        topic: backbone, labels, or all.
-        name: A backbone's name, or a label set's folder.
+        labels: Folder of a finished label set, from `masktree discover`.
+        output: Folder of the run, which `masktree segment --model` takes.
+        preset: sohes: Mask2Former with an ancestor head. unsam: without it. hassod: Cascade Mask R-CNN with levels.
+        size: base: as published, for several large GPUs. small: for one GPU. tiny: for a try on a CPU.
+        backbone: The preset's if not given; `masktree info backbone` lists them.
+        image_size: Pixels of the longer side, a multiple of 32.
+        queries: Masks that can be found in an image (sohes, unsam).
+        steps: Of the optimiser, in all. Warm-up stays as it is.
+        batch: Images of one step, over all processes together. Rate and steps stay as they are: adapt them yourself.
+        parts: Passes that a process spreads its images of a step over, to save memory; the result is the same.
+        rate: Learning rate after the warm-up.
+        device: auto, cpu, cuda, cuda:N or mps; with several processes a kind.
+        precision: auto: bfloat16 on GPUs that have it, else float32. float16 on GPUs only.
+        workers: Processes that load and augment photographs, for each process that trains; 0 does it in between.
+        seed: Of new weights and of every random choice; makes a run repeatable.
+        root: Folder of the photographs, if they were moved since the labels were made.
+        save_every: Seconds between checkpoints.
+        sample_every: Steps between pictures of what is found; 0 for none.
+        skip_broken: Replace photographs that cannot be read by others, instead of ending.
+        overwrite: Begin anew where another run is.
+    """
+    from masktree.train.presets import find_preset
+    from masktree.train.train import Options
+    from masktree.train.train import train as run
+
+    chosen = find_preset(
+        preset,
+        size,
+        backbone=backbone,
+        image_size=image_size,
+        queries=queries,
+        steps=steps,
+        batch=batch,
+        parts=parts,
+        rate=rate,
+    )
+    options = Options(device, precision, workers, save_every, sample_every, skip_broken, show_progress=True)
+    done = run(labels, output, chosen, seed=seed, root=root, overwrite=overwrite, options=options)
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"{done} steps done, {chosen.optimisation.steps} in all; the run is in {output}", flush=True)
+    return 0
+
+
+def info(
+    topic: tyro.conf.Positional[Literal["all", "backbone", "labels", "model"]] = "all",
+    name: tyro.conf.Positional[str | None] = None,
+    /,
+    rank: Path | None = None,
+    candidates: tuple[str, ...] = (),
+    device: str = "auto",
+    seed: int = 0,
+) -> int:
+    """Show what is installed, which backbones there are with licence and provenance, or what a label set or model is.
+
+    Args:
+        topic: backbone, labels, model, or all.
+        name: A backbone's name, or the folder of a label set or of a trained model.
+        rank: Folder of your photographs, without labels: rank the backbones on them.
+        candidates: Backbones to rank beside those that need no download: names, NAME@PATH or folders.
+        device: Of the ranking: auto, cpu, cuda, cuda:N or mps.
+        seed: Of the ranking.
     """
     from masktree import report
 
+    if rank is not None:
+        if topic != "backbone" or name is not None:
+            return _refuse("expected masktree info backbone --rank FOLDER; got another topic, or a name as well")
+        text, failures = report.rank_backbones(rank, candidates, device=device, seed=seed, show_progress=True)
+        print(text, flush=True)
+        for failure in failures:
+            _refuse(f"left out: {failure}")
+        return 1 if failures else 0
+    if candidates:
+        return _refuse("expected --candidates with --rank FOLDER; got no folder of photographs")
     print(report.describe(topic, name))
+    return 0
+
+
+def export(
+    model: tyro.conf.Positional[str],
+    /,
+    onnx: Path,
+    image_size: int | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Write a trained model in a format of other programs.
+
+    Args:
+        model: Folder of masktree train, or owner/name on the hub.
+        onnx: File to write for ONNX runtimes; a description of inputs and outputs is inside it.
+        image_size: Side in pixels of the square input; the model's own if not given.
+        overwrite: Replace a file that is there.
+    """
+    from masktree.errors import InputError
+    from masktree.segmenter.build import read_model
+    from masktree.segmenter.onnx import export_onnx
+    from masktree.segmenter.saved import find_model
+
+    if onnx.exists() and not overwrite:
+        raise InputError(f"expected the name of a new file; got {onnx}, which exists; add --overwrite to replace it")
+    export_onnx(read_model(find_model(model)), onnx, image_size)
+    print(f"written: {onnx}")
     return 0
 
 
@@ -220,21 +361,28 @@ def evaluate(
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point. Exit codes: 0 all done, 1 something failed, 2 wrong arguments or input, 130 interrupted."""
-    from masktree.errors import MasktreeError
+    from masktree.errors import MasktreeError, TrainingError
 
     # A polite kill ends a run like Ctrl-C does: with its record written and no worker left behind. It does so too
     # where Ctrl-C itself is ignored, as in what a shell has put into the background.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return tyro.extras.subcommand_cli_from_dict(
-            {"segment": segment, "discover": discover, "evaluate": evaluate, "info": info},
+            {
+                "segment": segment,
+                "discover": discover,
+                "train": train,
+                "evaluate": evaluate,
+                "export": export,
+                "info": info,
+            },
             prog="masktree",
             description="Every entity in an image, its parts and their parts, as one tree of masks. No human labels.",
             args=arguments,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
     except MasktreeError as error:
-        return _refuse(str(error))
+        return _refuse(str(error), code=1 if isinstance(error, TrainingError) else 2)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return 130

@@ -109,5 +109,22 @@ def _encode(detections: Detections, count: int, size: tuple[int, int]) -> list[b
     rles: list[bytes] = []
     for start in range(0, count, step):
         masks = detections.render(start, min(start + step, count), size).cpu().numpy()
-        rles += [rle.encode(mask) for mask in masks]
+        rles += [_encode_inside(mask) for mask in masks]
     return rles
+
+
+def _encode_inside(mask: np.ndarray) -> bytes:
+    """As ``rle.encode``, but looks closely at the mask's box alone: ten times faster for an object on 24 megapixels."""
+    height = mask.shape[0]
+    rows = np.flatnonzero(mask.any(axis=1))
+    if len(rows) == 0:
+        return rle.encode(mask)
+    top, bottom = rows[0], rows[-1] + 1
+    columns = np.flatnonzero(mask[top:bottom].any(axis=0))
+    left, right = columns[0], columns[-1] + 1
+    # Columns of the box with an empty pixel above and below: every run begins and ends within its column.
+    box = np.pad(mask[top:bottom, left:right].T, ((0, 0), (1, 1)))
+    edges = np.flatnonzero(box[:, 1:] != box[:, :-1])
+    x, y = np.divmod(edges, box.shape[1] - 1)
+    places = (x + left) * height + y + top
+    return rle.encode_runs(places[::2], places[1::2], mask.shape)
