@@ -28,7 +28,7 @@ from masktree.train.store import LabelStore, Record
 _ORDER, _VIEW, _SEED, _PREVIEW = 1, 2, 3, 4  # streams of random numbers of one seed
 _PREFETCH = 2  # batches that a worker makes ahead
 _MOST_BROKEN = 100  # photographs in a row: rather the wrong folder than a few damaged files (our choice)
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 OnBroken = Callable[[str, str], object]
 
@@ -124,8 +124,9 @@ class TrainingData(Dataset):
         """Batches of steps ``first_step`` to ``last_step`` - 1, as one of ``world`` processes sees them.
 
         Of a step's ``batch`` examples process ``rank`` gets the ``batch / world`` that begin at ``rank`` times as many.
-        Workers are started anew (spawn), use one thread each, and end with the iterator: close it, or leave it to be
-        collected. Memory: each worker holds up to two batches, masks as bits.
+        Workers are started anew (spawn: a script needs its ``if __name__ == "__main__"``), use one thread each, and end
+        with the iterator: close it, or leave it to be collected. Memory of each: while it makes an example, twice or,
+        with pasted objects, four times ``max_masks * crop ** 2`` bytes; and two batches, masks as bits.
 
         Args:
             workers: processes that make examples; 0 makes them here.
