@@ -171,7 +171,7 @@ def test_two_images_are_learned():
     model, batch = build(replace(CONFIG, decoder_layers=2)), planted(size=(64, 64))
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     history = []
-    for _ in range(60):
+    for _ in range(45):
         parts = model.losses(batch)
         optimizer.zero_grad()
         total(parts).backward()
