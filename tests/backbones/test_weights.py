@@ -19,7 +19,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from masktree.backbones import load_backbone
-from masktree.backbones.weights import BUILT_IN, WEIGHTS, Weights, find_weights, read_state
+from masktree.backbones.weights import BUILT_IN, WEIGHTS, Weights, cached, find_weights, read_state
 from masktree.errors import InputError, WeightsError
 from masktree.files import sha256_of
 
@@ -334,3 +334,13 @@ def test_the_hand_made_extractor_does_not_pretend_to_use_a_device():
         load_backbone("texture", "cuda")
     with pytest.raises(InputError, match="bfloat16"):
         load_backbone("texture", dtype="bfloat16")
+
+
+def test_what_is_cached_is_found_without_the_network(offline: Path, small: Weights):
+    resnet = WEIGHTS["dino-resnet50"]
+    assert cached(small) is None
+    assert cached(resnet) is None
+    file = offline / "torch" / "checkpoints" / "dino_resnet50_pretrain.pth"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert cached(resnet) == file
