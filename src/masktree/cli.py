@@ -210,6 +210,10 @@ def train(
     )
     options = Options(device, precision, workers, save_every, sample_every, skip_broken, show_progress=True)
     done = run(labels, output, chosen, seed=seed, root=root, overwrite=overwrite, options=options)
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"{done} steps done, {chosen.optimisation.steps} in all; the run is in {output}", flush=True)
     return 0

@@ -110,8 +110,8 @@ def make_accelerator(device: torch.device, precision: Precision) -> Accelerator:
         mixed_precision=_MIXED[precision],
         # Without this flag Accelerate takes the processes of torchrun for single ones on a machine without GPU.
         cpu=device.type == "cpu",
-        # A batch without parents or levels leaves a head unused.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)],
+        # No buffer moves, and the models' losses reach every parameter, also where an image has no mask.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     if accelerator.num_processes > 1 and device.index is not None:
         raise InputError(f"expected a kind of device for several processes; got {device}; use {device.type}")
@@ -251,7 +251,7 @@ class _Losses(nn.Module):
         self.model = model
 
     def forward(self, batch: Batch, masks: Tensor) -> dict[str, Tensor]:
-        return dict(self.model.losses(batch, masks))
+        return dict(self.model.losses(batch, masks))  # type: ignore[operator]
 
 
 def _backward(

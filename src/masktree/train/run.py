@@ -14,6 +14,7 @@ Layout of a run::
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
@@ -130,12 +131,13 @@ class RunFolder:
         self._content = None  # it has the size of the whole state
 
     def log(self, record: dict[str, Any]) -> None:
-        """Add a step's record."""
+        """Add a step's record. A norm that is not finite, as lower precision has them, is noted as none."""
+        record = {k: v if math.isfinite(v) else None for k, v in record.items()}
         with (self.folder / METRICS).open("a") as handle:
             handle.write(json.dumps(record) + "\n")
         if self._board is not None:
             for name, value in record.items():
-                if name != "step":
+                if name != "step" and value is not None:
                     self._board.add_scalar(name, value, record["step"])
 
     def save(self, state: State) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from masktree.files import only_writer
 from masktree.labels import LabelSet
 from masktree.masks import MaskTree
 from masktree.progress import Progress, progress_bar
-from masktree.segmenter.batch import Batch
+from masktree.segmenter.batch import Batch, Targets
 from masktree.segmenter.build import build_model
 from masktree.segmenter.config import ModelConfig
 from masktree.segmenter.trees import MIN_AREA, tree_of
@@ -30,6 +30,7 @@ from masktree.train.loop import (
     interruptible,
     make_accelerator,
     resolve_process_device,
+    split,
     whole,
 )
 from masktree.train.pictures import draw_samples
@@ -226,7 +227,7 @@ def _batches(
     accelerator: Accelerator,
     options: Options,
     bar: Progress,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     yield from data.loader(
         first,
         last,
@@ -248,28 +249,24 @@ def _any(value: bool, accelerator: Accelerator, device: torch.device) -> bool:
 def _sheet_of(
     model: nn.Module, data: TrainingData, accelerator: Accelerator, device: torch.device
 ) -> Callable[[], Any]:
+    """What draws the sample picture: one photograph after the other, so that it takes less memory than a step."""
+
     def draw() -> Any:
         batch, contents = data.preview(_SHOWN)
-        with torch.no_grad(), accelerator.autocast():
-            moved = batch.to(device)
-            found = model.detect(moved.images, moved.cues, contents)  # type: ignore[operator]
         rows = []
-        for index, (height, width) in enumerate(contents):
-            image = (255 * batch.images[index, :, :height, :width]).round().byte().permute(1, 2, 0).contiguous().numpy()
-            rows.append(
-                (
-                    image,
-                    _taught(batch, index, (height, width)),
-                    tree_of(found[index], (height, width), min_area=MIN_AREA, min_score=_SHOWN_SCORE),
-                )
-            )
+        for one, size in zip(split(batch, len(contents)), contents, strict=True):
+            with torch.no_grad(), accelerator.autocast():
+                moved = one.to(device)
+                [found] = model.detect(moved.images, moved.cues, [size])  # type: ignore[operator]
+            image = (255 * one.images[0, :, : size[0], : size[1]]).round().byte().permute(1, 2, 0)
+            tree = tree_of(found, size, min_area=MIN_AREA, min_score=_SHOWN_SCORE)
+            rows.append((image.contiguous().numpy(), _taught(one.targets[0], size), tree))
         return draw_samples(rows)
 
     return draw
 
 
-def _taught(batch: Batch, index: int, size: tuple[int, int]) -> MaskTree:
+def _taught(targets: Targets, size: tuple[int, int]) -> MaskTree:
     """The targets of one image as a tree."""
-    targets = batch.targets[index]
     rles = [rle.encode(mask[: size[0], : size[1]].contiguous().numpy()) for mask in targets.masks]
     return MaskTree.from_rles(rles, size, targets.parents.numpy(), levels=targets.levels.numpy())
