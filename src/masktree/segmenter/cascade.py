@@ -28,7 +28,7 @@ _STAGES: tuple[tuple[float, Weights], ...] = (
     (0.7, (30.0, 30.0, 15.0, 15.0)),
 )
 _POSITIVES = 0.5  # the most of the boxes that are learned from (HASSOD)
-_NMS = 0.5  # of found boxes (Detectron2's value, which HASSOD leaves; no score is too low for it)
+NMS = 0.5  # of found boxes (Detectron2's value, which HASSOD leaves; no score is too low for it)
 _FILLED = 256  # boxes filled with masks at a time: 1000 at full width would take 0.8 GB
 
 
@@ -60,7 +60,7 @@ class CascadeMaskRCNN(nn.Module):
         Raises:
             InputError: a target mask without a pixel.
         """
-        maps = self._maps(batch.images, batch.cues)
+        maps = self.features(batch.images, batch.cues)
         size = (batch.images.shape[2], batch.images.shape[3])
         generators = [torch.Generator().manual_seed(int(seed)) for seed in batch.seeds]
         boxes = [boxes_of(targets.masks) for targets in batch.targets]
@@ -81,7 +81,7 @@ class CascadeMaskRCNN(nn.Module):
         self, images: Tensor, cues: Tensor | None, content: Sequence[tuple[int, int]]
     ) -> Sequence[BoxDetections]:
         """What is found in each image; see ``Model``. Boxes that overlap a better one by more than 0.5 are left out."""
-        maps = self._maps(images, cues)
+        maps = self.features(images, cues)
         logits, steps, anchors = self.proposals(maps)
         count = self.config.test_proposals
         boxes = self.proposals.propose(logits, steps, anchors, content, count, training=False)
@@ -159,7 +159,8 @@ class CascadeMaskRCNN(nn.Module):
 
     # --- both ---------------------------------------------------------------------------------------------------
 
-    def _maps(self, images: Tensor, cues: Tensor | None) -> list[Tensor]:
+    def features(self, images: Tensor, cues: Tensor | None) -> list[Tensor]:
+        """Maps (b, hidden, H/s, W/s) float32 at s = 4, 8, 16, 32 and 64."""
         maps = self.maps({str(number): one for number, one in enumerate(self.pyramid(images, cues))})
         return [one.float() for one in maps.values()]  # once: boxes are cut out of them four times
 
@@ -167,7 +168,7 @@ class CascadeMaskRCNN(nn.Module):
 
     def _best(self, boxes: Tensor, scores: Tensor) -> Tensor:
         usable = (proper(boxes) & torch.isfinite(scores)).nonzero().flatten()
-        return usable[nms(boxes[usable], scores[usable], _NMS)[: self.config.detections]]
+        return usable[nms(boxes[usable], scores[usable], NMS)[: self.config.detections]]
 
     def _fill(self, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
         return torch.cat([self.mask_head(maps, [some]).sigmoid() for some in boxes.split(_FILLED)])

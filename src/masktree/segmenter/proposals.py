@@ -17,12 +17,12 @@ from masktree.segmenter.boxes import Weights, clip, decode, encode, overlaps, pr
 STRIDES = (4, 8, 16, 32, 64)
 _SIDES = (32, 64, 128, 256, 512)  # of anchors, one per map
 _ASPECTS = (0.5, 1.0, 2.0)  # height to width
-_PLAIN: Weights = (1.0, 1.0, 1.0, 1.0)
+PLAIN: Weights = (1.0, 1.0, 1.0, 1.0)
 # From here on the values of HASSOD's configuration, and Detectron2's where it sets none.
 _POSITIVE, _NEGATIVE = 0.7, 0.3  # IoU from which an anchor is a mask, below which it is none
 _SAMPLED, _FRACTION = 256, 0.5  # anchors per image that are learned from; the most positives among them
-_TRAIN_TOP, _TEST_TOP = 2000, 1000  # anchors per map that go into the suppression of duplicates
-_NMS = 0.65
+_TRAIN_TOP, TEST_TOP = 2000, 1000  # anchors per map that go into the suppression of duplicates
+NMS = 0.65
 
 
 class ProposalNetwork(nn.Module):
@@ -63,7 +63,7 @@ class ProposalNetwork(nn.Module):
             wanted = positive[chosen].float()
             objectness.append(functional.binary_cross_entropy_with_logits(logits[i, chosen], wanted, reduction="sum"))
             own = chosen[positive[chosen]]
-            code = encode(targets[i][found.targets[own]], anchors[own], _PLAIN)
+            code = encode(targets[i][found.targets[own]], anchors[own], PLAIN)
             distance.append(functional.l1_loss(steps[i, own], code, reduction="sum"))
         return torch.stack(objectness).mean() / _SAMPLED, torch.stack(distance).mean() / _SAMPLED
 
@@ -79,7 +79,7 @@ class ProposalNetwork(nn.Module):
         training: bool,
     ) -> list[Tensor]:
         """At most ``count`` boxes (k, 4) for each image, best first, cut at its (height, width); k may be 0."""
-        top = _TRAIN_TOP if training else max(_TEST_TOP, count)
+        top = _TRAIN_TOP if training else max(TEST_TOP, count)
         kept_logits, kept_boxes, maps = [], [], []
         numbers = [len(one) for one in anchors]
         per_map = zip(logits.split(numbers, 1), steps.split(numbers, 1), strict=True)
@@ -87,7 +87,7 @@ class ProposalNetwork(nn.Module):
             best, where = own_logits.topk(min(top, numbers[level]), 1)
             chosen = own_steps.gather(1, where[..., None].expand(-1, -1, 4))
             kept_logits.append(best)
-            kept_boxes.append(decode(chosen, anchors[level][where], _PLAIN))
+            kept_boxes.append(decode(chosen, anchors[level][where], PLAIN))
             maps.append(torch.full_like(where[0], level))
         scores, boxes, level_of = torch.cat(kept_logits, 1), torch.cat(kept_boxes, 1), torch.cat(maps)
         return [
@@ -100,4 +100,4 @@ def _distinct(boxes: Tensor, scores: Tensor, maps: Tensor, count: int) -> Tensor
     """The best ``count`` boxes, without those that overlap a better one of the same map."""
     usable = proper(boxes) & torch.isfinite(scores)
     boxes, scores, maps = boxes[usable], scores[usable], maps[usable]
-    return boxes[batched_nms(boxes, scores, maps, _NMS)[:count]]
+    return boxes[batched_nms(boxes, scores, maps, NMS)[:count]]

@@ -15,8 +15,8 @@ from torchvision.ops import roi_align, sigmoid_focal_loss
 from masktree.segmenter.boxes import Weights, encode
 
 SIDE = 28  # of a mask, in cells
-_BOX_SIDE, _MASK_SIDE = 7, 14  # of what is cut out of a map
-_SAMPLES = 2  # per side and cell of what is cut out (Mask R-CNN's four points)
+BOX_SIDE, MASK_SIDE = 7, 14  # of what is cut out of a map
+SAMPLES = 2  # per side and cell of what is cut out (Mask R-CNN's four points)
 _DROP = 0.01  # IoU (HASSOD; from CutLER, Wang et al. 2023, arXiv 2301.11320)
 _ALPHA, _GAMMA = 0.25, 2.0  # focal loss (Lin et al. 2017, arXiv 1708.02002)
 
@@ -59,7 +59,7 @@ class BoxStage(nn.Module):
         super().__init__()
         self.iou, self.weights = iou, weights
         self.layers = nn.Sequential(
-            nn.Flatten(), nn.Linear(channels * _BOX_SIDE**2, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
+            nn.Flatten(), nn.Linear(channels * BOX_SIDE**2, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
         )
         self.logits, self.steps, self.levels = nn.Linear(width, 2), nn.Linear(width, 4), nn.Linear(width, 3)
         for layer in self.layers:
@@ -74,7 +74,7 @@ class BoxStage(nn.Module):
     def forward(self, maps: Sequence[Tensor], boxes: Sequence[Tensor], *, scale: float = 1.0) -> Judged:
         """Judge the boxes (k_i, 4) of each image, in one list. What flows back to the maps is multiplied by
         ``scale``."""
-        pooled = pool(maps, boxes, _BOX_SIDE)
+        pooled = pool(maps, boxes, BOX_SIDE)
         if pooled.requires_grad and scale != 1:
             pooled.register_hook(lambda gradient: gradient * scale)
         x = self.layers(pooled)
@@ -124,24 +124,29 @@ class MaskHead(nn.Module):
 
     def forward(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
         """(k, SIDE, SIDE) float32 logits for the boxes (k_i, 4) of each image, in one list."""
-        return self.logits(self.layers(pool(maps, boxes, _MASK_SIDE)))[:, 0].float()
+        return self.logits(self.layers(pool(maps, boxes, MASK_SIDE)))[:, 0].float()
 
 
 def pool(maps: Sequence[Tensor], boxes: Sequence[Tensor], side: int) -> Tensor:
     """(k, c, side, side) float32: what lies in the boxes (k_i, 4) of each image, in one list, of the maps at strides 4,
-    8, 16 and 32 (RoIAlign, Mask R-CNN): a box of side 224 is cut out of that at 16, of half the side out of that at 8
-    (Feature Pyramid Networks, arXiv 1612.03144, equation 1)."""
+    8, 16 and 32 (RoIAlign, Mask R-CNN)."""
     joined = torch.cat(list(boxes))
     counts = torch.tensor([len(own) for own in boxes], device=joined.device)
     image = torch.repeat_interleave(torch.arange(len(boxes), device=joined.device), counts)
     rois = torch.cat([image[:, None].float(), joined], 1)
-    area = (joined[:, 2] - joined[:, 0]) * (joined[:, 3] - joined[:, 1])
-    level = (2 + torch.log2(area.clamp(min=1).sqrt() / 224 + 1e-8)).floor().clamp(0, 3)
+    level = map_of(joined)
     order, pooled = [], []
     for number, one in enumerate(maps[:4]):
         order.append((level == number).nonzero().flatten())
-        pooled.append(roi_align(one.float(), rois[order[-1]], side, 0.25 / 2**number, _SAMPLES, aligned=True))
+        pooled.append(roi_align(one.float(), rois[order[-1]], side, 0.25 / 2**number, SAMPLES, aligned=True))
     return torch.cat(pooled)[torch.cat(order).argsort()]
+
+
+def map_of(boxes: Tensor) -> Tensor:
+    """(k,) float32: which of four maps, at strides 4, 8, 16 and 32, each box is cut out of: one of side 224 out of that
+    at 16, of half the side out of that at 8 (Feature Pyramid Networks, arXiv 1612.03144, equation 1)."""
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return (2 + torch.log2(area.clamp(min=1).sqrt() / 224 + 1e-8)).floor().clamp(0, 3)
 
 
 def class_losses(logits: Tensor, positive: Tensor, ious: Tensor) -> Tensor:
