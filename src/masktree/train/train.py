@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, replace
@@ -120,6 +121,8 @@ def train(
         training, record = _describe(preset, seed, store, label_set, accelerator, device)
         run = RunFolder.open(output, preset.model, training, record, overwrite=overwrite)
         model = _build(preset.model, seed, accelerator, fresh=run.step == 0).to(device)
+        if run.step == 0:
+            run.header["record"]["pretrained_sha256"] = _hash_pretrained(model)
         state = State.begin(model, preset.optimisation)
         run.restore(state)
         augmentation = replace(preset.augmentation, cues=model.wants_cues)  # type: ignore[arg-type]
@@ -217,6 +220,17 @@ def _build(config: ModelConfig, seed: int, accelerator: Accelerator, *, fresh: b
         model = build_model(config, weights=fresh)
     assert isinstance(model, nn.Module)
     return model
+
+
+def _hash_pretrained(model: nn.Module) -> str | None:
+    """Of the values of all parameters that begin pretrained, whatever file they came from; None where none do."""
+    pyramid = getattr(model, "pyramid", None)
+    if pyramid is None:
+        return None
+    digest = hashlib.sha256()
+    for parameter in pyramid.pretrained_parameters():
+        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _batches(
