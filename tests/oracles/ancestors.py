@@ -12,15 +12,17 @@ def logits(queries, u, v, bias) -> np.ndarray:
     return np.array([[(u @ queries[i]) @ (v @ queries[j]) / math.sqrt(d) + bias for j in range(n)] for i in range(n)])
 
 
-def loss(values, is_ancestor) -> float:
-    """Mean of the two kinds' mean cross-entropies over ordered pairs of different masks."""
-    kinds = {True: [], False: []}
+def loss(values, is_ancestor, positive) -> float:
+    """Mean cross-entropy over ordered pairs of different masks, ancestors counting ``positive`` times."""
+    total = weight = 0.0
     for i in range(len(values)):
         for j in range(len(values)):
             if i != j:
                 p = 1 / (1 + math.exp(-values[i][j]))
-                kinds[bool(is_ancestor[i][j])].append(-math.log(p if is_ancestor[i][j] else 1 - p))
-    return sum(sum(kind) / len(kind) for kind in kinds.values() if kind) / 2
+                w = positive if is_ancestor[i][j] else 1
+                total -= w * math.log(p if is_ancestor[i][j] else 1 - p)
+                weight += w
+    return total / weight
 
 
 def parents(probabilities, areas, threshold=0.5) -> list[int]:

@@ -14,6 +14,12 @@ from torch.nn import functional
 
 from masktree import hierarchy
 
+# Weight of pairs of which one is the other's ancestor (our choice). They are a few in a hundred pairs. Weighing both
+# kinds one half each made a head that sees ancestors everywhere: on planted boxes in boxes, after 1200 steps of 4
+# images, F1 of ancestor pairs at probability 0.5 was 0.22; with weight 5 0.38, with weight 1 0.41 (0.49, 0.52 and 0.48
+# at the best threshold, 0.7 to 0.95), so that a fixed weight keeps probabilities nearer to what they say.
+POSITIVE = 5.0
+
 
 class AncestorHead(nn.Module):
     """Log-odds that query j is an ancestor of query i: <U q_i, V q_j> / sqrt(d) + b."""
@@ -40,12 +46,11 @@ def ancestor_targets(parents: Tensor) -> Tensor:
 
 
 def ancestor_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Binary cross-entropy over the ordered pairs of (n, n) logits, ancestors and others weighing one half each.
+    """Weighted mean of the binary cross-entropies of the ordered pairs of (n, n) logits, ``POSITIVE`` for ancestors.
 
-    Ancestors are a few in a hundred pairs; unweighted, a head that never says yes would be nearly right. A kind that
-    does not occur adds nothing. 0 for fewer than two masks.
+    0 for fewer than two masks.
     """
     apart = ~torch.eye(len(targets), dtype=torch.bool, device=targets.device)
     surprise = functional.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
-    kinds = (targets & apart, ~targets & apart)
-    return torch.stack([(surprise * kind).sum() / kind.sum().clamp(min=1) for kind in kinds]).mean()
+    weights = torch.where(targets, POSITIVE, 1.0) * apart
+    return (surprise * weights).sum() / weights.sum().clamp(min=1)
