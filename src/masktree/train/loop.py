@@ -95,7 +95,7 @@ def make_accelerator(device: torch.device, precision: Precision) -> Accelerator:
         WeightsError: several processes want more devices than there are.
     """
     try:
-        from accelerate import Accelerator, DistributedDataParallelKwargs
+        from accelerate import Accelerator
         from accelerate.state import AcceleratorState
     except ImportError as error:
         raise InputError(f"expected Accelerate; got {error}; pip install masktree[train]") from error
@@ -110,8 +110,6 @@ def make_accelerator(device: torch.device, precision: Precision) -> Accelerator:
         mixed_precision=_MIXED[precision],
         # Without this flag Accelerate takes the processes of torchrun for single ones on a machine without GPU.
         cpu=device.type == "cpu",
-        # No buffer moves, and the models' losses reach every parameter, also where an image has no mask.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     if accelerator.num_processes > 1 and device.index is not None:
         raise InputError(f"expected a kind of device for several processes; got {device}; use {device.type}")
@@ -244,7 +242,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
 class _Losses(nn.Module):
     """Losses as a forward pass: what goes through it is what is averaged over processes and computed in lower
-    precision."""
+    precision. Models reach every parameter in it, also where an image has no mask: the others would wait."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
