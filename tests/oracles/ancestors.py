@@ -28,7 +28,7 @@ def loss(values, is_ancestor, positive) -> float:
 def parents(probabilities, areas, threshold=0.5) -> list[int]:
     """Every mask's smallest predicted ancestor; while there is a cycle, forbid its weakest link and start again."""
     n = len(areas)
-    above = [[j != i and probabilities[i][j] > threshold for j in range(n)] for i in range(n)]
+    above = [[j != i and probabilities[i][j] > threshold and areas[j] >= areas[i] for j in range(n)] for i in range(n)]
     many = [sum(row) for row in above]
     while True:
         result = []

@@ -18,12 +18,16 @@ def parents_from_probabilities(
     """Parent of each mask, -1 for roots: the smallest mask among its predicted ancestors (our choice: the
     paper of SOHES, arXiv 2404.12386, gives no rule).
 
-    Mask j is a predicted ancestor of i if entry (i, j) is above ``threshold``; of equally small ones the parent is
-    that with the most predicted ancestors, then the first. A cycle loses its weakest link, the one with the lowest
-    probability (of equal ones that of the first mask), and the mask below it turns to its next smallest predicted
-    ancestor, until no cycle is left. Cycles never share a mask and each stays until it is cut, so the order in which
-    they are found does not matter. Probabilities of exactly 0 and 1 that are the ancestors of a forest give that
-    forest, if no mask is larger than its parent.
+    Mask j is a predicted ancestor of i if entry (i, j) is above ``threshold`` and j is no smaller than i; of equally
+    small ones the parent is that with the most predicted ancestors, then the first. A cycle, which only masks of one
+    area can make, loses its weakest link, the one with the lowest probability (of equal ones that of the first mask),
+    and the mask below it turns to its next smallest predicted ancestor, until no cycle is left. Cycles never share a
+    mask and each stays until it is cut, so the order in which they are found does not matter. Probabilities of exactly
+    0 and 1 that are the ancestors of a forest give that forest, if no mask is larger than its parent.
+
+    Areas are asked because the smallest of all false ancestors would win: on planted boxes in boxes (held out, a head
+    trained for 1200 steps) they raise F1 of ancestor pairs at 0.5 from 0.38 to 0.57. Coverage of the same masks, which
+    asks the head nothing, has 0.75 there.
 
     O(n^2) for a few cycles, at most O(n^3).
 
@@ -37,7 +41,7 @@ def parents_from_probabilities(
     """
     if not 0 <= threshold < 1:
         raise InputError(f"expected a threshold in [0, 1); got {threshold}; 0.5 is usual")
-    above = probabilities > threshold
+    above = (probabilities > threshold) & (areas[None, :] >= areas[:, None])
     np.fill_diagonal(above, False)
     order = np.lexsort((-above.sum(1), areas))  # the smallest first
     return _cut(above, probabilities, order)
