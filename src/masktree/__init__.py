@@ -13,12 +13,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from masktree.backbones import load_backbone
     from masktree.masks import MaskTree
-    from masktree.predict import AutomaticMaskGenerator, Segmenter, load
+    from masktree.predict import AutomaticMaskGenerator, LearnedSegmenter, Segmenter, load
     from masktree.tree import PartitionTree
     from masktree.visualize import overlay
 
 __all__ = [
     "AutomaticMaskGenerator",
+    "LearnedSegmenter",
     "MaskTree",
     "PartitionTree",
     "Segmenter",
@@ -30,6 +31,7 @@ __all__ = [
 
 _HOMES = {
     "AutomaticMaskGenerator": "masktree.predict",
+    "LearnedSegmenter": "masktree.predict",
     "MaskTree": "masktree.masks",
     "PartitionTree": "masktree.tree",
     "Segmenter": "masktree.predict",
