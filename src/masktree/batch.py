@@ -46,7 +46,7 @@ def run(items: Sequence[Item], job: Callable[[Item], Any], *, workers: int) -> I
         for item in items:
             yield _attempt(job, item)
         return
-    with _single_threads():
+    with single_threads():
         yield from _run_pool(list(items), job, workers)
 
 
@@ -131,7 +131,7 @@ def _attempt_own_job(item: Any) -> Result[Any]:
 
 
 @contextlib.contextmanager
-def _single_threads() -> Iterator[None]:
+def single_threads() -> Iterator[None]:
     """Children inherit one thread each; numeric libraries read these variables when they are loaded."""
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))

@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -133,10 +134,10 @@ class RunRecord:
         )
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
+def versions(further: Sequence[str] = ()) -> dict[str, str]:
+    """Versions of Python, of the packages that results depend on, and of ``further`` ones."""
     found = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *further):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from masktree.backbones import embedded, hub
 from masktree.backbones.texture import CUES
@@ -181,3 +181,15 @@ def test_the_start_follows_the_seed(folders):
     key = "prior.stages.0.0.0.weight"
     assert all(torch.equal(drawn[0][name], drawn[1][name]) for name in drawn[0])
     assert not torch.equal(drawn[0][key], drawn[2][key])
+
+
+def test_the_embedded_network_takes_other_weights_by_path(tmp_path):
+    own = tmp_path / "own.safetensors"
+    save_file({k: v + 1 if k == "context.bias" else v for k, v in load_file(embedded.PATH).items()}, own)
+    other, shipped = (build_pyramid(name, weights=True) for name in (f"embedded@{own}", "embedded"))
+    assert isinstance(other, EmbeddedPyramid)
+    difference = other.network.context.bias - shipped.network.context.bias
+    assert torch.allclose(difference, torch.ones(()), atol=1e-2)
+    build_pyramid("embedded@/nowhere", weights=False)  # a run's own tensors come later
+    with pytest.raises(WeightsError, match="got no file"):
+        build_pyramid("embedded@/nowhere", weights=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -53,7 +54,7 @@ def build_pyramid(name: str, *, weights: bool) -> Pyramid:
     Parameters
     ----------
     name:
-        ``embedded``: the network of the package. A listed name (``dino-vitb8``, ``dino-resnet50`` ...),
+        ``embedded``: the network of the package; ``embedded@PATH``: with other weights. A listed name (``dino-vitb8``, ``dino-resnet50`` ...),
         ``NAME@PATH`` or a folder, as for :func:`masktree.backbones.load_backbone`. A ResNet gives the maps of its
         stages, a ViT gets a ViT-Adapter.
     weights:
@@ -66,8 +67,8 @@ def build_pyramid(name: str, *, weights: bool) -> Pyramid:
     ------
     WeightsError: as ``load_backbone``; a network that gives no such maps; ``texture``, which is no network.
     """
-    if name == "embedded":
-        return EmbeddedPyramid(_embedded_network(weights))
+    if name == "embedded" or name.startswith("embedded@"):
+        return EmbeddedPyramid(_embedded_network(weights, name.partition("@")[2]))
     if name == "texture":
         raise WeightsError(
             "expected a backbone that can be trained; got 'texture', which is made by hand; choose 'embedded' or one "
@@ -185,10 +186,12 @@ class ResNetPyramid(nn.Module):
         return self.network.forward_intermediates(pixels, indices=[1, 2, 3, 4], intermediates_only=True)
 
 
-def _embedded_network(weights: bool) -> Network:
+def _embedded_network(weights: bool, path: str) -> Network:
     if weights:
         from masktree.backbones import embedded
 
+        if path:
+            return embedded.load_network(Path(path), None)
         return embedded.load_network(embedded.PATH, embedded.WEIGHTS.sha256)
     network = Network().eval()
     fold(network)

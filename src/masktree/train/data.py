@@ -6,10 +6,8 @@ and workers, and after a run was continued.
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from masktree.batch import single_threads
 from masktree.errors import ImageError, InputError, MasktreeError
 from masktree.images import read_image
 from masktree.segmenter.batch import Batch, Targets
@@ -28,7 +27,6 @@ from masktree.train.store import LabelStore, Record
 _ORDER, _VIEW, _SEED, _PREVIEW = 1, 2, 3, 4  # streams of random numbers of one seed
 _PREFETCH = 2  # batches that a worker makes ahead
 _MOST_BROKEN = 100  # photographs in a row: rather the wrong folder than a few damaged files (our choice)
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 OnBroken = Callable[[str, str], object]
 
@@ -180,7 +178,7 @@ class TrainingData(Dataset):
             generator=torch.Generator(),  # its own: the loader would draw from the run's
         )
         reported: set[str] = set()
-        with _single_threads():
+        with single_threads():
             packs = iter(loader)
         try:
             for pack in packs:
@@ -347,18 +345,3 @@ def _ignore(name: str, error: str) -> None:
 def _begin_worker(worker: int) -> None:
     """An interrupt at the terminal reaches every process of it; when to stop is for the one that trains to decide."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextmanager
-def _single_threads() -> Iterator[None]:
-    """What is started inside uses one thread for its arithmetic, from its first import on."""
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

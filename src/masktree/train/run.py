@@ -103,7 +103,7 @@ class RunFolder:
             for name in (CONFIG, CHECKPOINT, WEIGHTS, METRICS, LOSSES):
                 (self.folder / name).unlink(missing_ok=True)
             shutil.rmtree(self.folder / BOARD, ignore_errors=True)
-        self.header["record"]["versions"] = versions() | _further_versions()
+        self.header["record"]["versions"] = versions(_PACKAGES)
         write_json(self.folder / CONFIG, self.header, indent=1)
         for path in self._samples():
             if int(path.stem.removeprefix("step-")) > self.step:
@@ -253,18 +253,6 @@ def _read_checkpoint(path: Path, header: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != _FORMAT or content.get("run") != _identity(header):
         raise FormatError(f"{path}: expected the checkpoint of this run; got another; restore it, or --overwrite")
     return content
-
-
-def _further_versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 def _open_board(folder: Path, step: int) -> Any:
