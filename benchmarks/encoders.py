@@ -8,7 +8,8 @@ so that weights of any calibration compare. Covering ODS/OIS/Best and VI of
 * cosine: the published rule on the embeddings, 4-pixel cells of a 480 x 480 image;
 * embeddings: hand-made borders, and the embeddings at a weight of .5 in the merging;
 * borders: the learned borders alone;
-* both: the learned borders beside the hand-made ones, as the default method has it.
+* both: the learned borders beside the hand-made ones;
+* default: these and the embeddings, as the default method has them.
 """
 
 from __future__ import annotations
@@ -48,20 +49,21 @@ def cosine(image: np.ndarray, backbone: EmbeddedBackbone) -> PartitionTree:
 def embeddings(image: np.ndarray, backbone: EmbeddedBackbone) -> PartitionTree:
     seen = backbone.look(image)
     leaves = method.watershed_leaves(seen.evidence.boundary)
-    sums = method.sums_over_leaves(seen.embeddings, leaves)
-    return method._merge(leaves, seen.evidence.boundary, [seen.evidence], sums)
+    return method._merge(leaves, seen.evidence.boundary, [seen.evidence], seen.embeddings, method.FEATURE_WEIGHT)
 
 
-def with_share(share: float, image: np.ndarray, backbone: EmbeddedBackbone) -> PartitionTree:
-    with patch.object(method, "LEARNED_SHARE", np.float32(share)):
+def merged(share: float, weight: float, image: np.ndarray, backbone: EmbeddedBackbone) -> PartitionTree:
+    shares = patch.object(method, "LEARNED_SHARE", np.float32(share))
+    with shares, patch.object(method, "EMBEDDING_WEIGHT", weight):
         return method.merge_sequence(image, backbone=backbone)
 
 
 PARTS = {
     "cosine": cosine,
     "embeddings": embeddings,
-    "borders": partial(with_share, 1.0),
-    "both": partial(with_share, method.LEARNED_SHARE),
+    "borders": partial(merged, 1.0, 0.0),
+    "both": partial(merged, method.LEARNED_SHARE, 0.0),
+    "default": partial(merged, method.LEARNED_SHARE, method.EMBEDDING_WEIGHT),
 }
 
 

@@ -27,7 +27,7 @@ import multiprocessing
 import os
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -552,12 +552,16 @@ def schedule(step: int, settings: Settings) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * (step - settings.warm_up) / max(1, settings.steps - settings.warm_up))
 
 
-def export(run: Path, path: Path) -> None:
-    """Averaged weights as float16 safetensors, batch norm folded into the convolutions."""
+def export(runs: Sequence[Path], path: Path) -> None:
+    """Averaged weights as float16 safetensors, batch norm folded into the convolutions.
+
+    Of several runs, each begun with the weights of the one before, the mean (Wortsman et al. 2022, arXiv 2203.05482).
+    """
     from safetensors.torch import save
 
     network = Network()
-    network.load_state_dict(torch.load(run / "state.pt", weights_only=True, map_location="cpu")["averaged"])
+    states = [torch.load(run / "state.pt", weights_only=True, map_location="cpu")["averaged"] for run in runs]
+    network.load_state_dict({k: torch.stack([s[k].double() for s in states]).mean(0) for k in states[0]})
     fold(network.eval())
     content = save({name: tensor.half().contiguous() for name, tensor in network.state_dict().items()})
     write_atomically(path, lambda handle: handle.write(content))
@@ -583,14 +587,14 @@ def main() -> None:
     for key, value in asdict(Settings()).items():
         to_train.add_argument(f"--{key.replace('_', '-')}", type=type(value), default=value)
     to_export = verbs.add_parser("export")
-    to_export.add_argument("run", type=Path)
+    to_export.add_argument("runs", type=Path, nargs="+", help="several, each started from the one before: their mean")
     to_export.add_argument("path", type=Path)
     options = parser.parse_args()
     try:
         if options.verb == "label":
             label(Photos(options.photos), options.labels, options.backbone, options.workers)
         elif options.verb == "export":
-            export(options.run, options.path)
+            export(options.runs, options.path)
         else:
             torch.set_num_threads(options.threads)
             settings = Settings(**{key: getattr(options, key) for key in asdict(Settings())})

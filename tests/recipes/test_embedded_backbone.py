@@ -94,10 +94,12 @@ def test_other_settings_do_not_continue_a_run(labelled, tmp_path):
 
 def test_exported_weights_load(labelled, tmp_path):
     run(labelled, tmp_path / "run", replace(TINY, stop=1))
-    recipe.export(tmp_path / "run", tmp_path / "out.safetensors")
+    recipe.export([tmp_path / "run"], tmp_path / "out.safetensors")
     network = load_network(tmp_path / "out.safetensors", None)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
     assert (tmp_path / "out.safetensors").stat().st_size < 12e6
+    recipe.export([tmp_path / "run", tmp_path / "run"], tmp_path / "mean.safetensors")
+    assert (tmp_path / "mean.safetensors").read_bytes() == (tmp_path / "out.safetensors").read_bytes()
 
 
 def test_objectives_are_least_where_they_are_met():

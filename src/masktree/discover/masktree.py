@@ -27,8 +27,9 @@ SCALES = {"fast": (1.0,), "best": (1.0, 1.5, 2.0)}  # sizes at which evidence is
 HISTOGRAM_WEIGHT = 0.3  # of the regions' chi-square beside the boundary's mean (our choice)
 SIZE_POWER = 0.05  # small regions merge first (our choice; .05 to .1 were compared on BSDS500 val)
 LEARNED_SHARE = np.float32(0.5)  # of the learned borders in the boundary, beside the hand-made ones (our choice)
-BORDER_UNIT = np.float32(0.7)  # root of the learned borders at a clear border: mean 90 % quantile over photographs
-EMBEDDING_WEIGHT = 0.5  # of a network's (1 - cosine) beside the boundary's about 1 (our choice)
+BORDER_UNIT = np.float32(0.65)  # root of the learned borders at a clear border: mean 90 % quantile over photographs
+FEATURE_WEIGHT = 0.5  # of another network's (1 - cosine) beside the boundary's about 1 (our choice)
+EMBEDDING_WEIGHT = 0.2  # of the embedded network's, whose borders are in the boundary already (our choice; see the log)
 _RANGE = np.float32(1 / (2 * 15.0**2))  # when borders are redrawn, colours have a sigma of 15 levels (our choice)
 
 # Merge cost -> granularity g, so that the geometric mean over photographs of the number of regions left after all
@@ -37,9 +38,9 @@ _RANGE = np.float32(1 / (2 * 15.0**2))  # when borders are redrawn, colours have
 # differ by less than 0.02 above g = 0.6. recipes/granularity.py makes such a table.
 _COSTS = (0.0, 0.4192, 0.5179, 0.5985, 0.6483, 0.6858, 0.7172, 0.7449, 0.7710, 0.7963, 0.8205, 0.8434, 0.8657,
           0.8909, 0.9180, 0.9442, 0.9712, 1.001, 1.034, 1.065, 1.108, 1.153, 1.6)  # fmt: skip
-# The same with learned borders: 200 photographs, N = 555.
-_LEARNED_COSTS = (0.0, 0.3015, 0.4290, 0.5505, 0.6250, 0.6825, 0.7295, 0.7725, 0.8125, 0.8495, 0.8865, 0.9220, 0.9575,
-                  0.9945, 1.0295, 1.0630, 1.1000, 1.1370, 1.1735, 1.2140, 1.2610, 1.2980, 1.6)  # fmt: skip
+# The same with the embedded network: 200 photographs, N = 526.
+_LEARNED_COSTS = (0.0, 0.2865, 0.3895, 0.5125, 0.6010, 0.6715, 0.7305, 0.7835, 0.8345, 0.8855, 0.9350, 0.9865, 1.0380,
+                  1.0945, 1.1460, 1.2030, 1.2590, 1.3155, 1.3785, 1.4570, 1.5330, 1.6030, 2.0)  # fmt: skip
 _LEVELS = (0.0, 0.02, *(k / 20 for k in range(1, 20)), 0.98, 1.0)
 
 
@@ -77,7 +78,10 @@ def merge_sequence(
     fine = _scaled(image, min(1.0, scale * max(scales)))  # leaves have all the detail that the evidence has
     boundary = np.stack([_fit(look.boundary, fine.shape[:2]) for look in looks]).mean(axis=0)
     leaves = watershed_leaves(boundary)
-    tree = _merge(leaves, boundary, [look.evidence for look in looks], _leaf_features(fine, leaves, backbone))
+    grid, weight = looks[0].embeddings, EMBEDDING_WEIGHT
+    if grid is None and backbone is not None and backbone.name not in BUILT_IN:
+        grid, weight = backbone(fine[None])[0], FEATURE_WEIGHT
+    tree = _merge(leaves, boundary, [look.evidence for look in looks], grid, weight)
     return tree if fine is image else tree.with_leaves(snap(leaves, fine, image))
 
 
@@ -118,10 +122,11 @@ def _scaled(image: np.ndarray, factor: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Look:
-    """Boundary (H, W) float32, about 1 at a clear border, and the hand-made evidence behind it."""
+    """Boundary (H, W) float32, about 1 at a clear border; the hand-made evidence behind it; embeddings, if learned."""
 
     boundary: np.ndarray
     evidence: Evidence
+    embeddings: Features | None = None
 
 
 def _look(image: np.ndarray, backbone: Backbone | None) -> _Look:
@@ -131,7 +136,7 @@ def _look(image: np.ndarray, backbone: Backbone | None) -> _Look:
     seen = backbone.look(image)
     # The root brings out borders that are likely at fine levels only: merging needs their order too.
     learned = np.sqrt(seen.borders) / BORDER_UNIT
-    return _Look((1 - LEARNED_SHARE) * seen.evidence.boundary + LEARNED_SHARE * learned, seen.evidence)
+    return _Look((1 - LEARNED_SHARE) * seen.evidence.boundary + LEARNED_SHARE * learned, seen.evidence, seen.embeddings)
 
 
 def _fit(boundary: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -143,7 +148,7 @@ def _fit(boundary: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _merge(
-    leaves: np.ndarray, boundary: np.ndarray, looks: list[Evidence], embeddings: np.ndarray | None
+    leaves: np.ndarray, boundary: np.ndarray, looks: list[Evidence], grid: Features | None, weight: float
 ) -> PartitionTree:
     edges, strengths, lengths = adjacency(leaves, boundary)
     areas = np.bincount(leaves.ravel()).astype(np.float64)
@@ -151,24 +156,17 @@ def _merge(
         leaves,
         edges,
         areas,
-        embeddings=embeddings,
+        embeddings=None if grid is None else _sums_over_leaves(grid, leaves),
         histograms=np.concatenate([look.histograms(leaves, len(areas)) for look in looks], axis=1),
         boundary=strengths,
         lengths=lengths,
         histogram_weight=HISTOGRAM_WEIGHT,
         size_power=SIZE_POWER,
-        embedding_weight=0.0 if embeddings is None else EMBEDDING_WEIGHT,
+        embedding_weight=0.0 if grid is None else weight,
     )
 
 
-def _leaf_features(image: np.ndarray, leaves: np.ndarray, backbone: Backbone | None) -> np.ndarray | None:
-    """(n, d) float32 sums of a network's features over each leaf; None without a network."""
-    if backbone is None or backbone.name in BUILT_IN:
-        return None
-    return sums_over_leaves(backbone(image[None])[0], leaves)
-
-
-def sums_over_leaves(grid: Features, leaves: Labels) -> np.ndarray:
+def _sums_over_leaves(grid: Features, leaves: Labels) -> np.ndarray:
     """(n, d) float32 sums over each of n leaves, per pixel, of an (h, w, d) feature grid that covers the image."""
     from scipy.sparse import csr_matrix
 

@@ -54,9 +54,9 @@ def build_pyramid(name: str, *, weights: bool) -> Pyramid:
     Parameters
     ----------
     name:
-        ``embedded``: the network of the package; ``embedded@PATH``: with other weights. A listed name (``dino-vitb8``, ``dino-resnet50`` ...),
-        ``NAME@PATH`` or a folder, as for :func:`masktree.backbones.load_backbone`. A ResNet gives the maps of its
-        stages, a ViT gets a ViT-Adapter.
+        ``embedded``: the network of the package; ``embedded@PATH``: with other weights. A listed name
+        (``dino-vitb8``, ``dino-resnet50`` ...), ``NAME@PATH`` or a folder, as for
+        :func:`masktree.backbones.load_backbone`. A ResNet gives the maps of its stages, a ViT gets a ViT-Adapter.
     weights:
         True: with the backbone's weights. False: the structure alone, for tensors from a run; no weight file is looked
         for, on disk or elsewhere; of a folder ``config.json`` is read.

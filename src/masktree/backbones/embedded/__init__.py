@@ -39,7 +39,7 @@ WEIGHTS = Weights(
     url="",
     trained_on="7,328 unlabelled photographs of mixed origin; the model card says which",
     label_free=True,
-    sha256="4a77eb723055d533fbfa6f4db1d963e9f790c07e9c030138649f89a542bb4323",
+    sha256="5de1e3ce582f34424b14e44660cf555e0a4f8895885550eda9d8fb303904ddcf",
 )
 _CELL = 4  # pixels between embeddings
 
