@@ -183,7 +183,7 @@ def _label(job: tuple[bytes, Path, str]) -> None:
     content, path, backbone = job
     image = decode(content)
     tree = merge_sequence(image, backbone=_backbone(backbone), scales=SCALES)
-    tree = tree.with_altitudes(granularity(tree.altitudes, learned=backbone == "embedded"))
+    tree = tree.with_altitudes(granularity(tree.altitudes, learned=backbone.startswith("embedded")))
     columns = [np.unique(tree.cut_nodes(tree.merges_at(level)), return_inverse=True)[1] for level in LEVELS]
     arrays = {
         "leaves": tree.leaves.astype(np.uint16),
