@@ -51,9 +51,9 @@ def test_altitudes_are_granularities(rng):
     assert tree.cut(1.0 - 1.0).max() == 0  # g = 1: one region
 
 
-@pytest.mark.parametrize("learned", [False, True])
-def test_granularity_is_increasing_from_0_to_1(learned):
-    values = granularity(np.linspace(0, 1.6, 500), learned=learned)
+@pytest.mark.parametrize(("learned", "highest"), [(False, 1.6), (True, 2.0)])
+def test_granularity_is_increasing_from_0_to_1(learned, highest):
+    values = granularity(np.linspace(0, highest, 500), learned=learned)
     assert values[0] == 0
     assert values[-1] == 1
     assert np.all(np.diff(values) > 0)
