@@ -5,13 +5,15 @@
 Each preset runs in a process of its own, on random images of the preset's size and batch with ``--masks`` random boxes
 each, through the loop that ``masktree train`` runs. Weights are random, so that no file is needed; examples are made
 beforehand. One step more than ``--steps`` is taken; the first, in which memory is asked for, is left out. Memory is
-resident memory, that of torch and Python included; on CUDA what torch has allocated on the device.
+resident memory, that of torch, Python and these examples included; on CUDA what torch has allocated on the device. CPU
+seconds are those of all threads: with one thread they tell what a step takes on a machine that does nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from statistics import median
@@ -65,12 +67,17 @@ def measure(kind: str, size: str, options: argparse.Namespace) -> str:
         for step in range(settings.steps)
     ]
     state = State.begin(model, settings)
-    records = list(fit(state, batches, accelerator, settings, device=device, parts=whole))
+    seconds, processor = [], []
+    began = time.process_time()
+    for record in fit(state, batches, accelerator, settings, device=device, parts=whole):
+        seconds.append(record["seconds"])
+        processor.append(time.process_time() - began)
+        began = time.process_time()
     peak = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else resident("VmHWM")
     weights = sum(p.numel() for p in model.parameters()) / 1e6
-    seconds = median(record["seconds"] for record in records[1:])
-    hours = find_preset(kind, size).optimisation.steps * seconds / 3600
-    values = f"{weights:9.1f} {side:6d} {settings.batch:6d} {seconds:8.2f} {peak:8.0f} {hours:8.1f}"
+    step, busy = median(seconds[1:]), median(processor[1:])
+    hours = find_preset(kind, size).optimisation.steps * step / 3600
+    values = f"{weights:9.1f} {side:6d} {settings.batch:6d} {step:8.2f} {busy:8.2f} {hours:7.1f} {peak:8.0f}"
     return f"{kind:7s} {size:6s} {preset.model.backbone:14s} {values}"
 
 
@@ -85,7 +92,7 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     options = parser.parse_args()
     print(f"{options.device}, {torch.get_num_threads()} threads, {options.masks} masks per image")
-    print("kind    size   backbone       M weights   side  batch   s/step       MB    h/run")
+    print("kind    size   backbone       M weights   side  batch   s/step    CPU s   h/run       MB")
     for size in options.sizes:
         for kind in options.kinds:
             # spawned and used once: the peak of a process is of all that it has ever done
