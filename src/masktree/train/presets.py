@@ -129,7 +129,10 @@ _SMALLER: Mapping[Size, dict[str, Any]] = {
             "roi_batch": 64,
             "detections": 100,
         },
-        "adamw": {"rate": 5e-4, "backbone_rate": 0.3, "steps": 1000, "warm_up": 50, "batch": 4, "average": 0.99},
+        # Of rates 5e-4, 1e-3 and 2e-3, 300 steps at 128 pixels on 10 photographs with 40 labels each (sohes) ended at
+        # losses 18.2, 17.1 and 17.1; average recall of the labels .16, .19, .18 (one run each). No difference: clipping
+        # at 1 (.17), where Adam evens out the size of gradients anyway; a cosine at 1e-3 (17.4, .17) was no better.
+        "adamw": {"rate": 1e-3, "backbone_rate": 0.3, "steps": 1000, "warm_up": 50, "batch": 4, "average": 0.99},
         "sgd": {"rate": 0.01, "steps": 1000, "warm_up": 100, "batch": 4, "average": 0.99},
         "data": {"scale": (0.8, 1.6), "short_side": None, "max_masks": 50},
     },
