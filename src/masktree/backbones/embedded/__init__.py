@@ -83,8 +83,8 @@ class EmbeddedBackbone:
         self._device = torch.device(device)
         self.device = self._device.type
         self._dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+        self._network = load_network(PATH, WEIGHTS.sha256) if path is None else load_network(Path(path), None)
         self.provenance = WEIGHTS if path is None else _own_weights(Path(path))
-        self._network = load_network(PATH if path is None else Path(path), self.provenance.sha256)
         self._network.to(self._device, self._dtype).to(memory_format=torch.channels_last)
 
     def input_size(self, H: int, W: int) -> tuple[int, int]:
@@ -138,9 +138,7 @@ class EmbeddedBackbone:
 
 
 def _own_weights(path: Path) -> Weights:
-    """The record of weights that somebody made with the recipe. Raises WeightsError if there is no such file."""
-    if not path.is_file():
-        raise WeightsError(f"expected weights of recipes/embedded_backbone.py at {path}; got no file")
+    """The record of weights that somebody made with the recipe."""
     unknown = "not known; whoever made the file can say"
     return replace(
         WEIGHTS, source=str(path), licence=unknown, trained_on=unknown, label_free=False, sha256=sha256_of(path)
@@ -158,7 +156,8 @@ def load_network(path: Path, sha256: str | None) -> Network:
     from masktree.backbones.weights import read_state
 
     if not path.is_file():
-        raise WeightsError(f"expected the embedded weights at {path}; got no file; install masktree again")
+        remedy = "install masktree again" if sha256 else "give a file that recipes/embedded_backbone.py has exported"
+        raise WeightsError(f"expected weights of the embedded network at {path}; got no file; {remedy}")
     if sha256 is not None and (found := sha256_of(path)) != sha256:
         raise WeightsError(f"expected embedded weights with sha256 {sha256}; got {found}; install masktree again")
     network = Network().eval()
