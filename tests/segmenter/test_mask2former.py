@@ -287,7 +287,7 @@ def test_cues_reach_the_pyramid():
     assert len(model.detect(batch.images, batch.cues, [(64, 96)] * 2)) == 2
 
 
-def test_points_are_no_more_than_cells(monkeypatch):
+def test_points_are_no_more_than_half_of_the_cells(monkeypatch):
     counts = []
     draw = mask2former.Points.draw
     monkeypatch.setattr(
@@ -297,7 +297,7 @@ def test_points_are_no_more_than_cells(monkeypatch):
     model.losses(planted())
     model.points = 50
     model.losses(planted())
-    assert counts == [16 * 24, 16 * 24, 50, 50]
+    assert counts == [8 * 24, 8 * 24, 50, 50]
 
 
 # --- detections -----------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ class _Found:
 class Mask2Former(nn.Module):
     """Satisfies ``Model``. ``pyramid`` gives maps at strides 4, 8, 16 and 32.
 
-    ``points`` a mask learns from may be set, for small machines; there are never more than the map has cells (our
+    ``points`` a mask learns from may be set, for small machines; there are never more than half of the map's cells (our
     choice: the published number, 12,544, is for images of 1024 pixels, whose map has 65,536).
 
     Raises:
@@ -117,7 +117,7 @@ class Mask2Former(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Of image i: (layers + 1, 3) sums of class, mask and dice over queries or masks; ancestor loss x masks."""
         cells = found.pixels.shape[2] * found.pixels.shape[3]
-        points = Points.draw(min(self.points, cells), seed, found.pixels.device)
+        points = Points.draw(min(self.points, -(-cells // 2)), seed, found.pixels.device)
         pixels = sample_map(found.pixels[i].float(), points.all)
         wanted = sample_masks(targets.masks, points.all)
         vectors = [layer[i].float() for layer in found.vectors]

@@ -116,6 +116,20 @@ def make_accelerator(device: torch.device, precision: Precision) -> Accelerator:
     return accelerator
 
 
+@contextlib.contextmanager
+def accelerated(device: torch.device, precision: Precision) -> Iterator[Accelerator]:
+    """``make_accelerator``; connections between processes that it made are closed in the end. Those left to the exit of
+    Python abort the process now and then, when one of their threads still runs."""
+    distributed = torch.distributed
+    connected = distributed.is_available() and distributed.is_initialized()
+    accelerator = make_accelerator(device, precision)
+    try:
+        yield accelerator
+    finally:
+        if accelerator.num_processes > 1 and not connected and distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
 def resolve_process_device(device: str) -> torch.device:
     """``resolve_device``, and under ``torchrun`` on CUDA this process's own GPU.
 

@@ -112,9 +112,9 @@ _SMALLER: Mapping[Size, dict[str, Any]] = {
     "tiny": {
         "image_size": 256,
         "mask2former": {
-            "hidden": 64,
+            "hidden": 128,
             "heads": 4,
-            "feedforward": 128,
+            "feedforward": 256,
             "pixel_layers": 1,
             "decoder_layers": 3,
             "queries": 100,

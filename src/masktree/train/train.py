@@ -27,9 +27,9 @@ from masktree.train.data import TrainingData
 from masktree.train.loop import (
     Precision,
     State,
+    accelerated,
     fit,
     interruptible,
-    make_accelerator,
     resolve_process_device,
     split,
     whole,
@@ -111,10 +111,10 @@ def train(
         raise InputError(f"expected a seed from 0 to {2**32 - 1}; got {seed}")
     label_set = LabelSet.open(labels, root=root)
     device = resolve_process_device(options.device)
-    accelerator = make_accelerator(device, options.precision)
-    preset.optimisation.check_processes(accelerator.num_processes)
-    main = accelerator.is_main_process
     with contextlib.ExitStack() as stack:
+        accelerator = stack.enter_context(accelerated(device, options.precision))
+        preset.optimisation.check_processes(accelerator.num_processes)
+        main = accelerator.is_main_process
         if main:
             stack.enter_context(only_writer(output))
         store = _open_store(label_set, accelerator, options)
