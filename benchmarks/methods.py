@@ -27,11 +27,17 @@ COLUMNS = {
 
 
 def scored(
-    work: Path, data: Path, images: Path, truth: Path, method: Method, protocol: str, args: argparse.Namespace
+    work: Path,
+    data: Path,
+    images: Path,
+    truth: Path,
+    name: str,
+    config: Config,
+    protocol: str,
+    args: argparse.Namespace,
 ) -> Result:
-    """Trees of all images by one method, and their scores by one protocol; kept from before where they are there."""
-    config = Config(method=method, backbone=args.backbone, quality=args.quality)
-    name = f"{data.name}-{method}-{args.backbone.replace('/', '_')}-{args.quality}"
+    """Trees of all images, and their scores by one protocol; kept in WORK under ``name`` from before where they are."""
+    name = f"{data.name}-{name}"
     result = work / "results" / f"{name}-{protocol}.json"
     if result.exists():
         return Result.read(result)
@@ -44,33 +50,41 @@ def scored(
     return scores
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def sources(args: argparse.Namespace) -> list[tuple[Path, Path, Path, str]]:
+    """Data set, its photographs, its truth and protocol, of all that the arguments name."""
+    found = []
+    if args.bsds and "bsds" in args.protocols:
+        found.append((args.bsds, args.bsds / "images" / args.split, args.bsds, "bsds"))
+    others = [protocol for protocol in args.protocols if protocol != "bsds"]
+    return found + [(d, d / "images", d / "annotations.json", protocol) for protocol in others for d in args.sets]
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """Arguments that say where the data sets are and how they are measured."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
     parser.add_argument("--bsds", type=Path)
     parser.add_argument("--split", default="val")
     parser.add_argument("--sets", type=Path, nargs="*", default=[])
     parser.add_argument("--protocols", nargs="+", choices=COLUMNS, default=list(COLUMNS))
+    parser.add_argument("--no-boundaries", action="store_true", help="no boundary F, which takes most of the time")
+    parser.add_argument("--workers", type=int, default=0)
+    return parser
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
     parser.add_argument("--methods", nargs="+", choices=get_args(Method), default=list(get_args(Method)))
     parser.add_argument("--backbone", default="embedded")
     parser.add_argument("--quality", choices=("fast", "best"), default="fast")
-    parser.add_argument("--no-boundaries", action="store_true", help="no boundary F, which takes most of the time")
-    parser.add_argument("--workers", type=int, default=0)
     args = parser.parse_args()
-    jobs = []
-    if args.bsds and "bsds" in args.protocols:
-        jobs.append((args.bsds, args.bsds / "images" / args.split, args.bsds, "bsds"))
-    jobs += [
-        (data, data / "images", data / "annotations.json", protocol)
-        for protocol in args.protocols
-        if protocol != "bsds"
-        for data in args.sets
-    ]
-    for data, images, truth, protocol in jobs:
+    for data, images, truth, protocol in sources(args):
         print(f"\n{data.name}, {protocol}\n\n| | " + " | ".join(COLUMNS[protocol]) + " |")
         print("|---" * (len(COLUMNS[protocol]) + 1) + "|")
         for method in args.methods:
-            metrics = scored(args.work, data, images, truth, method, protocol, args).metrics
+            config = Config(method=method, backbone=args.backbone, quality=args.quality)
+            name = f"{method}-{args.backbone.replace('/', '_')}-{args.quality}"
+            metrics = scored(args.work, data, images, truth, name, config, protocol, args).metrics
             print(f"| {method} | " + " | ".join(number(metrics[key]) for key in COLUMNS[protocol]) + " |", flush=True)
 
 

@@ -1,0 +1,62 @@
+"""What training and self-training add to discovery: the phases side by side on sets that none of them has seen.
+
+    python benchmarks/phases.py WORK --sets /data/car_parts /data/msrc --bsds /data/BSDS500 --no-boundaries \\
+        --protocols ar bsds --phase labels LABELS --phase train RUN_0 RUN_1 --phase self-train SELF_0 SELF_1
+
+A phase has a name and folders: label sets, which stand for the rule that made them (its thresholds, on the photographs
+of the sets), or runs, one for each seed. A row shows the mean over a phase's folders and, of several, their standard
+deviation. Trees and results stay in WORK, so that a second call goes on where the first one stopped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import mean, stdev
+
+from masktree.evaluate.metrics import number
+from masktree.files import read_json
+from masktree.pipeline import Config
+from masktree.segmenter.saved import is_model
+from methods import COLUMNS, make_parser, scored, sources
+
+
+def config_of(folder: Path) -> Config:
+    """What makes trees of photographs as a run does, or as those of a label set were made."""
+    if is_model(folder):
+        return Config(model=str(folder))
+    made = read_json(folder / "index.json", {"config": dict})["config"]
+    names = ("backbone", "method", "quality", "min_area", "dtype", "seed", "options", "model")
+    return Config(**{name: made[name] for name in names if name in made})
+
+
+def row(metrics: list[dict[str, float | None]], keys: tuple[str, ...]) -> list[str]:
+    """Mean, and standard deviation of several."""
+    cells = []
+    for key in keys:
+        values = [value for m in metrics if (value := m[key]) is not None]
+        if len(values) < len(metrics):
+            cells.append("-")
+        else:
+            cells.append(number(mean(values)) + (f" ± {number(stdev(values))}" if len(values) > 1 else ""))
+    return cells
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("--phase", nargs="+", action="append", required=True, metavar="NAME FOLDER")
+    args = parser.parse_args()
+    for data, images, truth, protocol in sources(args):
+        print(f"\n{data.name}, {protocol}\n\n| | " + " | ".join(COLUMNS[protocol]) + " |")
+        print("|---" * (len(COLUMNS[protocol]) + 1) + "|")
+        for phase, *folders in args.phase:
+            metrics = [
+                scored(
+                    args.work, data, images, truth, f"{phase}-{i}".replace(" ", "_"), config_of(Path(f)), protocol, args
+                ).metrics
+                for i, f in enumerate(folders)
+            ]
+            print(f"| {phase} | " + " | ".join(row(metrics, COLUMNS[protocol])) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
