@@ -35,7 +35,8 @@ class Batch:
     ``images`` (b, 3, H, W) float32 RGB in [0, 1], H and W multiples of 32, 0 where there is no photograph; ``cues``
     (b, CUES, H/2, W/2) float32, the hand-made evidence, for pyramids that want it, else None. ``seeds`` (b,) int64: of
     every random choice made for an image, so that a step does not depend on how its images are spread over
-    processes. ``names``: of the images, for messages.
+    processes. ``names``: of the images, for messages. ``blank_teaches``: whether an image without any target teaches
+    that nothing is in it; else it has no loss, though means over images count it.
     """
 
     images: Tensor
@@ -43,6 +44,13 @@ class Batch:
     targets: Sequence[Targets]
     seeds: Tensor
     names: Sequence[str]
+    blank_teaches: bool = True
+
+    @property
+    def says(self) -> Tensor:
+        """(b,) float32, on the images' device: factor on the losses of each image, 0 for one that teaches nothing."""
+        said = [float(self.blank_teaches or len(targets.masks) > 0) for targets in self.targets]
+        return torch.tensor(said, device=self.images.device)
 
     def to(self, device: torch.device) -> Batch:
         return replace(

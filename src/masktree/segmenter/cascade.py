@@ -55,7 +55,7 @@ class CascadeMaskRCNN(nn.Module):
 
         Each is a mean over images of a mean within the image, so images may be spread over processes in any way;
         ``masks`` is not used. An image without targets teaches that its anchors are background, and no more: DropLoss
-        leaves out the classes of all its boxes.
+        leaves out the classes of all its boxes; not even that where ``batch.blank_teaches`` is false.
 
         Raises:
             InputError: a target mask without a pixel.
@@ -65,7 +65,8 @@ class CascadeMaskRCNN(nn.Module):
         generators = [torch.Generator().manual_seed(int(seed)) for seed in batch.seeds]
         boxes = [boxes_of(targets.masks) for targets in batch.targets]
         logits, steps, anchors = self.proposals(maps)
-        objectness, distance = self.proposals.losses(logits, steps, torch.cat(anchors), boxes, generators)
+        joined = torch.cat(anchors)
+        objectness, distance = self.proposals.losses(logits, steps, joined, boxes, generators, batch.says)
         count = self.config.train_proposals
         proposed = self.proposals.propose(logits, steps, anchors, [size] * len(boxes), count, training=True)
         labelled = [self._choose(*own) for own in zip(proposed, boxes, generators, strict=True)]

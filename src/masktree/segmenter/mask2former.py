@@ -98,7 +98,8 @@ class Mask2Former(nn.Module):
                 self._image_losses(i, found, entity, targets, int(seed))
                 for i, (targets, seed) in enumerate(zip(batch.targets, batch.seeds.tolist(), strict=True))
             ]
-        sums = torch.stack([layers for layers, _ in parts]).sum(0)  # (layers + 1, 3)
+        layers = torch.stack([layers for layers, _ in parts])  # (b, layers + 1, 3)
+        sums = (layers * batch.says[:, None, None]).sum(0)
         if masks is None:
             masks = sums.new_tensor(float(sum(len(targets.masks) for targets in batch.targets)))
         queries = len(batch.images) * self.config.queries

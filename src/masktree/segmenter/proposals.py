@@ -52,9 +52,11 @@ class ProposalNetwork(nn.Module):
         anchors: Tensor,
         targets: Sequence[Tensor],
         generators: Sequence[torch.Generator],
+        says: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Cross-entropy of a sample of anchors, and L1 distance of the steps of its positives, both divided by the
-        number of images times that of the sample. ``targets``: (n, 4) boxes of each image, n may be 0."""
+        number of images times that of the sample. ``targets``: (n, 4) boxes of each image, n may be 0. ``says``: (b,)
+        factor on the losses of each image; None for 1."""
         objectness, distance = [], []
         for i, generator in enumerate(generators):
             found = overlaps(anchors, targets[i])
@@ -65,7 +67,9 @@ class ProposalNetwork(nn.Module):
             own = chosen[positive[chosen]]
             code = encode(targets[i][found.targets[own]], anchors[own], PLAIN)
             distance.append(functional.l1_loss(steps[i, own], code, reduction="sum"))
-        return torch.stack(objectness).mean() / _SAMPLED, torch.stack(distance).mean() / _SAMPLED
+        both = torch.stack([torch.stack(objectness), torch.stack(distance)])
+        both = both if says is None else both * says
+        return both[0].mean() / _SAMPLED, both[1].mean() / _SAMPLED
 
     @torch.no_grad()
     def propose(
