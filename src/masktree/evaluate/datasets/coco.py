@@ -1,16 +1,14 @@
 """COCO's instance format: one JSON file with ``images`` and ``annotations``.
 
 Format: cocodataset.org/#format-data. A mask is a list of polygons, a run-length dict with a list of ``counts``, or one
-with a string. Polygons become masks exactly as in COCO's own tools (``common/maskApi.c``), through faster-coco-eval.
-Masks are kept as compressed strings only, and polygons are drawn one image at a time.
+with a string; see ``masktree.cocomask``. Masks are kept as compressed strings only, and polygons are drawn one image at
+a time.
 """
 
 from __future__ import annotations
 
 import json
-from array import array
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from masktree import rle
+from masktree.cocomask import REMEDY, pack_polygons, read_mask
 from masktree.errors import FormatError, InputError, MasktreeError
 from masktree.evaluate.datasets.dataset import Counts, Only, Reading, locate, wanted
 from masktree.evaluate.truth import ImageTruth
 
 Record = dict[str, Any]
-_REMEDY = "correct the file or get it again"
 _LARGEST = 1e15  # (our choice) of any area or coordinate; NaN and infinity are not below it
 
 
@@ -108,7 +106,7 @@ def read_file(path: Path) -> CocoFile:
     document = load(path)
     for key in ("images", "annotations"):
         if not isinstance(document.get(key), list) or not all(isinstance(item, dict) for item in document[key]):
-            raise FormatError(f"{path}: expected a list of records {key!r} as COCO has it; got none; {_REMEDY}")
+            raise FormatError(f"{path}: expected a list of records {key!r} as COCO has it; got none; {REMEDY}")
     return index(path, document["images"], document["annotations"])
 
 
@@ -119,12 +117,12 @@ def index(path: Path, images: list[Record], annotations: list[Record]) -> CocoFi
         where = f"{path}, image {image.get('id')} ({image.get('file_name')})"
         image_id = integer(image, "id", where)
         if image_id in groups:
-            raise FormatError(f"{where}: expected each image id once; got it twice; {_REMEDY}")
+            raise FormatError(f"{where}: expected each image id once; got it twice; {REMEDY}")
         height, width = integer(image, "height", where), integer(image, "width", where)
         if height < 1 or width < 1 or height * width >= 2**31:  # the reach of run lengths
             raise FormatError(
                 f"{where}: expected a size of at least 1 x 1 and fewer than 2^31 pixels; "
-                f"got {height} x {width} (height, width); {_REMEDY}"
+                f"got {height} x {width} (height, width); {REMEDY}"
             )
         groups[image_id] = []
     seen: set[int] = set()
@@ -133,9 +131,9 @@ def index(path: Path, images: list[Record], annotations: list[Record]) -> CocoFi
         where = f"{path}, image {annotation.get('image_id')}, annotation {annotation.get('id')}"
         annotation_id, image_id = integer(annotation, "id", where), integer(annotation, "image_id", where)
         if annotation_id in seen:
-            raise FormatError(f"{where}: expected each annotation id once; got it twice; {_REMEDY}")
+            raise FormatError(f"{where}: expected each annotation id once; got it twice; {REMEDY}")
         if image_id not in groups:
-            raise FormatError(f"{where}: expected an image of the file; got an unknown image id; {_REMEDY}")
+            raise FormatError(f"{where}: expected an image of the file; got an unknown image id; {REMEDY}")
         seen.add(annotation_id)
         groups[image_id].append(annotation)
         has_masks = has_masks or bool(annotation.get("segmentation"))
@@ -150,13 +148,13 @@ def load(path: Path) -> Record:
         FormatError: no JSON, or no object.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"), object_hook=_packed)
+        document = json.loads(path.read_text(encoding="utf-8"), object_hook=pack_polygons)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise InputError(f"{path}: expected a JSON file; got none there; check the path") from error
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise FormatError(f"{path}: expected JSON; got a damaged file ({error}); {_REMEDY}") from error
+        raise FormatError(f"{path}: expected JSON; got a damaged file ({error}); {REMEDY}") from error
     if not isinstance(document, dict):
-        raise FormatError(f"{path}: expected a JSON object; got {type(document).__name__}; {_REMEDY}")
+        raise FormatError(f"{path}: expected a JSON object; got {type(document).__name__}; {REMEDY}")
     return document
 
 
@@ -164,7 +162,7 @@ def file_name(file: CocoFile, image: Record) -> str:
     """Name of an image: its ``file_name`` as a POSIX path. Raises FormatError if there is none."""
     value = image.get("file_name")
     if not isinstance(value, str) or not value:
-        raise FormatError(f"{file.path}, image {image['id']}: expected a file_name; got {value!r}; {_REMEDY}")
+        raise FormatError(f"{file.path}, image {image['id']}: expected a file_name; got {value!r}; {REMEDY}")
     return PurePosixPath(value).as_posix()
 
 
@@ -173,7 +171,7 @@ def integer(record: Record, key: str, where: str) -> int:
     value = record.get(key)
     if not isinstance(value, int) or isinstance(value, bool):
         got = repr(value) if key in record else "none"
-        raise FormatError(f"{where}: expected a whole number {key!r}; got {got}; {_REMEDY}")
+        raise FormatError(f"{where}: expected a whole number {key!r}; got {got}; {REMEDY}")
     return value
 
 
@@ -188,7 +186,7 @@ def image_truth(file: CocoFile, image: Record, name: str, *, parent_key: str = "
     wheres = [f"{place}, annotation {record['id']}" for record in records]
     masks = None
     if file.has_masks:
-        masks = [_mask(record, size, where) for record, where in zip(records, wheres, strict=True)]
+        masks = [read_mask(record, size, where) for record, where in zip(records, wheres, strict=True)]
     try:
         return ImageTruth(
             id=image["id"],
@@ -203,75 +201,14 @@ def image_truth(file: CocoFile, image: Record, name: str, *, parent_key: str = "
     except FormatError:
         raise
     except MasktreeError as error:  # a cycle among the parents
-        raise FormatError(f"{place}: {error}; {_REMEDY}") from error
-
-
-def _packed(record: Record) -> Record:
-    polygons = record.get("segmentation")
-    if type(polygons) is list:
-        with suppress(TypeError, OverflowError):  # reported later, with the annotation's name
-            record["segmentation"] = [array("d", polygon) for polygon in polygons]
-    return record
-
-
-def _mask(record: Record, size: tuple[int, int], where: str) -> bytes:
-    segmentation = record.get("segmentation")
-    if isinstance(segmentation, list) and segmentation:
-        return _drawn(segmentation, size, where)
-    if not isinstance(segmentation, dict):
-        got = repr(segmentation) if "segmentation" in record else "none"
-        raise FormatError(f"{where}: expected a segmentation of polygons or run lengths; got {got}; {_REMEDY}")
-    if segmentation.get("size") != list(size):
-        raise FormatError(
-            f"{where}: expected a mask of its image's size {list(size)} (height, width); "
-            f"got {segmentation.get('size')}; {_REMEDY}"
-        )
-    counts = segmentation.get("counts")
-    try:
-        text = counts.encode("ascii") if isinstance(counts, str) else _compressed(counts, size)
-        rle.runs([text], size)  # here, so that the annotation can be named
-    except (InputError, UnicodeEncodeError) as error:
-        raise FormatError(f"{where}: {error}; {_REMEDY}") from error
-    return text
-
-
-def _compressed(counts: Any, size: tuple[int, int]) -> bytes:
-    """String of COCO's uncompressed run lengths. Raises InputError."""
-    whole = isinstance(counts, list) and all(type(count) is int and 0 <= count < 2**31 for count in counts)
-    if not whole or sum(counts) != size[0] * size[1]:
-        got = "another sum" if whole else "something else"
-        raise InputError(f"expected counts as a string, or whole numbers with the sum {size[0] * size[1]}; got {got}")
-    borders = np.cumsum(counts, dtype=np.int64)[: len(counts) // 2 * 2].reshape(-1, 2)
-    borders = borders[borders[:, 0] < borders[:, 1]]
-    return rle.encode_runs(borders[:, 0], borders[:, 1], size)
-
-
-def _drawn(polygons: list[Any], size: tuple[int, int], where: str) -> bytes:
-    from faster_coco_eval.core import mask as coco_mask
-
-    if not all(isinstance(polygon, array) and len(polygon) >= 2 and len(polygon) % 2 == 0 for polygon in polygons):
-        raise FormatError(f"{where}: expected polygons as lists [x1, y1, x2, y2, ...]; got others; {_REMEDY}")
-    values = np.frombuffer(b"".join(polygons))
-    low, high, reach = values.min(), values.max(), max(size)
-    # Drawing takes memory in proportion to the length of the edges, so that far points would exhaust it.
-    if not (-reach <= low and high <= 2 * reach):  # NaN is nowhere
-        raise FormatError(
-            f"{where}: expected polygons in or near the image of {size[0]} x {size[1]} pixels; "
-            f"got coordinates {low} ... {high}; {_REMEDY}"
-        )
-    # COCO's tools take the whole list for boxes if the first polygon has four numbers; the order is free otherwise.
-    ordered = sorted(polygons, key=len, reverse=True)
-    if len(ordered[0]) < 6:
-        raise FormatError(f"{where}: expected a polygon of at least three points; got none; {_REMEDY}")
-    pieces = coco_mask.frPyObjects([polygon.tolist() for polygon in ordered], *size)
-    return bytes(coco_mask.merge(pieces)["counts"] if len(pieces) > 1 else pieces[0]["counts"])
+        raise FormatError(f"{place}: {error}; {REMEDY}") from error
 
 
 def _boxes(records: list[Record], wheres: list[str], masks: list[bytes] | None, size: tuple[int, int]) -> np.ndarray:
     """(n, 4) float64: as annotated, else of the mask."""
     missing = [i for i, record in enumerate(records) if "bbox" not in record]
     if missing and masks is None:
-        raise FormatError(f"{wheres[missing[0]]}: expected a segmentation or a bbox; got neither; {_REMEDY}")
+        raise FormatError(f"{wheres[missing[0]]}: expected a segmentation or a bbox; got neither; {REMEDY}")
     result = np.zeros((len(records), 4))
     if missing and masks is not None:
         result = rle.boxes(masks, size)
@@ -281,7 +218,7 @@ def _boxes(records: list[Record], wheres: list[str], masks: list[bytes] | None, 
             if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)) or min(box[2:]) < 0:
                 raise FormatError(
                     f"{wheres[i]}: expected bbox as [x, y, width, height], width and height not negative; "
-                    f"got {box!r}; {_REMEDY}"
+                    f"got {box!r}; {REMEDY}"
                 )
             result[i] = box
     return result
@@ -295,7 +232,7 @@ def _areas(records: list[Record], wheres: list[str], masks: list[bytes] | None, 
         if "area" in record:
             area = record["area"]
             if not _is_finite(area) or area < 0:
-                raise FormatError(f"{wheres[i]}: expected an area of at least 0; got {area!r}; {_REMEDY}")
+                raise FormatError(f"{wheres[i]}: expected an area of at least 0; got {area!r}; {REMEDY}")
             result[i] = area
         elif masks is None:
             result[i] = record["bbox"][2] * record["bbox"][3]
@@ -308,7 +245,7 @@ def _areas(records: list[Record], wheres: list[str], masks: list[bytes] | None, 
 def _crowd(record: Record, where: str) -> bool:
     value = record.get("iscrowd", 0)
     if value not in (0, 1):
-        raise FormatError(f"{where}: expected iscrowd 0 or 1; got {value!r}; {_REMEDY}")
+        raise FormatError(f"{where}: expected iscrowd 0 or 1; got {value!r}; {REMEDY}")
     return bool(value)
 
 
@@ -322,7 +259,7 @@ def _parents(records: list[Record], wheres: list[str], key: str) -> np.ndarray:
         if isinstance(parent, bool) or not isinstance(parent, int) or parent not in position:
             raise FormatError(
                 f"{wheres[i]}: expected {key} as the id of an annotation of the same image, or null; "
-                f"got {parent!r}; {_REMEDY}"
+                f"got {parent!r}; {REMEDY}"
             )
         parents[i] = position[parent]
     return parents
