@@ -16,9 +16,10 @@ from masktree.errors import FormatError, ImageError, InputError
 from masktree.labels import LabelSet
 from masktree.masks import MaskTree
 from masktree.segmenter.batch import Batch
-from masktree.train import data as module
+from masktree.train import photographs
 from masktree.train.augment import Augmentation
 from masktree.train.data import TrainingData
+from masktree.train.photographs import Stream
 from masktree.train.store import LabelStore
 from tests.train.labelled import random_tree, write_collection, write_labels
 
@@ -301,5 +302,6 @@ def test_impossible_shares_are_refused(folder):
 
 
 def test_orders_are_kept_since_they_are_long():
-    assert module._order(0, 1, 100) is module._order(0, 1, 100)
-    assert sorted(module._order(0, 1, 100)) == list(range(100))
+    order = photographs._order(0, Stream.ORDER, 1, 100)
+    assert photographs._order(0, Stream.ORDER, 1, 100) is order
+    assert sorted(order) == list(range(100))

@@ -1,34 +1,20 @@
-"""The examples of a run: a label set and its photographs become batches.
-
-Example k of a run, k = step * batch + place, follows from the seed and k alone: the same for any number of processes
-and workers, and after a run was continued.
-"""
+"""The examples of a run: a label set and its photographs become batches."""
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from masktree.batch import single_threads
-from masktree.errors import ImageError, InputError, MasktreeError
-from masktree.images import read_image
+from masktree.errors import InputError
 from masktree.segmenter.batch import Batch, Targets
 from masktree.train.augment import LARGEST_PASTED, Augmentation, Scene, choose_masks, choose_objects, paste, see
-from masktree.train.store import LabelStore, Record
-
-_ORDER, _VIEW, _SEED, _PREVIEW = 1, 2, 3, 4  # streams of random numbers of one seed
-_PREFETCH = 2  # batches that a worker makes ahead
-_MOST_BROKEN = 100  # photographs in a row: rather the wrong folder than a few damaged files (our choice)
-
-OnBroken = Callable[[str, str], object]
+from masktree.train.photographs import Broken, Photographs, Stream, frame
+from masktree.train.store import LabelStore
 
 
 @dataclass(frozen=True)
@@ -44,58 +30,25 @@ class Example:
     levels: np.ndarray
     seed: int
     name: str
-    broken: tuple[tuple[str, str], ...] = ()
+    broken: Broken = ()
 
 
-class TrainingData(Dataset):
-    """Examples by their number in the run. Images without any mask are left out: what clustering has not found in
-    them is not absent, and detection libraries leave them out too.
+class TrainingData(Photographs[Example, Batch]):
+    """Batches with the labels of the photographs. Images without any mask are left out: what clustering has not found
+    in them is not absent, and detection libraries leave them out too.
     """
+
+    order = Stream.ORDER
 
     def __init__(
         self, store: LabelStore, root: str | Path, settings: Augmentation, seed: int, *, skip_broken: bool = False
     ) -> None:
-        """
-        Args:
-            store: the labels.
-            root: where their photographs are.
-            settings: how examples are made.
-            seed: not negative; decides all examples.
-            skip_broken: a photograph that cannot be read, or has another size than its labels, is replaced by the next
-                of its epoch; otherwise it is an error.
-
-        Raises:
-            InputError: a negative seed, no such folder.
-        """
-        self.store, self.root, self.settings = store, Path(root), settings
-        self.seed, self.skip_broken = seed, skip_broken
-        if seed < 0:
-            raise InputError(f"expected a seed of 0 or more; got {seed}")
-        if not self.root.is_dir():
-            raise InputError(f"expected the folder of the photographs; got {self.root}; say where they are (--root)")
-        self._numbers = store.filled()
-
-    def __len__(self) -> int:
-        """Photographs of an epoch."""
-        return len(self._numbers)
-
-    def __getitem__(self, k: int) -> Example | MasktreeError:
-        """Example k of the run, or the error that there is instead: as a value, since torch would bury an exception of
-        a worker under its trace."""
-        try:
-            return self.example(k)
-        except MasktreeError as error:
-            return error
+        """As :class:`Photographs`, of those with masks."""
+        super().__init__(store, root, settings, seed, store.filled(), skip_broken=skip_broken)
 
     def example(self, k: int) -> Example:
-        """Example k of the run, k >= 0.
-
-        Raises:
-            ImageError: a photograph is missing or cannot be read.
-            InputError: it has another size than its labels.
-            FormatError: the store is damaged.
-        """
-        settings, rng = self.settings, np.random.default_rng([self.seed, _VIEW, k])
+        """See :meth:`Photographs.example`."""
+        settings, rng = self.settings, self.draw(Stream.VIEW, k)
         broken: list[tuple[str, str]] = []
         record, image = self._photo(*divmod(k, len(self)), broken)
         geometry, light = settings.draw_geometry(record.size, rng), settings.draw_light(rng)
@@ -105,44 +58,15 @@ class TrainingData(Dataset):
         scene = see(image, record, geometry, keep)
         if donor is not None:
             scene = paste(scene, donor, settings.min_area)
-        seed = int(np.random.SeedSequence([self.seed, _SEED, k]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-        return _pack(scene, light.apply(scene.image), settings, seed, record.name, broken)
+        return _pack(scene, light.apply(scene.image), settings, self.seed_of(Stream.SEED, k), record.name, broken)
 
-    def loader(
-        self,
-        first_step: int,
-        last_step: int,
-        batch: int,
-        rank: int = 0,
-        world: int = 1,
-        workers: int = 0,
-        *,
-        on_broken: OnBroken | None = None,
-    ) -> Generator[Batch, None, None]:
-        """Batches of steps ``first_step`` to ``last_step`` - 1, as one of ``world`` processes sees them.
+    def join(self, examples: Sequence[Example]) -> _Pack:
+        """See :meth:`Photographs.join`."""
+        return _join(examples)
 
-        Of a step's ``batch`` examples process ``rank`` gets the ``batch / world`` that begin at ``rank`` times as many.
-        Workers are started anew (spawn: a script needs its ``if __name__ == "__main__"``), use one thread each, and end
-        with the iterator: close it, or leave it to be collected. Memory of each: while it makes an example, twice or,
-        with pasted objects, four times ``max_masks * crop ** 2`` bytes; and two batches, masks as bits.
-
-        Args:
-            workers: processes that make examples; 0 makes them here.
-            on_broken: is called, once each, with the name and the error of every photograph that was skipped.
-
-        Raises:
-            InputError: numbers out of range, or a batch that ``world`` does not divide.
-            MasktreeError: from the iterator; see :meth:`example`.
-        """
-        if not 0 <= first_step <= last_step or not 0 <= rank < world or workers < 0:
-            raise InputError(
-                f"expected 0 <= first step <= last step, 0 <= rank < world, workers >= 0; "
-                f"got steps {first_step}, {last_step}, rank {rank} of {world}, {workers} workers"
-            )
-        if batch < 1 or batch % world:
-            raise InputError(f"expected a batch that {world} processes can share alike; got {batch}")
-        steps = _Steps(first_step, last_step, batch, rank * (batch // world), batch // world)
-        return self._batches(steps, workers, on_broken or _ignore)
+    def unpack(self, pack: _Pack) -> Batch:
+        """The batch of a step."""
+        return _unpack(pack, self.settings.crop)
 
     def preview(self, count: int) -> tuple[Batch, list[tuple[int, int]]]:
         """The first ``count`` photographs with masks, whole, as they are; and the height and width of each within its
@@ -154,7 +78,7 @@ class TrainingData(Dataset):
         examples, contents = [], []
         for i in range(min(count, len(self))):
             broken: list[tuple[str, str]] = []
-            rng = np.random.default_rng([self.seed, _PREVIEW, i])
+            rng = self.draw(Stream.PREVIEW, i)
             record, image = self._read(i, broken)
             geometry = self.settings.whole(record.size)
             areas = geometry.mask_areas(record.rles)
@@ -164,67 +88,7 @@ class TrainingData(Dataset):
             contents.append(geometry.window)
         if not examples:
             raise InputError(f"expected at least one photograph to show; got {count}")
-        return _unpack(_join(examples), self.settings.crop), contents
-
-    def _batches(self, steps: _Steps, workers: int, on_broken: OnBroken) -> Generator[Batch, None, None]:
-        loader = DataLoader(
-            self,
-            batch_sampler=steps,
-            num_workers=workers,
-            collate_fn=_collate,
-            multiprocessing_context="spawn" if workers else None,
-            worker_init_fn=_begin_worker if workers else None,
-            prefetch_factor=_PREFETCH if workers else None,
-            generator=torch.Generator(),  # its own: the loader would draw from the run's
-        )
-        reported: set[str] = set()
-        with single_threads():
-            packs = iter(loader)
-        try:
-            for pack in packs:
-                if isinstance(pack, MasktreeError):
-                    raise pack
-                for name, error in pack.broken:
-                    if name not in reported:
-                        reported.add(name)
-                        on_broken(name, error)
-                yield _unpack(pack, self.settings.crop)
-        finally:
-            del packs  # and its workers with it, though the trace of an error may still hold this frame
-
-    def _photo(self, epoch: int, place: int, broken: list[tuple[str, str]]) -> tuple[Record, np.ndarray]:
-        """The photograph at that place of an epoch's order."""
-        return self._read(place, broken, _order(self.seed, epoch, len(self)))
-
-    def _read(
-        self, place: int, broken: list[tuple[str, str]], order: np.ndarray | None = None
-    ) -> tuple[Record, np.ndarray]:
-        """The photograph at that place of an order, or the next one that can be read; ``broken`` gets the others."""
-        for attempt in range(min(len(self), _MOST_BROKEN)):
-            at = (place + attempt) % len(self)
-            record = self.store[int(self._numbers[at if order is None else order[at]])]
-            try:
-                return record, self._pixels(record)
-            except (ImageError, InputError) as error:
-                if not self.skip_broken:
-                    raise
-                broken.append((record.name, str(error)))
-        raise ImageError(
-            f"expected photographs that can be read; got {len(broken)} broken ones in a row, the first: {broken[0][1]}"
-        )
-
-    def _pixels(self, record: Record) -> np.ndarray:
-        path = self.root / record.name
-        try:
-            image = read_image(path)
-        except ImageError as error:
-            raise ImageError(f"{path}: {error}; restore it, or say where the photographs are (--root)") from error
-        if image.shape[:2] != record.size:
-            raise InputError(
-                f"{path}: expected the {record.size[0]} x {record.size[1]} pixels (height x width) that were labelled; "
-                f"got {image.shape[0]} x {image.shape[1]}; say where those photographs are (--root), or label anew"
-            )
-        return image
+        return self.unpack(self.join(examples)), contents
 
     def _donor(self, k: int, onto: tuple[int, int], rng: np.random.Generator, broken: list[tuple[str, str]]) -> Scene:
         """Objects of a random photograph of the same epoch, laid over a scene of (height, width) ``onto``; they take
@@ -239,25 +103,6 @@ class TrainingData(Dataset):
 
 
 @dataclass(frozen=True)
-class _Steps:
-    """The examples of each step that are a process's own: ``own`` from place ``start`` of ``batch``."""
-
-    first: int
-    last: int
-    batch: int
-    start: int
-    own: int
-
-    def __len__(self) -> int:
-        return self.last - self.first
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in range(self.first, self.last):
-            begin = step * self.batch + self.start
-            yield list(range(begin, begin + self.own))
-
-
-@dataclass(frozen=True)
 class _Pack:
     """The examples of a step in few tensors: each one costs a file handle on its way from a worker."""
 
@@ -269,7 +114,6 @@ class _Pack:
     counts: list[int]
     seeds: list[int]
     names: list[str]
-    broken: list[tuple[str, str]]
 
 
 def _pack(
@@ -277,28 +121,13 @@ def _pack(
 ) -> Example:
     """``image``: of the scene, in its final colours. Padding is added below and on the right."""
     crop, (H, W) = settings.crop, image.shape[:2]
-    padded, masks, cues = np.zeros((3, crop, crop), np.uint8), scene.masks, None
-    padded[:, :H, :W] = image.transpose(2, 0, 1)
+    masks = scene.masks
     if min(H, W) < crop:
         masks = np.zeros((len(scene.masks), crop, crop), np.bool_)
         masks[:, :H, :W] = scene.masks
-    if settings.cues:
-        from masktree.backbones.texture import CUES, evidence
-
-        cues = np.zeros((CUES, crop // 2, crop // 2), np.float32)
-        cues[:, : -(-H // 2), : -(-W // 2)] = evidence(np.ascontiguousarray(image)).cues
+    padded, cues = frame(image, settings)
     bits = np.packbits(masks.reshape(len(masks), crop * crop), axis=1)
     return Example(padded, cues, bits, scene.parents, scene.levels, seed, name, tuple(broken))
-
-
-def _collate(examples: Sequence[Example | MasktreeError]) -> _Pack | MasktreeError:
-    """All examples, or the first error."""
-    good = []
-    for example in examples:
-        if isinstance(example, MasktreeError):
-            return example
-        good.append(example)
-    return _join(good)
 
 
 def _join(good: Sequence[Example]) -> _Pack:
@@ -312,7 +141,6 @@ def _join(good: Sequence[Example]) -> _Pack:
         counts=[len(example.masks) for example in good],
         seeds=[example.seed for example in good],
         names=[example.name for example in good],
-        broken=[pair for example in good for pair in example.broken],
     )
 
 
@@ -330,18 +158,3 @@ def _unpack(pack: _Pack, crop: int) -> Batch:
         seeds=torch.tensor(pack.seeds, dtype=torch.int64),
         names=pack.names,
     )
-
-
-@lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """(count,) the order of an epoch; kept, since it takes as long as an example when there are a million."""
-    return np.random.default_rng([seed, _ORDER, epoch]).permutation(count)
-
-
-def _ignore(name: str, error: str) -> None:
-    pass
-
-
-def _begin_worker(worker: int) -> None:
-    """An interrupt at the terminal reaches every process of it; when to stop is for the one that trains to decide."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

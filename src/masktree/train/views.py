@@ -8,7 +8,7 @@ from pathlib import Path
 
 from masktree.segmenter.batch import Batch
 from masktree.train.augment import Augmentation
-from masktree.train.data import OnBroken
+from masktree.train.photographs import OnBroken
 from masktree.train.geometry import Geometry
 from masktree.train.store import LabelStore
 
