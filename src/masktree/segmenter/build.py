@@ -12,7 +12,7 @@ from torch import nn
 from masktree.errors import InputError, WeightsError
 from masktree.files import write_atomically, write_json
 from masktree.segmenter.batch import Model
-from masktree.segmenter.config import CascadeConfig, Mask2FormerConfig, ModelConfig, to_json
+from masktree.segmenter.config import CascadeConfig, ModelConfig, PromptableConfig, to_json
 from masktree.segmenter.saved import CONFIG, FORMAT, VERSION, WEIGHTS, is_model, read_config, read_header, weight_file
 
 
@@ -25,7 +25,7 @@ def build_model(config: ModelConfig, *, weights: bool) -> Model:
 
     Raises:
         WeightsError: unknown backbone, or its weights cannot be had.
-        InputError: transformers is missing, which the kinds sohes and unsam need.
+        InputError: transformers is missing, which all kinds but hassod need.
     """
     from masktree.segmenter.pyramid import build_pyramid
 
@@ -34,7 +34,10 @@ def build_model(config: ModelConfig, *, weights: bool) -> Model:
         from masktree.segmenter.cascade import CascadeMaskRCNN
 
         return CascadeMaskRCNN(config, pyramid)
-    assert isinstance(config, Mask2FormerConfig)
+    if isinstance(config, PromptableConfig):
+        from masktree.segmenter.promptable import Promptable
+
+        return Promptable(config, pyramid)
     from masktree.segmenter.mask2former import Mask2Former
 
     return Mask2Former(config, pyramid)

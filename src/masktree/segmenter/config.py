@@ -70,11 +70,52 @@ class CascadeConfig:
         _check_positive(self)
 
 
-ModelConfig = Mask2FormerConfig | CascadeConfig
-_KINDS: dict[str, type[Mask2FormerConfig] | type[CascadeConfig]] = {
+@dataclass(frozen=True)
+class PromptableConfig:
+    """The model that answers clicks, boxes and granularities, after UnSAM, UnSAMv2 and SAM (arXiv 2406.20081,
+    2511.13714, 2304.02643).
+
+    Attributes:
+        kind: ``promptable``.
+        backbone: what makes the feature pyramid; see ``masktree.segmenter.pyramid``.
+        image_size: longer side in pixels at which images are seen.
+        hidden, heads, feedforward: width, attention heads and inner width of decoders.
+        pixel_layers, prompt_layers: deformable encoder layers of the pixel decoder; layers of the prompt decoder.
+        cell: pixels per cell of the map that prompts and image exchange what they know on: 8, 16 or 32.
+        clicks: questions about each image in a training step, each asked with and without a granularity.
+        corrections: clicks that follow on each of them, where the answer is wrong.
+        grid: points along the longer side at which all masks of an image are sought.
+        detections: masks that are then kept, best first.
+    """
+
+    kind: Literal["promptable"] = "promptable"
+    backbone: str = "dino-resnet50"
+    image_size: int = 1024
+    hidden: int = 256
+    heads: int = 8
+    feedforward: int = 1024
+    pixel_layers: int = 6
+    prompt_layers: int = 2
+    cell: int = 16
+    clicks: int = 60
+    corrections: int = 2
+    grid: int = 32
+    detections: int = 1000
+
+    def __post_init__(self) -> None:
+        _check_positive(self)
+        if self.hidden % (2 * self.heads):
+            raise InputError(f"expected hidden as a multiple of 2 x heads; got {self.hidden} and {self.heads}")
+        if self.cell not in (8, 16, 32):
+            raise InputError(f"expected a cell of 8, 16 or 32 pixels; got {self.cell}")
+
+
+ModelConfig = Mask2FormerConfig | CascadeConfig | PromptableConfig
+_KINDS: dict[str, type[Mask2FormerConfig] | type[CascadeConfig] | type[PromptableConfig]] = {
     "sohes": Mask2FormerConfig,
     "unsam": Mask2FormerConfig,
     "hassod": CascadeConfig,
+    "promptable": PromptableConfig,
 }
 
 

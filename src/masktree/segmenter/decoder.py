@@ -79,13 +79,17 @@ class DecoderLayer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention (Vaswani et al. 2017, arXiv 1706.03762)."""
+    """Multi-head attention (Vaswani et al. 2017, arXiv 1706.03762), ``width`` wide inside, as wide as outside if None.
 
-    def __init__(self, hidden: int, heads: int) -> None:
+    One image may stand before the queries of many, and one image's queries before many: the other is repeated.
+    """
+
+    def __init__(self, hidden: int, heads: int, width: int | None = None) -> None:
         super().__init__()
         self.heads = heads
-        self.query, self.key = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
-        self.value, self.out = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
+        width = width or hidden
+        self.query, self.key = nn.Linear(hidden, width), nn.Linear(hidden, width)
+        self.value, self.out = nn.Linear(hidden, width), nn.Linear(width, hidden)
         for linear in (self.query, self.key, self.value, self.out):
             nn.init.zeros_(linear.bias)
 
@@ -94,5 +98,8 @@ class Attention(nn.Module):
             linear(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
             for linear, x in ((self.query, queries), (self.key, keys), (self.value, values))
         )
+        if len(q) != len(k):
+            b = max(len(q), len(k))
+            q, k, v = (part.expand(b, -1, -1, -1) for part in (q, k, v))
         found = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
         return self.out(found.transpose(1, 2).flatten(2))

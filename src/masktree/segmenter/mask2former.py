@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from masktree.errors import InputError
 from masktree.segmenter.batch import Batch, Targets
 from masktree.segmenter.config import Mask2FormerConfig
 from masktree.segmenter.decoder import QueryDecoder
 from masktree.segmenter.heads import AncestorHead, ancestor_loss, ancestor_targets
 from masktree.segmenter.losses import POINTS, Points, chosen, class_loss, dice_loss, mask_loss, sample_map, sample_masks
 from masktree.segmenter.matching import assign, pair_costs
+from masktree.segmenter.pixel_decoder import build_pixel_decoder, decode_pixels
 
 if TYPE_CHECKING:
     from masktree.segmenter.pyramid import Pyramid
@@ -28,7 +28,6 @@ CLASS, MASK, DICE = 2.0, 5.0, 5.0  # weights of the objectives and of the matchi
 NONE = 0.1  # weight of queries that are nothing (same source)
 ANCESTOR = 1.0  # weight of the ancestor head (our choice: its loss begins at 0.7, a tenth of the others' sum)
 STRIDE = 4  # pixels per cell of a mask
-GROUPS = 32  # of the pixel decoder's group norm
 AT_ONCE = 256  # queries whose masks are scored at a time: 64 MB at 1024 pixels
 
 
@@ -53,13 +52,11 @@ class Mask2Former(nn.Module):
 
     def __init__(self, config: Mask2FormerConfig, pyramid: Pyramid) -> None:
         super().__init__()
-        if config.hidden % GROUPS:
-            raise InputError(f"expected hidden as a multiple of {GROUPS}; got {config.hidden}")
         self.config = config
         self.wants_cues = pyramid.wants_cues
         self.points = POINTS
         self.pyramid = pyramid
-        self.pixel_decoder: Any = _pixel_decoder(config, pyramid.channels)
+        self.pixel_decoder: Any = build_pixel_decoder(config, pyramid.channels)
         self.decoder = QueryDecoder(
             config.hidden, config.heads, config.feedforward, config.decoder_layers, config.queries
         )
@@ -159,13 +156,8 @@ class Mask2Former(nn.Module):
         return result
 
     def _find(self, images: Tensor, cues: Tensor | None) -> _Found:
-        maps = self.pyramid(images, cues)
-        dtype = self.pixel_decoder.level_embed.dtype
-        # full precision, as the authors: sampling offsets are fractions of a cell
-        with torch.autocast(images.device.type, enabled=False):
-            found = self.pixel_decoder([m.to(dtype) for m in maps])
-        pixels = found.mask_features
-        states, vectors = self.decoder(found.multi_scale_features, pixels, self._place)
+        maps, pixels = decode_pixels(self.pixel_decoder, self.pyramid(images, cues))
+        states, vectors = self.decoder(maps, pixels, self._place)
         return _Found(states, vectors, pixels)
 
     def _place(self, features: Tensor) -> Tensor:
@@ -272,51 +264,3 @@ def _match(
     weights = (CLASS, MASK, DICE)
     costs = [pair_costs(e, v @ pixels[:, :even], targets, weights) for e, v in zip(entity, vectors, strict=True)]
     return assign(torch.stack(costs))
-
-
-def _pixel_decoder(config: Mask2FormerConfig, channels: tuple[int, int, int, int]) -> nn.Module:
-    """transformers' pixel decoder: deformable attention over strides 8 to 32, then a feature pyramid to stride 4."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise InputError("expected transformers for this model; got none; pip install masktree[train]") from error
-    try:
-        from transformers.models.mask2former.configuration_mask2former import Mask2FormerConfig as Theirs
-        from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoder
-    except ImportError as error:
-        raise InputError(
-            f"expected Mask2FormerPixelDecoder in transformers; got {transformers.__version__} without it; "
-            "install a release of version 5"
-        ) from error
-    theirs = Theirs(
-        feature_size=config.hidden,
-        mask_feature_size=config.hidden,
-        encoder_feedforward_dim=config.feedforward,
-        encoder_layers=config.pixel_layers,
-        num_attention_heads=config.heads,
-        dropout=0.0,
-    )
-    decoder = Mask2FormerPixelDecoder(theirs, list(channels))
-    _begin(decoder, config.heads)
-    return decoder
-
-
-def _begin(decoder: Any, heads: int) -> None:
-    """First weights: Xavier's; sampling offsets in ``heads`` directions, 1 to 4 cells far (arXiv 2010.04159, A.4)."""
-    nn.init.normal_(decoder.level_embed)
-    for name, parameter in decoder.named_parameters():
-        if parameter.dim() > 1 and name != "level_embed":
-            nn.init.xavier_uniform_(parameter)
-    angles = torch.arange(heads) * (2 * torch.pi / heads)
-    directions = torch.stack([angles.cos(), angles.sin()], dim=1)
-    directions = directions / directions.abs().amax(1, keepdim=True)
-    for layer in decoder.encoder.layers:
-        attention = layer.self_attn
-        far = torch.arange(1, attention.n_points + 1)[:, None] * directions[:, None, None]  # (heads, 1, points, 2)
-        offsets = far.expand(-1, attention.n_levels, -1, -1)
-        with torch.no_grad():
-            attention.sampling_offsets.bias.copy_(offsets.flatten())
-        zeros = (attention.sampling_offsets.weight, attention.attention_weights.weight)
-        biases = (attention.attention_weights.bias, attention.value_proj.bias, attention.output_proj.bias)
-        for parameter in (*zeros, *biases):
-            nn.init.zeros_(parameter)
