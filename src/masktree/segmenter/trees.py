@@ -35,7 +35,7 @@ def tree_of(
     scores = detections.scores.float().cpu().numpy()
     if not np.isfinite(scores).all():
         raise InputError("expected finite scores from the model; got NaN or infinity; its weights are damaged")
-    rles = _encode(detections, int((scores >= min_score).sum()), size)
+    rles = encode_masks(detections, int((scores >= min_score).sum()), size)
     areas = rle.areas(rles, size)
     first = {text: index for index, text in reversed(list(enumerate(rles)))}
     keep = np.array([i for i, text in enumerate(rles) if areas[i] >= min_area and first[text] == i], np.int64)
@@ -95,22 +95,22 @@ def segment_images(
     return [trees[i] for i in range(len(images))]
 
 
-def check_limits(min_area: int, min_score: float) -> None:
-    """Raise InputError unless ``min_area`` is a whole number of at least 1 and ``min_score`` is in [0, 1]."""
-    if not isinstance(min_area, (int, np.integer)) or min_area < 1:
-        raise InputError(f"expected min_area of at least 1 pixel; got {min_area!r}; give a whole number")
-    if not 0 <= min_score <= 1:
-        raise InputError(f"expected min_score in [0, 1]; got {min_score!r}")
-
-
-def _encode(detections: Detections, count: int, size: tuple[int, int]) -> list[bytes]:
-    """Run-length strings of the first ``count`` masks."""
+def encode_masks(detections: Detections, count: int, size: tuple[int, int]) -> list[bytes]:
+    """Run-length strings of the first ``count`` masks at an image's (height, width). A few are dense at a time."""
     step = max(1, _DENSE // (size[0] * size[1]))
     rles: list[bytes] = []
     for start in range(0, count, step):
         masks = detections.render(start, min(start + step, count), size).cpu().numpy()
         rles += [_encode_inside(mask) for mask in masks]
     return rles
+
+
+def check_limits(min_area: int, min_score: float) -> None:
+    """Raise InputError unless ``min_area`` is a whole number of at least 1 and ``min_score`` is in [0, 1]."""
+    if not isinstance(min_area, (int, np.integer)) or min_area < 1:
+        raise InputError(f"expected min_area of at least 1 pixel; got {min_area!r}; give a whole number")
+    if not 0 <= min_score <= 1:
+        raise InputError(f"expected min_score in [0, 1]; got {min_score!r}")
 
 
 def _encode_inside(mask: np.ndarray) -> bytes:

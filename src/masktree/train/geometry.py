@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import UInt8
@@ -123,6 +123,17 @@ class Geometry:
             full[np.ix_(seen_rows, seen_columns)] = mask[np.ix_(rows[seen_rows], columns[seen_columns])]
             result.append(rle.encode(full))
         return result
+
+    def through(self, whole: Geometry) -> Geometry:
+        """This view as a view of another one, which shows all of the photograph: brings masks from there to here, which
+        are sampled once. The result is that by way of the photograph, to a pixel at the masks' borders.
+
+        Raises:
+            InputError: of another photograph, or not all of it.
+        """
+        if whole.size != self.size or whole.window != whole.resized or whole.offset != (0, 0):
+            raise InputError(f"expected a view of all of a photograph of {self.size}; got {whole}")
+        return replace(self, size=whole.window, mirrored=self.mirrored != whole.mirrored)
 
     def _firsts(self) -> tuple[np.ndarray, np.ndarray]:
         """(H + 1,) and (W + 1,) int64: photograph rows a ... b - 1 are seen by window rows first[a] ... first[b] - 1;
