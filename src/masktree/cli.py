@@ -153,6 +153,7 @@ def train(
     backbone: str | None = None,
     image_size: int | None = None,
     queries: int | None = None,
+    from_: Annotated[str | None, tyro.conf.arg(name="from")] = None,
     steps: int | None = None,
     batch: int | None = None,
     parts: int | None = None,
@@ -179,6 +180,8 @@ def train(
         backbone: The preset's if not given; `masktree info backbone` lists them.
         image_size: Pixels of the longer side, a multiple of 32.
         queries: Masks that can be found in an image (sohes, unsam).
+        from_: Earlier run (its folder, or owner/name on the hub) whose weights this one begins with: all of the same
+            architecture, else those that fit, if the whole feature pyramid does.
         steps: Of the optimiser, in all. Warm-up stays as it is.
         batch: Images of one step, over all processes together. Rate and steps stay as they are: adapt them yourself.
         parts: Passes that a process spreads its images of a step over, to save memory; the result is the same.
@@ -209,13 +212,93 @@ def train(
         rate=rate,
     )
     options = Options(device, precision, workers, save_every, sample_every, skip_broken, show_progress=True)
-    done = run(labels, output, chosen, seed=seed, root=root, overwrite=overwrite, options=options)
-    import torch
-
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    start = None if from_ is None else Path(from_)
+    done = run(labels, output, chosen, start=start, seed=seed, root=root, overwrite=overwrite, options=options)
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"{done} steps done, {chosen.optimisation.steps} in all; the run is in {output}", flush=True)
+    return 0
+
+
+def self_train(
+    run: tyro.conf.Positional[str],
+    labels: tyro.conf.Positional[Path],
+    /,
+    output: Output,
+    method: Literal["sohes", "hassod"] | None = None,
+    steps: int | None = None,
+    batch: int | None = None,
+    parts: int | None = None,
+    rate: float | None = None,
+    average: float | None = None,
+    burn_in: int | None = None,
+    label_weight: tuple[float, float] | None = None,
+    teacher_weight: tuple[float, float] | None = None,
+    teacher_score: float | None = None,
+    no_teacher_mask_loss: bool = False,
+    device: str = "auto",
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    workers: int = 0,
+    seed: int = 0,
+    root: Path | None = None,
+    save_every: float = 600.0,
+    sample_every: int = 500,
+    skip_broken: bool = False,
+    overwrite: bool = False,
+) -> int:
+    """Let a trained segmenter correct its own labels: a teacher, the average of what is trained, labels photographs
+    anew at every step. Stopped at any moment, the same command goes on from the last checkpoint.
+
+    On many GPUs, or many processes: as masktree train. What is not given is the run's own, or the method's.
+
+    Args:
+        run: Folder of masktree train, or owner/name on the hub: the model to go on from.
+        labels: Folder of the label set that it was trained on, or of another finished one.
+        output: Folder of the new run, which `masktree segment --model` takes.
+        method: sohes: thresholds that keep small, medium and large masks in the labels' proportion. hassod: score above
+            0.7, labels fade out. That of the run's model if not given.
+        steps: Of the optimiser, in all; a quarter of the run's if not given.
+        batch: Labelled images of one step, and as many for the teacher. The run's (hassod: half of it) if not given.
+        parts: Passes that a process spreads its images of a step over, to save memory; the result is the same.
+        rate: Learning rate after the warm-up, which falls to 0. A tenth of the run's (hassod: the run's) if not given.
+        average: Decay of the average that is the teacher.
+        burn_in: Steps in which only the labels are learned.
+        label_weight: Of the labels' losses, at the first step and at the last. sohes: 1 1, hassod: 1 0.
+        teacher_weight: Of the losses of the teacher's masks, likewise. sohes: 1 1, hassod: 2 3.
+        teacher_score: Least score of a mask that is taught, the same for all sizes; the method's rule if not given.
+        no_teacher_mask_loss: Learn no shapes from the teacher's masks, as the released code of HASSOD.
+        device: auto, cpu, cuda, cuda:N or mps; with several processes a kind.
+        precision: auto: bfloat16 on GPUs that have it, else float32. float16 on GPUs only.
+        workers: Processes that load and augment photographs, for each process that trains; 0 does it in between.
+        seed: Of every random choice; makes a run repeatable.
+        root: Folder of the photographs, if they were moved since the labels were made.
+        save_every: Seconds between checkpoints.
+        sample_every: Steps between pictures of what is found; 0 for none.
+        skip_broken: Replace photographs that cannot be read by others, instead of ending.
+        overwrite: Begin anew where another run is.
+    """
+    from masktree.segmenter.saved import find_model, read_config
+    from masktree.train.self_train import find_method
+    from masktree.train.self_train import self_train as correct
+    from masktree.train.stage import Options
+
+    settings = find_method(
+        method,
+        read_config(find_model(run)).kind,
+        steps=steps,
+        batch=batch,
+        parts=parts,
+        rate=rate,
+        average=average,
+        burn_in=burn_in,
+        label_weight=label_weight,
+        teacher_weight=teacher_weight,
+        score=teacher_score,
+        mask_loss=False if no_teacher_mask_loss else None,
+    )
+    options = Options(device, precision, workers, save_every, sample_every, skip_broken, show_progress=True)
+    done = correct(Path(run), labels, output, settings, seed=seed, root=root, overwrite=overwrite, options=options)
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"{done} steps done; the run is in {output}", flush=True)
     return 0
 
 
@@ -376,6 +459,7 @@ def main(arguments: list[str] | None = None) -> int:
                 "segment": segment,
                 "discover": discover,
                 "train": train,
+                "self-train": self_train,
                 "evaluate": evaluate,
                 "export": export,
                 "info": info,

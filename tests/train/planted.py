@@ -1,8 +1,9 @@
 """A label set of planted rectangles, and runs on it with a model of three convolutions.
 
-    python -m tests.train.planted LABELS RUN [STEPS] [BATCH] [PARTS]
+    python -m tests.train.planted LABELS RUN [STEPS] [BATCH] [PARTS] [FROM]
 
-starts such a run in a process of its own, for tests that kill it or run several of them side by side.
+starts such a run in a process of its own, or self-training from the run FROM on, for tests that kill it or run several
+of them side by side.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import numpy as np
 from PIL import Image
 
 from masktree.masks import MaskTree
-from masktree.train import train as stage
+from masktree.train import stage
 from masktree.train.augment import Augmentation
 from masktree.train.optimise import Optimisation
 from masktree.train.presets import Preset
+from masktree.train.self_train import SelfTraining, find_method, self_train
+from masktree.train.train import train
 from tests.segmenter.standins import CONFIG, TinyModel
 from tests.train.labelled import write_labels
 
@@ -28,6 +31,9 @@ OPTIMISATION = Optimisation(
     rate=0.01, decay=0.01, steps=12, warm_up=2, schedule="cosine", batch=4, clip=1.0, average=0.9
 )
 PRESET = Preset(CONFIG, OPTIMISATION, Augmentation(crop=SIDE, scale=(0.8, 1.4), paste=0.5, jitter=0.5))
+
+# The scores of the model of three convolutions are near a half.
+CORRECTION: dict[str, object] = {"score": 0.2, "rate": 0.01, "average": 0.9}
 
 
 def make_labels(folder: Path, count: int = 6) -> Path:
@@ -52,20 +58,34 @@ def make_labels(folder: Path, count: int = 6) -> Path:
 
 def run(labels: Path, output: Path, preset: Preset = PRESET, **options: object) -> int:
     """Train the model of three convolutions. ``options``: of ``train`` and of ``Options``."""
-    outer = {name: options.pop(name) for name in ("seed", "root", "overwrite") if name in options}
+    outer = {name: options.pop(name) for name in ("start", "seed", "root", "overwrite") if name in options}
     values = stage.Options(**({"device": "cpu", "sample_every": 0} | options))  # type: ignore[arg-type]
 
-    def build(config: object, *, weights: bool) -> TinyModel:
-        return TinyModel(config)  # type: ignore[arg-type]
-
     with mock.patch.object(stage, "build_model", build):
-        return stage.train(labels, output, preset, options=values, **outer)  # type: ignore[arg-type]
+        return train(labels, output, preset, options=values, **outer)  # type: ignore[arg-type]
+
+
+def correct(first: Path, labels: Path, output: Path, settings: SelfTraining, **options: object) -> int:
+    """Self-training of the model of three convolutions, as ``run``."""
+    outer = {name: options.pop(name) for name in ("seed", "root", "overwrite") if name in options}
+    values = stage.Options(**({"device": "cpu", "sample_every": 0} | options))  # type: ignore[arg-type]
+    with mock.patch.object(stage, "build_model", build):
+        return self_train(first, labels, output, settings, options=values, **outer)  # type: ignore[arg-type]
+
+
+def build(config: object, *, weights: bool) -> TinyModel:
+    return TinyModel(config)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":
-    steps, batch, parts = (int(value) for value in [*sys.argv[3:], *("12", "4", "1")[len(sys.argv) - 3 :]])
+    steps, batch, parts = (int(value) for value in [*sys.argv[3:6], *("12", "4", "1")[len(sys.argv[:6]) - 3 :]])
     optimisation = replace(OPTIMISATION, steps=steps, batch=batch, parts=parts)
+    labels, output, first = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[6:]
     try:
-        run(Path(sys.argv[1]), Path(sys.argv[2]), replace(PRESET, optimisation=optimisation), save_every=0)
+        if first:
+            settings = find_method("sohes", steps=steps, batch=batch, parts=parts, **CORRECTION)
+            correct(Path(first[0]), labels, output, settings, save_every=0)
+        else:
+            run(labels, output, replace(PRESET, optimisation=optimisation), save_every=0)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from masktree.errors import InputError, WeightsError
 from masktree.files import write_atomically, write_json
@@ -77,14 +77,7 @@ def read_model(folder: str | Path, device: torch.device | str = "cpu") -> Model:
     """
     folder = Path(folder)
     config = read_config(folder)
-    path = weight_file(folder)
-    try:
-        state = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(
-            f"expected tensors in {str(path)!r}; got a damaged file ({error}); copy it again, or resume the training "
-            "run, which writes it anew"
-        ) from error
+    state = read_tensors(folder)
     with torch.random.fork_rng(devices=[]):  # the values drawn here are replaced: leave the random state as it was
         model = build_model(config, weights=False)
     assert isinstance(model, nn.Module)
@@ -93,8 +86,25 @@ def read_model(folder: str | Path, device: torch.device | str = "cpu") -> Model:
     except RuntimeError as error:
         reasons = " ".join(str(error).split())[:400]
         raise WeightsError(
-            f"expected in {str(path)!r} exactly the tensors of the model in {CONFIG}; got others ({reasons}); "
-            "copy both files of one run again"
+            f"expected in {str(weight_file(folder))!r} exactly the tensors of the model in {CONFIG}; got others "
+            f"({reasons}); copy both files of one run again"
+        ) from error
+    return model.eval().to(device)
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors in a model's folder by name, on the CPU, all finite.
+
+    Raises:
+        WeightsError: they are missing or damaged.
+    """
+    path = weight_file(folder)
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(
+            f"expected tensors in {str(path)!r}; got a damaged file ({error}); copy it again, or resume the training "
+            "run, which writes it anew"
         ) from error
     damaged = [name for name, value in state.items() if not torch.isfinite(value).all()]
     if damaged:
@@ -102,4 +112,4 @@ def read_model(folder: str | Path, device: torch.device | str = "cpu") -> Model:
             f"expected finite weights; got NaN or infinity in {len(damaged)} tensors of {str(path)!r}, first "
             f"{damaged[0]!r}; go back to an earlier checkpoint"
         )
-    return model.eval().to(device)
+    return state

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -34,11 +34,23 @@ _MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 @dataclass(frozen=True)
 class Part:
-    """One of the batches of a step: ``weight`` of its losses, ``name`` before theirs in the record."""
+    """One of the batches of a step: ``weight`` of its losses, ``name`` before theirs in the record; the losses
+    ``without`` are recorded, but not learned from."""
 
     batch: Batch
     weight: float = 1.0
     name: str = ""
+    without: frozenset[str] = frozenset()
+
+
+class Stateful(Protocol):
+    """What a run goes on from besides its models."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 @dataclass
@@ -51,6 +63,7 @@ class State:
         optimiser: of the model's parameters.
         step: how many are done.
         scaler: state of the loss scale, with float16; else empty.
+        teacher: what self-training goes on from besides; else None.
     """
 
     model: nn.Module
@@ -58,6 +71,7 @@ class State:
     optimiser: torch.optim.Optimizer
     step: int
     scaler: dict[str, Any]
+    teacher: Stateful | None = None
 
     @classmethod
     def begin(cls, model: nn.Module, settings: Optimisation) -> State:
@@ -67,13 +81,14 @@ class State:
 
     def content(self) -> dict[str, Any]:
         """Tensors and plain values, which ``restore`` takes."""
-        return {
+        content = {
             "model": self.model.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "scaler": self.scaler,
         }
+        return content if self.teacher is None else content | {"teacher": self.teacher.state_dict()}
 
     def restore(self, content: Mapping[str, Any]) -> None:
         """Go on from what ``content`` returned, bit for bit."""
@@ -82,6 +97,8 @@ class State:
         self.optimiser.load_state_dict(content["optimiser"])
         self.step = content["step"]
         self.scaler = content["scaler"]
+        if self.teacher is not None:
+            self.teacher.load_state_dict(content["teacher"])
 
 
 def make_accelerator(device: torch.device, precision: Precision) -> Accelerator:
@@ -160,12 +177,14 @@ def fit(
     *,
     device: torch.device,
     parts: Callable[[Item], Sequence[Part]],
+    rising: bool = True,
 ) -> Iterator[dict[str, float]]:
     """Take one step per item; yields its record after ``state`` has moved on.
 
     Args:
         items: this process's shares of the steps, from ``state.step`` on.
         parts: the weighted batches of an item; called without gradients, before the step. ``whole`` for plain batches.
+        rising: whether the decay of the average rises, as it should where the first weights are new ones.
 
     Yields:
         step, rate, loss (their weighted sum), each loss by name, norm (of the gradient), masks, seconds. Losses are
@@ -196,7 +215,7 @@ def fit(
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         state.step += 1
-        average(state.averaged, state.model, state.step, settings.average)
+        average(state.averaged, state.model, state.step if rising else None, settings.average)
         state.scaler = scaler.state_dict() if scaler is not None else {}
         now = time.monotonic()
         yield {"step": state.step, "rate": rate, **values, "masks": masks, "seconds": round(now - began, 4)}
@@ -282,7 +301,9 @@ def _backward(
         last = index == len(pieces) - 1
         with contextlib.nullcontext() if last else accelerator.no_sync(trained):
             found = trained(small.to(device), share)
-            total = part.weight / parts * torch.stack(list(found.values())).sum()
+            # Times 0, not left out: every parameter is to have its gradient when processes wait for each other's.
+            terms = [value * float(name not in part.without) for name, value in found.items()]
+            total = part.weight / parts * torch.stack(terms).sum()
             accelerator.backward(total)
         losses["loss"] += total.detach()
         for name, value in found.items():

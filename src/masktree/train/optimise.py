@@ -132,13 +132,15 @@ def clip_gradients(parameters: Iterable[nn.Parameter], settings: Optimisation) -
 
 
 @torch.no_grad()
-def average(averaged: nn.Module, model: nn.Module, step: int, decay: float) -> None:
+def average(averaged: nn.Module, model: nn.Module, step: int | None, decay: float) -> None:
     """Move averaged weights towards those of ``model`` after ``step`` steps.
 
-    The decay rises with (1 + step) / (10 + step), so that a short run's average is not that of its first weights.
+    The decay rises with (1 + step) / (10 + step), so that a short run's average is not that of its first weights;
+    ``step`` None: it does not, for a run whose first weights are worth keeping.
     Numbers that are no fractions, as counters, are copied.
     """
-    decay = min(decay, (1 + step) / (10 + step))
+    if step is not None:
+        decay = min(decay, (1 + step) / (10 + step))
     old = [*averaged.parameters(), *averaged.buffers()]
     new = [*model.parameters(), *model.buffers()]
     pairs = [(a, b) for a, b in zip(old, new, strict=True) if a.is_floating_point()]

@@ -15,6 +15,12 @@ from masktree.visualize import colour_labels, overlay
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _EDGE = 900, 480, 64, 160, 28  # of the curves' picture, in pixels
 _POINTS = 600  # most points of a curve; each is the mean of the steps around it
 _OTHERS = ("step", "rate", "norm", "masks", "seconds")  # what a record has besides losses
+_TEACHER = (
+    "threshold_",
+    "kept_",
+    "weight_",
+    "blind",
+)  # and what it has of the teacher of self-training begins with these
 _GAP = 6  # pixels between the pictures of a sheet
 
 
@@ -23,13 +29,23 @@ def draw_losses(records: Sequence[Mapping[str, Any]]) -> RGB:
 
     A point is the mean of the steps around it; what is 0 or less is not drawn.
     """
+    names = records[-1] if records else {}
+    return _draw_curves(records, [n for n in names if n not in _OTHERS and not n.startswith(_TEACHER)], "losses")
+
+
+def draw_thresholds(records: Sequence[Mapping[str, Any]]) -> RGB:
+    """The same of the teacher's thresholds, and of the masks per image that it teaches."""
+    names = records[-1] if records else {}
+    return _draw_curves(records, [n for n in names if n.startswith(_TEACHER[:2])], "thresholds")
+
+
+def _draw_curves(records: Sequence[Mapping[str, Any]], names: Sequence[str], kind: str) -> RGB:
     image = Image.new("RGB", (_WIDTH, _HEIGHT), "white")
     draw = ImageDraw.Draw(image)
-    names = [name for name in (records[-1] if records else {}) if name not in _OTHERS]
     curves = {name: _curve(records, name) for name in names}
     curves = {name: curve for name, curve in curves.items() if len(curve)}
     if not curves:
-        draw.text((_LEFT, _HEIGHT // 2), "no losses yet", fill="black")
+        draw.text((_LEFT, _HEIGHT // 2), f"no {kind} yet", fill="black")
         return np.asarray(image)
     values = np.log10(np.concatenate([curve[:, 1] for curve in curves.values()]))
     low, high = float(values.min()) - 0.05, float(values.max()) + 0.05

@@ -7,6 +7,7 @@ Layout of a run::
     RUN/checkpoint.pt       all that the run goes on from
     RUN/metrics.jsonl       one line per step
     RUN/losses.png          the same as curves
+    RUN/thresholds.png      of self-training: what the teacher must be sure of, and how many masks it teaches
     RUN/samples/            step-000500.png ...: photographs, pseudo-labels, what the model finds
     RUN/tensorboard/        where TensorBoard is installed
 """
@@ -33,12 +34,13 @@ from masktree.segmenter.build import save_pretrained
 from masktree.segmenter.config import ModelConfig, to_json
 from masktree.segmenter.saved import CONFIG, FORMAT, VERSION, WEIGHTS, is_model, read_header
 from masktree.train.loop import State
-from masktree.train.pictures import draw_losses
+from masktree.train.pictures import draw_losses, draw_thresholds
 
-CHECKPOINT, METRICS, LOSSES, SAMPLES, BOARD = (
+CHECKPOINT, METRICS, LOSSES, THRESHOLDS, SAMPLES, BOARD = (
     "checkpoint.pt",
     "metrics.jsonl",
     "losses.png",
+    "thresholds.png",
     "samples",
     "tensorboard",
 )
@@ -100,7 +102,7 @@ class RunFolder:
         """Write config.json; bring everything else in the folder to the state of the checkpoint."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.step == 0:
-            for name in (CONFIG, CHECKPOINT, WEIGHTS, METRICS, LOSSES):
+            for name in (CONFIG, CHECKPOINT, WEIGHTS, METRICS, LOSSES, THRESHOLDS):
                 (self.folder / name).unlink(missing_ok=True)
             shutil.rmtree(self.folder / BOARD, ignore_errors=True)
         self.header["record"]["versions"] = versions(_PACKAGES)
@@ -153,7 +155,10 @@ class RunFolder:
             self.header["step"] = state.step
             write_json(self.folder / CONFIG, self.header, indent=1)
             save_pretrained(model, self.folder)
-            self.picture(LOSSES, lambda: draw_losses(list(read_metrics(self.folder))))
+            records = list(read_metrics(self.folder))
+            self.picture(LOSSES, lambda: draw_losses(records))
+            if state.teacher is not None:
+                self.picture(THRESHOLDS, lambda: draw_thresholds(records))
         except OSError as error:
             kept = f"the one of step {self.step} stays" if self.step else "there is none yet"
             raise TrainingError(
@@ -200,7 +205,7 @@ def _refuse_foreign(folder: Path) -> None:
     own = is_model(folder)
     if own and "training" not in read_header(folder):
         raise InputError(f"expected a new folder, or that of a run; got {folder} of a model; choose another")
-    names = (CONFIG, CHECKPOINT, WEIGHTS, METRICS, LOSSES, SAMPLES, BOARD)
+    names = (CONFIG, CHECKPOINT, WEIGHTS, METRICS, LOSSES, THRESHOLDS, SAMPLES, BOARD)
     foreign = [] if own else [name for name in names if (folder / name).exists()]
     if foreign:
         raise InputError(
