@@ -13,7 +13,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from masktree.backbones import load_backbone
     from masktree.masks import MaskTree
-    from masktree.predict import AutomaticMaskGenerator, LearnedSegmenter, Segmenter, load
+    from masktree.predict import LearnedSegmenter, Segmenter, load
+    from masktree.prompt.generator import AutomaticMaskGenerator
+    from masktree.prompt.predictor import Predictor
     from masktree.tree import PartitionTree
     from masktree.visualize import overlay
 
@@ -22,6 +24,7 @@ __all__ = [
     "LearnedSegmenter",
     "MaskTree",
     "PartitionTree",
+    "Predictor",
     "Segmenter",
     "__version__",
     "load",
@@ -30,10 +33,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AutomaticMaskGenerator": "masktree.predict",
+    "AutomaticMaskGenerator": "masktree.prompt.generator",
     "LearnedSegmenter": "masktree.predict",
     "MaskTree": "masktree.masks",
     "PartitionTree": "masktree.tree",
+    "Predictor": "masktree.prompt.predictor",
     "Segmenter": "masktree.predict",
     "load": "masktree.predict",
     "load_backbone": "masktree.backbones",

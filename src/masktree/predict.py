@@ -258,48 +258,6 @@ def load_model(
     )
 
 
-class AutomaticMaskGenerator:
-    """Drop-in for segment-anything's class of that name: ``generate(image)`` returns its list of dicts.
-
-    Args:
-        segmenter: from ``masktree.load``.
-        pred_iou_thresh: keep masks with at least this score (0 keeps all).
-        stability_score_thresh: keep masks with at least this stability (0 keeps all).
-        min_mask_region_area: keep masks of at least this many pixels.
-        output_mode: ``binary_mask``, ``uncompressed_rle`` or ``coco_rle``.
-
-    Each dict has segmentation, area, bbox (XYWH), predicted_iou, point_coords, stability_score, crop_box and, beyond
-    segment-anything, id, parent_id, level, depth and granularity.
-    """
-
-    def __init__(
-        self,
-        segmenter: Outliner,
-        *,
-        pred_iou_thresh: float = 0.0,
-        stability_score_thresh: float = 0.0,
-        min_mask_region_area: int = 0,
-        output_mode: Literal["binary_mask", "uncompressed_rle", "coco_rle"] = "binary_mask",
-    ) -> None:
-        if output_mode not in ("binary_mask", "uncompressed_rle", "coco_rle"):
-            raise InputError(f"expected output_mode binary_mask, uncompressed_rle or coco_rle; got {output_mode!r}")
-        self.segmenter = segmenter
-        self.pred_iou_thresh = pred_iou_thresh
-        self.stability_score_thresh = stability_score_thresh
-        self.min_mask_region_area = min_mask_region_area
-        self.output_mode = output_mode
-
-    def generate(self, image: RGB) -> list[dict[str, Any]]:
-        """Masks of an (H, W, 3) uint8 RGB image, largest first."""
-        tree = self.segmenter(image)
-        keep = (
-            (tree.scores >= self.pred_iou_thresh)
-            & (tree.stabilities >= self.stability_score_thresh)
-            & (tree.areas >= self.min_mask_region_area)
-        )
-        return tree[keep].masks(output_mode=self.output_mode)
-
-
 def method_options(method: Method) -> dict[str, Any]:
     """Keyword arguments that a method takes beside the image and the backbone, with their defaults."""
     import inspect

@@ -17,7 +17,6 @@ from masktree.evaluate import result as result_module
 from masktree.evaluate.datasets import read_truth
 from masktree.evaluate.harness import PROTOCOLS, Evaluation, evaluate, evaluate_predictor
 from masktree.evaluate.metrics import METRICS, number
-from masktree.evaluate.points import TreePredictor
 from masktree.evaluate.result import Result, source_commit
 from masktree.evaluate.truth import hash_names
 from tests.evaluate.planted import NAMES, SIZE, masks, results, tree, write_json, write_trees, write_truth
@@ -210,13 +209,13 @@ def test_any_predictor_is_scored(tmp_path, truth, trees):
 
         def __init__(self) -> None:
             self.seen: list[tuple[int, ...]] = []
-            self.tree = TreePredictor(tree())
+            self.tree = masktree.Predictor(tree())
 
         def set_image(self, image):
             self.seen.append(image.shape)
 
         def predict(self, point_coords, point_labels, multimask_output=True):
-            return self.tree.predict(point_coords, point_labels, multimask_output)
+            return self.tree.predict(point_coords, point_labels, multimask_output=multimask_output)
 
     predictor = OfThePlanted()
     known = read_truth("json", truth)

@@ -10,9 +10,10 @@ import pytest
 
 from masktree import rle
 from masktree.errors import InputError
-from masktree.evaluate.points import TreePredictor, farthest_point, score_image, summarise
+from masktree.evaluate.points import farthest_point, score_image, summarise
 from masktree.evaluate.truth import ImageTruth
 from masktree.masks import MaskTree
+from masktree.prompt import Predictor
 from tests.oracles import points as oracle
 
 SIZE = (20, 24)
@@ -70,23 +71,23 @@ def test_farthest_point_of_planted_shapes():
 
 
 def test_max_and_oracle_of_one_click(tree):
-    stats = score_image(TreePredictor(tree), None, truth_of([WHOLE]))
+    stats = score_image(Predictor(tree), None, truth_of([WHOLE]))
     centre = farthest_point(WHOLE)
     assert tree.at(*centre) == [1, 0] or tree.at(*centre) == [0]
-    best = score_image(TreePredictor(tree), None, truth_of([LEFT, OTHER]))
+    best = score_image(Predictor(tree), None, truth_of([LEFT, OTHER]))
     assert best["n"] == 2
     assert best["max_iou"] == best["oracle_iou"] == best["one_iou"] == 2.0  # highest scored, and the only one
     assert best["noc90"] == 2.0
     assert stats["oracle_iou"] == 1.0
-    inner = score_image(TreePredictor(tree), None, truth_of([SMALL]))
+    inner = score_image(Predictor(tree), None, truth_of([SMALL]))
     assert inner["max_iou"] == pytest.approx(SMALL.sum() / LEFT.sum())  # the click gives LEFT, which scores higher
     assert inner["oracle_iou"] == 1.0
     assert inner["noc80"] == 2.0  # a negative click leads to it
-    assert score_image(TreePredictor(tree), None, truth_of([SMALL]), granularity="oracle")["noc80"] == 1.0
+    assert score_image(Predictor(tree), None, truth_of([SMALL]), granularity="oracle")["noc80"] == 1.0
 
 
 def test_oracle_granularity_changes_what_the_loop_works_with(tree):
-    stats = score_image(TreePredictor(tree), None, truth_of([SMALL]), granularity="oracle")
+    stats = score_image(Predictor(tree), None, truth_of([SMALL]), granularity="oracle")
     assert stats["one_iou"] == stats["oracle_iou"] == 1.0
     assert stats["max_iou"] < 0.5
 
@@ -99,10 +100,10 @@ def test_clicks_equal_the_definition(rng, granularity):
         masks = np.stack([box(a, b, c + 1, d + 2, size) for (a, b), (c, d) in corners])
         forest = MaskTree.from_masks(masks, scores=rng.random(8).round(3))
         target = masks[0] ^ (rng.random(size) < 0.05)
-        predictor = TreePredictor(forest)
+        predictor = Predictor(forest)
 
         def predict(points, labels, predictor=predictor):
-            return predictor.predict(np.array(points, float), np.array(labels), True)[:2]
+            return predictor.predict(np.array(points, float), np.array(labels))[:2]
 
         stats = score_image(predictor, None, truth_of([target], size), granularity=granularity, clicks=7)
         for goal in (80, 85, 90):
@@ -145,7 +146,7 @@ def test_no_answer_counts_as_zero():
     assert stats["noc80"] == 40
     assert stats["nof90"] == 2
     bare = MaskTree.from_rles([], SIZE, np.zeros(0, np.int32))
-    assert score_image(TreePredictor(bare), None, truth_of([LEFT])) == {
+    assert score_image(Predictor(bare), None, truth_of([LEFT])) == {
         **dict.fromkeys(("max_iou", "oracle_iou", "one_iou"), 0.0),
         **dict.fromkeys(("noc80", "noc85", "noc90"), 20.0),
         **dict.fromkeys(("nof80", "nof85", "nof90"), 1.0),
@@ -156,13 +157,13 @@ def test_no_answer_counts_as_zero():
 
 def test_crowds_and_empty_masks_are_passed_over(tree):
     crowd = np.array([False, True, False])
-    stats = score_image(TreePredictor(tree), None, truth_of([LEFT, WHOLE, np.zeros(SIZE, np.bool_)], crowd=crowd))
+    stats = score_image(Predictor(tree), None, truth_of([LEFT, WHOLE, np.zeros(SIZE, np.bool_)], crowd=crowd))
     assert stats["n"] == 1
     assert stats["max_iou"] == 1
 
 
 def test_means_run_over_entities(tree):
-    first = score_image(TreePredictor(tree), None, truth_of([LEFT, OTHER, OTHER]))
+    first = score_image(Predictor(tree), None, truth_of([LEFT, OTHER, OTHER]))
     empty = Recorder(np.zeros((0, *SIZE), np.bool_), np.zeros(0))
     second = score_image(empty, None, truth_of([LEFT]))
     nothing = score_image(empty, None, truth_of([]))
@@ -174,52 +175,24 @@ def test_means_run_over_entities(tree):
     assert json.loads(json.dumps([first, second])) == [first, second]
 
 
-def test_tree_predictor_ranks_by_clicks_then_score(tree):
-    predictor = TreePredictor(tree)
-    masks, scores, _ = predictor.predict(np.array([[3, 4]]), np.array([1]), True)
-    assert [mask.sum() for mask in masks] == [m.sum() for m in (LEFT, WHOLE, SMALL)]
-    assert scores.tolist() == [1, 1, 1]
-    masks, scores, _ = predictor.predict(np.array([[3, 4], [4, 15]]), np.array([1, 0]), True)
-    assert np.array_equal(masks[0], SMALL)
-    assert scores.tolist() == [1, 0.5, 0.5]
-    masks, scores, _ = predictor.predict(np.array([[3, 4], [10, 15]]), np.array([1, 1]), False)
-    assert np.array_equal(masks, WHOLE[None])
-    masks, scores, _ = predictor.predict(np.array([[23, 19]]), np.array([1]), True)
-    assert masks.shape == (0, *SIZE)
-    assert scores.shape == (0,)
-
-
-def test_an_answer_has_six_masks_of_different_size_and_the_best_first():
-    nested = np.stack([box(9 - k, 10 - k, 10 + k, 11 + k) for k in range(1, 10)])
-    scores = np.linspace(0.1, 0.9, 9)[[4, 8, 0, 1, 2, 3, 5, 6, 7]]
-    masks, _, _ = TreePredictor(MaskTree.from_masks(nested, scores=scores)).predict(
-        np.array([[10, 9]]), np.array([1]), True
-    )
-    areas = [int(mask.sum()) for mask in masks]
-    assert len(areas) == len(set(areas)) == 6
-    assert areas[0] == nested[1].sum()  # the highest score
-    assert min(areas) <= nested[1].sum()
-    assert max(areas) == nested[8].sum()
-
-
 def test_a_click_on_a_large_tree_is_fast(rng):
     size = (600, 800)
     corners = [(int(y), int(x), int(s)) for y, x, s in zip(*rng.integers(0, 500, (2, 800)), rng.integers(20, 300, 800))]  # noqa: B905
     masks = [rle.encode(box(y, x, min(y + s, 600), min(x + s, 800), size)) for y, x, s in corners]
-    predictor = TreePredictor(MaskTree.from_rles(masks, size, np.full(800, -1, np.int32)))
-    predictor.predict(np.array([[300, 300]]), np.array([1]), True)
+    predictor = Predictor(MaskTree.from_rles(masks, size, np.full(800, -1, np.int32)))
+    predictor.predict(np.array([[300, 300]]), np.array([1]))
     start = time.process_time()
     for x in range(100, 120):
-        predictor.predict(np.array([[x, 300]]), np.array([1]), True)
+        predictor.predict(np.array([[x, 300]]), np.array([1]))
     assert time.process_time() - start < 20 * 0.05
 
 
 def test_bad_input(tree):
     target = truth_of([LEFT])
     with pytest.raises(InputError, match="at least 1 click"):
-        score_image(TreePredictor(tree), None, target, clicks=0)
+        score_image(Predictor(tree), None, target, clicks=0)
     with pytest.raises(InputError, match="granularity"):
-        score_image(TreePredictor(tree), None, target, granularity="finest")
+        score_image(Predictor(tree), None, target, granularity="finest")
     with pytest.raises(InputError, match=r"a\.jpg: expected masks"):
         score_image(Recorder(LEFT[None, :5], np.ones(1)), None, target)
     with pytest.raises(InputError, match=r"a\.jpg: expected masks"):
@@ -228,14 +201,8 @@ def test_bad_input(tree):
         score_image(Recorder(LEFT[None], np.array([np.nan])), None, target)
     boxes_only = ImageTruth(1, "a.jpg", SIZE, None, np.ones((1, 4)), np.ones(1), np.zeros(1, bool), np.full(1, -1))
     with pytest.raises(InputError, match="boxes only"):
-        score_image(TreePredictor(tree), None, boxes_only)
-    with pytest.raises(InputError, match="inside the image"):
-        TreePredictor(tree).predict(np.array([[24.0, 3.0]]), np.array([1]))
-    with pytest.raises(InputError, match="labels 1"):
-        TreePredictor(tree).predict(np.array([[4.0, 3.0]]), np.array([2]))
-    with pytest.raises(InputError, match="clicks"):
-        TreePredictor(tree).predict(np.zeros((0, 2)), np.zeros(0))
+        score_image(Predictor(tree), None, boxes_only)
     with pytest.raises(InputError, match="at least one image"):
         summarise([])
     with pytest.raises(InputError, match="equally many"):
-        summarise([score_image(TreePredictor(tree), None, target, clicks=c) for c in (3, 4)])
+        summarise([score_image(Predictor(tree), None, target, clicks=c) for c in (3, 4)])

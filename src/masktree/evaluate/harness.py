@@ -40,6 +40,7 @@ from masktree.files import sha256_of
 from masktree.images import find_photos, read_image
 from masktree.predict import Outliner, load
 from masktree.progress import progress_bar
+from masktree.prompt import Predictor
 
 ProtocolName = Literal["ar", "points", "bsds", "hierarchy", "self"]
 Kind = Literal["masks", "boxes"]
@@ -455,7 +456,7 @@ def _ar(case: Case, job: ScoreJob) -> Stats:
 
 def _points(case: Case, job: ScoreJob) -> Stats:
     truth = _truth(case)
-    predictor = points.TreePredictor(case.prediction.tree(truth.size, nested=False))
+    predictor = Predictor(case.prediction.tree(truth.size, nested=False))
     return click(predictor, None, truth)
 
 

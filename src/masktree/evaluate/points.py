@@ -27,12 +27,10 @@ from scipy import ndimage
 from masktree import rle
 from masktree.errors import InputError
 from masktree.evaluate.truth import ImageTruth
-from masktree.masks import MaskTree
 from masktree.types import RGB, Mask, checked
 
 TARGETS = (80, 85, 90)  # per cent of IoU
 CLICKS = 20
-MOST_MASKS = 6  # of one answer, as many as UnSAM gives
 _EIGHT = np.ones((3, 3), np.int8)
 
 Stats = dict[str, Any]
@@ -49,51 +47,6 @@ class Predictor(Protocol):
     ) -> tuple[Any, Any, Any]:
         """Clicks (N, 2) float xy in pixels and (N,) labels, 1 in and 0 out: masks (C, H, W), scores (C,), anything."""
         ...
-
-
-class TreePredictor:
-    """Clicks answered from a tree of masks, without its image.
-
-    Candidates are the masks with at least one positive click inside. Their score is the mean of the share of positive
-    clicks inside and the share of negative clicks outside (1 while there are none); of equal ones the mask with the
-    higher score in the tree comes first, then the smaller (our choice: it needs no label and no parameter). Of more
-    than six the answer is of different granularity, as UnSAM's: in order of area they are cut into six equal parts, of
-    each of which the first is returned. Only these are made dense.
-    """
-
-    def __init__(self, tree: MaskTree) -> None:
-        self.tree = tree
-
-    def set_image(self, image: RGB | None) -> None:
-        """Does nothing: the tree is that of the image."""
-
-    def predict(
-        self, point_coords: np.ndarray, point_labels: np.ndarray, multimask_output: bool = True
-    ) -> tuple[np.ndarray, np.ndarray, None]:
-        """Masks (C, H, W) bool and scores (C,) in [0, 1], best first; C is 0 where no mask has a positive click.
-
-        Raises:
-            InputError: clicks outside the image, other shapes, or labels other than 0 and 1.
-        """
-        points, labels = np.asarray(point_coords, float), np.asarray(point_labels)
-        if points.ndim != 2 or points.shape[1] != 2 or labels.shape != points.shape[:1] or len(labels) == 0:
-            raise InputError(f"expected clicks (N, 2) and labels (N,), N > 0; got {points.shape} and {labels.shape}")
-        if not np.isin(labels, (0, 1)).all():
-            raise InputError(f"expected labels 1 (inside) and 0 (outside); got {labels.tolist()}")
-        inside = np.zeros((2, len(self.tree)))
-        for (x, y), label in zip(points, labels, strict=True):
-            inside[int(label), self.tree.at(float(x), float(y))] += 1
-        positive, negative = int((labels == 1).sum()), int((labels == 0).sum())
-        agreement = (inside[1] / max(positive, 1) + 1 - inside[0] / max(negative, 1)) / 2
-        candidates = np.flatnonzero(inside[1])
-        keys = (self.tree.areas[candidates], -self.tree.scores[candidates], -agreement[candidates])
-        order = candidates[np.lexsort(keys)]
-        if len(order) > MOST_MASKS:
-            parts = np.array_split(np.argsort(self.tree.areas[order], kind="stable"), MOST_MASKS)
-            order = order[np.sort([part.min() for part in parts])]
-        order = order if multimask_output else order[:1]
-        masks = [self.tree.mask(int(index)) for index in order]
-        return np.array(masks, np.bool_).reshape(-1, *self.tree.size), agreement[order], None
 
 
 @checked
@@ -125,7 +78,7 @@ def score_image(
     Args:
         predictor: gets the image once, then clicks. It is asked for several masks at the first click, and with oracle
             granularity always.
-        image: whatever the predictor wants; None for a ``TreePredictor``.
+        image: whatever the predictor wants; None for a ``masktree.Predictor`` of a tree.
         truth: with masks.
         clicks: the most of one entity, at least 1; 20 is the field's.
         granularity: None: the loop works with the mask of the highest score; "oracle": with the best mask returned.

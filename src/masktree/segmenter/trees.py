@@ -20,13 +20,19 @@ _DENSE = 64 * 2**20  # bytes of dense masks at a time (our choice); a mask that 
 
 
 def tree_of(
-    detections: Detections, size: tuple[int, int], *, min_area: int = MIN_AREA, min_score: float = 0.0
+    detections: Detections,
+    size: tuple[int, int],
+    *,
+    min_area: int = MIN_AREA,
+    min_score: float = 0.0,
+    stabilities: np.ndarray | None = None,
 ) -> MaskTree:
     """The detections of one image of (height, width) ``size`` as a tree, best score first.
 
     Masks below ``min_area`` pixels or ``min_score``, and exact copies of better ones, are left out. Parents: from the
     ancestor head where there is one (see ``masktree.segmenter.forest``), else by coverage. Levels: the most probable of
-    the level head where there is one, else from the depth. Masks are dense a few at a time only.
+    the level head where there is one, else from the depth. Masks are dense a few at a time only. ``stabilities``: (n,)
+    in [0, 1], of each detection; 1 if not given.
 
     Raises:
         InputError: ``min_area`` below 1 or ``min_score`` outside [0, 1]; scores that are not finite.
@@ -50,7 +56,8 @@ def tree_of(
     levels = None
     if detections.levels is not None:
         levels = detections.levels.float().cpu().numpy()[keep].argmax(axis=1)
-    return MaskTree.from_rles(kept, size, parents, scores=scores[keep].clip(0, 1), levels=levels)
+    stable = None if stabilities is None else stabilities[keep]
+    return MaskTree.from_rles(kept, size, parents, scores=scores[keep].clip(0, 1), stabilities=stable, levels=levels)
 
 
 def segment_images(

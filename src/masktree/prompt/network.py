@@ -1,0 +1,108 @@
+"""Prompts answered by a promptable network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from masktree.prompt.answer import Answer
+from masktree.prompt.prompt import SIDE, SURE, Prompt
+from masktree.segmenter.inputs import prepare, stack
+from masktree.segmenter.promptable import Promptable
+from masktree.segmenter.prompts import STRIDE, Prompts
+from masktree.types import RGB
+
+if TYPE_CHECKING:
+    from masktree.predict import LearnedSegmenter
+
+
+class Network:
+    """Clicks, boxes, masks and granularities on one image that is encoded here, once.
+
+    A single click without more has the network's masks of all granularities as answers, best expected IoU first; any
+    other prompt has its single answer first, and the others behind it if several are wanted. Scores are the IoU that
+    the network expects.
+
+    Args:
+        segmenter: of a model of kind promptable.
+        image: (H, W, 3) uint8 RGB.
+    """
+
+    def __init__(self, segmenter: LearnedSegmenter, image: RGB) -> None:
+        assert isinstance(segmenter.model, Promptable)
+        self.model: Promptable = segmenter.model
+        self.size = (image.shape[0], image.shape[1])
+        self._device = next(self.model.parameters()).device
+        self._half = segmenter.dtype == "bfloat16"
+        seen = prepare(image, self.model.config.image_size, cues=self.model.wants_cues)
+        self.content = seen.content
+        with torch.inference_mode(), self.precision():
+            self.encoded = self.model.encode(*stack([seen], self._device))
+
+    def answer(self, prompt: Prompt, count: int) -> Answer:
+        """As ``answer.Source``; masks are logits."""
+        with torch.inference_mode(), self.precision():
+            answers = self.model.decode(self.encoded, self._question(prompt))
+            ious = answers.ious[0].float().cpu()
+            order = ious.argsort(descending=True, stable=True).tolist()
+            order.remove(0)
+            if not (
+                len(prompt.labels) == 1 and prompt.box is None and prompt.mask is None and prompt.granularity is None
+            ):
+                order.insert(0, 0)
+            order = order[:count]
+            logits = answers.logits(slice(0, 1))[0, order]
+        masks = self._enlarge(logits).cpu().numpy()
+        return Answer(masks, ious[order].numpy(), self._shrink(logits).cpu().numpy())
+
+    def precision(self) -> torch.autocast:
+        """Autocast, where the segmenter asks for it."""
+        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._half)
+
+    def _question(self, prompt: Prompt) -> Prompts:
+        scale = np.array([self.content[1] / self.size[1], self.content[0] / self.size[0]])
+        # A click on pixel (x, y) is one on its centre, as for segment-anything.
+        points = torch.tensor((prompt.points + 0.5) * scale, dtype=torch.float32)[None]
+        boxes = None if prompt.box is None else torch.tensor(prompt.box * np.tile(scale, 2), dtype=torch.float32)[None]
+        g = None if prompt.granularity is None else torch.tensor([prompt.granularity], dtype=torch.float32)
+        masks = None if prompt.mask is None else self._fit(torch.from_numpy(prompt.mask))[None]
+        return Prompts(points, torch.from_numpy(prompt.labels)[None], boxes, masks, g).to(self._device)
+
+    def _fit(self, mask: Tensor) -> Tensor:
+        """(SIDE, SIDE) logits as (H/4, W/4) cells of the network's input, -SURE in its padding."""
+        height, width = (side // STRIDE for side in self.encoded.size)
+        rows, columns = (-(-side // STRIDE) for side in self.content)
+        side = round(max(self.content) / STRIDE)
+        seen = functional.interpolate(mask[None, None], (side, side), mode="bilinear", align_corners=False)[0, 0]
+        result = mask.new_full((height, width), -SURE)
+        part = seen[:rows, :columns]
+        result[: part.shape[0], : part.shape[1]] = part
+        return result
+
+    def _shrink(self, logits: Tensor) -> Tensor:
+        """(n, SIDE, SIDE) of (n, H/4, W/4) logits: the way back."""
+        side = round(max(self.content) / STRIDE)
+        rows, columns = (min(-(-one // STRIDE), side) for one in self.content)
+        square = logits.new_full((len(logits), 1, side, side), -SURE)
+        square[:, 0, :rows, :columns] = logits[:, :rows, :columns]
+        return functional.interpolate(square, (SIDE, SIDE), mode="bilinear", align_corners=False)[:, 0]
+
+    def _enlarge(self, logits: Tensor) -> Tensor:
+        """(n, H, W) at the image's own size."""
+        return enlarge(logits, self.content, self.size)
+
+
+def enlarge(logits: Tensor, content: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """(n, h, w) logits of an image's cells, ``content`` pixels (height, width) of which are the image, at (H, W)
+    ``size``: bilinear, to within half a pixel."""
+    cells = [-(-side // STRIDE) for side in content]
+    whole = [
+        max(own, round(count * STRIDE * own / side)) for count, side, own in zip(cells, content, size, strict=True)
+    ]
+    seen = logits[None, :, : cells[0], : cells[1]]
+    big = functional.interpolate(seen, whole, mode="bilinear", align_corners=False)[0]
+    return big[:, : size[0], : size[1]]
