@@ -122,7 +122,7 @@ def find_photos(inputs: Sequence[str | Path]) -> tuple[list[Photo], list[dict[st
         failures |= {failure["path"]: failure for failure in own}
         for real, hit in matched.items():
             found.setdefault(real, hit)
-    return _named(list(found.values())), list(failures.values())
+    return name_outputs(list(found.values())), list(failures.values())
 
 
 def _resolve(item: str, failures: list[dict[str, str]]) -> Iterable[tuple[Path, str]]:
@@ -208,8 +208,13 @@ def _fixed_part(pattern: Path) -> Path:
     return fixed
 
 
-def _named(found: Sequence[tuple[Path, str]]) -> list[Photo]:
-    """Drop the suffix where that is unambiguous; keep it where a.jpg and a.png stand side by side."""
+def name_outputs(found: Sequence[tuple[Path, str]]) -> list[Photo]:
+    """Photographs of (path, POSIX path below the folder): the suffix is dropped from the name where that is unambiguous
+    and kept where a.jpg and a.png stand side by side.
+
+    Raises:
+        InputError: two would write to one name, or one to a reserved one.
+    """
     names = [relative.removesuffix(Path(relative).suffix) for _, relative in found]
     while True:  # a name with its suffix may be the bare name of another (a.jpg, a.png, a.jpg.jpg), which keeps its own
         counts = Counter(names)

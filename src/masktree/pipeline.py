@@ -296,7 +296,7 @@ class SegmentJob:
 def run_batch(
     todo: Sequence[Photo],
     unlisted: list[dict[str, str]],
-    job: SegmentJob,
+    job: Callable[[Photo], Any],
     record: RunRecord,
     workers: int,
     kept: int,

@@ -15,7 +15,7 @@ def write_card(path: Path, index: dict[str, Any]) -> None:
     failures = sum(len(shard["failures"]) for shard in index["shards"])
     quantiles = ", ".join(f"{float(q):.0%}: {v:g}" for q, v in summary["masks_per_image_quantiles"].items())
     sections = [
-        "# Pseudo-labels by masktree\n\nMade without human labels.",
+        _merged(index) if "sources" in index else "# Pseudo-labels by masktree\n\nMade without human labels.",
         _table(
             {
                 "images": summary["images"],
@@ -43,6 +43,18 @@ def write_card(path: Path, index: dict[str, Any]) -> None:
     ]
     text = "\n\n".join(sections) + "\n"
     write_atomically(path, lambda handle: handle.write(text.encode()))
+
+
+def _merged(index: dict[str, Any]) -> str:
+    """Title and sources of a merged set."""
+    human = "" if index["weights"].get("label_free") else " Some sources may be made by people."
+    rows = []
+    for number, source in enumerate(index["sources"]):
+        counts = {k: v for k, v in source.items() if k not in ("path", "kind", "sha256", "label_free")}
+        text = ", ".join(f"{name} {count}" for name, count in counts.items())
+        rows.append(f"| {number} | `{source['path']}` | {source['kind']} | {text} | `{source['sha256']}` |")
+    table = "| source | path | kind | images and masks | sha256 |\n|---|---|---|---|---|\n" + "\n".join(rows)
+    return f"# Labels merged by masktree\n\nEach annotation says which `source` it comes from.{human}\n\n{table}"
 
 
 def _table(rows: dict[str, Any]) -> str:

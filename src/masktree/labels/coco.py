@@ -51,9 +51,20 @@ def group_by_image(document: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
     return groups
 
 
-def annotations_of(tree: MaskTree, image_id: int) -> list[dict[str, Any]]:
-    """COCO annotations with ids that are unique over the whole label set; at most ``MAX_MASKS`` masks."""
-    return tree.to_coco(image_id=image_id, first_id=image_id * MAX_MASKS, category_id=CATEGORY_ID)
+def annotations_of(tree: MaskTree, image_id: int, sources: Sequence[int] | None = None) -> list[dict[str, Any]]:
+    """COCO annotations with ids that are unique over the whole label set; at most ``MAX_MASKS`` masks.
+
+    ``sources``: number of each mask's source, in a merged set; becomes ``source`` of the annotation.
+
+    Raises:
+        FormatError: not one source per mask.
+    """
+    annotations = tree.to_coco(image_id=image_id, first_id=image_id * MAX_MASKS, category_id=CATEGORY_ID)
+    if sources is None:
+        return annotations
+    if len(sources) != len(annotations):
+        raise FormatError(f"expected a source for each of {len(annotations)} masks; got {len(sources)}")
+    return [annotation | {"source": number} for annotation, number in zip(annotations, sources, strict=True)]
 
 
 def tree_of(annotations: Sequence[dict[str, Any]], size: tuple[int, int]) -> MaskTree:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from masktree import rle
 from masktree.masks import LEVELS, MaskTree
 
+_COUNTERS = ("levels", "sizes", "areas", "depths", "sources")
 _SMALL, _MEDIUM = 32**2, 96**2  # COCO's area limits in pixels
 
 
@@ -22,6 +24,7 @@ class Statistics:
         masks_per_image: number of masks of each image, in order.
         coverage: sum over images of the share of pixels under at least one mask.
         levels: masks by level; sizes: by COCO size; areas: by power of two of the area in pixels; depths: by depth.
+        sources: of a merged set: masks by source and what became of them, such as ``0 kept`` and ``1 rejected``.
     """
 
     masks_per_image: list[int] = field(default_factory=list)
@@ -30,6 +33,7 @@ class Statistics:
     sizes: Counter[str] = field(default_factory=Counter)
     areas: Counter[str] = field(default_factory=Counter)
     depths: Counter[str] = field(default_factory=Counter)
+    sources: Counter[str] = field(default_factory=Counter)
 
     def add(self, tree: MaskTree) -> None:
         """Count one image."""
@@ -42,22 +46,32 @@ class Statistics:
         self.areas.update(str(int(power)) for power in np.log2(np.maximum(areas, 1)).astype(int))
         self.depths.update(str(int(depth)) for depth in tree.depths)
 
+    def add_sources(self, records: Sequence[Mapping[str, Any]], left_out: Mapping[str, int]) -> None:
+        """Count where the annotations of one image of a merged set come from; ``left_out`` as in its record."""
+        self.sources.update(f"{record['source']} kept" for record in records if "source" in record)
+        self.sources.update(left_out)
+
+    def of_source(self, number: int) -> dict[str, int]:
+        """What became of the masks of a source."""
+        named = ((key.partition(" "), count) for key, count in sorted(self.sources.items()))
+        return {what: count for (source, _, what), count in named if source == str(number)}
+
     def merge(self, other: Statistics) -> None:
         self.masks_per_image += other.masks_per_image
         self.coverage += other.coverage
-        for name in ("levels", "sizes", "areas", "depths"):
+        for name in _COUNTERS:
             getattr(self, name).update(getattr(other, name))
 
     def to_json(self) -> dict[str, Any]:
         return {
             "masks_per_image": self.masks_per_image,
             "coverage": self.coverage,
-            **{name: dict(getattr(self, name)) for name in ("levels", "sizes", "areas", "depths")},
+            **{name: dict(getattr(self, name)) for name in _COUNTERS if name != "sources" or self.sources},
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Statistics:
-        counters = {name: Counter(value[name]) for name in ("levels", "sizes", "areas", "depths")}
+        counters = {name: Counter(value.get(name, {})) for name in _COUNTERS}
         return cls(list(value["masks_per_image"]), float(value["coverage"]), **counters)
 
     def summary(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from masktree import treefile
 from masktree.batch import Result
 from masktree.errors import InputError
 from masktree.files import read_json, sha256_of, write_json
@@ -109,8 +110,11 @@ class LabelSetWriter:
         if not self._waiting[shard]:
             self._fold(shard)
 
-    def close(self, record: RunRecord) -> None:
-        """Fold what is left, then write card and, last, the manifest."""
+    def close(self, record: RunRecord, sources: Sequence[dict[str, Any]] = ()) -> None:
+        """Fold what is left, then write card and, last, the manifest.
+
+        ``sources``: of a merged set, what its sources are, in the order of their numbers.
+        """
         shards, total = [], Statistics()
         for shard in self._shards():
             if not self._shard_path(shard).exists() or any(self._tree_path(p).exists() for p in self._members(shard)):
@@ -137,6 +141,8 @@ class LabelSetWriter:
             "summary": total.summary() | {"seconds_per_image": record.seconds_per_image},
             "shards": shards,
         }
+        if sources:
+            index["sources"] = [source | total.of_source(number) for number, source in enumerate(sources)]
         write_card(self.folder / "card.md", index)
         write_json(self.folder / "index.json", index, indent=1)
 
@@ -151,7 +157,10 @@ class LabelSetWriter:
             if self._tree_path(photo).exists():
                 tree = MaskTree.load(self._tree_path(photo))
                 image = {"id": image_id, "file_name": file_name, "height": tree.size[0], "width": tree.size[1]}
-                records = annotations_of(tree, image_id)
+                header = treefile.read_header(self._tree_path(photo)) or {}
+                if header.get("left_out"):
+                    image["left_out"] = header["left_out"]
+                records = annotations_of(tree, image_id, header.get("sources"))
             elif file_name in folded:
                 image, records = folded[file_name]
                 tree = tree_of(records, (image["height"], image["width"]))
@@ -162,6 +171,7 @@ class LabelSetWriter:
             images.append(image)
             annotations.extend(records)
             statistics.add(tree)
+            statistics.add_sources(records, image.get("left_out", {}))
         info = {"description": "masktree pseudo-labels", "statistics": statistics.to_json(), "failures": failures}
         write_json(
             self._shard_path(shard),
