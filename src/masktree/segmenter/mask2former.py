@@ -147,7 +147,7 @@ class Mask2Former(nn.Module):
         result = []
         for i, size in enumerate(content):
             vectors, pixels = found.vectors[-1][i], found.pixels[i].to(found.vectors[-1].dtype)
-            scores = entity[i] * _sureness(vectors, _within(pixels, size))
+            scores = entity[i] * _sureness(vectors, within(pixels, size))
             best = scores.argsort(descending=True, stable=True)[: self.config.detections]
             ancestors = None
             if self.ancestor is not None:
@@ -183,26 +183,31 @@ class QueryDetections:
     @torch.no_grad()
     def logits(self, start: int, stop: int) -> Tensor:
         """(k, rows, columns) float32 logits of masks ``start`` to ``stop``, without cells that are only padding."""
-        return torch.einsum("nd,dhw->nhw", self.vectors[start:stop], _within(self.pixels, self.content)).float()
+        return torch.einsum("nd,dhw->nhw", self.vectors[start:stop], within(self.pixels, self.content)).float()
 
     def render(self, start: int, stop: int, size: tuple[int, int]) -> Tensor:
-        """Masks ``start`` to ``stop`` at the image's own (height, width): (k, height, width) bool.
+        """Masks ``start`` to ``stop`` at the image's own (height, width): (k, height, width) bool."""
+        return render_cells(self.logits(start, stop), self.content, size)
 
-        One bilinear interpolation from cells to the image's pixels, at exact places and of each mask only around its
-        positive cells: elsewhere no interpolated value is positive.
-        """
-        logits = self.logits(start, stop)
-        result = torch.zeros((len(logits), *size), dtype=torch.bool, device=logits.device)
-        positive = logits > 0
-        spans = zip(_spans(positive.any(2)), _spans(positive.any(1)), strict=True)
-        axes = [_Axis(*sides, device=logits.device) for sides in zip(logits.shape[1:], self.content, size, strict=True)]
-        for mask, cells, (rows, columns) in zip(result, logits, spans, strict=True):
-            if rows is None or columns is None:
-                continue
-            (top, bottom), (left, right) = axes[0].pixels(rows), axes[1].pixels(columns)
-            across = axes[1].interpolate(cells.T, left, right).T.contiguous()
-            mask[top:bottom, left:right] = axes[0].interpolate(across, top, bottom) > 0
-        return result
+
+def render_cells(logits: Tensor, content: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Masks of (k, rows, columns) logits at the image's own (height, width) ``size``: (k, height, width) bool.
+
+    The cells are those that the image's ``content`` pixels in the network's input reach. One bilinear interpolation
+    from cells to the image's pixels, at exact places and of each mask only around its positive cells: elsewhere no
+    interpolated value is positive.
+    """
+    result = torch.zeros((len(logits), *size), dtype=torch.bool, device=logits.device)
+    positive = logits > 0
+    spans = zip(_spans(positive.any(2)), _spans(positive.any(1)), strict=True)
+    axes = [_Axis(*sides, device=logits.device) for sides in zip(logits.shape[1:], content, size, strict=True)]
+    for mask, cells, (rows, columns) in zip(result, logits, spans, strict=True):
+        if rows is None or columns is None:
+            continue
+        (top, bottom), (left, right) = axes[0].pixels(rows), axes[1].pixels(columns)
+        across = axes[1].interpolate(cells.T, left, right).T.contiguous()
+        mask[top:bottom, left:right] = axes[0].interpolate(across, top, bottom) > 0
+    return result
 
 
 class _Axis:
@@ -239,10 +244,10 @@ def _spans(occupied: Tensor) -> Iterator[tuple[int, int] | None]:
         yield (a, b) if any_ else None
 
 
-def _within(pixels: Tensor, content: tuple[int, int]) -> Tensor:
-    """The cells of a (hidden, h, w) map that the photograph reaches."""
+def within(pixels: Tensor, content: tuple[int, int]) -> Tensor:
+    """The cells of a (..., h, w) map that the photograph reaches."""
     rows, columns = (-(-side // STRIDE) for side in content)
-    return pixels[:, :rows, :columns]
+    return pixels[..., :rows, :columns]
 
 
 def _sureness(vectors: Tensor, pixels: Tensor) -> Tensor:

@@ -11,21 +11,22 @@ UNKNOWN = 1e6  # cost in place of one that is not a number: assignment goes on, 
 
 
 def pair_costs(entity: Tensor, logits: Tensor, targets: Tensor, weights: tuple[float, float, float]) -> Tensor:
-    """(q, n): what each query costs for each mask, by the objectives that it would learn by (arXiv 2112.01527).
+    """(..., q, n): what each query costs for each mask, by the objectives that it would learn by (arXiv 2112.01527).
 
     Weighted sum of -probability of an entity; mean binary cross-entropy; 1 - (2 sum pt + 1) / (sum p + sum t + 1).
 
     Args:
-        entity: (q, 2) logits of entity and none.
-        logits: (q, p) of the queries' masks at p points.
-        targets: (n, p) float, 0 or 1, at the same points.
+        entity: (..., q, 2) logits of entity and none.
+        logits: (..., q, p) of the queries' masks at p points.
+        targets: (..., n, p) float, 0 or 1, at the same points.
         weights: of class, cross-entropy and dice.
     """
     probabilities = logits.sigmoid()
     # cross-entropy of logit x and target t is softplus(x) - xt, so that all pairs are one matrix product
-    bce = (functional.softplus(logits).sum(1, keepdim=True) - logits @ targets.T) / logits.shape[1]
-    dice = 1 - (2 * probabilities @ targets.T + 1) / (probabilities.sum(1, keepdim=True) + targets.sum(1) + 1)
-    is_entity = entity.softmax(1)[:, :1]
+    bce = (functional.softplus(logits).sum(-1, keepdim=True) - logits @ targets.mT) / logits.shape[-1]
+    sizes = probabilities.sum(-1, keepdim=True) + targets.sum(-1)[..., None, :]
+    dice = 1 - (2 * probabilities @ targets.mT + 1) / (sizes + 1)
+    is_entity = entity.softmax(-1)[..., :1]
     return weights[1] * bce + weights[2] * dice - weights[0] * is_entity
 
 

@@ -12,87 +12,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from masktree.errors import InputError
-from masktree.segmenter.batch import Batch
+from masktree.segmenter.answers import ANSWERS, Answers, Encoded
+from masktree.segmenter.batch import Batch, Targets
+from masktree.segmenter.clicks import Questions
 from masktree.segmenter.config import PromptableConfig
-from masktree.segmenter.losses import POINTS, sample_map
-from masktree.segmenter.mask2former import QueryDetections
+from masktree.segmenter.everything import PromptDetections, everything
+from masktree.segmenter.lessons import all_losses, best_answer, single_losses
+from masktree.segmenter.losses import POINTS, Points, sample_map, sample_masks
 from masktree.segmenter.pixel_decoder import build_pixel_decoder, decode_pixels
-from masktree.segmenter.prompts import STRIDE, PromptEncoder, Prompts
+from masktree.segmenter.prompts import PromptEncoder, Prompts
 from masktree.segmenter.twoway import TwoWayDecoder
 
 if TYPE_CHECKING:
     from masktree.segmenter.pyramid import Pyramid
 
-TOKENS = 6  # masks of different granularity for one click (UnSAM, arXiv 2406.20081, section 3.3)
-ANSWERS = 1 + TOKENS
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """What is kept of b images of one size to answer any questions about them.
-
-    ``pixels`` (b, hidden, H/4, W/4): vectors that masks are made of; ``cells`` (b, hidden, h, w): the map that is
-    asked; ``places`` (h w, hidden): where its cells are. ``encoded[i]`` is one image, with b = 1.
-    """
-
-    pixels: Tensor
-    cells: Tensor
-    places: Tensor
-
-    def __getitem__(self, i: int) -> Encoded:
-        return Encoded(self.pixels[i : i + 1], self.cells[i : i + 1], self.places)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the network's input, padding included."""
-        return self.pixels.shape[2] * STRIDE, self.pixels.shape[3] * STRIDE
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Of n questions: ANSWERS masks each, as vectors and small maps; number 0 is the single answer, 1 to 6 the masks
-    of all granularities.
-
-    ``vectors`` (n, 7, hidden): their products with the (hidden, H/4, W/4) ``pixels`` are the fine part of the masks'
-    logits; ``coarse`` (n, 7, h, w): the coarse part. ``ious`` (n, 7) float32 in [0, 1]: how well each mask is expected
-    to fit.
-    """
-
-    vectors: Tensor
-    coarse: Tensor
-    ious: Tensor
-    pixels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.vectors)
-
-    def logits(self, questions: slice = slice(None), masks: slice = slice(None)) -> Tensor:
-        """(k, m, H/4, W/4) float32 logits of some masks of some questions, inside above 0; made when called.
-
-        4 x k x m x H x W / 16 bytes: 28 MB for 16 questions at 1024 pixels.
-        """
-        return mask_logits(self.vectors[questions, masks], self.coarse[questions, masks], self.pixels)
-
-    def at(self, points: Tensor) -> Tensor:
-        """(n, 7, p) float32 logits at (p, 2) points in [0, 1], fractions of width and height."""
-        fine = self.vectors.float() @ sample_map(self.pixels.float(), points)
-        coarse = sample_map(self.coarse.float().flatten(0, 1), points).unflatten(0, self.coarse.shape[:2])
-        return fine + coarse
-
-
-def mask_logits(vectors: Tensor, coarse: Tensor, pixels: Tensor) -> Tensor:
-    """(n, m, H/4, W/4) float32 logits of (n, m, hidden) ``vectors`` and (n, m, h, w) ``coarse`` maps, which are
-    interpolated between the centres of their cells."""
-    fine = torch.einsum("nmd,dhw->nmhw", vectors, pixels).float()
-    return fine + functional.interpolate(coarse.float(), fine.shape[2:], mode="bilinear", align_corners=False)
+MASK, DICE, IOU = 5.0, 5.0, 1.0  # weights of the objectives (Semantic-SAM, arXiv 2307.04767, as in UnSAM's code)
 
 
 class Promptable(nn.Module):
@@ -148,12 +88,68 @@ class Promptable(nn.Module):
         return Answers(self.fine(states), coarse.unflatten(2, (rows, columns)), ious, pixels)
 
     def losses(self, batch: Batch, masks: Tensor | None = None) -> Mapping[str, Tensor]:
-        raise NotImplementedError
+        """Weighted objectives: ``mask``, ``dice`` and ``iou`` of the single answers, and, with ``_all``, of the masks
+        of all granularities; means over the questions of an image and over their rounds.
 
+        An image counts as its masks do, so that with ``masks`` the mean over processes with equally many images, the
+        mean of their losses is the loss of all their images together.
+        """
+        encoded = self.encode(batch.images, batch.cues)
+        sums = encoded.pixels.new_zeros(2, 3, dtype=torch.float32)
+        for i, (targets, seed) in enumerate(zip(batch.targets, batch.seeds.tolist(), strict=True)):
+            if len(targets.masks):
+                sums = sums + len(targets.masks) * self._image_losses(encoded[i], targets, int(seed))
+            else:
+                sums = sums + self._nothing(encoded[i])
+        if masks is None:
+            masks = sums.new_tensor(float(sum(len(targets.masks) for targets in batch.targets)))
+        weighted = sums * sums.new_tensor([MASK, DICE, IOU]) / masks.to(sums).clamp(min=1e-3)  # 0 masks: sums are 0
+        names = ("mask", "dice", "iou", "mask_all", "dice_all", "iou_all")
+        return dict(zip(names, weighted.flatten(), strict=True))
+
+    def _image_losses(self, encoded: Encoded, targets: Targets, seed: int) -> Tensor:
+        """(2, 3): mask, dice and iou of single answers and of all granularities, means over the rounds of questions."""
+        device, cells = encoded.pixels.device, encoded.pixels.shape[2] * encoded.pixels.shape[3]
+        points = Points.draw(min(self.points, -(-cells // 2)), seed, device)
+        places = points.all
+        wanted = sample_masks(targets.masks, places)
+        areas = targets.masks.sum((1, 2))
+        generator = torch.Generator().manual_seed(seed ^ 1)  # other numbers than the points'
+        questions = Questions.draw(targets, self.config.clicks, generator)
+        rounds, pixels = [], sample_map(encoded.pixels[0].float(), places)
+        for left in reversed(range(1 + self.config.corrections)):
+            answers = self.decode(encoded, questions.prompts)
+            with torch.autocast(device.type, enabled=False):
+                logits = answers.at(places, pixels)
+                single = single_losses(logits, answers.ious, questions, wanted, points)
+                every = all_losses(logits, answers.ious, questions, wanted, points, areas)
+            rounds.append(torch.stack([single, every]))
+            if left:
+                with torch.no_grad():
+                    best = best_answer(logits, questions, wanted)
+                    inside = logits[torch.arange(len(best), device=device), best] > 0
+                    questions = questions.go_on(answers.chosen(best), inside, wanted, places, generator)
+        return torch.stack(rounds).mean(0)
+
+    def _nothing(self, encoded: Encoded) -> Tensor:
+        """0, by way of every parameter: other processes wait for their gradients."""
+        points = encoded.pixels.new_full((2, 1, 2), encoded.size[0] / 2)
+        absent = points.new_full((2,), math.nan)
+        masks = points.new_full((2, *encoded.pixels.shape[2:]), math.nan)
+        labels = torch.ones(2, 1, dtype=torch.int64, device=points.device)
+        answers = self.decode(encoded, Prompts(points, labels, None, masks, absent))
+        return 0 * (answers.vectors.float().sum() + answers.coarse.float().sum() + answers.ious.sum())
+
+    @torch.no_grad()
     def detect(
         self, images: Tensor, cues: Tensor | None, content: Sequence[tuple[int, int]]
-    ) -> Sequence[QueryDetections]:
-        raise NotImplementedError
+    ) -> Sequence[PromptDetections]:
+        """All masks of each image: those of all granularities at the points of a grid, best first by expected IoU.
+
+        Of masks that overlap by an IoU above ``SAME`` the best stays; at most ``config.detections`` are kept.
+        """
+        encoded = self.encode(images, cues)
+        return [everything(self.decode, encoded[i], size, self.config) for i, size in enumerate(content)]
 
 
 def _mlp(hidden: int, out: int) -> nn.Sequential:

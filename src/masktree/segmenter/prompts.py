@@ -130,9 +130,7 @@ class PromptEncoder(nn.Module):
         seen = sample_map(pixels, (points / size).flatten(0, 1)).T.unflatten(0, known.shape)
         marks = self.places(points) + self.labels(labels.clamp(min=0)) + self.content(seen)
         tokens = torch.cat([self._granularity(prompts)[:, None].to(marks.dtype), marks], 1)
-        return tokens, torch.cat(
-            [torch.ones_like(known[:, :1]) if known.shape[1] else known.new_ones(len(known), 1), known], 1
-        )
+        return tokens, torch.cat([known.new_ones(len(known), 1), known], 1)
 
     def dense(self, prompts: Prompts, rows: int, columns: int) -> Tensor:
         """What the earlier masks add to a (rows, columns) map: (n, hidden, rows, columns), or (1, hidden, 1, 1) where
