@@ -9,7 +9,6 @@ import pytest
 
 from masktree import AutomaticMaskGenerator, MaskTree
 from masktree.errors import InputError
-from masktree.prompt.generator import without_small_regions
 
 SAM_KEYS = {"segmentation", "area", "bbox", "predicted_iou", "point_coords", "stability_score", "crop_box"}
 

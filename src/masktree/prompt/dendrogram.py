@@ -13,7 +13,7 @@ from masktree.prompt.prompt import Prompt
 from masktree.tree import PartitionTree
 
 MOST_AREA = 0.9  # of the image: what is larger is hardly ever meant (as in ``MaskTree.from_partition``)
-CANDIDATES = 64  # nodes that are looked at where no click says on which path they lie (our choice)
+CANDIDATES = 128  # nodes that are looked at; paths are rarely as long (our choice)
 _NEVER = 1e6  # cost of a click on the wrong side: above any sum of costs
 
 
@@ -62,8 +62,7 @@ class Dendrogram:
         """As ``answer.Source``; masks are bool. An empty mask where nothing obeys the clicks."""
         atoms = self._atoms(prompt)
         fit = None if prompt.box is None else self._box_fit(prompt)
-        tops = self._tops(prompt, atoms, fit)
-        energies, inside = self._cut(prompt, atoms, tops)
+        tops, energies, inside = self._cut(prompt, atoms, self._tops(prompt, atoms, fit))
         agreement = np.ones(len(tops))
         if prompt.box is not None and fit is not None:
             nodes = [top if top < len(fit) else atoms.halves[top - len(fit)] for top in tops]
@@ -124,8 +123,8 @@ class Dendrogram:
             path.append(int(parents[path[-1]]))
         return path
 
-    def _cut(self, prompt: Prompt, atoms: _Atoms, tops: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Least cost for each top, (k,), and what is then inside, (k, a) bool."""
+    def _cut(self, prompt: Prompt, atoms: _Atoms, tops: list[int]) -> tuple[list[int], np.ndarray, np.ndarray]:
+        """The ``CANDIDATES`` tops of least cost, their costs (k,), and what is then inside, (k, a) bool."""
         tree, count = self.tree, len(self.tree.parents)
         active = {node for start in {*atoms.nodes, *tops} for node in self._path(start, atoms)}
         active |= {node for leaf in atoms.halves for node in self._path(leaf, atoms)}
@@ -136,9 +135,11 @@ class Dendrogram:
         costs = np.concatenate([self._costs, self._costs[atoms.halves]])
         sides = np.full(len(order), -1, np.int8)
         sides[place[atoms.nodes]] = prompt.labels
-        energies, inside = _least_cuts(place[ups[order]], costs[order], sides, place[tops])
+        energies, inside = least_cuts(place[ups[order]], costs[order], sides, place[tops])
+        best = np.sort(np.argsort(energies, kind="stable")[:CANDIDATES])
         owner = _owners(tree.parents, place[:count])[: tree.n_leaves]
-        return energies, inside[:, np.concatenate([owner, place[count:]])]
+        inside = inside[best][:, np.concatenate([owner, place[count:]])]
+        return [tops[index] for index in best], energies[best], inside
 
     def _sums(self, of_leaves: np.ndarray) -> np.ndarray:
         """(2n-1,) sum over the leaves of each node."""
@@ -169,7 +170,7 @@ class Dendrogram:
 
 
 @njit(cache=True, nogil=True)
-def _least_cuts(parents, costs, sides, tops):  # pragma: no cover
+def least_cuts(parents, costs, sides, tops):  # pragma: no cover
     """Cheapest sides (0 out, 1 in) of m nodes, children before parents, for each of k tops: in, with the parent out.
 
     ``sides`` (m,) int8: the side that is asked for, -1 for none. Returns (k,) costs and (k, m) bool.

@@ -1,0 +1,91 @@
+"""Prompts on trees of masks that may overlap."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from masktree import MaskTree, Predictor
+from tests.prompt.planted import OTHER, PART, SIZE, SUB, WHOLE, box, iou, nested
+
+
+def ask(tree, points, labels, **options):
+    return Predictor(tree).predict(np.array(points), np.array(labels), **options)
+
+
+def test_answers_are_the_masks_with_the_click():
+    masks, scores, low = ask(nested(), [[8, 8]], [1])
+    assert {int(mask.sum()) for mask in masks} == {int(m.sum()) for m in (WHOLE, PART, SUB)}
+    assert (np.diff(scores) <= 0).all()
+    assert low.shape == (3, 256, 256)
+    masks, _, _ = ask(nested(), [[40, 10]], [1])
+    assert np.array_equal(masks, OTHER[None])
+
+
+def test_a_click_outside_takes_away_the_mask_that_has_it():
+    masks, _, _ = ask(nested(), [[25, 15], [8, 8]], [1, 0])
+    assert np.array_equal(masks[0], PART & ~SUB)
+    masks, _, _ = ask(nested(), [[10, 30], [8, 8]], [1, 0])
+    assert np.array_equal(masks[0], WHOLE & ~PART)  # of the masks around the click the one of highest score
+
+
+def test_a_second_click_inside_adds_a_mask():
+    masks, _, _ = ask(nested(), [[8, 8], [40, 10]], [1, 1])
+    assert any(np.array_equal(mask, PART | OTHER) for mask in masks)
+    for mask in masks:
+        assert mask[8, 8]
+        assert mask[10, 40]
+
+
+def test_what_cannot_be_obeyed_lowers_the_score():
+    all_obeyed = ask(nested(), [[40, 10]], [1])[1][0]
+    masks, scores, _ = ask(nested(), [[40, 10], [55, 20], [59, 39]], [1, 0, 1])  # in OTHER alone, and in nothing
+    assert np.array_equal(masks[0], OTHER)
+    assert scores[0] == pytest.approx(all_obeyed / 3)
+
+
+def test_a_click_on_nothing_is_an_empty_mask_of_score_0():
+    masks, scores, low = ask(nested(), [[59, 39]], [1])
+    assert masks.shape == (1, *SIZE)
+    assert not masks.any()
+    assert scores.tolist() == [0]
+    assert (low < 0).all()
+    bare = MaskTree.from_rles([], SIZE, np.zeros(0, np.int32))
+    for prompt in ({"box": [0, 0, 5, 5]}, {"mask_input": low}, {"point_coords": [[1, 1]], "point_labels": [1]}):
+        masks, scores, _ = Predictor(bare).predict(**prompt)
+        assert scores.tolist() == [0]
+        assert not masks.any()
+
+
+@pytest.mark.parametrize("wanted", [WHOLE, PART, SUB, OTHER])
+def test_a_box_and_a_mask_find_the_mask_that_they_are_of(wanted):
+    rows, columns = np.flatnonzero(wanted.any(1)), np.flatnonzero(wanted.any(0))
+    edges = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+    masks, _, low = Predictor(nested()).predict(box=edges)
+    assert np.array_equal(masks[0], wanted)
+    masks, scores, _ = Predictor(nested()).predict(mask_input=low[:1])
+    assert np.array_equal(masks[0], wanted)
+    assert scores[0] > 0.8
+    masks, _, _ = ask(nested(), [[8, 8]], [1], mask_input=low[:1])
+    assert iou(masks[0], wanted) == 1 or wanted is OTHER  # the click is not in OTHER
+
+
+def test_masks_that_overlap_without_nesting():
+    left, right, sliver = box(0, 0, 30, 30), box(0, 20, 30, 50), box(0, 28, 30, 32)
+    tree = MaskTree.from_masks(np.stack([left, right, sliver]), scores=np.array([0.9, 0.5, 0.3]))
+    masks, _, _ = ask(tree, [[25, 5], [10, 5]], [1, 0])
+    assert np.array_equal(masks[0], right)
+    masks, _, _ = ask(tree, [[45, 5], [29, 5]], [1, 0])
+    assert np.array_equal(masks[0], right & ~left)
+    masks, _, _ = ask(tree, [[45, 5], [29, 5], [25, 5]], [1, 0, 1])
+    assert np.array_equal(masks[0], right & ~sliver)
+
+
+def test_many_masks_of_score_0():
+    masks = np.stack([box(9 - k, 10 - k, 10 + k, 11 + k) for k in range(1, 10)])
+    tree = MaskTree.from_masks(masks, scores=np.zeros(9))
+    found, scores, _ = ask(tree, [[10, 9]], [1])
+    areas = [int(mask.sum()) for mask in found]
+    assert len(areas) == len(set(areas)) == 6
+    assert (scores > 0).all()
+    assert len(Predictor(tree, answers=3).predict([[10, 9]], [1])[0]) == 3

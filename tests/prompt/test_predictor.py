@@ -1,0 +1,188 @@
+"""The interface of segment-anything's predictor, on everything that can answer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import masktree
+from masktree import MaskTree, Predictor
+from masktree.errors import ImageError, InputError
+from masktree.images import read_image, resize_image
+from tests.prompt.planted import OTHER, PART, SIZE, nested, strips
+
+IMAGE = np.zeros((*SIZE, 3), np.uint8)
+
+
+class Fixed:
+    """A segmenter that gives the same tree, and remembers its images."""
+
+    def __init__(self, tree: MaskTree) -> None:
+        self.tree, self.seen = tree, []
+
+    def __call__(self, image):
+        self.seen.append(image)
+        return self.tree
+
+
+@pytest.fixture(scope="module")
+def photo(photos):
+    return resize_image(read_image(photos[0]), (120, 160))
+
+
+@pytest.fixture(scope="module")
+def texture():
+    return masktree.load("texture", device="cpu")
+
+
+def published_script(predictor, generator, image):
+    """What segment-anything's README and notebook do; nothing but how the objects were made has changed."""
+    predictor.set_image(image)
+    input_point = np.array([[80, 60]])
+    input_label = np.array([1])
+    masks, scores, logits = predictor.predict(
+        point_coords=input_point,
+        point_labels=input_label,
+        multimask_output=True,
+    )
+    assert masks.shape[1:] == image.shape[:2]
+    assert len(masks) == len(scores) == len(logits) >= 1
+
+    input_point = np.array([[80, 60], [90, 70]])
+    input_label = np.array([1, 1])
+    mask_input = logits[np.argmax(scores), :, :]
+    masks, _, _ = predictor.predict(
+        point_coords=input_point,
+        point_labels=input_label,
+        mask_input=mask_input[None, :, :],
+        multimask_output=False,
+    )
+    assert masks.shape == (1, *image.shape[:2])
+    assert masks[0][60, 80]
+    assert masks[0][70, 90]
+
+    input_box = np.array([30, 20, 120, 100])
+    masks, _, _ = predictor.predict(
+        point_coords=None,
+        point_labels=None,
+        box=input_box[None, :],
+        multimask_output=False,
+    )
+    assert masks.shape == (1, *image.shape[:2])
+    masks, _, _ = predictor.predict(
+        point_coords=np.array([[40, 30]]), point_labels=np.array([0]), box=input_box, multimask_output=False
+    )
+    assert not masks[0][30, 40]
+
+    anns = generator.generate(image)
+    assert anns
+    for ann in sorted(anns, key=(lambda x: x["area"]), reverse=True):
+        assert {"segmentation", "area", "bbox", "predicted_iou", "point_coords", "stability_score", "crop_box"} <= set(
+            ann
+        )
+        assert ann["segmentation"].shape == image.shape[:2]
+    return masks
+
+
+def test_a_script_for_segment_anything_runs(photo, texture):
+    segmenter = texture
+    published_script(masktree.Predictor(segmenter), masktree.AutomaticMaskGenerator(segmenter), photo)
+
+
+def test_every_backbone_answers_clicks(photo, texture):
+    predictor = Predictor(texture)
+    assert predictor.device == "cpu"
+    assert not predictor.is_image_set
+    predictor.set_image(photo)
+    assert predictor.original_size == photo.shape[:2]
+    masks, scores, _ = predictor.predict([[80, 60]], [1])
+    assert masks[:, 60, 80].all()
+    assert masks.dtype == np.bool_
+    assert scores.dtype == np.float32
+
+
+def test_images_of_all_kinds(tmp_path):
+    segmenter = Fixed(nested())
+    predictor = Predictor(segmenter)
+    rgb = np.arange(SIZE[0] * SIZE[1] * 3, dtype=np.uint8).reshape(*SIZE, 3)
+    Image.fromarray(rgb).save(tmp_path / "photo.png")
+    for image, order in (
+        (rgb, "RGB"),
+        (rgb[..., ::-1], "BGR"),
+        (Image.fromarray(rgb), "RGB"),
+        (tmp_path / "photo.png", "RGB"),
+    ):
+        predictor.set_image(image, order)
+        assert np.array_equal(segmenter.seen[-1], rgb)
+    predictor.reset_image()
+    assert not predictor.is_image_set
+    with pytest.raises(InputError, match="call set_image first"):
+        predictor.predict([[1, 1]], [1])
+    with pytest.raises(InputError, match="call set_image first"):
+        _ = predictor.original_size
+    with pytest.raises(InputError, match="'RGB' or 'BGR'; got 'HSV'"):
+        predictor.set_image(rgb, "HSV")
+    with pytest.raises(InputError, match="got None, which is for trees alone"):
+        predictor.set_image(None)
+    with pytest.raises(InputError, match="uint8 RGB array"):
+        predictor.set_image(rgb.astype(float))
+    with pytest.raises(ImageError):
+        predictor.set_image(tmp_path / "none.png")
+
+
+def test_an_image_that_fails_leaves_none_set():
+    predictor = Predictor(Fixed(nested()))
+    predictor.set_image(IMAGE)
+    with pytest.raises(InputError):
+        predictor.set_image(IMAGE[..., 0])
+    assert not predictor.is_image_set
+
+
+def test_trees_need_no_image():
+    for tree in (nested(), strips()):
+        predictor = Predictor(tree)
+        assert predictor.is_image_set
+        first = predictor.predict([[8, 8]], [1])[0]
+        predictor.set_image(IMAGE)
+        assert np.array_equal(predictor.predict([[8, 8]], [1])[0], first)
+        predictor.set_image(None)
+        predictor.reset_image()
+        assert predictor.is_image_set
+        with pytest.raises(InputError, match=r"image of the tree, of size \(40, 60\); got one of size \(41, 60\)"):
+            predictor.set_image(np.zeros((41, 60, 3), np.uint8))
+
+
+def test_a_segmenter_with_dendrograms_answers_from_them():
+    segmented = MaskTree.from_partition(strips())
+    predictor = Predictor(Fixed(segmented))
+    predictor.set_image(IMAGE)
+    masks, _, _ = predictor.predict([[8, 8], [20, 8]], [1, 0])
+    assert masks[0].sum() == 600
+    assert predictor.predict([[8, 8]], [1], granularity=0.1)[0].sum() == 600
+
+
+def test_logits_instead_of_masks():
+    predictor = Predictor(nested())
+    masks, _, _ = predictor.predict([[8, 8]], [1])
+    logits, _, _ = predictor.predict([[8, 8]], [1], return_logits=True)
+    assert logits.dtype == np.float32
+    assert np.array_equal(logits > 0, masks)
+    assert set(np.unique(logits)) == {-10, 10}
+
+
+def test_a_granularity_asks_for_one_mask():
+    for g in (0.1, 0.55, 1):
+        masks, scores, low = Predictor(nested()).predict([[8, 8]], [1], granularity=g)
+        assert len(masks) == len(scores) == len(low) == 1
+    assert np.array_equal(Predictor(nested()).predict([[40, 10]], [1], granularity=0.1)[0], OTHER[None])
+    assert np.array_equal(Predictor(nested()).predict([[25, 15]], [1], granularity=0.1)[0], PART[None])
+
+
+def test_what_cannot_answer_is_named():
+    with pytest.raises(InputError, match="a segmenter, a MaskTree or a PartitionTree; got str"):
+        Predictor("embedded")
+    with pytest.raises(InputError, match="answers as a whole number"):
+        Predictor(nested(), answers=0)
+    with pytest.raises(InputError, match="to its MaskTree; got one to int"):
+        Predictor(lambda image: 3).set_image(IMAGE)
