@@ -144,6 +144,53 @@ def discover(
     return _report(outcome, output)
 
 
+def merge(
+    sources: tyro.conf.Positional[tuple[Path, ...]],
+    /,
+    output: Output,
+    rule: Literal["union", "add"] = "union",
+    iou: float | None = None,
+    to: Literal["labels", "coco", "sa1b"] = "labels",
+    images: Path | None = None,
+    shard_size: int | None = None,
+    workers: int = 0,
+    overwrite: bool = False,
+) -> int:
+    """Merge label sets and people's masks into one data set; each mask in it says which source it comes from.
+
+    Stopped at any moment, the same command goes on.
+
+    Args:
+        sources: Label sets of masktree, COCO files, folders with the files of SA-1B; for add the trusted one first.
+        output: Folder of the new label set or of SA-1B files, or COCO file.
+        rule: union: masks of all sources, near-copies once, the higher score stays. add: all masks of the first source,
+            and of the others those that overlap with none of these (UnSAM+).
+        iou: Bound of the rule: near-copies are above it (union: 0.9), and masks that are added are not (add: 0.02).
+        to: labels: a label set for masktree train. coco: one COCO file. sa1b: one file per image, as SA-1B has them.
+        images: Folder of the photographs; that of the label sets if not given.
+        shard_size: Images per COCO file of a label set; 1000 if not given.
+        workers: Processes; 0 means one per core, or one for a few images.
+        overwrite: Do everything anew; otherwise finished results are kept and the rest is done.
+    """
+    from masktree.labels.merge import Rule
+    from masktree.merging import describe
+    from masktree.merging import merge as run
+
+    merged = run(
+        sources,
+        output,
+        Rule(rule, iou),
+        to=to,
+        images=images,
+        shard_size=shard_size,
+        workers=workers,
+        overwrite=overwrite,
+        show_progress=True,
+    )
+    print(describe(merged))
+    return _report(merged.outcome, output)
+
+
 def train(
     labels: tyro.conf.Positional[Path],
     /,
@@ -458,6 +505,7 @@ def main(arguments: list[str] | None = None) -> int:
             {
                 "segment": segment,
                 "discover": discover,
+                "merge": merge,
                 "train": train,
                 "self-train": self_train,
                 "evaluate": evaluate,

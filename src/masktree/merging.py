@@ -106,6 +106,24 @@ def merge(
     return Merged(outcome, summary)
 
 
+def describe(merged: Merged) -> str:
+    """What became of each source, a line for each."""
+    lines = []
+    for source in merged.sources:
+        counts = {key: value for key, value in source.items() if isinstance(value, int) and key != "label_free"}
+        told = {
+            "missing": "images without a photograph",
+            "kept": "masks kept",
+            "rejected": "not kept",
+            "crowd": "crowds left out",
+            "empty": "empty masks left out",
+        }
+        parts = [f"{counts['images']} images"]
+        parts += [f"{counts[key]} {text}" for key, text in told.items() if counts.get(key)]
+        lines.append(f"{source['path']}: {', '.join(parts)}")
+    return "\n".join(lines)
+
+
 class MergeJob:
     """The merged tree of one photograph, written where ``LabelSetWriter`` folds it.
 
