@@ -33,3 +33,21 @@ def seen_mask(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
             at = seen_pixel(geometry, y, x)
             result[y, x] = at is not None and mask[at]
     return result
+
+
+def seen_through(mask: np.ndarray, whole: Geometry, view: Geometry) -> np.ndarray:
+    """A mask of a view of all of a photograph, in another view: the pixel of it under the centre of each pixel."""
+    half, result = Fraction(1, 2), np.zeros(view.window, bool)
+    for y in range(view.window[0]):
+        for x in range(view.window[1]):
+            # Where on the photograph, as fractions of its sides.
+            down = (y + view.offset[0] + half) / view.resized[0]
+            across = (x + view.offset[1] + half) / view.resized[1]
+            if not (0 <= down < 1 and 0 <= across < 1):
+                continue
+            if view.mirrored:
+                across = 1 - across
+            if whole.mirrored:
+                across = 1 - across
+            result[y, x] = mask[math.floor(down * whole.window[0]), math.floor(across * whole.window[1])]
+    return result

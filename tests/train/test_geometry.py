@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from masktree import rle
 from masktree.errors import InputError
 from masktree.train.geometry import Geometry
-from tests.oracles.geometry import seen_mask, seen_pixel
+from tests.oracles.geometry import seen_mask, seen_pixel, seen_through
 
 
 def random_geometry(rng: np.random.Generator) -> Geometry:
@@ -150,3 +151,58 @@ def test_what_does_not_fit_is_refused():
         geometry.invert_masks(np.zeros((1, 10, 12), bool))
     with pytest.raises(InputError, match="at least 1 x 1"):
         Geometry((10, 12), (0, 12), (0, 0), (8, 8))
+
+
+def whole_of(size: tuple[int, int], rng: np.random.Generator) -> Geometry:
+    resized = tuple(int(v) for v in rng.integers(1, 28, 2))
+    return Geometry(size, resized, (0, 0), resized, bool(rng.random() < 0.5))
+
+
+def test_a_view_through_another_is_what_lies_under_its_pixels(rng):
+    for _ in range(60):
+        view = random_geometry(rng)
+        whole = whole_of(view.size, rng)
+        masks = random_masks(whole.window, rng)
+        got = view.through(whole).apply_masks([rle.encode(mask) for mask in masks])
+        np.testing.assert_array_equal(got, np.stack([seen_through(mask, whole, view) for mask in masks]))
+
+
+def test_through_a_view_or_by_way_of_the_photograph_is_the_same_to_a_pixel(rng):
+    yy, xx = np.mgrid[:150, :200]
+    discs = np.stack([(yy - 70) ** 2 + (xx - x) ** 2 < r**2 for x, r in ((60, 40), (140, 55), (100, 20))])
+    for _ in range(20):
+        whole = Geometry((150, 200), (96, 128), (0, 0), (96, 128), bool(rng.random() < 0.5))
+        height = int(rng.integers(48, 192))
+        resized = (height, height * 4 // 3)
+        view = Geometry((150, 200), resized, (5, 9), (40, 38), bool(rng.random() < 0.5))
+        seen = whole.apply_masks([rle.encode(disc) for disc in discs])
+        direct = view.through(whole).apply_masks([rle.encode(mask) for mask in seen])
+        photograph = view.apply_masks(whole.invert_masks(seen))
+        side = max(1, round(height / 96))  # of a pixel of the coarser view
+        for a, b in zip(direct, photograph, strict=True):
+            border = ndimage.binary_dilation(a, np.ones((3, 3)), side) & ~ndimage.binary_erosion(
+                a, np.ones((3, 3)), side, border_value=1
+            )
+            assert not ((a != b) & ~border).any()
+        # and what the view shows of the photograph's own masks
+        own = view.apply_masks([rle.encode(disc) for disc in discs])
+        assert (own != direct).mean() < 0.02
+
+
+def test_through_a_view_of_the_same_scale_nothing_changes(rng):
+    masks = random_masks((30, 40), rng)
+    rles = [rle.encode(mask) for mask in masks]
+    for mirrored in (False, True):
+        whole = Geometry((30, 40), (30, 40), (0, 0), (30, 40), mirrored)
+        seen = [rle.encode(mask) for mask in whole.apply_masks(rles)]
+        assert whole.invert_masks(whole.apply_masks(rles)) == rles
+        for other in (False, True):
+            view = Geometry((30, 40), (30, 40), (4, 7), (20, 25), other)
+            np.testing.assert_array_equal(view.through(whole).apply_masks(seen), view.apply_masks(rles))
+
+
+def test_a_view_of_a_part_cannot_be_looked_through():
+    view = Geometry((10, 12), (20, 24), (3, 3), (8, 8))
+    for other in (view, Geometry((12, 10), (12, 10), (0, 0), (12, 10)), Geometry((10, 12), (5, 6), (0, 1), (5, 6))):
+        with pytest.raises(InputError, match=r"all of a photograph of \(10, 12\)"):
+            view.through(other)

@@ -13,7 +13,7 @@ from torch import Tensor
 from masktree.errors import InputError
 from masktree.segmenter.batch import Batch, Targets
 from masktree.train.augment import LARGEST_PASTED, Augmentation, Scene, choose_masks, choose_objects, paste, see
-from masktree.train.photographs import Broken, Photographs, Stream, frame
+from masktree.train.photographs import Broken, Photographs, Stream, frame, frame_masks
 from masktree.train.store import LabelStore
 
 
@@ -120,13 +120,9 @@ def _pack(
     scene: Scene, image: np.ndarray, settings: Augmentation, seed: int, name: str, broken: Sequence[tuple[str, str]]
 ) -> Example:
     """``image``: of the scene, in its final colours. Padding is added below and on the right."""
-    crop, (H, W) = settings.crop, image.shape[:2]
-    masks = scene.masks
-    if min(H, W) < crop:
-        masks = np.zeros((len(scene.masks), crop, crop), np.bool_)
-        masks[:, :H, :W] = scene.masks
     padded, cues = frame(image, settings)
-    bits = np.packbits(masks.reshape(len(masks), crop * crop), axis=1)
+    masks = frame_masks(scene.masks, settings.crop)
+    bits = np.packbits(masks.reshape(len(masks), settings.crop**2), axis=1)
     return Example(padded, cues, bits, scene.parents, scene.levels, seed, name, tuple(broken))
 
 

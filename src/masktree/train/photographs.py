@@ -255,6 +255,16 @@ def frame(image: RGB, settings: Augmentation) -> tuple[np.ndarray, np.ndarray | 
     return padded, cues
 
 
+def frame_masks(masks: np.ndarray, crop: int) -> np.ndarray:
+    """(n, crop, crop) bool: the masks of a view as ``frame`` places it."""
+    n, H, W = masks.shape
+    if H == W == crop:
+        return masks
+    padded = np.zeros((n, crop, crop), np.bool_)
+    padded[:, :H, :W] = masks
+    return padded
+
+
 @dataclass(frozen=True)
 class _Steps:
     """The examples of each step that are a process's own: ``own`` from place ``start`` of ``batch``."""

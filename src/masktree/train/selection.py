@@ -90,7 +90,7 @@ class Thresholds:
         """The thresholds of the next step."""
         if self.wanted is None:
             return self.fixed, self.fixed, self.fixed
-        small, medium, large = (level / STEPS for level in self._levels())
+        small, medium, large = (self._levels() / STEPS).tolist()
         return small, medium, large
 
     def keep(self, scores: np.ndarray, areas: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from masktree.segmenter.batch import Batch, Detections, Targets
 from masktree.segmenter.trees import encode_masks
 from masktree.train.augment import choose_masks
 from masktree.train.geometry import Geometry
+from masktree.train.photographs import frame_masks
 from masktree.train.selection import ALL, SIZES, Thresholds, Watch
 from masktree.train.views import Views
 
@@ -172,10 +173,9 @@ class Teacher:
         parents = hierarchy.coverage_parents(found.rles, found.size, cover=self.cover)
         rng = np.random.default_rng(seed)
         keep = choose_masks(geometry.mask_areas(found.rles), self.min_area, self.max_masks, rng)
-        padded = replace(geometry, window=(crop, crop))
-        masks = padded.apply_masks(found[keep].rles)
+        masks = geometry.apply_masks(found[keep].rles)
         return Targets(
-            torch.from_numpy(masks),
+            torch.from_numpy(frame_masks(masks, crop)),
             torch.from_numpy(hierarchy.reparent(parents, keep).astype(np.int64)),
             torch.from_numpy(hierarchy.levels(parents)[keep].astype(np.int64)),
         )
