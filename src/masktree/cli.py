@@ -195,7 +195,7 @@ def train(
     labels: tyro.conf.Positional[Path],
     /,
     output: Output,
-    preset: Literal["sohes", "unsam", "hassod"] = "sohes",
+    preset: Literal["sohes", "unsam", "hassod", "promptable"] = "sohes",
     size: Literal["tiny", "small", "base"] = "small",
     backbone: str | None = None,
     image_size: int | None = None,
@@ -223,6 +223,7 @@ def train(
         labels: Folder of a finished label set, from `masktree discover`.
         output: Folder of the run, which `masktree segment --model` takes.
         preset: sohes: Mask2Former with an ancestor head. unsam: without it. hassod: Cascade Mask R-CNN with levels.
+            promptable: answers clicks, boxes and granularities.
         size: base: as published, for several large GPUs. small: for one GPU. tiny: for a try on a CPU.
         backbone: The preset's if not given; `masktree info backbone` lists them.
         image_size: Pixels of the longer side, a multiple of 32.
