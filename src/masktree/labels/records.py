@@ -33,7 +33,7 @@ class Record(NamedTuple):
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """The values of a JSON object, and the entries of its lists one by one.
+    """The values of a JSON object, and the entries of its lists one by one; an empty list is a value.
 
     In ``value`` text is not decoded: where it matters, read the record's bytes again.
 
@@ -73,7 +73,9 @@ class _Reader:
 
     def _entries(self, key: str) -> Iterator[Record]:
         self._take("[")
-        index = 0
+        index, start = 0, self.base + self.at - 1
+        if self._peek() == "]":
+            yield Record(key, None, [], start, self.base + self.at + 1)
         while self._peek() != "]":
             yield Record(key, index, *self._value())
             index += 1

@@ -150,9 +150,12 @@ class _Places:
         lists = set()
         with self.path.open("rb") as handle:
             for record in read_records(self.path):
-                if record.place is None or record.key not in ("images", "annotations"):
+                if record.key not in ("images", "annotations"):
                     continue
-                lists.add(record.key)
+                if record.place is not None or record.value == []:
+                    lists.add(record.key)
+                if record.place is None:
+                    continue
                 if record.key == "annotations":
                     self._note(record.value, record.place, columns, record.start, record.end)
                     continue
