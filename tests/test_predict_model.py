@@ -109,7 +109,7 @@ def test_least_area_and_score_and_precision(run, segmenter, photos):
 def test_what_a_trained_model_does_not_take_is_named(run):
     with pytest.raises(InputError, match=r"a trained model without method and quality; got .*with 'sohes', 'best'"):
         masktree.load(run, method="sohes", quality="best")
-    with pytest.raises(InputError, match="options of a trained model: min_area, min_score; got thresholds"):
+    with pytest.raises(InputError, match="options of a trained model: min_area, min_score, crops; got thresholds"):
         masktree.load(run, thresholds=(0.5,))
     with pytest.raises(InputError, match="dtype 'float32' or 'bfloat16'; got 'int8'"):
         masktree.load(run, dtype="int8")

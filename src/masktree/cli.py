@@ -26,6 +26,7 @@ def segment(
     granularity: float = 0.5,
     min_area: int | None = None,
     min_score: float | None = None,
+    crops: bool = False,
     device: str = "auto",
     dtype: Literal["float32", "bfloat16"] = "float32",
     workers: int = 0,
@@ -46,6 +47,7 @@ def segment(
         granularity: Cut drawn in the picture as entities: 0 finest, 1 coarsest.
         min_area: Smallest mask in pixels; the method's own default if not given.
         min_score: Least score of a mask, of a model or of the method masktree; 0 if not given.
+        crops: With a model: look at large masks a second time, closer. Finds more small parts; several times slower.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: Precision of the backbone.
         workers: Processes; 0 means one per core, or one on an accelerator and for a few images.
@@ -66,7 +68,7 @@ def segment(
         device=device,
         dtype=dtype,
         seed=seed,
-        options={} if min_score is None else {"min_score": min_score},
+        options=_options(min_score, crops, model),
     )
     outcome = pipeline.segment(
         inputs,
@@ -92,6 +94,7 @@ def discover(
     labels_per_image: float | None = None,
     min_area: int | None = None,
     min_score: float | None = None,
+    crops: bool = False,
     shard_size: int | None = None,
     device: str = "auto",
     dtype: Literal["float32", "bfloat16"] = "float32",
@@ -111,6 +114,7 @@ def discover(
         labels_per_image: Choose the thresholds so that images have about this many labels.
         min_area: Smallest mask in pixels; the method's own default if not given.
         min_score: Least score of a mask, of a model or of the method masktree; 0 if not given.
+        crops: With a model: look at large masks a second time, closer. Finds more small parts; several times slower.
         shard_size: Images per COCO file; 1000 if not given.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: Precision of the backbone.
@@ -129,7 +133,7 @@ def discover(
         device=device,
         dtype=dtype,
         seed=seed,
-        options={} if min_score is None else {"min_score": min_score},
+        options=_options(min_score, crops, model),
     )
     outcome = pipeline.discover(
         folder,
@@ -547,6 +551,14 @@ def _compare(paths: tuple[Path, Path], resamples: int, seed: int, json: Path | N
         comparison.write(json)
     print(comparison.table())
     return 0
+
+
+def _options(min_score: float | None, crops: bool, model: str | None) -> dict[str, object]:
+    from masktree.errors import InputError
+
+    if crops and model is None:
+        raise InputError("expected --crops with --model; got a method, which has crops of its own (sohes, unsam)")
+    return ({} if min_score is None else {"min_score": min_score}) | ({"crops": True} if crops else {})
 
 
 def _report(outcome: object, output: Path) -> int:

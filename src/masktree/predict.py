@@ -122,6 +122,7 @@ class LearnedSegmenter:
         dtype: float32, or bfloat16 for autocast.
         min_area: smallest mask in pixels of the original image; None takes ``masktree.segmenter.trees.MIN_AREA``.
         min_score: least score of a mask, 0 to 1.
+        crops: look at large masks a second time, closer; see ``masktree.segmenter.crops``. Several times slower.
 
     Raises:
         InputError: ``dtype``, ``min_area`` or ``min_score`` out of range.
@@ -132,6 +133,7 @@ class LearnedSegmenter:
     dtype: str = "float32"
     min_area: int | None = None
     min_score: float = 0.0
+    crops: bool = False
 
     def __post_init__(self) -> None:
         from masktree.segmenter.trees import check_limits
@@ -157,17 +159,25 @@ class LearnedSegmenter:
         """
         import torch
 
+        from masktree.segmenter.crops import look_closer
         from masktree.segmenter.trees import segment_images
 
-        return segment_images(
-            self.model,
-            [as_rgb(image) for image in images],
-            device=self._place,
-            dtype=getattr(torch, self.dtype),
-            batch=batch,
-            min_area=self._least_area,
-            min_score=self.min_score,
-        )
+        def segment(shown: Sequence[RGB]) -> list[MaskTree]:
+            return segment_images(
+                self.model,
+                shown,
+                device=self._place,
+                dtype=getattr(torch, self.dtype),
+                batch=batch,
+                min_area=self._least_area,
+                min_score=self.min_score,
+            )
+
+        pictures = [as_rgb(image) for image in images]
+        trees = segment(pictures)
+        if not self.crops:
+            return trees
+        return [look_closer(image, tree, segment) for image, tree in zip(pictures, trees, strict=True)]
 
     @property
     def _least_area(self) -> int:
@@ -202,7 +212,7 @@ def load(
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: float32 or bfloat16, of the network.
         method, quality: see ``Segmenter``; masktree and fast if not given. A trained model takes neither.
-        min_area, options: see ``Segmenter``; of a trained model ``min_score``, see ``LearnedSegmenter``.
+        min_area, options: see ``Segmenter``; of a trained model ``min_score`` and ``crops``, see ``LearnedSegmenter``.
 
     Raises:
         WeightsError: unknown name, or weights that cannot be had; never replaced by something else.
@@ -248,9 +258,9 @@ def load_model(
     from masktree.segmenter import saved
     from masktree.segmenter.build import read_model
 
-    unknown = [name for name in options if name != "min_score"]
+    unknown = [name for name in options if name not in ("min_score", "crops")]
     if unknown:
-        raise InputError(f"expected options of a trained model: min_area, min_score; got {', '.join(unknown)}")
+        raise InputError(f"expected options of a trained model: min_area, min_score, crops; got {', '.join(unknown)}")
     target = resolve_device(device)  # before the weights: a wrong device should not cost a download
     folder = saved.find_model(model)
     return LearnedSegmenter(

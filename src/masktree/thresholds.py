@@ -30,7 +30,8 @@ def choose_options(photos: Sequence[Photo], segmenter: Segmenter | LearnedSegmen
         raise InputError(f"expected a positive, finite number of labels per image; got {wanted}")
     sample = _sample_images(photos)
     if isinstance(segmenter, LearnedSegmenter):
-        return {"min_score": _least_score(sample, dataclasses.replace(segmenter, min_score=0.0), wanted)}
+        least = _least_score(sample, dataclasses.replace(segmenter, min_score=0.0), wanted)
+        return {"min_score": least} | ({"crops": True} if segmenter.crops else {})
     if segmenter.method == "masktree":
         everything = dataclasses.replace(segmenter, options=segmenter.options | {"max_masks": MAX_MASKS})
         least = _least_score(sample, everything, wanted)
