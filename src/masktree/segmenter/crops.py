@@ -36,7 +36,7 @@ def look_closer(image: RGB, tree: MaskTree, segment: Callable[[Sequence[RGB]], S
     for index, box, inner in zip(outer, boxes, found, strict=True):
         placed = [_placed(inner.mask(k), box, tree.size) for k in range(len(inner))]
         shared = rle.cross_intersections(placed, [tree.rles[index]], tree.size)[:, 0]
-        within = np.flatnonzero(shared >= INSIDE * rle.areas(placed, tree.size))
+        within = np.flatnonzero((shared > 0) & (shared >= INSIDE * rle.areas(placed, tree.size)))
         rles += [placed[k] for k in within]
         scores += inner.scores[within].tolist()
     return _joined(tree, rles, np.array(scores, np.float32))
