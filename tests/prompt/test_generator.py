@@ -9,6 +9,7 @@ import pytest
 
 from masktree import AutomaticMaskGenerator, MaskTree
 from masktree.errors import InputError
+from masktree.prompt.generator import without_small_regions
 
 SAM_KEYS = {"segmentation", "area", "bbox", "predicted_iou", "point_coords", "stability_score", "crop_box"}
 
@@ -76,3 +77,83 @@ def test_output_modes_say_the_same():
         np.testing.assert_array_equal(coco.decode(c["segmentation"]), a["segmentation"])
     with pytest.raises(InputError, match="output_mode binary_mask, uncompressed_rle or coco_rle; got 'png'"):
         AutomaticMaskGenerator(Fixed(), output_mode="png")
+
+
+# --- beyond thresholds ------------------------------------------------------------------------------------------------
+
+
+def test_a_grid_keeps_the_masks_that_hold_one_of_its_points():
+    found = AutomaticMaskGenerator(Fixed(), points_per_side=2).tree(IMAGE)  # at (7, 5), (22, 5), (7, 15), (22, 15)
+    assert found.areas.tolist() == [288, 36, 24]
+    found = AutomaticMaskGenerator(Fixed(), point_grids=[np.array([[0.5, 0.5], [1.0, 1.0]])]).tree(IMAGE)
+    assert found.areas.tolist() == [288]
+    assert AutomaticMaskGenerator(Fixed(), points_per_side=1).tree(IMAGE).areas.tolist() == [288]
+
+
+def test_box_suppression_keeps_the_better_of_two_boxes():
+    masks = np.zeros((4, 20, 30), bool)
+    masks[0, 2:18, 2:20], masks[1, 2:18, 2:18], masks[2, 2:18, 22:30], masks[3, 5:8, 5:8] = True, True, True, True
+    tree = MaskTree.from_masks(masks, scores=np.array([0.5, 0.9, 0.3, 0.8]))
+    found = AutomaticMaskGenerator(lambda image: tree, box_nms_thresh=0.7).tree(IMAGE)
+    assert found.areas.tolist() == [256, 128, 9]
+    assert found.parents.tolist() == [-1, -1, 0]
+    assert len(AutomaticMaskGenerator(lambda image: tree, box_nms_thresh=0.95).tree(IMAGE)) == 4
+    assert len(AutomaticMaskGenerator(lambda image: tree).tree(IMAGE)) == 4
+
+
+def test_small_pieces_and_holes_go():
+    mask = np.zeros((20, 30), bool)
+    mask[2:14, 2:14] = True
+    mask[4:6, 4:6] = False  # a hole of 4
+    mask[8:12, 5:9] = False  # a hole of 16
+    mask[16:18, 20:23] = True  # a piece of 6
+    mask[0, 29] = True
+    tidy = without_small_regions(mask, 5)
+    assert tidy[4:6, 4:6].all()
+    assert not tidy[8:12, 5:9].any()
+    assert tidy[16:18, 20:23].all()
+    assert not tidy[0, 29]
+    assert without_small_regions(mask, 17)[8:12, 5:9].all()
+    assert not without_small_regions(mask, 300).any()
+    assert not without_small_regions(np.zeros((3, 4), bool), 5).any()
+    assert np.array_equal(without_small_regions(mask, 1), mask)
+    open_ = np.ones((5, 5), bool)
+    open_[2, 4] = False  # at the edge of the image, but within the box of the mask
+    assert not without_small_regions(open_, 1)[2, 4]
+
+
+def test_tidy_masks_keep_scores_and_parents():
+    tree = Fixed().tree
+    ragged = np.stack([tree.mask(i) for i in range(3)])
+    ragged[0, 19, 29] = True
+    fixed = MaskTree.from_masks(ragged, scores=tree.scores)
+    found = AutomaticMaskGenerator(lambda image: fixed, min_mask_region_area=30).tree(IMAGE)
+    assert found.areas.tolist() == [288, 36]
+    assert found.scores.tolist() == fixed.scores[:2].tolist()
+    assert found.parents.tolist() == [-1, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"points_per_side": 0}, "points_per_side as a whole number of at least 1; got 0"),
+        ({"points_per_batch": 2.5}, "points_per_batch as a whole number"),
+        ({"pred_iou_thresh": 88}, r"pred_iou_thresh in \[0, 1\]; got 88"),
+        ({"stability_score_thresh": -1}, "stability_score_thresh"),
+        ({"box_nms_thresh": 2}, "box_nms_thresh"),
+        ({"min_mask_region_area": -1}, "min_mask_region_area"),
+        ({"crop_n_layers": 1}, "crop_n_layers 0; got 1"),
+        ({"stability_score_offset": 1.0}, "for a promptable model only; got 1.0"),
+        ({"points_per_side": 3, "point_grids": [np.zeros((1, 2))]}, "got both"),
+        ({"point_grids": [np.zeros((1, 2)), np.zeros((1, 2))]}, "a list of one"),
+        ({"point_grids": [np.array([[3.0, 4.0]])]}, "a list of one"),
+    ],
+)
+def test_what_a_generator_cannot_do_is_named(options, message):
+    with pytest.raises(InputError, match=message):
+        AutomaticMaskGenerator(Fixed(), **options)
+
+
+def test_a_generator_needs_a_segmenter():
+    with pytest.raises(InputError, match="a segmenter; got MaskTree"):
+        AutomaticMaskGenerator(Fixed().tree)

@@ -36,7 +36,7 @@ def texture():
     return masktree.load("texture", device="cpu")
 
 
-def published_script(predictor, generator, image):
+def published_script(predictor, generator, image, *, obeyed=True):
     """What segment-anything's README and notebook do; nothing but how the objects were made has changed."""
     predictor.set_image(image)
     input_point = np.array([[80, 60]])
@@ -59,8 +59,7 @@ def published_script(predictor, generator, image):
         multimask_output=False,
     )
     assert masks.shape == (1, *image.shape[:2])
-    assert masks[0][60, 80]
-    assert masks[0][70, 90]
+    assert not obeyed or (masks[0][60, 80] and masks[0][70, 90])
 
     input_box = np.array([30, 20, 120, 100])
     masks, _, _ = predictor.predict(
@@ -73,7 +72,7 @@ def published_script(predictor, generator, image):
     masks, _, _ = predictor.predict(
         point_coords=np.array([[40, 30]]), point_labels=np.array([0]), box=input_box, multimask_output=False
     )
-    assert not masks[0][30, 40]
+    assert not (obeyed and masks[0][30, 40])
 
     anns = generator.generate(image)
     assert anns
@@ -82,7 +81,6 @@ def published_script(predictor, generator, image):
             ann
         )
         assert ann["segmentation"].shape == image.shape[:2]
-    return masks
 
 
 def test_a_script_for_segment_anything_runs(photo, texture):

@@ -43,7 +43,7 @@ class Predictor(Protocol):
     def set_image(self, image: Any) -> object: ...
 
     def predict(
-        self, point_coords: np.ndarray, point_labels: np.ndarray, multimask_output: bool
+        self, *, point_coords: np.ndarray, point_labels: np.ndarray, multimask_output: bool
     ) -> tuple[Any, Any, Any]:
         """Clicks (N, 2) float xy in pixels and (N,) labels, 1 in and 0 out: masks (C, H, W), scores (C,), anything."""
         ...

@@ -200,17 +200,17 @@ def least_cuts(parents, costs, sides, tops):  # pragma: no cover
         known[:] = False
         known[top] = True
         inside[t, top] = True
-        i, side = top, 0
+        i, above = top, 0
         while i != root:  # upwards the sides follow from what lies around
             i = parents[i]
             known[i] = True
-            inside[t, i] = side == 1
-            if outer[i, 1 - side] + costs[i] < outer[i, side]:
-                side = 1 - side
+            inside[t, i] = above == 1
+            if outer[i, 1 - above] + costs[i] < outer[i, above]:
+                above = 1 - above
         for i in range(m - 2, -1, -1):
             if not known[i]:
-                side = np.int64(inside[t, parents[i]])
-                inside[t, i] = (side == 1) == (inner[i, side] <= inner[i, 1 - side] + costs[i])
+                above = 1 if inside[t, parents[i]] else 0
+                inside[t, i] = (above == 1) == (inner[i, above] <= inner[i, 1 - above] + costs[i])
     return energies, inside
 
 

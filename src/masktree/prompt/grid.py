@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from masktree.predict import LearnedSegmenter
 
 POINTS = 64  # that are clicked at a time, as in segment-anything
+_POOL = 2  # candidates for each mask that is kept (our choice)
 _SIDE = 128  # cells along a side on which masks are compared (our choice)
 
 
@@ -43,7 +44,8 @@ def tree_of_clicks(
             2304.02643, appendix B).
 
     Masks below ``segmenter.min_area`` or ``segmenter.min_score``, and copies of better ones, are left out, and at most
-    ``config.detections`` kept. Memory: the logits of a batch.
+    ``config.detections`` kept. Memory: the logits of
+    a batch, and the vectors and coarse maps of the candidates.
     """
     network = Network(segmenter, image)
     config, content, device = network.model.config, network.content, network.encoded.pixels.device
@@ -55,10 +57,10 @@ def tree_of_clicks(
         for some in points.to(device).split(batch or POINTS):
             found = _answers(network, some, max(least, segmenter.min_score), stable, offset)
             best = [torch.cat(pair) for pair in zip(best, found, strict=True)] if best else found
-            best = [value[best[0].argsort(descending=True, stable=True)] for value in best]
-            kept = without_copies(best[-1])[: config.detections]
-            best = [value[kept] for value in best]
-        scores, stabilities, vectors, coarse, _ = best
+            first = best[0].argsort(descending=True, stable=True)[: _POOL * config.detections]
+            best = [value[first] for value in best]
+        kept = without_copies(best[-1])[: config.detections]
+        scores, stabilities, vectors, coarse, _ = (value[kept] for value in best)
         pictures = PromptDetections(scores, vectors, coarse, network.encoded.pixels[0], content)
         area = MIN_AREA if segmenter.min_area is None else segmenter.min_area
         return tree_of(pictures, network.size, min_area=area, stabilities=stabilities.cpu().numpy())

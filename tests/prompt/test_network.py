@@ -1,0 +1,172 @@
+"""A promptable network behind the predictor and the generator. It is small and has learned nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import masktree
+from masktree import AutomaticMaskGenerator, Predictor
+from masktree.errors import InputError
+from masktree.images import read_image, resize_image
+from masktree.prompt.network import Network, enlarge
+from masktree.prompt.prompt import Prompt
+from masktree.segmenter.build import build_model, save_pretrained
+from masktree.segmenter.config import PromptableConfig
+from tests.prompt.test_predictor import published_script
+
+CONFIG = PromptableConfig(
+    backbone="embedded",
+    image_size=96,
+    hidden=32,
+    heads=2,
+    feedforward=32,
+    pixel_layers=1,
+    prompt_layers=1,
+    cell=8,
+    clicks=4,
+    corrections=1,
+    grid=6,
+    detections=40,
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    save_pretrained(build_model(CONFIG, weights=False), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def segmenter(run):
+    return masktree.load(run, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def photo(photos):
+    return resize_image(read_image(photos[0]), (120, 160))
+
+
+@pytest.fixture(scope="module")
+def predictor(segmenter, photo):
+    predictor = Predictor(segmenter)
+    predictor.set_image(photo)
+    return predictor
+
+
+def test_a_script_for_segment_anything_reaches_the_network(segmenter, photo):
+    predictor = Predictor(segmenter)
+    published_script(predictor, AutomaticMaskGenerator(segmenter), photo, obeyed=False)  # it has learned nothing
+    assert isinstance(predictor._source, Network)
+
+
+def test_a_click_has_six_masks_and_any_other_prompt_one_before_them(predictor):
+    click = {"point_coords": [[80, 60]], "point_labels": [1]}
+    masks, scores, low = predictor.predict(**click)
+    assert masks.shape == (6, 120, 160)
+    assert masks.dtype == np.bool_
+    assert low.shape == (6, 256, 256)
+    assert (np.diff(scores) <= 0).all()
+    assert ((scores >= 0) & (scores <= 1)).all()
+    one, score, _ = predictor.predict(**click, multimask_output=False)
+    assert np.array_equal(one, masks[:1])
+    assert score[0] == scores[0]
+    for prompt in (
+        {**click, "granularity": 0.4},
+        {"box": [30, 20, 100, 90], "multimask_output": False},
+        {"point_coords": [[80, 60], [10, 10]], "point_labels": [1, 0], "multimask_output": False},
+        {**click, "mask_input": low[:1], "multimask_output": False},
+        {"mask_input": low[:1], "multimask_output": False},
+    ):
+        assert predictor.predict(**prompt)[0].shape == (1, 120, 160)
+    assert len(predictor.predict(**{"box": [30, 20, 100, 90]})[0]) == 6
+
+
+def test_every_part_of_a_prompt_reaches_the_network(predictor):
+    def logits(**prompt):
+        return predictor.predict([[80, 60]], [1], multimask_output=False, return_logits=True, **prompt)[0]
+
+    _, _, low = predictor.predict([[80, 60]], [1])
+    plain = logits(granularity=0.1)
+    others = [
+        logits(granularity=0.9),
+        logits(granularity=0.1, box=[30, 20, 100, 90]),
+        logits(granularity=0.1, mask_input=low[:1]),
+        predictor.predict([[20, 20]], [1], granularity=0.1, return_logits=True)[0],
+    ]
+    assert all(not np.array_equal(plain, other) for other in others)
+    assert np.array_equal(plain, logits(granularity=0.1))
+
+
+def test_places_are_scaled_to_the_networks_input(segmenter, photo):
+    network = Network(segmenter, photo)  # 120 x 160 is seen as 72 x 96, padded to 96 x 96
+    asked = network._question(Prompt.read((120, 160), [[79.5, 59.5]], [1], [0, 0, 160, 120], granularity=0.5))
+    assert asked.points.tolist() == [[[48, 36]]]
+    assert asked.boxes.tolist() == [[0, 0, 96, 72]]
+    assert asked.granularity.tolist() == [0.5]
+    mask = np.full((256, 256), -10, np.float32)
+    mask[:96, :128] = 10  # the upper left quarter of the photograph
+    cells = network._fit(torch.from_numpy(mask))
+    assert cells.shape == (24, 24)
+    assert (cells[:8, :11] > 0).all()
+    assert (cells[:, 13:] < 0).all()
+    assert (cells[10:] < 0).all()
+    back = network._shrink(cells[None])
+    assert back.shape == (1, 256, 256)
+    assert ((back[0].numpy() > 0) == (mask > 0)).mean() > 0.98
+
+
+def test_logits_are_enlarged_in_place():
+    ramp = torch.arange(24.0)[None, None, :].expand(1, 18, 24)  # 70 x 96 pixels of content
+    big = enlarge(ramp, (70, 96), (140, 192))
+    assert big.shape == (1, 140, 192)
+    centres = (np.arange(192) + 0.5) / 2 / 4 - 0.5
+    np.testing.assert_allclose(big[0, 50, 8:-8], centres[8:-8], atol=0.1)
+    assert enlarge(ramp, (70, 96), (1, 1)).shape == (1, 1, 1)
+
+
+def test_half_precision(segmenter, photo):
+    predictor = Predictor(dataclasses.replace(segmenter, dtype="bfloat16"))
+    predictor.set_image(photo)
+    masks, scores, low = predictor.predict([[80, 60]], [1])
+    assert masks.shape == (6, 120, 160)
+    assert scores.dtype == low.dtype == np.float32
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 300), (300, 7)])
+def test_images_of_any_size(segmenter, size):
+    predictor = Predictor(segmenter)
+    predictor.set_image(np.zeros((*size, 3), np.uint8))
+    _, _, low = predictor.predict([[0, 0]], [1])
+    assert predictor.predict([[0, 0]], [1], mask_input=low[:1], multimask_output=False)[0].shape == (1, *size)
+
+
+def test_a_grid_of_clicks_gives_a_tree(segmenter, photo):
+    tree = AutomaticMaskGenerator(segmenter, points_per_side=4, points_per_batch=3).tree(photo)
+    other = AutomaticMaskGenerator(segmenter, points_per_side=4, points_per_batch=100).tree(photo)
+    assert tree.size == (120, 160)
+    assert 1 <= len(tree) <= CONFIG.detections
+    assert (np.diff(tree.scores) <= 0).all()
+    assert ((tree.stabilities >= 0) & (tree.stabilities <= 1)).all()
+    assert len(tree) == len(other)
+    np.testing.assert_allclose(tree.scores, other.scores, atol=1e-5)
+
+
+def test_thresholds_hold_and_the_grid_is_what_was_given(segmenter, photo):
+    everything = AutomaticMaskGenerator(segmenter).tree(photo)
+    middle = float(np.median(everything.scores))
+    assert (AutomaticMaskGenerator(segmenter, pred_iou_thresh=middle).tree(photo).scores >= middle).all()
+    stable = float(np.median(everything.stabilities))
+    assert (AutomaticMaskGenerator(segmenter, stability_score_thresh=stable).tree(photo).stabilities >= stable).all()
+    assert len(AutomaticMaskGenerator(segmenter, pred_iou_thresh=1.0).tree(photo)) == 0
+    point = [np.array([[0.5, 0.5]])]
+    assert len(AutomaticMaskGenerator(segmenter, point_grids=point).tree(photo)) <= 6
+    wide = AutomaticMaskGenerator(segmenter, stability_score_offset=5.0).tree(photo)
+    assert wide.stabilities.mean() < everything.stabilities.mean()
+    with pytest.raises(InputError, match="stability_score_offset, above 0"):
+        AutomaticMaskGenerator(segmenter, stability_score_offset=-1.0)
