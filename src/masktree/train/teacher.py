@@ -152,7 +152,7 @@ class Teacher:
 
     def _outline(self, detections: Detections, geometry: Geometry, name: str) -> Found:
         """What may be kept of the detections of one image."""
-        scores = detections.scores.double().cpu().numpy()
+        scores = detections.scores.float().cpu().double().numpy()
         if not np.isfinite(scores).all():
             raise TrainingError(
                 f"expected finite scores from the teacher; got NaN or infinity in {name}: its weights are damaged; go "
@@ -194,7 +194,7 @@ class Teacher:
         taken = thresholds.count(*_joined(kept)).sum(1)
         blind = sum(_is_blind(own, size) for own, size in zip(kept, sizes, strict=True))
         own = torch.cat([torch.tensor([len(found), blind]), taken, seen.flatten()])
-        whole = reduce(own.float().to(device)).double().cpu()  # counts far below 2^24: exact, and every device has them
+        whole = reduce(own.float().to(device)).cpu().double()  # counts far below 2^24: exact, and every device has them
         images, blind_images = whole[:2].tolist()
         report = {f"threshold_{size}": value for size, value in zip(SIZES, thresholds.values, strict=True)}
         report |= {f"kept_{size}": count / images for size, count in zip(SIZES, whole[2:5].tolist(), strict=True)}
