@@ -276,7 +276,7 @@ def self_train(
     labels: tyro.conf.Positional[Path],
     /,
     output: Output,
-    method: Literal["sohes", "hassod"] | None = None,
+    method: Literal["sohes", "hassod", "rounds"] | None = None,
     steps: int | None = None,
     batch: int | None = None,
     parts: int | None = None,
@@ -287,6 +287,11 @@ def self_train(
     teacher_weight: tuple[float, float] | None = None,
     teacher_score: float | None = None,
     no_teacher_mask_loss: bool = False,
+    rounds: int | None = None,
+    predictions_per_image: float | None = None,
+    iou: float | None = None,
+    crops: bool = False,
+    fresh: bool = False,
     device: str = "auto",
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     workers: int = 0,
@@ -307,17 +312,24 @@ def self_train(
         labels: Folder of the label set that it was trained on, or of another finished one.
         output: Folder of the new run, which `masktree segment --model` takes.
         method: sohes: thresholds that keep small, medium and large masks in the labels' proportion. hassod: score above
-            0.7, labels fade out. That of the run's model if not given.
-        steps: Of the optimiser, in all; a quarter of the run's if not given.
+            0.7, labels fade out. That of the run's model if not given. rounds: no teacher at every step; photographs are
+            labelled anew, then the model is trained on that (UnSAM); OUTPUT/round-1/run is the new run.
+        steps: Of the optimiser, in all; a quarter of the run's (rounds: the run's, in each) if not given.
         batch: Labelled images of one step, and as many for the teacher. The run's (hassod: half of it) if not given.
         parts: Passes that a process spreads its images of a step over, to save memory; the result is the same.
-        rate: Learning rate after the warm-up, which falls to 0. A tenth of the run's (hassod: the run's) if not given.
+        rate: Learning rate after the warm-up, which falls to 0 (rounds: as in the run). A tenth of the run's (hassod,
+            rounds: the run's) if not given.
         average: Decay of the average that is the teacher.
         burn_in: Steps in which only the labels are learned.
         label_weight: Of the labels' losses, at the first step and at the last. sohes: 1 1, hassod: 1 0.
         teacher_weight: Of the losses of the teacher's masks, likewise. sohes: 1 1, hassod: 2 3.
         teacher_score: Least score of a mask that is taught, the same for all sizes; the method's rule if not given.
         no_teacher_mask_loss: Learn no shapes from the teacher's masks, as the released code of HASSOD.
+        rounds: With --method rounds: how many; 1 if not given.
+        predictions_per_image: With --method rounds: choose the least score so that about this many masks are taught.
+        iou: With --method rounds: old labels stay if their IoU with all predictions is below; 0.5 if not given.
+        crops: With --method rounds: look at large masks a second time, closer.
+        fresh: With --method rounds: begin training with the backbone's weights instead of the last model's.
         device: auto, cpu, cuda, cuda:N or mps; with several processes a kind.
         precision: auto: bfloat16 on GPUs that have it, else float32. float16 on GPUs only.
         workers: Processes that load and augment photographs, for each process that trains; 0 does it in between.
@@ -328,10 +340,48 @@ def self_train(
         skip_broken: Replace photographs that cannot be read by others, instead of ending.
         overwrite: Begin anew where another run is.
     """
+    if method == "rounds":
+        alien = {
+            "--burn-in": burn_in,
+            "--label-weight": label_weight,
+            "--teacher-weight": teacher_weight,
+            "--no-teacher-mask-loss": no_teacher_mask_loss or None,
+        }
+    else:
+        alien = {
+            "--rounds": rounds,
+            "--predictions-per-image": predictions_per_image,
+            "--iou": iou,
+            "--crops": crops or None,
+            "--fresh": fresh or None,
+        }
+    unfit = [name for name, value in alien.items() if value is not None]
+    if unfit:
+        return _refuse(f"expected options of the method {method or 'sohes or hassod'}; got {', '.join(unfit)}")
+    from masktree.train.stage import Options
+
+    options = Options(device, precision, workers, save_every, sample_every, skip_broken, show_progress=True)
+    if method == "rounds":
+        from masktree.rounds import Rounds, describe, run_rounds
+
+        given = {
+            "rounds": rounds,
+            "min_score": teacher_score,
+            "predictions_per_image": predictions_per_image,
+            "iou": iou,
+            "steps": steps,
+            "batch": batch,
+            "rate": rate,
+            "average": average,
+            "parts": parts,
+        }
+        wanted = Rounds(crops=crops, fresh=fresh, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+        done = run_rounds(Path(run), labels, output, wanted, seed=seed, root=root, overwrite=overwrite, options=options)
+        print(f"{describe(output)}\n{done} steps done", flush=True)
+        return 0
     from masktree.segmenter.saved import find_model, read_config
     from masktree.train.self_train import find_method
     from masktree.train.self_train import self_train as correct
-    from masktree.train.stage import Options
 
     settings = find_method(
         method,
@@ -347,7 +397,6 @@ def self_train(
         score=teacher_score,
         mask_loss=False if no_teacher_mask_loss else None,
     )
-    options = Options(device, precision, workers, save_every, sample_every, skip_broken, show_progress=True)
     done = correct(Path(run), labels, output, settings, seed=seed, root=root, overwrite=overwrite, options=options)
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"{done} steps done; the run is in {output}", flush=True)
