@@ -312,8 +312,8 @@ def self_train(
         labels: Folder of the label set that it was trained on, or of another finished one.
         output: Folder of the new run, which `masktree segment --model` takes.
         method: sohes: thresholds that keep small, medium and large masks in the labels' proportion. hassod: score above
-            0.7, labels fade out. That of the run's model if not given. rounds: no teacher at every step; photographs are
-            labelled anew, then the model is trained on that (UnSAM); OUTPUT/round-1/run is the new run.
+            0.7, labels fade out. That of the run's model if not given. rounds: no teacher at every step; photographs
+            are labelled anew, then the model is trained on that (UnSAM); OUTPUT/round-1/run is the new run.
         steps: Of the optimiser, in all; a quarter of the run's (rounds: the run's, in each) if not given.
         batch: Labelled images of one step, and as many for the teacher. The run's (hassod: half of it) if not given.
         parts: Passes that a process spreads its images of a step over, to save memory; the result is the same.
