@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -135,14 +136,19 @@ def make_accelerator(device: torch.device, precision: Precision) -> Accelerator:
 
 @contextlib.contextmanager
 def accelerated(device: torch.device, precision: Precision) -> Iterator[Accelerator]:
-    """``make_accelerator``; connections between processes that it made are closed in the end. Those left to the exit of
-    Python abort the process now and then, when one of their threads still runs."""
+    """``make_accelerator``; connections between processes that it made are closed in the end, and their threads with
+    them. A thread of gloo that still frees a tensor while Python shuts down aborts the process, now and then. They end
+    when nothing holds the connections any more, prepared models included."""
     distributed = torch.distributed
     connected = distributed.is_available() and distributed.is_initialized()
+    if distributed.is_available() and not connected:
+        # Imported later, by torch itself, its default arguments would hold the connections to the end of the process.
+        importlib.import_module("torch.distributed.nn.functional")
     accelerator = make_accelerator(device, precision)
     try:
         yield accelerator
     finally:
+        accelerator.free_memory()
         if accelerator.num_processes > 1 and not connected and distributed.is_initialized():
             distributed.destroy_process_group()
 
@@ -178,7 +184,7 @@ def fit(
     device: torch.device,
     parts: Callable[[Item], Sequence[Part]],
     rising: bool = True,
-) -> Iterator[dict[str, float]]:
+) -> Generator[dict[str, float], None, None]:
     """Take one step per item; yields its record after ``state`` has moved on.
 
     Args:
@@ -199,27 +205,30 @@ def fit(
     if scaler is not None and state.scaler:
         scaler.load_state_dict(state.scaler)
     began = time.monotonic()
-    for item in items:
-        rate = settings.rate * rate_factor(state.step, settings)
-        set_rate(state.optimiser, rate)
-        torch.manual_seed(state.step)  # for layers that draw from the global generator
-        with _memory_errors(state.step):
-            with torch.no_grad():
-                wanted = parts(item)
-            losses, masks = _backward(trained, wanted, accelerator, settings.parts, device)
-            if scaler is not None:
-                accelerator.unscale_gradients()
-            norm = clip_gradients(state.model.parameters(), settings)
-            values = _reduced(losses | {"norm": norm.detach()}, accelerator)
-            _check_finite(values, state.step + 1, wanted, accelerator)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-        state.step += 1
-        average(state.averaged, state.model, state.step if rising else None, settings.average)
-        state.scaler = scaler.state_dict() if scaler is not None else {}
-        now = time.monotonic()
-        yield {"step": state.step, "rate": rate, **values, "masks": masks, "seconds": round(now - began, 4)}
-        began = time.monotonic()
+    try:
+        for item in items:
+            rate = settings.rate * rate_factor(state.step, settings)
+            set_rate(state.optimiser, rate)
+            torch.manual_seed(state.step)  # for layers that draw from the global generator
+            with _memory_errors(state.step):
+                with torch.no_grad():
+                    wanted = parts(item)
+                losses, masks = _backward(trained, wanted, accelerator, settings.parts, device)
+                if scaler is not None:
+                    accelerator.unscale_gradients()
+                norm = clip_gradients(state.model.parameters(), settings)
+                values = _reduced(losses | {"norm": norm.detach()}, accelerator)
+                _check_finite(values, state.step + 1, wanted, accelerator)
+                optimiser.step()
+                optimiser.zero_grad(set_to_none=True)
+            state.step += 1
+            average(state.averaged, state.model, state.step if rising else None, settings.average)
+            state.scaler = scaler.state_dict() if scaler is not None else {}
+            now = time.monotonic()
+            yield {"step": state.step, "rate": rate, **values, "masks": masks, "seconds": round(now - began, 4)}
+            began = time.monotonic()
+    finally:
+        del trained  # and connections with it, though the trace of an error may still hold this frame
 
 
 def whole(batch: Batch) -> list[Part]:

@@ -157,11 +157,13 @@ class Stage:
             progress_bar(name, last - first, first, show=show, unit="step") as bar,
             interruptible() as wanted_end,
             contextlib.closing(items(bar)) as given,
+            contextlib.closing(
+                fit(state, given, self.accelerator, settings, device=self.device, parts=parts, rising=rising)
+            ) as steps,
         ):
             for message in self.messages:
                 bar.tell(message)
             saved = time.monotonic()
-            steps = fit(state, given, self.accelerator, settings, device=self.device, parts=parts, rising=rising)
             for record in steps:
                 noted = note(bar)
                 if main:
