@@ -77,5 +77,5 @@ class Answers:
 def mask_logits(vectors: Tensor, coarse: Tensor, pixels: Tensor) -> Tensor:
     """(n, m, H/4, W/4) float32 logits of (n, m, hidden) ``vectors`` and (n, m, h, w) ``coarse`` maps, which are
     interpolated between the centres of their cells."""
-    fine = torch.einsum("nmd,dhw->nmhw", vectors, pixels).float()
+    fine = torch.einsum("nmd,dhw->nmhw", vectors, pixels.to(vectors.dtype)).float()
     return fine + functional.interpolate(coarse.float(), fine.shape[2:], mode="bilinear", align_corners=False)

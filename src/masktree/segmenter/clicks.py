@@ -161,8 +161,8 @@ def pick(fitting: Tensor, areas: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """At most ``most`` of each question's masks, those that differ most in area: (k, most) int64, and bool where one
     is.
 
-    Of more the largest and the smallest, then again and again the one whose area is least like any that was taken, by
-    the ratio of areas; of equal ones the first (our choice: Semantic-SAM has no more than six).
+    Of more the largest, then again and again the one whose area is least like any that was taken, by the ratio of
+    areas: first the smallest; of equal ones the first (our choice: Semantic-SAM has no more than six).
 
     Args:
         fitting: (k, n) bool.
@@ -180,13 +180,12 @@ def pick(fitting: Tensor, areas: Tensor, most: int) -> tuple[Tensor, Tensor]:
 
 
 def _spread(sizes: Tensor, most: int) -> Tensor:
-    taken = [int(sizes.argmax()), int(sizes.argmin())][:most]
-    apart = torch.stack([(sizes - sizes[i]).abs() for i in taken]).amin(0)
-    apart[taken] = -1  # equal sizes: nothing is taken twice
+    taken = [int(sizes.argmax())]
+    apart = torch.full_like(sizes, torch.inf)
     while len(taken) < most:
-        taken.append(int(apart.argmax()))
         apart = apart.minimum((sizes - sizes[taken[-1]]).abs())
-        apart[taken] = -1
+        apart[taken] = -1  # among equal sizes nothing is taken twice
+        taken.append(int(apart.argmax()))
     return torch.tensor(sorted(taken))
 
 

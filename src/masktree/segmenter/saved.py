@@ -31,7 +31,8 @@ class Provenance:
     """Where a trained model comes from.
 
     ``name``: of its folder or on the hub; ``source``: as it was asked for; ``kind`` and ``backbone`` from its
-    configuration; ``sha256`` of the weight file, lower-case hexadecimal.
+    configuration; ``sha256`` of the weight file, lower-case hexadecimal; ``label_free``: False if people may have made
+    some of the labels it was trained on, None if that is not known.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Provenance:
     kind: str
     backbone: str
     sha256: str
+    label_free: bool | None = None
 
 
 def is_model(path: Path) -> bool:
@@ -118,7 +120,15 @@ def provenance(folder: Path, source: str) -> Provenance:
         kind=config.kind,
         backbone=config.backbone,
         sha256=sha256_of(weight_file(folder)),
+        label_free=_is_label_free(read_header(folder)),
     )
+
+
+def _is_label_free(header: dict[str, Any]) -> bool | None:
+    record = header.get("record")
+    weights = record.get("label_weights") if isinstance(record, dict) else None
+    told = weights.get("label_free") if isinstance(weights, dict) else None
+    return told if isinstance(told, bool) else None
 
 
 def count_parameters(folder: Path) -> int:
