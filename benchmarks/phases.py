@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from masktree.evaluate.metrics import number
-from masktree.files import read_json
+from masktree.labels import LabelSet
 from masktree.pipeline import Config
 from masktree.segmenter.saved import is_model
 from methods import COLUMNS, make_parser, scored, sources
@@ -22,11 +22,7 @@ from methods import COLUMNS, make_parser, scored, sources
 
 def config_of(folder: Path) -> Config:
     """What makes trees of photographs as a run does, or as those of a label set were made."""
-    if is_model(folder):
-        return Config(model=str(folder))
-    made = read_json(folder / "index.json", {"config": dict})["config"]
-    names = ("backbone", "method", "quality", "min_area", "dtype", "seed", "options", "model")
-    return Config(**{name: made[name] for name in names if name in made})
+    return Config(model=str(folder)) if is_model(folder) else Config.of(LabelSet.open(folder))
 
 
 def row(metrics: list[dict[str, float | None]], keys: tuple[str, ...]) -> list[str]:

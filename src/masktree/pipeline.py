@@ -14,12 +14,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from masktree import batch, treefile
-from masktree.errors import InputError
+from masktree.errors import FormatError, InputError
 from masktree.files import only_writer, read_json, sha256_of, write_atomically, write_json
 from masktree.images import Photo, find_photos, read_image
 from masktree.masks import MaskTree
@@ -27,6 +27,9 @@ from masktree.predict import LearnedSegmenter, Method, Quality, Segmenter, load,
 from masktree.progress import progress_bar
 from masktree.runs import RunRecord, fingerprint
 from masktree.types import RGB
+
+if TYPE_CHECKING:
+    from masktree.labels import LabelSet
 
 _FEW = 4  # up to this many images a process pool costs more to start than it saves (our choice)
 
@@ -68,6 +71,19 @@ class Config:
     def record(self) -> dict[str, Any]:
         """Plain values for the record of a run; ``model`` only where there is one, so that older runs go on."""
         return {name: value for name, value in asdict(self).items() if name != "model" or value is not None}
+
+    @classmethod
+    def of(cls, labels: LabelSet) -> Config:
+        """What labelled the photographs of a label set, its thresholds among it.
+
+        Raises:
+            FormatError: the set was made by other means, such as ``masktree merge``.
+        """
+        made = labels.index["config"]
+        known = {name: made[name] for name in cls.__dataclass_fields__ if name in made}
+        if "method" not in known and "model" not in known:
+            raise FormatError(f"{labels.folder}: expected labels of a method or a model; got {', '.join(made)}")
+        return cls(**known)
 
     def segmenter(self) -> Segmenter | LearnedSegmenter:
         """Load the segmenter; raises on anything that would fail for every image."""

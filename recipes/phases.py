@@ -1,0 +1,63 @@
+"""The three phases from a folder of photographs to a self-trained model, and the picture of them in the guide.
+
+    masktree discover PHOTOS -o LABELS --method masktree --labels-per-image 30
+    masktree train LABELS -o RUN --preset sohes --size tiny --queries 150 --steps 3600 --seed 0
+    masktree self-train RUN LABELS -o RUN2 --steps 450 --seed 0
+    python recipes/phases.py examples/photos docs/phases.jpg LABELS RUN RUN2
+
+The last command shows each phase's outlines of photographs that none of them was trained on: a column for the rule that
+made the label set, with its thresholds, and one for each run, the masks of which it is sure. Cost and result:
+docs/log.md, "Three phases"; ``benchmarks/phases.py`` measures them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import masktree
+from masktree.images import read_image
+from masktree.labels import LabelSet
+from masktree.pipeline import Config
+from masktree.segmenter.saved import is_model
+
+SURE = 0.3  # least score of a model's mask, as in the sample pictures of training
+WIDTH, GAP = 240, 6  # pixels
+
+
+def outliner(folder: Path) -> Callable[[np.ndarray], masktree.MaskTree]:
+    """What a run finds, or the rule of a label set."""
+    if is_model(folder):
+        return masktree.load(folder, min_score=SURE)
+    return Config.of(LabelSet.open(folder)).segmenter()
+
+
+def row(image: np.ndarray, phases: list[Callable[[np.ndarray], masktree.MaskTree]]) -> np.ndarray:
+    """A photograph and what each phase makes of it."""
+    size = WIDTH, round(WIDTH * image.shape[0] / image.shape[1])
+    pictures = [image, *(phase(image).draw(image) for phase in phases)]
+    small = [np.asarray(Image.fromarray(p).resize(size, Image.Resampling.LANCZOS)) for p in pictures]
+    gap = np.full((size[1], GAP, 3), 255, np.uint8)
+    return np.concatenate([part for picture in small for part in (gap, picture)][1:], axis=1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("picture", type=Path)
+    parser.add_argument("phases", type=Path, nargs="+", metavar="LABELS_OR_RUN")
+    parser.add_argument("--names", nargs="*", default=["astronaut", "cat", "coffee", "photographer", "rocket"])
+    options = parser.parse_args()
+    phases = [outliner(folder) for folder in options.phases]
+    rows = [row(read_image(options.photos / f"{name}.jpg"), phases) for name in options.names]
+    gap = np.full((GAP, rows[0].shape[1], 3), 255, np.uint8)
+    sheet = np.concatenate([part for strip in rows for part in (gap, strip)][1:])
+    Image.fromarray(sheet).save(options.picture, quality=85)
+
+
+if __name__ == "__main__":
+    main()
