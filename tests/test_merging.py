@@ -371,3 +371,15 @@ def test_the_command_says_what_became_of_each_source(labels, tmp_path, capsys):
     assert "an IoU in [0, 1]" in capsys.readouterr().err
     assert cli.main(["info", "labels", str(out)]) == 0
     assert "merge (add)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("told", "wanted"), [(True, True), (False, False), (None, False)])
+def test_whether_people_had_a_part_in_it_is_passed_on(labels, tmp_path, told, wanted):
+    index = json.loads((labels / "index.json").read_text())
+    index["weights"] = {"name": "x"} if told is None else {"name": "x", "label_free": told}
+    (labels / "index.json").write_text(json.dumps(index))
+    merge([labels], tmp_path / "out")
+    assert LabelSet.open(tmp_path / "out").index["weights"]["label_free"] is wanted
+    assert open_source(tmp_path / "out").label_free is wanted
+    card = (tmp_path / "out/card.md").read_text()
+    assert ("may be made by people" in card) is not wanted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from masktree.images import read_image, resize_image
 from masktree.labels import LabelSet
 from masktree.pipeline import Config
 from masktree.predict import LearnedSegmenter, Segmenter
+from masktree.segmenter import saved
 from masktree.segmenter.build import build_model, save_pretrained
 from masktree.segmenter.config import Mask2FormerConfig
 
@@ -233,3 +235,29 @@ def test_export_refuses_to_replace_a_file(run, tmp_path, capsys):
     assert "--overwrite to replace it" in capsys.readouterr().err
     assert cli.main(["export", str(run), "--onnx", str(tmp_path / "b.onnx"), "--image-size", "50"]) == 2
     assert (tmp_path / "model.onnx").read_text() == "mine"
+
+
+@pytest.mark.parametrize("told", [True, False, None])
+def test_whether_people_had_a_part_in_it_is_known_of_a_model(run, tmp_path, told):
+    shutil.copytree(run, tmp_path / "run")
+    header = json.loads((run / "config.json").read_text())
+    header["record"] = {"label_weights": {"name": "x"} if told is None else {"name": "x", "label_free": told}}
+    (tmp_path / "run/config.json").write_text(json.dumps(header))
+    assert saved.provenance(tmp_path / "run", "run").label_free is told
+
+
+def test_a_closer_look_adds_masks_and_is_recorded(run, segmenter, collection, tmp_path, monkeypatch, capsys):
+    from masktree.segmenter import crops
+
+    monkeypatch.setattr(crops, "LARGE", 0.0)  # what a model that has learned nothing finds is small
+    monkeypatch.setattr(crops, "CLOSER", 1.0)
+    monkeypatch.setattr(crops, "INSIDE", 0.3)
+    image = read_image(collection / "0.png")
+    plain, closer = segmenter(image), masktree.load(run, crops=True)(image)
+    assert closer.rles[: len(plain)] == plain.rles
+    assert len(closer) > len(plain)
+    out = tmp_path / "out"
+    assert cli.main(["segment", str(collection), "-o", str(out), "--model", str(run), "--crops", "--no-overlay"]) == 0
+    assert json.loads((out / "run.json").read_text())["config"]["options"] == {"crops": True}
+    assert cli.main(["segment", str(collection), "-o", str(out), "--crops"]) == 2
+    assert "expected --crops with --model" in capsys.readouterr().err

@@ -15,7 +15,7 @@ def write_card(path: Path, index: dict[str, Any]) -> None:
     failures = sum(len(shard["failures"]) for shard in index["shards"])
     quantiles = ", ".join(f"{float(q):.0%}: {v:g}" for q, v in summary["masks_per_image_quantiles"].items())
     sections = [
-        _merged(index) if "sources" in index else "# Pseudo-labels by masktree\n\nMade without human labels.",
+        _merged(index) if "sources" in index else f"# Pseudo-labels by masktree\n\n{_origin(index['weights'])}",
         _table(
             {
                 "images": summary["images"],
@@ -43,6 +43,12 @@ def write_card(path: Path, index: dict[str, Any]) -> None:
     ]
     text = "\n\n".join(sections) + "\n"
     write_atomically(path, lambda handle: handle.write(text.encode()))
+
+
+def _origin(weights: dict[str, Any]) -> str:
+    if weights.get("label_free") is False:
+        return "Made with weights that human labels may stand behind."
+    return "Made without human labels."
 
 
 def _merged(index: dict[str, Any]) -> str:

@@ -47,7 +47,7 @@ class Source:
         kind: labels, coco or sa1b.
         sha256: of its content; equal for copies at other places.
         root: folder of the photographs, where the source says so.
-        label_free: False if people may have made it: anything but labels that masktree made without any such source.
+        label_free: whether masktree made it and no human label stands behind the weights; False if that is not known.
         images: for each image's name, a POSIX path, where its annotations are; used by ``read``.
     """
 
@@ -99,7 +99,7 @@ def open_source(path: str | Path) -> Source:
             [path / shard["file"] for shard in labels.index["shards"]],
             hashlib.sha256(digests.encode()).hexdigest(),
             root=Path(labels.index["root"]),
-            label_free=labels.index["weights"].get("label_free") is not False,
+            label_free=labels.index["weights"].get("label_free") is True,
         )
     if path.is_dir():
         return Sa1bSource.of(path)
