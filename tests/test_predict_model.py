@@ -246,16 +246,18 @@ def test_whether_people_had_a_part_in_it_is_known_of_a_model(run, tmp_path, told
     assert saved.provenance(tmp_path / "run", "run").label_free is told
 
 
-def test_a_closer_look_adds_masks_and_is_recorded(run, segmenter, collection, tmp_path, monkeypatch, capsys):
+def test_a_closer_look_is_an_option_that_is_recorded(run, segmenter, collection, tmp_path, monkeypatch, capsys):
     from masktree.segmenter import crops
 
-    monkeypatch.setattr(crops, "LARGE", 0.0)  # what a model that has learned nothing finds is small
-    monkeypatch.setattr(crops, "CLOSER", 1.0)
-    monkeypatch.setattr(crops, "INSIDE", 0.3)
+    def first_alone(image, tree, segment):
+        """Masks of a model that has learned nothing fill their crops: what is looked at closer shows the same."""
+        assert image.shape[:2] == tree.size
+        assert same(segment([image])[0], tree)
+        return tree[np.arange(len(tree)) == 0]
+
+    monkeypatch.setattr(crops, "look_closer", first_alone)
     image = read_image(collection / "0.png")
-    plain, closer = segmenter(image), masktree.load(run, crops=True)(image)
-    assert closer.rles[: len(plain)] == plain.rles
-    assert len(closer) > len(plain)
+    assert masktree.load(run, crops=True)(image).rles == segmenter(image).rles[:1]
     out = tmp_path / "out"
     assert cli.main(["segment", str(collection), "-o", str(out), "--model", str(run), "--crops", "--no-overlay"]) == 0
     assert json.loads((out / "run.json").read_text())["config"]["options"] == {"crops": True}

@@ -340,6 +340,7 @@ def self_train(
         skip_broken: Replace photographs that cannot be read by others, instead of ending.
         overwrite: Begin anew where another run is.
     """
+    alien: dict[str, object]
     if method == "rounds":
         alien = {
             "--burn-in": burn_in,
@@ -607,7 +608,8 @@ def _options(min_score: float | None, crops: bool, model: str | None) -> dict[st
 
     if crops and model is None:
         raise InputError("expected --crops with --model; got a method, which has crops of its own (sohes, unsam)")
-    return ({} if min_score is None else {"min_score": min_score}) | ({"crops": True} if crops else {})
+    given: dict[str, object] = {"min_score": min_score, "crops": crops or None}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _report(outcome: object, output: Path) -> int:
