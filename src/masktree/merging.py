@@ -25,7 +25,7 @@ from masktree.pipeline import Outcome, run_batch
 from masktree.runs import RunRecord, fingerprint
 
 Target = Literal["labels", "coco", "sa1b"]
-MISSING = "missing.json"
+MISSING = "missing.json"  # names of images without a photograph, by source
 MANIFEST = "merge.json"  # of a folder of SA-1B, written last
 _FEW = 500  # images that one process merges in less time than others take to start (our choice)
 
@@ -95,7 +95,11 @@ def merge(
         kept = len(photos) - len(todo)
         workers = _choose_workers(workers, len(todo))
         failed = run_batch(todo, [], job, record, workers, kept, "merge", show_progress, writer.add)
-        write_json(folder / MISSING, {str(s.path): names for s, names in zip(opened, missing, strict=True) if names})
+        lost = {str(source.path): names for source, names in zip(opened, missing, strict=True) if names}
+        if lost:
+            write_json(folder / MISSING, lost)
+        else:
+            (folder / MISSING).unlink(missing_ok=True)
         counts = [{"images": len(found), "missing": len(names)} for found, names in zip(matches, missing, strict=True)]
         writer.close(record, [s.record() | count for s, count in zip(opened, counts, strict=True)])
     outcome = Outcome(len(todo) - failed, kept, record.failures)
