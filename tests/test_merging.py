@@ -251,6 +251,7 @@ def test_what_cannot_be_merged_is_refused(photos, labels, tmp_path):
     shutil.copytree(photos, tmp_path / "moved")
     index = json.loads((tmp_path / "copy/index.json").read_text())
     (tmp_path / "empty").mkdir()
+    MaskTree.from_masks(box(1, 1, 2, 2)[None]).save(tmp_path / "trees/a.json")
     for sources, match in (
         ([], "at least one source"),
         ([labels, labels], "each source once; got .*labels and .*labels of one content"),
@@ -259,6 +260,7 @@ def test_what_cannot_be_merged_is_refused(photos, labels, tmp_path):
         ([tmp_path / "empty"], "got no such files"),
         ([file], "one for all sources; got none; give --images"),
         ([photos], "got no such files"),
+        ([tmp_path / "trees"], r"got trees of masktree segment \(.*a.json\); use masktree discover"),
     ):
         with pytest.raises(InputError, match=match):
             merge(sources, tmp_path / "out")

@@ -25,6 +25,7 @@ from masktree.labels.merge import Pool
 from masktree.labels.records import read_records
 
 Kind = Literal["labels", "coco", "sa1b"]
+_RECORDS = ("merge.json", "run.json", "failures.json", "missing.json")  # masktree's, beside files of SA-1B
 Size = tuple[int, int]
 
 
@@ -222,13 +223,17 @@ class Sa1bSource(Source):
         images: dict[str, Path] = {}
         digest = hashlib.sha256()
         for file in files:
-            header = next((r for r in read_records(file) if r.key == "image"), None)
-            if header is None:
-                if file.name in ("merge.json", "run.json", "failures.json"):  # records of masktree beside the files
+            header = next((r for r in read_records(file) if r.key in ("image", "format")), None)
+            if header is not None and (header.key, header.value) == ("format", "masktree"):
+                raise InputError(
+                    f"{folder}: expected a label set, or files of SA-1B; got trees of masktree segment ({file}); "
+                    "use masktree discover, which makes label sets"
+                )
+            if header is None or header.key != "image":
+                if file.name in _RECORDS:
                     continue
                 raise InputError(
-                    f"{folder}: expected a label set, or files of SA-1B with an image and its annotations; got {file}; "
-                    "trees of masktree segment are no label set: use masktree discover"
+                    f"{folder}: expected a label set, or files of SA-1B with an image and its annotations; got {file}"
                 )
             with file.open("rb") as handle:
                 handle.seek(header.start)
