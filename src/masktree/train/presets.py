@@ -128,9 +128,9 @@ _SMALLER: Mapping[Size, dict[str, Any]] = {
     "tiny": {
         "image_size": 256,
         "mask2former": {
-            "hidden": 128,
+            "hidden": 64,
             "heads": 4,
-            "feedforward": 256,
+            "feedforward": 128,
             "pixel_layers": 1,
             "decoder_layers": 3,
             "queries": 100,
