@@ -55,7 +55,8 @@ def test_only_what_is_given_changes():
 def test_what_makes_no_sense_is_refused():
     with pytest.raises(InputError, match="no number of queries for hassod"):
         find_preset("hassod", "tiny", queries=10)
-    with pytest.raises(InputError, match="expected a preset sohes, unsam, hassod of size tiny, small, base; got 'sam'"):
+    expected = "expected a preset sohes, unsam, hassod, promptable of size tiny, small, base; got 'sam'"
+    with pytest.raises(InputError, match=expected):
         find_preset("sam", "tiny")
     with pytest.raises(InputError, match="batch of at least 1"):
         find_preset("unsam", "tiny", batch=0)

@@ -6,6 +6,8 @@ and workers, and after a run was continued.
 
 from __future__ import annotations
 
+import atexit
+import os
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -295,5 +297,10 @@ def _ignore(name: str, error: str) -> None:
 
 
 def _begin_worker(worker: int) -> None:
-    """An interrupt at the terminal reaches every process of it; when to stop is for the one that trains to decide."""
+    """An interrupt at the terminal reaches every process of it; when to stop is for the one that trains to decide.
+
+    The process ends without Python's shutdown: torch's thread that sends batches may free a tensor in the midst of it,
+    which aborts the process, now and then, and the loader takes that for an error.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    atexit.register(os._exit, 0)
