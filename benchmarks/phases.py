@@ -14,15 +14,8 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from masktree.evaluate.metrics import number
-from masktree.labels import LabelSet
 from masktree.pipeline import Config
-from masktree.segmenter.saved import is_model
 from methods import COLUMNS, make_parser, scored, sources
-
-
-def config_of(folder: Path) -> Config:
-    """What makes trees of photographs as a run does, or as those of a label set were made."""
-    return Config(model=str(folder)) if is_model(folder) else Config.of(LabelSet.open(folder))
 
 
 def row(metrics: list[dict[str, float | None]], keys: tuple[str, ...]) -> list[str]:
@@ -47,7 +40,7 @@ def main() -> None:
         for phase, *folders in args.phase:
             metrics = [
                 scored(
-                    args.work, data, images, truth, f"{phase}-{i}".replace(" ", "_"), config_of(Path(f)), protocol, args
+                    args.work, data, images, truth, f"{phase}-{i}".replace(" ", "_"), Config.of(Path(f)), protocol, args
                 ).metrics
                 for i, f in enumerate(folders)
             ]

@@ -178,7 +178,7 @@ def big(folder: Path) -> None:
         del picture
         for options in ([], ["--no-overlay"]):
             out = Path(scratch) / f"out{len(options)}"
-            command = [sys.executable, "-m", "masktree.cli", "segment", str(path), "-o", str(out), *options]
+            command = [sys.executable, "-m", "masktree", "segment", str(path), "-o", str(out), *options]
             start = time.perf_counter()
             child = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
             _, status, usage = os.wait4(child.pid, 0)

@@ -1,19 +1,20 @@
-"""The three phases from a folder of photographs to a self-trained model, and the picture of them in the guide.
+"""The three phases from a folder of photographs to a self-trained model, and a picture of them.
 
     masktree discover PHOTOS -o LABELS --method masktree --labels-per-image 30
-    masktree train LABELS -o RUN --preset sohes --size tiny --queries 150 --steps 3600 --seed 0
-    masktree self-train RUN LABELS -o RUN2 --steps 450 --seed 0
+    masktree train LABELS -o RUN --preset sohes --size tiny
+    masktree self-train RUN LABELS -o RUN2
     python recipes/phases.py examples/photos docs/phases.jpg LABELS RUN RUN2
 
 The last command shows each phase's outlines of photographs that none of them was trained on: a column for the rule that
-made the label set, with its thresholds, and one for each run, the masks of which it is sure. Cost and result:
-docs/log.md, "Three phases"; ``benchmarks/phases.py`` measures them.
+made the label set, with its thresholds, and one for each run, the masks of which it is sure. ``benchmarks/phases.py``
+measures them. No run of these commands is worth showing yet: see "(negative)" on training in docs/log.md.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,7 @@ from PIL import Image
 
 import masktree
 from masktree.images import read_image
-from masktree.labels import LabelSet
 from masktree.pipeline import Config
-from masktree.segmenter.saved import is_model
 
 SURE = 0.3  # least score of a model's mask, as in the sample pictures of training
 WIDTH, GAP = 240, 6  # pixels
@@ -31,9 +30,8 @@ WIDTH, GAP = 240, 6  # pixels
 
 def outliner(folder: Path) -> Callable[[np.ndarray], masktree.MaskTree]:
     """What a run finds, or the rule of a label set."""
-    if is_model(folder):
-        return masktree.load(folder, min_score=SURE)
-    return Config.of(LabelSet.open(folder)).segmenter()
+    config = Config.of(folder)
+    return (config if config.model is None else replace(config, options={"min_score": SURE})).segmenter()
 
 
 def row(image: np.ndarray, phases: list[Callable[[np.ndarray], masktree.MaskTree]]) -> np.ndarray:

@@ -22,7 +22,7 @@ QUICK = ("--backbone", "texture")  # starts without torch, which takes seconds i
 
 
 def masktree(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "masktree.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "masktree", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
@@ -48,7 +48,7 @@ def long_run(
     Image.open(photos[0]).resize((300, 300)).save(source / "000.png")
     for index in range(1, count):
         os.link(source / "000.png", source / f"{index:03d}.png")
-    command = [sys.executable, "-m", "masktree.cli", "segment", *QUICK, source, "-o", out, "--workers", str(workers)]
+    command = [sys.executable, "-m", "masktree", "segment", *QUICK, source, "-o", out, "--workers", str(workers)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=start)
     deadline = time.monotonic() + 120
     while len(list(out.glob("*.json"))) < 4 and time.monotonic() < deadline:

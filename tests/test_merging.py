@@ -18,6 +18,7 @@ from masktree.labels.merge import Rule
 from masktree.labels.sources import match_images, open_source
 from masktree.masks import MaskTree
 from masktree.merging import merge
+from masktree.pipeline import Config
 from tests.train.labelled import write_labels
 
 NAMES = ("a.png", "b.png", "sub/a.png", "sub/c.png")
@@ -373,6 +374,8 @@ def test_the_command_says_what_became_of_each_source(labels, tmp_path, capsys):
     assert "an IoU in [0, 1]" in capsys.readouterr().err
     assert cli.main(["info", "labels", str(out)]) == 0
     assert "merge (add)" in capsys.readouterr().out
+    with pytest.raises(FormatError, match=r"expected labels of a method or a model; got those of 'merge \(add\)'"):
+        Config.of(out)
 
 
 @pytest.mark.parametrize(("told", "wanted"), [(True, True), (False, False), (None, False)])

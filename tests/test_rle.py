@@ -34,6 +34,20 @@ def test_strings_areas_and_boxes_equal_pycocotools(rng: np.random.Generator, siz
     assert rle.union(ours[3:], size) == coco.merge(theirs[3:])["counts"]
 
 
+def test_a_mask_placed_in_a_larger_one_has_the_string_of_the_whole(rng: np.random.Generator) -> None:
+    for size in SIZES:
+        for _ in range(20):
+            height, width = (int(rng.integers(0, side + 1)) for side in size)
+            top, left = int(rng.integers(0, size[0] - height + 1)), int(rng.integers(0, size[1] - width + 1))
+            whole = np.zeros(size, bool)
+            whole[top : top + height, left : left + width] = rng.random((height, width)) < rng.choice([0.2, 0.7, 1.0])
+            part = np.ascontiguousarray(whole[top : top + height, left : left + width])
+            assert rle.encode_at(part, top, left, size) == rle.encode(whole)
+    for top, left in ((-1, 0), (0, -1), (2, 0), (0, 3)):
+        with pytest.raises(InputError, match=r"expected a mask inside \(5, 6\)"):
+            rle.encode_at(np.ones((4, 4), bool), top, left, (5, 6))
+
+
 def test_known_strings() -> None:
     mask = np.zeros((3, 4), bool)
     mask[1:, 1] = mask[:2, 2] = True  # runs 4, 4, 4

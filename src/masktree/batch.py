@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from masktree.errors import MasktreeError
+from masktree.errors import InputError, MasktreeError
 
 Item = TypeVar("Item")
 
@@ -53,6 +53,17 @@ def run(items: Sequence[Item], job: Callable[[Item], Any], *, workers: int) -> I
 def available_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_workers(wanted: int, *, alone: bool) -> int:
+    """Number of processes for a ``wanted`` one: 0 means one where that is enough (``alone``), else one per core.
+
+    Raises:
+        InputError: a negative one.
+    """
+    if wanted < 0:
+        raise InputError(f"expected workers >= 0; got {wanted}")
+    return wanted or (1 if alone else available_cores())
 
 
 def reason(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from masktree.images import Photo, find_photos, name_outputs
 from masktree.labels import LabelSet, LabelSetWriter
 from masktree.labels.coco import MAX_MASKS
 from masktree.labels.exports import read_coco_info, write_coco, write_sa1b
-from masktree.labels.merge import Rule
+from masktree.labels.merge import Pool, Rule
 from masktree.labels.sources import Source, match_images, open_source
 from masktree.labels.writer import pending_folder
 from masktree.pipeline import Outcome, run_batch
@@ -93,7 +93,7 @@ def merge(
         writer = LabelSetWriter.open(folder, base, photos, shard_size=shard_size, overwrite=overwrite)
         todo = [photo for photo in photos if not writer.has(photo) and not job.finished(photo)]
         kept = len(photos) - len(todo)
-        workers = _choose_workers(workers, len(todo))
+        workers = batch.choose_workers(workers, alone=len(todo) <= _FEW)
         failed = run_batch(todo, [], job, record, workers, kept, "merge", show_progress, writer.add)
         lost = {str(source.path): names for source, names in zip(opened, missing, strict=True) if names}
         if lost:
@@ -161,8 +161,7 @@ class MergeJob:
             text = ", ".join(f"{h} x {w} in {self.sources[n].path}" for n, (h, w) in sizes.items())
             raise InputError(f"expected one size (height x width) in all sources; got {text}; scale the masks to it")
         size = next(iter(sizes.values()))
-        empty = type(next(iter(found.values())).pool).joined([])
-        pools = [found[n].pool if n in found else empty for n in range(len(self.sources))]
+        pools = [found[n].pool if n in found else Pool.joined([]) for n in range(len(self.sources))]
         merged = self.rule.merge(pools, size)
         if len(merged) > MAX_MASKS:
             raise InputError(f"expected at most {MAX_MASKS} masks; got {len(merged)}; merge fewer sources")
@@ -264,12 +263,6 @@ def _walk_order(name: str) -> tuple[tuple[bool, str], ...]:
     """The order in which ``find_photos`` lists: the files of a folder, then its folders."""
     *folders, last = PurePosixPath(name).parts
     return (*((True, folder) for folder in folders), (False, last))
-
-
-def _choose_workers(wanted: int, images: int) -> int:
-    if wanted < 0:
-        raise InputError(f"expected workers >= 0; got {wanted}")
-    return wanted or (1 if images <= _FEW else batch.available_cores())
 
 
 def _finished(output: Path, to: Target, run: str) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -26,10 +26,8 @@ from masktree.masks import MaskTree
 from masktree.predict import LearnedSegmenter, Method, Quality, Segmenter, load, load_model
 from masktree.progress import progress_bar
 from masktree.runs import RunRecord, fingerprint
+from masktree.segmenter.saved import is_model
 from masktree.types import RGB
-
-if TYPE_CHECKING:
-    from masktree.labels import LabelSet
 
 _FEW = 4  # up to this many images a process pool costs more to start than it saves (our choice)
 
@@ -73,16 +71,23 @@ class Config:
         return {name: value for name, value in asdict(self).items() if name != "model" or value is not None}
 
     @classmethod
-    def of(cls, labels: LabelSet) -> Config:
-        """What labelled the photographs of a label set, its thresholds among it.
+    def of(cls, folder: Path) -> Config:
+        """What outlines photographs as a trained model does, or as those of a label set were, with its thresholds.
 
         Raises:
-            FormatError: the set was made by other means, such as ``masktree merge``.
+            FormatError: no finished label set, or one that was made by other means, such as ``masktree merge``.
         """
-        made = labels.index["config"]
+        from masktree.labels import LabelSet
+
+        if is_model(folder):
+            return cls(model=str(folder))
+        made = LabelSet.open(folder).index["config"]
         known = {name: made[name] for name in cls.__dataclass_fields__ if name in made}
-        if "method" not in known and "model" not in known:
-            raise FormatError(f"{labels.folder}: expected labels of a method or a model; got {', '.join(made)}")
+        if made.get("method") not in get_args(Method) and "model" not in known:
+            raise FormatError(
+                f"{folder}: expected labels of a method or a model; got those of {made.get('method')!r}; give "
+                "the label sets or runs that they come from"
+            )
         return cls(**known)
 
     def segmenter(self) -> Segmenter | LearnedSegmenter:
@@ -271,11 +276,7 @@ class SegmentJob:
 
     def choose_workers(self, wanted: int, images: int) -> int:
         """Number of processes; 0 means one per core, or one on an accelerator and for a few images."""
-        if wanted < 0:
-            raise InputError(f"expected workers >= 0; got {wanted}")
-        if wanted:
-            return wanted
-        return 1 if self.segmenter.device != "cpu" or images <= _FEW else batch.available_cores()
+        return batch.choose_workers(wanted, alone=self.segmenter.device != "cpu" or images <= _FEW)
 
     def paths(self, photo: Photo) -> tuple[Path, Path]:
         return self.output / f"{photo.name}.json", self.output / f"{photo.name}.png"

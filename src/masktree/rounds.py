@@ -130,8 +130,8 @@ def run_rounds(
             if not (folder / "labels/index.json").exists():
                 _relabel(model, latest, folder, photographs, settings, seed, options)
             latest = folder / "labels"
-            places = {"seed": seed, "root": root, "options": options, "start": None if settings.fresh else model}
-            done += train(latest, folder / "run", preset, **places)  # type: ignore[arg-type]
+            begin = None if settings.fresh else model
+            done += train(latest, folder / "run", preset, start=begin, seed=seed, root=root, options=options)
             model = folder / "run"
             record.append(_record(folder, output))
         last = {"format": "masktree-rounds", "version": 1, "model": record[-1]["model"]}

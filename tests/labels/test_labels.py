@@ -209,6 +209,15 @@ def test_a_wanted_number_of_labels_is_met(collection, tmp_path, method, wanted):
         discover(collection, tmp_path / "labels", config, labels_per_image=wanted + 4)
 
 
+def test_what_labelled_a_set_labels_other_photographs_alike(collection, tmp_path):
+    config = Config(method="masktree", backbone="texture", options={"min_score": 0.05})
+    discover(collection, tmp_path / "labels", config)
+    own = Config.of(tmp_path / "labels")
+    assert own.record() | {"device": config.device} == config.record()
+    trees = {image["file_name"]: tree for image, tree in LabelSet.open(tmp_path / "labels")}
+    assert own.segmenter()(collection / "a.png").rles == trees["a.png"].rles
+
+
 @pytest.mark.parametrize("wanted", [0, -3, 100_000])
 def test_impossible_numbers_of_labels_are_refused(collection, tmp_path, wanted):
     with pytest.raises(InputError, match="labels per image"):

@@ -21,6 +21,7 @@ from masktree.train.augment import Augmentation
 from masktree.train.data import TrainingData
 from masktree.train.photographs import Stream
 from masktree.train.store import LabelStore
+from tests.train.independence import check_independence
 from tests.train.labelled import random_tree, write_collection, write_labels
 
 SIZES = {"a.png": (40, 56), "b/ü.png": (64, 64), "b/c.png": (100, 30), "d.png": (200, 260), "e.png": (64, 48)}
@@ -126,17 +127,8 @@ def test_every_epoch_has_each_photograph_once_in_another_order(folder):
 
 def test_examples_do_not_depend_on_where_the_run_stands_or_how_many_share_it(folder):
     data = open_data(folder)
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    wanted = flat(list(data.loader(0, 4, 4)))
-    assert flat(list(open_data(folder).loader(0, 4, 4))) == wanted
-    assert flat(list(data.loader(2, 4, 4))) == wanted[8:]
-    assert flat(list(data.loader(0, 8, 2))) == wanted
-    ranks = [list(data.loader(0, 4, 4, rank, 2)) for rank in range(2)]
-    shared = [batch for step in zip(*ranks, strict=True) for batch in step]
-    assert flat(shared) == wanted
+    check_independence(lambda: open_data(folder), flat)
     assert list(data.loader(3, 3, 4)) == []
-    torch.testing.assert_close(torch.get_rng_state(), before)  # the run's random numbers are its own
 
 
 def test_workers_give_the_same_then_the_same_error_and_end_with_the_loader(folder):

@@ -405,12 +405,9 @@ def _score_all(
     cases: Sequence[Case], job: ScoreJob, workers: int, description: str, show_progress: bool
 ) -> list[Stats]:
     """The stats of all cases, in their order."""
-    if workers < 0:
-        raise InputError(f"expected workers >= 0; got {workers}")
-    if job.protocol == "self":
-        device = job.segmenter.device  # loads the weights: what fails for every image fails here
-        workers = workers or (1 if device != "cpu" else 0)
-    workers = workers or (1 if len(cases) <= _FEW else batch.available_cores())
+    # The device of a segmenter loads its weights: what fails for every image fails here.
+    accelerated = job.protocol == "self" and job.segmenter.device != "cpu"
+    workers = batch.choose_workers(workers, alone=accelerated or len(cases) <= _FEW)
     place = {case.name: index for index, case in enumerate(cases)}
     stats: list[Stats | None] = [None] * len(cases)
     with progress_bar(description, len(cases), 0, show=show_progress) as progress:

@@ -56,7 +56,7 @@ class Network:
                 order.insert(0, 0)
             order = order[:count]
             logits = answers.logits(slice(0, 1))[0, order]
-        masks = self._enlarge(logits).cpu().numpy()
+        masks = enlarge(logits, self.content, self.size).cpu().numpy()
         return Answer(masks, ious[order].numpy(), self._shrink(logits).cpu().numpy())
 
     def precision(self) -> torch.autocast:
@@ -90,10 +90,6 @@ class Network:
         square = logits.new_full((len(logits), 1, side, side), -SURE)
         square[:, 0, :rows, :columns] = logits[:, :rows, :columns]
         return functional.interpolate(square, (SIDE, SIDE), mode="bilinear", align_corners=False)[:, 0]
-
-    def _enlarge(self, logits: Tensor) -> Tensor:
-        """(n, H, W) at the image's own size."""
-        return enlarge(logits, self.content, self.size)
 
 
 def enlarge(logits: Tensor, content: tuple[int, int], size: tuple[int, int]) -> Tensor:

@@ -34,7 +34,7 @@ def look_closer(image: RGB, tree: MaskTree, segment: Callable[[Sequence[RGB]], S
     rles: list[bytes] = []
     scores: list[float] = []
     for index, box, inner in zip(outer, boxes, found, strict=True):
-        placed = [_placed(inner.mask(k), box, tree.size) for k in range(len(inner))]
+        placed = [rle.encode_at(inner.mask(k), box[0], box[1], tree.size) for k in range(len(inner))]
         shared = rle.cross_intersections(placed, [tree.rles[index]], tree.size)[:, 0]
         within = np.flatnonzero((shared > 0) & (shared >= INSIDE * rle.areas(placed, tree.size)))
         rles += [placed[k] for k in within]
@@ -53,15 +53,6 @@ def _around(box: np.ndarray, size: tuple[int, int]) -> Box:
     x, y, width, height = (int(v) for v in box)
     dx, dy = round(MARGIN * width), round(MARGIN * height)
     return max(0, y - dy), max(0, x - dx), min(size[0], y + height + dy), min(size[1], x + width + dx)
-
-
-def _placed(mask: np.ndarray, box: Box, size: tuple[int, int]) -> bytes:
-    """The string of a crop's mask in the image, without making it dense there."""
-    # Columns with an empty pixel above and below: every run begins and ends within its column.
-    columns = np.pad(mask.T, ((0, 0), (1, 1)))
-    x, y = np.divmod(np.flatnonzero(columns[:, 1:] != columns[:, :-1]), mask.shape[0] + 1)
-    places = (x + box[1]) * size[0] + y + box[0]
-    return rle.encode_runs(places[::2], places[1::2], size)
 
 
 def _joined(tree: MaskTree, rles: list[bytes], scores: np.ndarray) -> MaskTree:

@@ -30,7 +30,7 @@ class PromptDetections:
     """n masks of one image, best score first; satisfies ``Detections``.
 
     ``vectors`` (n, hidden), ``coarse`` (n, h, w) and ``pixels`` as in ``Answers``; ``content``: height and width of the
-    image within the padding.
+    image within the padding. ``stabilities`` (n,): IoU of a mask's logits cut above and below 0; None if not asked for.
     """
 
     scores: Tensor
@@ -38,6 +38,7 @@ class PromptDetections:
     coarse: Tensor
     pixels: Tensor
     content: tuple[int, int]
+    stabilities: Tensor | None = None
     ancestors: Tensor | None = None
     levels: Tensor | None = None
 
@@ -54,33 +55,63 @@ class PromptDetections:
 
 @torch.no_grad()
 def everything(
-    decode: Callable[[Encoded, Prompts], Answers], encoded: Encoded, content: tuple[int, int], config: PromptableConfig
+    decode: Callable[[Encoded, Prompts], Answers],
+    encoded: Encoded,
+    content: tuple[int, int],
+    config: PromptableConfig,
+    *,
+    points: Tensor | None = None,
+    at_once: int | None = None,
+    least: float = 0.0,
+    stable: float = 0.0,
+    offset: float | None = None,
 ) -> PromptDetections:
-    """The masks of all granularities at ``config.grid`` points along the longer side of the image, of which
-    ``content`` (height, width) is no padding; best first by the IoU that the network expects.
+    """The masks of all granularities at points of an image, of which ``content`` (height, width) is no padding; best
+    first by the IoU that the network expects.
 
     Of masks with an IoU above ``SAME`` the best stays; at most ``config.detections`` are kept. 6 x points masks are
-    asked for, and never more than a few are made at a time.
+    asked for, and never more than those of a pass are made at a time.
+
+    Args:
+        points: (k, 2) x and y in pixels of the network's input; None: ``config.grid`` along the longer side.
+        at_once: points of a pass; None: as many as fit in ``_MEMORY``.
+        least: of the expected IoU.
+        stable: least stability: IoU of the logits cut at ``offset`` and at -``offset`` (arXiv 2304.02643, appendix B).
+        offset: None: stabilities are not looked at.
     """
-    points = grid_points(content, config.grid).to(encoded.pixels.device)
-    at_once = max(1, _MEMORY // (20 * config.hidden * len(encoded.places)))
+    points = (grid_points(content, config.grid) if points is None else points).to(encoded.pixels.device)
+    at_once = at_once or max(1, _MEMORY // (20 * config.hidden * len(encoded.places)))
     most = _POOL * config.detections
-    best: tuple[Tensor, ...] = ()
+    best: list[Tensor] = []
     for some in points.split(at_once):
         ones = torch.ones(len(some), 1, dtype=torch.int64, device=some.device)
         answers = decode(encoded, Prompts(some[:, None], ones))
-        logits = within(answers.logits(masks=slice(1, None)), content).flatten(0, 1)
-        step = -(-max(logits.shape[1:]) // _SIDE)
-        small = (logits[:, ::step, ::step] > 0).flatten(1)
-        found = (value[:, 1:].flatten(0, 1) for value in (answers.ious, answers.vectors, answers.coarse))
-        filled = small.any(1).nonzero()[:, 0]
-        part = tuple(value[filled] for value in (*found, small))
-        best = tuple(torch.cat(pair) for pair in zip(best, part, strict=True)) if best else part
+        found = _candidates(answers, content, least, stable, offset)
+        best = [torch.cat(pair) for pair in zip(best, found, strict=True)] if best else found
         first = best[0].argsort(descending=True, stable=True)[:most]
-        best = tuple(value[first] for value in best)
-    scores, vectors, coarse, small = best
-    kept = without_copies(small)[: config.detections]
-    return PromptDetections(scores[kept], vectors[kept], coarse[kept], encoded.pixels[0], content)
+        best = [value[first] for value in best]
+    kept = without_copies(best[-1])[: config.detections]
+    scores, stabilities, vectors, coarse, _ = (value[kept] for value in best)
+    known = None if offset is None else stabilities
+    return PromptDetections(scores, vectors, coarse, encoded.pixels[0], content, known)
+
+
+def _candidates(
+    answers: Answers, content: tuple[int, int], least: float, stable: float, offset: float | None
+) -> list[Tensor]:
+    """Scores, stabilities, vectors, coarse maps and small masks of what passes the thresholds and has a cell."""
+    logits = within(answers.logits(masks=slice(1, None)), content).flatten(0, 1)
+    scores = answers.ious[:, 1:].flatten()
+    stabilities = torch.ones_like(scores)
+    if offset is not None:
+        # Mask by mask, as the numbers of cells of a pass may be those of a thousand images.
+        inner, outer = (torch.stack([(one > cut).sum() for one in logits]) for cut in (offset, -offset))
+        stabilities = inner / outer.clamp(min=1)
+    step = -(-max(logits.shape[1:]) // _SIDE)
+    small = (logits[:, ::step, ::step] > 0).flatten(1)
+    wanted = ((scores >= least) & (stabilities >= stable) & small.any(1)).nonzero()[:, 0]
+    parts = scores, stabilities, answers.vectors[:, 1:].flatten(0, 1), answers.coarse[:, 1:].flatten(0, 1), small
+    return [part[wanted] for part in parts]
 
 
 def without_copies(masks: Tensor, iou: float = SAME) -> Tensor:

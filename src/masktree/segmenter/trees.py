@@ -121,17 +121,11 @@ def check_limits(min_area: int, min_score: float) -> None:
 
 
 def _encode_inside(mask: np.ndarray) -> bytes:
-    """As ``rle.encode``, but looks closely at the mask's box alone: ten times faster for an object on 24 megapixels."""
-    height = mask.shape[0]
+    """As ``rle.encode``, but looks closely at the mask's box alone."""
     rows = np.flatnonzero(mask.any(axis=1))
     if len(rows) == 0:
         return rle.encode(mask)
-    top, bottom = rows[0], rows[-1] + 1
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
     columns = np.flatnonzero(mask[top:bottom].any(axis=0))
-    left, right = columns[0], columns[-1] + 1
-    # Columns of the box with an empty pixel above and below: every run begins and ends within its column.
-    box = np.pad(mask[top:bottom, left:right].T, ((0, 0), (1, 1)))
-    edges = np.flatnonzero(box[:, 1:] != box[:, :-1])
-    x, y = np.divmod(edges, box.shape[1] - 1)
-    places = (x + left) * height + y + top
-    return rle.encode_runs(places[::2], places[1::2], mask.shape)
+    left, right = int(columns[0]), int(columns[-1]) + 1
+    return rle.encode_at(np.ascontiguousarray(mask[top:bottom, left:right]), top, left, mask.shape)

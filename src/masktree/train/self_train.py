@@ -184,8 +184,17 @@ def self_train(
     before = start.preset()
     settings = settings or find_method(None, before.model.kind)
     preset = _preset(before, settings)
-    places = {"seed": seed, "root": root, "overwrite": overwrite, "options": options, "start": start}
-    with opened(labels, output, preset, **places, further={"self_training": _decisive(settings)}) as stage:  # type: ignore[arg-type]
+    with opened(
+        labels,
+        output,
+        preset,
+        seed=seed,
+        root=root,
+        overwrite=overwrite,
+        options=options,
+        start=start,
+        further={"self_training": _decisive(settings)},
+    ) as stage:
         warning = start.unfinished()
         stage.messages += [warning] if warning else []
         lessons = _Lessons.of(stage, settings, start)
@@ -216,12 +225,9 @@ class _Lessons:
         return cls(stage, settings, teacher, views)
 
     def items(self, bar: Progress) -> Generator[tuple[Batch, Views], None, None]:
-        def broken(name: str, error: str) -> None:
-            bar.fail(name, error, counted=False)
-
         with (
             contextlib.closing(self.stage.batches(bar)) as labelled,
-            contextlib.closing(self.views.loader(*self.stage.share(), on_broken=broken)) as seen,
+            contextlib.closing(self.stage.read(self.views, bar)) as seen,
         ):
             yield from zip(labelled, seen, strict=True)
 

@@ -36,6 +36,7 @@ from masktree.train.loop import (
     resolve_process_device,
     split,
 )
+from masktree.train.photographs import Photographs
 from masktree.train.pictures import draw_samples
 from masktree.train.presets import Preset
 from masktree.train.run import SAMPLES, RunFolder
@@ -117,17 +118,22 @@ class Stage:
         if self.accelerator.is_main_process:
             self.run.begin()
 
-    def share(self) -> tuple[int, int, int, int, int, int]:
-        """What loaders want to know of the steps that are left: first, last, batch, rank, world, workers."""
+    def read(self, photographs: Photographs[Any, Item], bar: Progress) -> Generator[Item, None, None]:
+        """This process's shares of the steps that are left, made of these photographs; ``bar`` hears of broken ones."""
         settings, accelerator = self.preset.optimisation, self.accelerator
-        return (
-            *(self.state.step, settings.steps, settings.batch),
-            *(accelerator.process_index, accelerator.num_processes, self.options.workers),
+        return photographs.loader(
+            self.state.step,
+            settings.steps,
+            settings.batch,
+            accelerator.process_index,
+            accelerator.num_processes,
+            self.options.workers,
+            on_broken=lambda name, error: bar.fail(name, error, counted=False),
         )
 
     def batches(self, bar: Progress) -> Generator[Batch, None, None]:
-        """This process's shares of the labelled batches of the steps that are left."""
-        yield from self.data.loader(*self.share(), on_broken=lambda name, error: bar.fail(name, error, counted=False))
+        """The labelled batches of the steps that are left."""
+        return self.read(self.data, bar)
 
     def take(
         self,

@@ -49,7 +49,8 @@ def train(
         KeyboardInterrupt: after Ctrl-C or SIGTERM, with a checkpoint of the last whole step written.
     """
     first = None if start is None else Start.open(start)
-    places = {"seed": seed, "root": root, "overwrite": overwrite, "options": options, "start": first}
-    with opened(labels, output, preset, **places) as stage:  # type: ignore[arg-type]
+    with opened(
+        labels, output, preset, seed=seed, root=root, overwrite=overwrite, options=options, start=first
+    ) as stage:
         stage.begin()
         return stage.take(stage.batches, whole)
