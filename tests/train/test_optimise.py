@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from masktree.errors import InputError
-from masktree.train.optimise import Optimisation, average, clip_gradients, make_optimiser, rate_factor
+from masktree.train.optimise import Optimisation, average, clip_gradients, freeze, make_optimiser, rate_factor
 
 BASE = Optimisation(rate=1e-3, decay=0.1, steps=100, warm_up=10, batch=8, average=0.9)
 
@@ -66,6 +66,17 @@ def test_every_parameter_stands_in_the_group_that_its_kind_asks_for():
     assert isinstance(make_optimiser(net, replace(BASE, optimiser="sgd")), torch.optim.SGD)
     with pytest.raises(InputError, match="can be trained; got none"):
         make_optimiser(net.requires_grad_(False), BASE)
+
+
+def test_a_backbone_with_rate_0_is_asked_for_no_gradient():
+    net = Net()
+    freeze(net, replace(BASE, backbone_rate=0.2))
+    assert net.pyramid.conv.weight.requires_grad
+    freeze(net, replace(BASE, backbone_rate=0))
+    assert not net.pyramid.conv.weight.requires_grad
+    assert net.linear.weight.requires_grad
+    listed = [p for group in make_optimiser(net, BASE).param_groups for p in group["params"]]
+    assert len(listed) == 6
 
 
 @pytest.mark.parametrize("each", [False, True])

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from masktree.errors import InputError, TrainingError, WeightsError
 from masktree.segmenter.batch import Batch
-from masktree.train.optimise import Optimisation, average, clip_gradients, make_optimiser, rate_factor, set_rate
+from masktree.train.optimise import Optimisation, average, clip_gradients, freeze, make_optimiser, rate_factor, set_rate
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -78,6 +78,7 @@ class State:
     def begin(cls, model: nn.Module, settings: Optimisation) -> State:
         """A new run's, of a model that is already on its device."""
         averaged = copy.deepcopy(model).requires_grad_(False).eval()
+        freeze(model, settings)
         return cls(model.train(), averaged, make_optimiser(model, settings), 0, {})
 
     def content(self) -> dict[str, Any]:

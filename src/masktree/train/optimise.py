@@ -23,7 +23,8 @@ class Optimisation:
     Attributes:
         optimiser: adamw, or sgd with momentum 0.9.
         rate: learning rate after the warm-up.
-        backbone_rate: factor on ``rate`` for the parameters that begin pretrained.
+        backbone_rate: factor on ``rate`` for the parameters that begin pretrained; 0 keeps them as they are, which
+            saves the time and memory of their gradients.
         decay: weight decay; norms, biases, embeddings and learned positions have none.
         steps: of the optimiser, in all.
         warm_up: steps over which the rate rises linearly from 0.
@@ -91,8 +92,7 @@ def make_optimiser(model: nn.Module, settings: Optimisation) -> torch.optim.Opti
 
     ``model.pyramid.pretrained_parameters()``, where there is one, says what gets the backbone's smaller rate.
     """
-    pyramid = getattr(model, "pyramid", None)
-    pretrained = {id(p) for p in pyramid.pretrained_parameters()} if pyramid is not None else set()
+    pretrained = {id(p) for p in _pretrained(model)}
     fixed = _without_decay(model)
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
@@ -111,6 +111,13 @@ def make_optimiser(model: nn.Module, settings: Optimisation) -> torch.optim.Opti
     if settings.optimiser == "sgd":
         return torch.optim.SGD(listed, settings.rate, momentum=0.9)
     return torch.optim.AdamW(listed, settings.rate)
+
+
+def freeze(model: nn.Module, settings: Optimisation) -> None:
+    """Ask for no gradients of what is kept as it is."""
+    if settings.backbone_rate == 0:
+        for parameter in _pretrained(model):
+            parameter.requires_grad_(False)
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
@@ -148,6 +155,11 @@ def average(averaged: nn.Module, model: nn.Module, step: int | None, decay: floa
     for a, b in zip(old, new, strict=True):
         if not a.is_floating_point():
             a.copy_(b)
+
+
+def _pretrained(model: nn.Module) -> Iterable[nn.Parameter]:
+    pyramid = getattr(model, "pyramid", None)
+    return () if pyramid is None else pyramid.pretrained_parameters()
 
 
 def _without_decay(model: nn.Module) -> set[int]:
