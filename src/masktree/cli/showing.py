@@ -67,6 +67,6 @@ def export(
 
     if onnx.exists() and not overwrite:
         raise InputError(f"expected the name of a new file; got {onnx}, which exists; add --overwrite to replace it")
-    export_onnx(read_model(find_model(model)), onnx, image_size)
-    print(f"written: {onnx}")
+    for file in export_onnx(read_model(find_model(model)), onnx, image_size):
+        print(f"written: {file}")
     return 0

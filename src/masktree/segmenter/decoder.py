@@ -77,7 +77,6 @@ class QueryDecoder(nn.Module):
             vectors.append(self.mask(states[-1]))
         return states, vectors
 
-
     def judge(self, x: Tensor) -> Tensor:
         """(b, n) log-odds that (b, n, hidden) queries, not yet normalised, are entities."""
         logits = self.entity(self.norm(x))

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +26,10 @@ from masktree.segmenter.cascade import CascadeMaskRCNN
 from masktree.segmenter.config import to_json
 from masktree.segmenter.inputs import STRIDE
 from masktree.segmenter.mask2former import Mask2Former
+from masktree.segmenter.promptable import Promptable
 
 OPSET = 20  # the first whose GridSample is what torch's is
-_INPUTS = {
+INPUTS = {
     "image": "(1, 3, S, S) float32: RGB in [0, 1], the longer side resized to S, zeros right of and below it",
     "cues": "(1, cues, S/2, S/2) float32: masktree.backbones.texture.evidence of the photograph, zeros around it",
 }
@@ -40,59 +43,93 @@ _OUTPUTS = {
 }
 
 
-def export_onnx(model: Model, path: str | Path, image_size: int | None = None) -> None:
-    """Write a model as one ONNX file (opset 20), whole or not at all.
+def export_onnx(model: Model, path: str | Path, image_size: int | None = None) -> list[Path]:
+    """Write a model as ONNX (opset 20): one file, of a promptable model two, each whole or not at all.
 
     Inputs are ``image`` (1, 3, S, S) and, where the model wants them, ``cues`` (1, CUES, S/2, S/2). Outputs are
     ``scores``, ``masks`` and ``ancestors`` (kind sohes), or ``boxes``, ``scores``, ``levels`` and ``masks`` (hassod).
-    The file's metadata say what they mean, under ``masktree``, as JSON. Padding is treated as photograph: masks in it
-    are the caller's to leave out.
+    For kind promptable see ``masktree.segmenter.onnx_prompts``. The files' metadata say what inputs and outputs mean,
+    under ``masktree``, as JSON. Padding is treated as photograph: masks in it are the caller's to leave out.
 
     Args:
-        model: any of the three kinds; put into evaluation mode on the CPU.
+        model: of any kind; put into evaluation mode on the CPU.
         path: file to write.
         image_size: S, a multiple of 32; the model's own if not given.
+
+    Returns:
+        The files.
 
     Raises:
         InputError: ``image_size`` no multiple of 32; onnx or onnxscript missing.
     """
     try:
-        import onnx
+        import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise InputError(f"expected onnx and onnxscript; got {error}; pip install masktree[onnx]") from error
     side = model.config.image_size if image_size is None else image_size
     if side < STRIDE or side % STRIDE:
         raise InputError(f"expected an image size that is a multiple of {STRIDE}; got {side}; {_near(side)} is near")
+    if isinstance(model, Promptable):
+        from masktree.segmenter.onnx_prompts import export_prompts
+
+        return export_prompts(model, Path(path), side)
     assert isinstance(model, (CascadeMaskRCNN, Mask2Former))
     wrapped = Boxes(model) if isinstance(model, CascadeMaskRCNN) else Queries(model)
     inputs = [torch.rand(1, 3, side, side)] + [torch.rand(1, CUES, side // 2, side // 2)] * model.wants_cues
     names = ["image", "cues"][: len(inputs)]
+    proto = to_onnx(wrapped.cpu(), inputs, names, list(wrapped.outputs))
+    described = {name: INPUTS[name] for name in names}, {name: _OUTPUTS[name] for name in wrapped.outputs}
+    write(proto, Path(path), about(model, side, *described))
+    return [Path(path)]
+
+
+def to_onnx(
+    module: nn.Module,
+    inputs: list[Tensor],
+    names: list[str],
+    outputs: list[str],
+    free: tuple[dict[int, Any], ...] | None = None,
+) -> Any:
+    """The file's content, of a module that is put into evaluation mode; ``free``: sides of each input that may differ."""
     with torch.inference_mode(), warnings.catch_warnings():
         # torchvision calls a function of torch by its former name, and keeps anchors that are the same in every call.
         warnings.filterwarnings("ignore", message=".*create_unbacked_symint.*")
         warnings.filterwarnings("ignore", message=".*assigned during export.*")
+        # An axis that two inputs share has one name.
+        warnings.filterwarnings("ignore", message=".*will not be used, since it shares.*")
         program = torch.onnx.export(
-            wrapped.eval().cpu(),
+            module.eval(),
             tuple(inputs),
             input_names=names,
-            output_names=wrapped.outputs,
+            output_names=outputs,
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
+            dynamic_shapes=free,
         )
     assert program is not None
-    proto = program.model_proto
-    about = {
+    return program.model_proto
+
+
+def about(model: Model, side: int, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> dict[str, Any]:
+    """What is written into a file about it."""
+    return {
         "format": "masktree-onnx",
         "version": 1,
         "image_size": side,
         "model": to_json(model.config),
-        "inputs": {name: _INPUTS[name] for name in names},
-        "outputs": {name: _OUTPUTS[name] for name in wrapped.outputs},
+        "inputs": dict(inputs),
+        "outputs": dict(outputs),
     }
+
+
+def write(proto: Any, path: Path, about: Mapping[str, Any]) -> None:
+    """Write a file with what is said about it."""
+    import onnx
+
     onnx.helper.set_model_props(proto, {"masktree": json.dumps(about)})
-    write_atomically(Path(path), lambda handle: handle.write(proto.SerializeToString()))
+    write_atomically(path, lambda handle: handle.write(proto.SerializeToString()))
 
 
 def _near(side: int) -> int:

@@ -1,0 +1,218 @@
+"""A promptable model as two ONNX files with segment-anything's inputs and outputs, and the YAML that tools ask for.
+
+The encoder runs once for a photograph, the decoder once for a click. Programs made for such pairs (Kirillov et al. 2023,
+arXiv 2304.02643, and their exported models) send points in pixels of a photograph whose longer side is ``FRAME``, ask
+for six inputs by name, and show the first mask. So whatever size the network sees, that frame is kept, and the masks
+come best first.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from masktree.backbones.texture import CUES
+from masktree.files import write_atomically
+from masktree.segmenter.answers import Encoded
+from masktree.segmenter.onnx import INPUTS, about, to_onnx, write
+from masktree.segmenter.promptable import Promptable
+from masktree.segmenter.prompts import STRIDE, Prompts
+
+FRAME = 1024  # pixels of the longer side of the photograph that points are given in (segment-anything's)
+SIDE = 256  # cells a side of earlier masks (segment-anything's)
+ANSWERS = 3  # masks of an answer (segment-anything's for an ambiguous click)
+_SURE = 10.0  # logit of the padding of an earlier mask: nothing is there
+
+
+def export_prompts(model: Promptable, path: Path, side: int) -> list[Path]:
+    """Write ``PATH.encoder.onnx``, ``PATH.decoder.onnx`` and, for models that see the photograph alone, ``PATH.yaml``;
+    ``path`` without its suffix .onnx. Each is written whole or not at all.
+
+    The encoder's input is ``image``, (H, W, 3) float32 RGB from 0 to 255 of any size; where the model wants cues, which
+    no tool can make, it is the square input of other exported models with its ``cues``. Its output
+    ``image_embeddings`` goes to the decoder with ``point_coords``, ``point_labels`` (1 inside, 0 outside, 2 and 3 upper
+    left and lower right corner of a box, -1 nothing), ``mask_input``, ``has_mask_input`` and ``orig_im_size``. What
+    segment-anything has not: ``granularity``, which need not be given. Outputs are ``masks``, ``iou_predictions`` and
+    ``low_res_masks``, best first.
+
+    Args:
+        side: of the square that the network sees, a multiple of 32.
+
+    Returns:
+        The files.
+    """
+    stem = path.with_suffix("") if path.suffix == ".onnx" else path
+    encoder, decoder = (stem.with_name(f"{stem.name}.{part}.onnx") for part in ("encoder", "decoder"))
+    model = model.eval().cpu()
+    outer: nn.Module = Encoder(model)
+    names, inputs = ["image"], [torch.rand(1, 3, side, side)]
+    free: tuple[dict[int, torch.export.Dim], ...] = ({}, {})
+    if model.wants_cues:
+        names, inputs = ["image", "cues"], [*inputs, torch.rand(1, CUES, side // 2, side // 2)]
+    else:
+        outer, inputs = Photograph(outer, side), [255 * torch.rand(FRAME * 2 // 3, FRAME, 3)]
+        free = ({0: torch.export.Dim("height"), 1: torch.export.Dim("width")},)
+    described = {name: INPUTS[name] for name in names}
+    if not model.wants_cues:
+        described = {"image": "(H, W, 3) float32: RGB from 0 to 255, of any size"}
+    proto = to_onnx(outer, inputs, names, ["image_embeddings"], free if not model.wants_cues else None)
+    write(proto, encoder, about(model, side, described, {"image_embeddings": "for the decoder"}))
+    write(_decoder(model, side), decoder, about(model, side, _INPUTS, _OUTPUTS))
+    if model.wants_cues:
+        return [encoder, decoder]
+    settings = stem.with_name(f"{stem.name}.yaml")
+    write_atomically(settings, lambda handle: handle.write(tool_settings(encoder.name, decoder.name).encode()))
+    return [encoder, decoder, settings]
+
+
+def tool_settings(encoder: str, decoder: str) -> str:
+    """The YAML by which annotation tools find such a pair beside it: AnyLabeling's and X-AnyLabeling's keys."""
+    name = encoder.removesuffix(".encoder.onnx")
+    lines = {
+        "type": "segment_anything",
+        "name": name,
+        "display_name": f"{name} (masktree)",
+        "encoder_model_path": encoder,
+        "decoder_model_path": decoder,
+        "input_size": FRAME,
+        "max_width": FRAME,
+        "max_height": FRAME * 2 // 3,
+    }
+    return "".join(f"{key}: {json.dumps(value)}\n" for key, value in lines.items())  # JSON's values are YAML's
+
+
+class Encoder(nn.Module):
+    """What the decoder asks, in one array: the pixels' vectors of a cell side by side, then the cell's."""
+
+    def __init__(self, model: Promptable) -> None:
+        super().__init__()
+        self.model = model
+        self.shrink = model.config.cell // STRIDE
+
+    def forward(self, image: Tensor, cues: Tensor | None = None) -> Tensor:
+        found = self.model.encode(image, cues)
+        return torch.cat([functional.pixel_unshuffle(found.pixels, self.shrink), found.cells], 1)
+
+
+class Photograph(nn.Module):
+    """The encoder of a photograph of any size.
+
+    It is seen at places that are spread evenly, so many that each pixel of a photograph of ``FRAME`` has its own, and
+    their means are what the network sees: nothing here has a size that depends on the photograph's.
+    """
+
+    def __init__(self, encoder: nn.Module, side: int) -> None:
+        super().__init__()
+        self.encoder, self.side = encoder, side
+        self.finer = max(1, round(FRAME / side))
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = image.shape[0], image.shape[1]
+        longer = torch.sym_max(height, width)
+        count = self.side * self.finer
+        place = (torch.arange(count) + 0.5) / count * longer  # in pixels of the photograph
+        x, y = 2 * place / width - 1, 2 * place / height - 1
+        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None]
+        pixels = functional.grid_sample(image.permute(2, 0, 1)[None] / 255, grid, "bilinear", "border", False)
+        inside = (place[:, None] < height) & (place < width)
+        return self.encoder(functional.avg_pool2d(pixels * inside, self.finer))
+
+
+class Decoder(nn.Module):
+    """Answers in segment-anything's form; inputs are described by ``_INPUTS``."""
+
+    outputs = ("masks", "iou_predictions", "low_res_masks")
+
+    def __init__(self, model: Promptable, side: int) -> None:
+        super().__init__()
+        self.model, self.side = model, side
+        self.shrink = model.config.cell // STRIDE
+        cells = side // model.config.cell
+        self.register_buffer("places", model.prompts.grid(cells, cells).detach().clone())
+
+    def forward(
+        self,
+        image_embeddings: Tensor,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        mask_input: Tensor,
+        has_mask_input: Tensor,
+        orig_im_size: Tensor,
+        granularity: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        hidden = self.model.config.hidden
+        pixels = functional.pixel_shuffle(image_embeddings[:, :-hidden], self.shrink)
+        encoded = Encoded(pixels, image_embeddings[:, -hidden:], self.places)
+        count = self.side // STRIDE
+        earlier = functional.interpolate(mask_input, (count, count), mode="bilinear", align_corners=False)[:, 0]
+        earlier = torch.where(has_mask_input[:, None, None] > 0, earlier, torch.nan)
+        labels = point_labels.round().long()
+        answers = self.model.decode(
+            encoded, Prompts(point_coords * (self.side / FRAME), labels, None, earlier, granularity)
+        )
+        # answer 0 is the one that was meant, and is left out after a click alone, which may mean any mask around it
+        clicks = ((labels == 0) | (labels == 1)).sum(1)
+        corners = (labels > 1).sum(1)
+        alone = (clicks == 1) & (corners == 0) & (has_mask_input <= 0) & granularity.isnan()
+        first = torch.where(alone, -2.0, 2.0)[:, None]
+        order = torch.cat([answers.ious[:, :1] + first, answers.ious[:, 1:]], 1).topk(ANSWERS, 1).indices
+        ious = answers.ious.gather(1, order)
+        logits = answers.logits().gather(1, order[:, :, None, None].expand(-1, -1, count, count))
+        low = functional.interpolate(logits, (SIDE, SIDE), mode="bilinear", align_corners=False)
+        return self._enlarge(logits, orig_im_size), ious, low
+
+    def _enlarge(self, logits: Tensor, size: Tensor) -> Tensor:
+        """Logits of the square at the photograph's own (height, width)."""
+        whole = size.long()
+        height, width = int(whole[0].item()), int(whole[1].item())
+        torch._check(height > 0)
+        torch._check(width > 0)
+        longer = size.max()
+        y, x = ((2 * torch.arange(side) + 1) / longer - 1 for side in (height, width))
+        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None]
+        return functional.grid_sample(logits, grid.to(logits), "bilinear", "border", False)
+
+
+def _decoder(model: Promptable, side: int) -> object:
+    """The decoder's file, whose granularity has a value where none is given: not a number, as if left out."""
+    import numpy as np
+    import onnx
+
+    decoder = Decoder(model, side)
+    cells = side // model.config.cell
+    embeddings = torch.rand(1, model.config.hidden * (1 + decoder.shrink**2), cells, cells)
+    inputs = [
+        embeddings,
+        FRAME * torch.rand(1, 3, 2),
+        torch.tensor([[1.0, 0.0, -1.0]]),
+        torch.zeros(1, 1, SIDE, SIDE),
+        torch.zeros(1),
+        torch.tensor([600.0, 800.0]),
+        torch.tensor([torch.nan]),
+    ]
+    points = torch.export.Dim("points", min=1)
+    free = ({}, {1: points}, {1: points}, {}, {}, {}, {})
+    proto = to_onnx(decoder, inputs, list(_INPUTS), list(decoder.outputs), free)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([np.nan], np.float32), "granularity"))
+    return proto
+
+
+_INPUTS = {
+    "image_embeddings": "of the encoder",
+    "point_coords": f"(1, k, 2) float32: x and y in pixels of the photograph, its longer side resized to {FRAME}; k >= 1",
+    "point_labels": "(1, k) float32: 1 inside, 0 outside, 2 and 3 upper left and lower right corner of a box, "
+    "-1 no point",
+    "mask_input": f"(1, 1, {SIDE}, {SIDE}) float32: low_res_masks of an earlier answer",
+    "has_mask_input": "(1,) float32: 1 if it is meant, 0 if not",
+    "orig_im_size": "(2,) float32: height and width in pixels of the masks that are wanted",
+    "granularity": "(1,) float32 in [0.1, 1], finest to coarsest; need not be given",
+}
+_OUTPUTS = {
+    "masks": f"(1, {ANSWERS}, H, W) float32 logits, inside above 0, best first",
+    "iou_predictions": f"(1, {ANSWERS}) float32: how well each is expected to fit",
+    "low_res_masks": f"(1, {ANSWERS}, {SIDE}, {SIDE}) float32 logits over the square of the photograph's longer side",
+}
