@@ -23,9 +23,10 @@ from PIL import Image
 import masktree
 from masktree.images import read_image
 from masktree.pipeline import Config
+from sheets import beside, resized
 
 SURE = 0.3  # least score of a model's mask, as in the sample pictures of training
-WIDTH, GAP = 240, 6  # pixels
+WIDTH = 240  # pixels
 
 
 def outliner(folder: Path) -> Callable[[np.ndarray], masktree.MaskTree]:
@@ -38,9 +39,7 @@ def row(image: np.ndarray, phases: list[Callable[[np.ndarray], masktree.MaskTree
     """A photograph and what each phase makes of it."""
     size = WIDTH, round(WIDTH * image.shape[0] / image.shape[1])
     pictures = [image, *(phase(image).draw(image) for phase in phases)]
-    small = [np.asarray(Image.fromarray(p).resize(size, Image.Resampling.LANCZOS)) for p in pictures]
-    gap = np.full((size[1], GAP, 3), 255, np.uint8)
-    return np.concatenate([part for picture in small for part in (gap, picture)][1:], axis=1)
+    return beside([resized(picture, size) for picture in pictures], axis=1)
 
 
 def main() -> None:
@@ -52,9 +51,7 @@ def main() -> None:
     options = parser.parse_args()
     phases = [outliner(folder) for folder in options.phases]
     rows = [row(read_image(options.photos / f"{name}.jpg"), phases) for name in options.names]
-    gap = np.full((GAP, rows[0].shape[1], 3), 255, np.uint8)
-    sheet = np.concatenate([part for strip in rows for part in (gap, strip)][1:])
-    Image.fromarray(sheet).save(options.picture, quality=85)
+    Image.fromarray(beside(rows, axis=0)).save(options.picture, quality=85)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     python recipes/pictures.py examples/photos docs
 
-Writes docs/demo.jpg (three photographs, granularities .5 and .3) and docs/granularities.jpg (all of them, .7, .5, .3).
+Writes docs/demo.jpg (three photographs, granularities .5 and .3), docs/granularities.jpg (all of them, .7, .5, .3) and
+docs/clicks.jpg (a click, answered at granularities .1, .3, .6 and 1).
 """
 
 from __future__ import annotations
@@ -16,22 +17,32 @@ from PIL import Image
 
 import masktree
 from masktree.images import read_image
-
-GAP = 6  # pixels
+from sheets import beside, resized
 
 
 def column(image: np.ndarray, granularities: Sequence[float], size: tuple[int, int]) -> np.ndarray:
     """A photograph above its cuts, each resized to (width, height)."""
     tree = masktree.load("embedded")(image)
     pictures = [image, *(tree.draw(image, granularity=g) for g in granularities)]
-    return beside([np.asarray(Image.fromarray(p).resize(size, Image.Resampling.LANCZOS)) for p in pictures], axis=0)
+    return beside([resized(p, size) for p in pictures], axis=0)
 
 
-def beside(pictures: Sequence[np.ndarray], axis: int) -> np.ndarray:
-    """Pictures with white gaps between them."""
-    height, width, _ = pictures[0].shape
-    gap = np.full((GAP, width, 3) if axis == 0 else (height, GAP, 3), 255, np.uint8)
-    return np.concatenate([part for picture in pictures for part in (gap, picture)][1:], axis)
+def answers(
+    image: np.ndarray, click: tuple[int, int], granularities: Sequence[float], size: tuple[int, int]
+) -> np.ndarray:
+    """A photograph with a click, and beside it the entity at each granularity, the rest faded."""
+    predictor = masktree.Predictor(masktree.load("embedded"))
+    predictor.set_image(image)
+    pictures = [image]
+    for g in granularities:
+        [mask], _, _ = predictor.predict([click], [1], granularity=g)
+        pictures.append(np.where(mask[..., None], image, 255 - (255 - image) // 5))
+    small = [resized(picture, size).copy() for picture in pictures]
+    x, y = (round(c * s / side) for c, s, side in zip(click, size, image.shape[1::-1], strict=True))
+    for radius, colour in ((6, (255, 255, 255)), (4, (220, 0, 0))):
+        for picture in small:
+            picture[y - radius : y + radius + 1, x - radius : x + radius + 1] = colour
+    return beside(small, axis=1)
 
 
 def main() -> None:
@@ -47,6 +58,9 @@ def main() -> None:
     rows = [[column(images[name], (0.7, 0.5, 0.3), (200, 160)) for name in names[k : k + 5]] for k in (0, 5)]
     both = beside([beside(row, axis=1) for row in rows], axis=0)
     Image.fromarray(both).save(options.docs / "granularities.jpg", quality=85)
+    clicks = {"astronaut": (220, 120), "tissue": (150, 150), "photographer": (220, 250)}
+    shown = [answers(images[name], click, (0.1, 0.3, 0.6, 1.0), (160, 160)) for name, click in clicks.items()]
+    Image.fromarray(beside(shown, axis=0)).save(options.docs / "clicks.jpg", quality=85)
 
 
 if __name__ == "__main__":

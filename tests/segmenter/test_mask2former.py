@@ -11,7 +11,7 @@ from masktree.errors import InputError
 from masktree.segmenter import mask2former
 from masktree.segmenter.batch import Batch, Targets
 from masktree.segmenter.config import Mask2FormerConfig
-from masktree.segmenter.decoder import Learned, QueryDecoder
+from masktree.segmenter.decoder import QueryDecoder
 from masktree.segmenter.mask2former import Mask2Former, QueryDetections
 from tests.oracles.mask_losses import bilinear
 
@@ -98,7 +98,7 @@ def same_in_transformers(decoder: QueryDecoder, heads: int, feedforward: int):
     from transformers import Mask2FormerConfig as Theirs
     from transformers.models.mask2former.modeling_mask2former import Mask2FormerTransformerModule
 
-    (queries, hidden), layers = decoder.starts.features.weight.shape, len(decoder.layers)
+    (queries, hidden), layers = decoder.features.weight.shape, len(decoder.layers)
     config = Theirs(
         hidden_dim=hidden, mask_feature_size=hidden, num_queries=queries, num_attention_heads=heads,
         dim_feedforward=feedforward, decoder_layers=layers + 1, dropout=0.0,
@@ -106,8 +106,8 @@ def same_in_transformers(decoder: QueryDecoder, heads: int, feedforward: int):
     theirs = Mask2FormerTransformerModule(hidden, config)
     ours = decoder.state_dict()
     state = {
-        "queries_embedder.weight": ours["starts.positions.weight"],
-        "queries_features.weight": ours["starts.features.weight"],
+        "queries_embedder.weight": ours["positions.weight"],
+        "queries_features.weight": ours["features.weight"],
         "level_embed.weight": ours["levels.weight"],
     }
     for kind in ("weight", "bias"):
@@ -132,7 +132,7 @@ def same_in_transformers(decoder: QueryDecoder, heads: int, feedforward: int):
 
 def test_the_decoder_is_that_of_transformers():
     torch.manual_seed(0)
-    decoder = QueryDecoder(hidden=32, heads=4, feedforward=48, layers=4, starts=Learned(12, 32))
+    decoder = QueryDecoder(hidden=32, heads=4, feedforward=48, layers=4, queries=12)
     theirs = same_in_transformers(decoder, 4, 48)
     maps = [torch.randn(2, 32, 2 * s, 3 * s) for s in (1, 2, 4)]
     pixels = torch.randn(2, 32, 16, 24)
@@ -265,9 +265,9 @@ def test_masks_that_are_found_exactly_cost_nothing(monkeypatch):
     states[0, :, 0] = -20
     states[0, [7, 2, 9, 0, 4, 11], 0] = 20
     with torch.no_grad():
-        model.decoder.entity.weight.zero_()
-        model.decoder.entity.weight[0, 0] = 1
-        model.decoder.entity.bias.zero_()
+        model.entity.weight.zero_()
+        model.entity.weight[0, 0] = 1
+        model.entity.bias.zero_()
     found = mask2former._Found([states], [vectors], pixels)
     monkeypatch.setattr(model, "_find", lambda images, cues: found)
     parts = model.losses(batch)

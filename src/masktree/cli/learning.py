@@ -64,6 +64,8 @@ def train(
     batch: int | None = None,
     parts: int | None = None,
     rate: float | None = None,
+    backbone_rate: float | None = None,
+    schedule: Literal["constant", "cosine", "step"] | None = None,
     running: Running = _Running(),
 ) -> int:
     """Train a segmenter on a label set. Stopped at any moment, the same command goes on from the last checkpoint.
@@ -85,6 +87,8 @@ def train(
         batch: Images of one step, over all processes together. Rate and steps stay as they are: adapt them yourself.
         parts: Passes that a process spreads its images of a step over, to save memory; the result is the same.
         rate: Learning rate after the warm-up.
+        backbone_rate: Factor on the rate for what begins pretrained; 0 keeps it as it is, which takes less time.
+        schedule: What the rate does after the warm-up. constant; cosine: falls to 0; step: falls twice near the end.
     """
     from masktree.train.presets import find_preset
     from masktree.train.train import train as run
@@ -99,6 +103,8 @@ def train(
         batch=batch,
         parts=parts,
         rate=rate,
+        backbone_rate=backbone_rate,
+        schedule=schedule,
     )
     start = None if from_ is None else Path(from_)
     done = run(labels, output, chosen, start=start, **running.arguments())

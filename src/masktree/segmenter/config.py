@@ -19,8 +19,6 @@ class Mask2FormerConfig:
         hidden, heads, feedforward: width, attention heads and inner width of decoders.
         pixel_layers, decoder_layers: deformable encoder layers of the pixel decoder; layers of the query decoder.
         queries: masks that can be found in one image.
-        starts: what queries begin as. learned: the same vectors for every image, as published; cells: the cells of the
-            image's maps that look most like an entity, see ``masktree.segmenter.cells``.
         detections: masks that are kept, best first.
     """
 
@@ -33,15 +31,12 @@ class Mask2FormerConfig:
     pixel_layers: int = 6
     decoder_layers: int = 9
     queries: int = 1000
-    starts: Literal["learned", "cells"] = "learned"
     detections: int = 1000
 
     def __post_init__(self) -> None:
         _check_positive(self)
         if self.hidden % self.heads:
             raise InputError(f"expected hidden as a multiple of heads; got {self.hidden} and {self.heads}")
-        if self.starts not in ("learned", "cells"):
-            raise InputError(f"expected starts as learned or cells; got {self.starts!r}")
 
 
 @dataclass(frozen=True)

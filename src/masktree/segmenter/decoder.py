@@ -9,7 +9,6 @@ each layer and image, and the attention's 3 GB at stride 8.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,35 +16,16 @@ from torch.nn import functional
 LEVELS = 3  # maps that layers attend to in turn, coarsest first
 
 
-class Starts(Protocol):
-    """What queries begin as; a ``torch.nn.Module``."""
-
-    def __call__(
-        self, values: Sequence[Tensor], places: Sequence[Tensor], judge: Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Queries and their positional embeddings, (b, q, hidden) each.
-
-        Args:
-            values: the maps' cells, three (b, h x w, hidden), coarsest first.
-            places: their positional embeddings, (1 or b, h x w, hidden).
-            judge: (b, n) log-odds that (b, n, hidden) queries would be entities.
-        """
-        ...
-
-
 class QueryDecoder(nn.Module):
-    """Queries that look at the maps, layer by layer, each where it last saw its mask.
+    """Queries that look at the maps, layer by layer, each where it last saw its mask."""
 
-    ``starts`` says what they begin as: :class:`Learned`, or :class:`masktree.segmenter.cells.Cells`.
-    """
-
-    def __init__(self, hidden: int, heads: int, feedforward: int, layers: int, starts: Starts) -> None:
+    def __init__(self, hidden: int, heads: int, feedforward: int, layers: int, queries: int) -> None:
         super().__init__()
-        self.starts = starts
+        self.features = nn.Embedding(queries, hidden)
+        self.positions = nn.Embedding(queries, hidden)
         self.levels = nn.Embedding(LEVELS, hidden)
         self.layers = nn.ModuleList([DecoderLayer(hidden, heads, feedforward) for _ in range(layers)])
         self.norm = nn.LayerNorm(hidden)
-        self.entity = nn.Linear(hidden, 2)  # logits of entity and none
         self.mask = nn.Sequential(
             nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, hidden)
         )
@@ -61,11 +41,11 @@ class QueryDecoder(nn.Module):
             place: gives the (1 or b, hidden, h, w) positional embedding of a map.
         """
         values = [m.flatten(2).transpose(1, 2) + self.levels.weight[i] for i, m in enumerate(maps)]
-        places = [place(m).flatten(2).transpose(1, 2) for m in maps]
-        keys = [v + p for v, p in zip(values, places, strict=True)]
+        keys = [v + place(m).flatten(2).transpose(1, 2) for v, m in zip(values, maps, strict=True)]
         # logits at a map's size are linear in the pixels' vectors, so these are resized instead, once
         coarse = [functional.interpolate(pixels.detach(), m.shape[-2:], mode="bilinear") for m in maps]
-        x, positions = self.starts(values, places, self.judge)
+        b = len(pixels)
+        x, positions = self.features.weight.expand(b, -1, -1), self.positions.weight.expand(b, -1, -1)
         states = [self.norm(x)]
         vectors = [self.mask(states[0])]
         for i, layer in enumerate(self.layers):
@@ -76,27 +56,6 @@ class QueryDecoder(nn.Module):
             states.append(self.norm(x))
             vectors.append(self.mask(states[-1]))
         return states, vectors
-
-    def judge(self, x: Tensor) -> Tensor:
-        """(b, n) log-odds that (b, n, hidden) queries, not yet normalised, are entities."""
-        logits = self.entity(self.norm(x))
-        return logits[..., 0] - logits[..., 1]
-
-
-class Learned(nn.Module):
-    """Queries that are the same vectors for every image."""
-
-    def __init__(self, queries: int, hidden: int) -> None:
-        super().__init__()
-        self.features = nn.Embedding(queries, hidden)
-        self.positions = nn.Embedding(queries, hidden)
-
-    def forward(
-        self, values: Sequence[Tensor], places: Sequence[Tensor], judge: Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """See :class:`Starts`."""
-        b = len(values[0])
-        return self.features.weight.expand(b, -1, -1), self.positions.weight.expand(b, -1, -1)
 
 
 class DecoderLayer(nn.Module):

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from masktree.segmenter.batch import Batch, Targets
-from masktree.segmenter.cells import Cells
 from masktree.segmenter.config import Mask2FormerConfig
-from masktree.segmenter.decoder import Learned, QueryDecoder
+from masktree.segmenter.decoder import QueryDecoder
 from masktree.segmenter.heads import AncestorHead, ancestor_loss, ancestor_targets
 from masktree.segmenter.losses import POINTS, Points, chosen, class_loss, dice_loss, mask_loss, sample_map, sample_masks
 from masktree.segmenter.matching import assign, pair_costs
@@ -58,14 +57,10 @@ class Mask2Former(nn.Module):
         self.points = POINTS
         self.pyramid = pyramid
         self.pixel_decoder: Any = build_pixel_decoder(config, pyramid.channels)
-        starts = Learned if config.starts == "learned" else Cells
         self.decoder = QueryDecoder(
-            config.hidden,
-            config.heads,
-            config.feedforward,
-            config.decoder_layers,
-            starts(config.queries, config.hidden),
+            config.hidden, config.heads, config.feedforward, config.decoder_layers, config.queries
         )
+        self.entity = nn.Linear(config.hidden, 2)  # logits of entity and none
         self.ancestor = AncestorHead(config.hidden) if config.kind == "sohes" else None
 
     def forward(self, images: Tensor, cues: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -76,7 +71,7 @@ class Mask2Former(nn.Module):
             probability that query j is an ancestor of query i, its diagonal of no meaning.
         """
         found = self._find(images, cues)
-        entity = self.decoder.entity(found.states[-1]).softmax(2)[..., 0]
+        entity = self.entity(found.states[-1]).softmax(2)[..., 0]
         masks = torch.einsum("bqd,bdhw->bqhw", found.vectors[-1], found.pixels)
         if self.ancestor is None:
             return entity, masks
@@ -94,7 +89,7 @@ class Mask2Former(nn.Module):
             InputError: parents of a target are no forest.
         """
         found = self._find(batch.images, batch.cues)
-        entity = [self.decoder.entity(state).float() for state in found.states]
+        entity = [self.entity(state).float() for state in found.states]
         with torch.autocast(batch.images.device.type, enabled=False):
             parts = [
                 self._image_losses(i, found, entity, targets, int(seed))
@@ -104,7 +99,7 @@ class Mask2Former(nn.Module):
         sums = (layers * batch.says[:, None, None]).sum(0)
         if masks is None:
             masks = sums.new_tensor(float(sum(len(targets.masks) for targets in batch.targets)))
-        queries = found.states[0].shape[:2].numel()
+        queries = len(batch.images) * self.config.queries
         matched = masks.to(sums).clamp(max=queries)
         count = matched.clamp(min=1e-3)  # 0 masks: all sums are 0
         divisors = torch.stack([matched + NONE * (queries - matched), count, count])
@@ -148,7 +143,7 @@ class Mask2Former(nn.Module):
         The best ``config.detections`` are kept, copies among them: queries were trained not to repeat each other.
         """
         found = self._find(images, cues)
-        entity = self.decoder.entity(found.states[-1]).float().softmax(2)[..., 0]
+        entity = self.entity(found.states[-1]).float().softmax(2)[..., 0]
         result = []
         for i, size in enumerate(content):
             vectors, pixels = found.vectors[-1][i], found.pixels[i].to(found.vectors[-1].dtype)

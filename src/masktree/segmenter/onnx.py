@@ -80,7 +80,7 @@ def export_onnx(model: Model, path: str | Path, image_size: int | None = None) -
     names = ["image", "cues"][: len(inputs)]
     proto = to_onnx(wrapped.cpu(), inputs, names, list(wrapped.outputs))
     described = {name: INPUTS[name] for name in names}, {name: _OUTPUTS[name] for name in wrapped.outputs}
-    write(proto, Path(path), about(model, side, *described))
+    write(proto, about(model, side, *described), Path(path))
     return [Path(path)]
 
 
@@ -91,7 +91,11 @@ def to_onnx(
     outputs: list[str],
     free: tuple[dict[int, Any], ...] | None = None,
 ) -> Any:
-    """The file's content, of a module that is put into evaluation mode; ``free``: sides of each input that may differ."""
+    """The file's content, of a module that is put into evaluation mode.
+
+    Args:
+        free: sides of each input that may differ from those of ``inputs``.
+    """
     with torch.inference_mode(), warnings.catch_warnings():
         # torchvision calls a function of torch by its former name, and keeps anchors that are the same in every call.
         warnings.filterwarnings("ignore", message=".*create_unbacked_symint.*")
@@ -124,7 +128,7 @@ def about(model: Model, side: int, inputs: Mapping[str, str], outputs: Mapping[s
     }
 
 
-def write(proto: Any, path: Path, about: Mapping[str, Any]) -> None:
+def write(proto: Any, about: Mapping[str, Any], path: Path) -> None:
     """Write a file with what is said about it."""
     import onnx
 

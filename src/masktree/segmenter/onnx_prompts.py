@@ -1,8 +1,8 @@
 """A promptable model as two ONNX files with segment-anything's inputs and outputs, and the YAML that tools ask for.
 
-The encoder runs once for a photograph, the decoder once for a click. Programs made for such pairs (Kirillov et al. 2023,
-arXiv 2304.02643, and their exported models) send points in pixels of a photograph whose longer side is ``FRAME``, ask
-for six inputs by name, and show the first mask. So whatever size the network sees, that frame is kept, and the masks
+The encoder runs once for a photograph, the decoder once for a click. Programs made for such pairs (Kirillov et al.
+2023, arXiv 2304.02643, and their exported models) send points in pixels of a photograph whose longer side is ``FRAME``,
+give six inputs by name, and show the first mask. So whatever size the network sees, that frame is kept, and the masks
 come best first.
 """
 
@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -48,20 +50,8 @@ def export_prompts(model: Promptable, path: Path, side: int) -> list[Path]:
     stem = path.with_suffix("") if path.suffix == ".onnx" else path
     encoder, decoder = (stem.with_name(f"{stem.name}.{part}.onnx") for part in ("encoder", "decoder"))
     model = model.eval().cpu()
-    outer: nn.Module = Encoder(model)
-    names, inputs = ["image"], [torch.rand(1, 3, side, side)]
-    free: tuple[dict[int, torch.export.Dim], ...] = ({}, {})
-    if model.wants_cues:
-        names, inputs = ["image", "cues"], [*inputs, torch.rand(1, CUES, side // 2, side // 2)]
-    else:
-        outer, inputs = Photograph(outer, side), [255 * torch.rand(FRAME * 2 // 3, FRAME, 3)]
-        free = ({0: torch.export.Dim("height"), 1: torch.export.Dim("width")},)
-    described = {name: INPUTS[name] for name in names}
-    if not model.wants_cues:
-        described = {"image": "(H, W, 3) float32: RGB from 0 to 255, of any size"}
-    proto = to_onnx(outer, inputs, names, ["image_embeddings"], free if not model.wants_cues else None)
-    write(proto, encoder, about(model, side, described, {"image_embeddings": "for the decoder"}))
-    write(_decoder(model, side), decoder, about(model, side, _INPUTS, _OUTPUTS))
+    write(*_encoder(model, side), encoder)
+    write(*_decoder(model, side), decoder)
     if model.wants_cues:
         return [encoder, decoder]
     settings = stem.with_name(f"{stem.name}.yaml")
@@ -112,7 +102,7 @@ class Photograph(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[0], image.shape[1]
-        longer = torch.sym_max(height, width)
+        longer: Any = torch.sym_max(height, width)
         count = self.side * self.finer
         place = (torch.arange(count) + 0.5) / count * longer  # in pixels of the photograph
         x, y = 2 * place / width - 1, 2 * place / height - 1
@@ -124,6 +114,8 @@ class Photograph(nn.Module):
 
 class Decoder(nn.Module):
     """Answers in segment-anything's form; inputs are described by ``_INPUTS``."""
+
+    places: Tensor
 
     outputs = ("masks", "iou_predictions", "low_res_masks")
 
@@ -172,21 +164,31 @@ class Decoder(nn.Module):
         torch._check(height > 0)
         torch._check(width > 0)
         longer = size.max()
-        y, x = ((2 * torch.arange(side) + 1) / longer - 1 for side in (height, width))
-        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None]
+        x, y = ((2 * torch.arange(side) + 1) / longer - 1 for side in (width, height))
+        grid = torch.stack(torch.meshgrid([x, y], indexing="xy"), -1)[None]
         return functional.grid_sample(logits, grid.to(logits), "bilinear", "border", False)
 
 
-def _decoder(model: Promptable, side: int) -> object:
+def _encoder(model: Promptable, side: int) -> tuple[Any, dict[str, Any]]:
+    """The encoder's file, and what is said in it."""
+    outputs = {"image_embeddings": "for the decoder"}
+    if model.wants_cues:
+        inputs = [torch.rand(1, 3, side, side), torch.rand(1, CUES, side // 2, side // 2)]
+        return to_onnx(Encoder(model), inputs, list(INPUTS), list(outputs)), about(model, side, INPUTS, outputs)
+    free = ({0: torch.export.Dim("height"), 1: torch.export.Dim("width")},)
+    photograph = [255 * torch.rand(FRAME * 2 // 3, FRAME, 3)]
+    proto = to_onnx(Photograph(Encoder(model), side), photograph, ["image"], list(outputs), free)
+    return proto, about(model, side, {"image": "(H, W, 3) float32: RGB from 0 to 255, of any size"}, outputs)
+
+
+def _decoder(model: Promptable, side: int) -> tuple[Any, dict[str, Any]]:
     """The decoder's file, whose granularity has a value where none is given: not a number, as if left out."""
-    import numpy as np
     import onnx
 
     decoder = Decoder(model, side)
     cells = side // model.config.cell
-    embeddings = torch.rand(1, model.config.hidden * (1 + decoder.shrink**2), cells, cells)
     inputs = [
-        embeddings,
+        torch.rand(1, model.config.hidden * (1 + decoder.shrink**2), cells, cells),
         FRAME * torch.rand(1, 3, 2),
         torch.tensor([[1.0, 0.0, -1.0]]),
         torch.zeros(1, 1, SIDE, SIDE),
@@ -194,16 +196,15 @@ def _decoder(model: Promptable, side: int) -> object:
         torch.tensor([600.0, 800.0]),
         torch.tensor([torch.nan]),
     ]
-    points = torch.export.Dim("points", min=1)
-    free = ({}, {1: points}, {1: points}, {}, {}, {}, {})
-    proto = to_onnx(decoder, inputs, list(_INPUTS), list(decoder.outputs), free)
+    points: dict[int, Any] = {1: torch.export.Dim("points", min=1)}
+    proto = to_onnx(decoder, inputs, list(_INPUTS), list(decoder.outputs), ({}, points, points, {}, {}, {}, {}))
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([np.nan], np.float32), "granularity"))
-    return proto
+    return proto, about(model, side, _INPUTS, _OUTPUTS)
 
 
 _INPUTS = {
     "image_embeddings": "of the encoder",
-    "point_coords": f"(1, k, 2) float32: x and y in pixels of the photograph, its longer side resized to {FRAME}; k >= 1",
+    "point_coords": f"(1, k, 2) float32, k >= 1: x and y in pixels of the photograph with a longer side of {FRAME}",
     "point_labels": "(1, k) float32: 1 inside, 0 outside, 2 and 3 upper left and lower right corner of a box, "
     "-1 no point",
     "mask_input": f"(1, 1, {SIDE}, {SIDE}) float32: low_res_masks of an earlier answer",
