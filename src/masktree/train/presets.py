@@ -96,8 +96,8 @@ PRESETS: Mapping[Kind, Preset] = {
 # cores. Both start from the embedded backbone, which needs no download.
 _SMALLER: Mapping[Size, dict[str, Any]] = {
     "small": {
-        "image_size": 512,
         "mask2former": {
+            "image_size": 512,
             "hidden": 128,
             "feedforward": 512,
             "pixel_layers": 3,
@@ -106,6 +106,7 @@ _SMALLER: Mapping[Size, dict[str, Any]] = {
             "detections": 300,
         },
         "promptable": {
+            "image_size": 512,
             "hidden": 128,
             "feedforward": 512,
             "pixel_layers": 3,
@@ -114,6 +115,7 @@ _SMALLER: Mapping[Size, dict[str, Any]] = {
             "detections": 300,
         },
         "cascade": {
+            "image_size": 512,
             "hidden": 128,
             "box_width": 512,
             "train_proposals": 2000,
@@ -126,8 +128,8 @@ _SMALLER: Mapping[Size, dict[str, Any]] = {
         "data": {"scale": (0.5, 2.0), "short_side": None, "max_masks": 100},
     },
     "tiny": {
-        "image_size": 192,
         "mask2former": {
+            "image_size": 192,
             "hidden": 64,
             "heads": 4,
             "feedforward": 128,
@@ -137,6 +139,7 @@ _SMALLER: Mapping[Size, dict[str, Any]] = {
             "detections": 200,
         },
         "promptable": {
+            "image_size": 192,
             "hidden": 128,
             "heads": 4,
             "feedforward": 256,
@@ -148,6 +151,7 @@ _SMALLER: Mapping[Size, dict[str, Any]] = {
             "detections": 100,
         },
         "cascade": {
+            "image_size": 256,
             "hidden": 64,
             "box_width": 128,
             "mask_layers": 2,
@@ -219,6 +223,6 @@ def find_preset(
 
 def _smaller(preset: Preset, size: Mapping[str, Any]) -> Preset:
     part = _PARTS[type(preset.model)]
-    model = replace(preset.model, backbone="embedded", image_size=size["image_size"], **size[part])
+    model = replace(preset.model, backbone="embedded", **size[part])
     optimisation = replace(preset.optimisation, **size[preset.optimisation.optimiser])
-    return Preset(model, optimisation, replace(preset.augmentation, crop=size["image_size"], **size["data"]))
+    return Preset(model, optimisation, replace(preset.augmentation, crop=model.image_size, **size["data"]))
