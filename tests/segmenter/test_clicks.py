@@ -1,5 +1,6 @@
 """Where questions come from, and what their answers are taught."""
 
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -109,14 +110,28 @@ def test_questions_mean_what_their_prompts_say(targets):
     assert 0.15 < boxed.float().mean() < 0.35
     assert torch.equal(prompts.labels[:, 0], torch.where(boxed, -1, 1))
     g = oracle.granularity(targets.masks.sum((1, 2)).tolist(), targets.parents.tolist())
+    bare = 0
     for i in range(200):
         x, y = prompts.points[i, 0].long().tolist()
         inside = targets.masks[:, y, x].tolist()
         own = int(questions.targets[i])
+        if not any(inside):
+            bare += 1
+            assert questions.open[i]
+            assert not boxed[i]
+            assert not questions.fitting[i].any()
+            continue
         assert inside[own]
         assert questions.fitting[i].tolist() == ([k == own for k in range(4)] if boxed[i] else inside)
         if not questions.open[i]:
             assert prompts.granularity[i] == pytest.approx(g[own])
+    assert 0.1 < bare / (questions.open & ~boxed).sum() < 0.4  # half of the image is bare, at most a quarter is asked
+
+
+def test_where_masks_cover_everything_all_clicks_mean_one(targets):
+    masks = torch.cat([targets.masks, ~targets.masks.any(0, keepdim=True)])
+    whole = Targets(masks, torch.tensor([-1, 0, 1, -1, -1]), torch.tensor([0, 1, 2, 0, 0]))
+    assert Questions.draw(whole, 100, seeded()).fitting.any(1).all()
 
 
 def test_further_clicks_are_where_the_answer_is_wrong(targets):
@@ -127,12 +142,16 @@ def test_further_clicks_are_where_the_answer_is_wrong(targets):
     inside = torch.rand(80, 4000, generator=seeded(5)) < 0.3
     inside[7] = wanted[first.targets[7]]  # wrong nowhere
     second = first.go_on(answers, inside, wanted, points, seeded(6))
-    assert second.single.all()
+    known = first.fitting.any(1)
+    assert 0 < (~known).sum() < 20
+    assert torch.equal(second.single, known)
+    assert (second.prompts.labels[~known, 1] == -1).all()  # where no mask is meant nothing can be clicked right
+    assert not second.fitting[~known].any()
     assert torch.equal(second.prompts.masks, answers)
     assert second.prompts.points.shape == (80, 2, 2)
     assert second.prompts.labels[7, 1] == -1
     assert torch.equal(second.fitting[7], first.fitting[7])
-    for i in [k for k in range(80) if k != 7]:
+    for i in [k for k in range(80) if k != 7 and known[k]]:
         at = (points * SIDE - second.prompts.points[i, 1]).abs().sum(1).argmin()
         label = bool(second.prompts.labels[i, 1])
         own = first.targets[i]
@@ -202,13 +221,21 @@ def test_the_other_answers_learn_all_masks_by_the_cheapest_assignment(targets):
         for k in range(6):
             inside = (own[k] > 0).tolist()
             every = {m: oracle.iou(inside, wanted[m].tolist()) for m in meant}
-            true = every[matched[k]] if k in matched else max(every.values())
+            true = every[matched[k]] if k in matched else max(every.values(), default=0.0)  # a click where no mask is
             errors.append((float(ious[i, 1 + k]) - true) ** 2)
             if k in matched:
                 at = at_points(own[k], wanted[matched[k]], points)
                 pairs.append([mask_losses.mask_loss(*at), mask_losses.dice_loss(*at)])
     got = all_losses(logits, ious, questions, wanted, points, areas)
     assert got.tolist() == pytest.approx([*np.mean(pairs, 0), np.mean(errors)], rel=1e-4)
+
+
+def test_clicks_where_no_mask_is_teach_that_nothing_fits(targets):
+    points, wanted, questions, logits, _, areas = lesson(targets)
+    nothing = replace(questions, fitting=questions.fitting & False)
+    for known, expected in ((0.0, 0.0), (0.5, 0.25)):
+        got = all_losses(logits, torch.full(logits.shape[:2], known), nothing, wanted, points, areas)
+        assert got.tolist() == [0, 0, expected]
 
 
 def test_questions_without_a_single_meaning_teach_no_single_answer(targets):

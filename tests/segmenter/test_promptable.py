@@ -263,6 +263,9 @@ def test_a_click_and_a_granularity_choose_one_of_two_nested_boxes():
             for k in (0, 1):
                 assert iou(found[k, 0], own.masks[k]) > 0.8
                 assert max(iou(found[2, m], own.masks[k]) for m in range(1, ANSWERS)) > 0.8
+            # clicked everywhere, both boxes are among the best, before what is made of the background
+            best = everything(model.decode, encoded[i], (64, 64), model.config).render(0, 5, (64, 64))
+            assert all(max(iou(mask, box) for mask in best) > 0.8 for box in own.masks)
 
 
 # --- everything -----------------------------------------------------------------------------------------------------

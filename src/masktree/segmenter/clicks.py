@@ -3,7 +3,9 @@
 A question is asked about one target mask, by a click in it or a box around it, with its granularity or without. With
 granularity, box or further clicks one mask is meant. A click alone means every mask that it lies in (Semantic-SAM, Li
 et al. 2023, arXiv 2307.04767, section 3.2; UnSAM, arXiv 2406.20081, section 3.3). Then clicks follow where the answer
-is wrong, with the answer as an earlier mask (SAM, Kirillov et al. 2023, arXiv 2304.02643, appendix A).
+is wrong, with the answer as an earlier mask (SAM, Kirillov et al. 2023, arXiv 2304.02643, appendix A). A click may also
+fall where no mask is: any answer to it has an IoU of 0 (our choice: without them what a network makes of the background
+outranks the masks that it knows when it is clicked everywhere).
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from masktree.segmenter.boxes import boxes_of, clip
 from masktree.segmenter.prompts import LEAST_GRANULARITY, PADDING, Prompts
 
 BOXES = 0.25  # share of questions asked by a box (our choice; SAM: half)
+BARE = 0.25  # largest share of open clicks where no mask is; their share of the image if less (our choice)
 CENTRAL = 0.5  # share of first clicks near the middle of their mask (our choice: people click there)
 DROPPED = 0.5  # chance that a further click comes without the granularity (our choice)
 _TRIED = 16  # random pixels of which the one nearest to their mean is near the middle (our choice)
@@ -31,7 +34,7 @@ class Questions:
 
     ``targets`` (2k,) int64: the masks they are about. ``single`` (2k,) bool: one mask is meant, the target. ``open``
     (2k,) bool: asked without granularity from the start, so that there are masks of all granularities to find.
-    ``fitting`` (2k, n) bool: the masks that an open question may mean.
+    ``fitting`` (2k, n) bool: the masks that an open question may mean, none for a click where no mask is.
     """
 
     prompts: Prompts
@@ -53,10 +56,15 @@ class Questions:
         boxes = draw_boxes(masks, about, generator)
         boxed = (torch.rand(2 * count, generator=generator) < BOXES).to(masks.device)
         about = about.to(masks.device)
+        is_open = torch.arange(2 * count, device=masks.device) >= count
+        bare = ~masks.any(0)
+        elsewhere = torch.rand(2 * count, generator=generator).to(masks.device) < bare.float().mean().clamp(max=BARE)
+        elsewhere &= is_open & ~boxed
+        if elsewhere.any():
+            points[elsewhere] = draw_points(bare[None], torch.zeros(int(elsewhere.sum()), dtype=torch.int64), generator)
         x, y = points.long().unbind(1)
         fitting = masks[:, y, x].T & ~boxed[:, None]
-        fitting[torch.arange(2 * count, device=masks.device), about] = True
-        is_open = torch.arange(2 * count, device=masks.device) >= count
+        fitting[torch.arange(2 * count, device=masks.device), about] = ~elsewhere
         g = granularities(areas, targets.parents.cpu()).to(masks.device)[about]
         prompts = Prompts(
             points[:, None],
@@ -83,7 +91,8 @@ class Questions:
         meant = wanted[self.targets]
         which, found = _draw_true(inside != meant, draws[0])
         positive = meant.gather(1, which[:, None])
-        labels = torch.where(found[:, None], positive.long(), PADDING)
+        known = self.single | self.fitting.any(1)  # what no mask is meant by is asked once more as it was
+        labels = torch.where((found & known)[:, None], positive.long(), PADDING)
         size = points.new_tensor([answers.shape[2] * 4, answers.shape[1] * 4])
         old = self.prompts
         assert old.granularity is not None
@@ -95,7 +104,7 @@ class Questions:
             torch.where(draws[1] < DROPPED, torch.nan, old.granularity),
         )
         fitting = self.fitting & ((wanted.T[which] == positive) | ~found[:, None])
-        return replace(self, prompts=prompts, single=torch.ones_like(self.single), fitting=fitting)
+        return replace(self, prompts=prompts, single=known, fitting=fitting)
 
 
 def granularities(areas: Tensor, parents: Tensor) -> Tensor:

@@ -57,7 +57,8 @@ def all_losses(
     question, answer = matched.nonzero().unbind(1)
     at_points = chosen(own[question, answer], meant[question, column[question, answer]], points)
     error = (known - best).square()
-    return torch.stack([mask_loss(*at_points).mean(), dice_loss(*at_points).mean(), error.mean()])
+    count = max(len(question), 1)  # no pair where every click fell where no mask is
+    return torch.stack([mask_loss(*at_points).sum() / count, dice_loss(*at_points).sum() / count, error.mean()])
 
 
 def best_answer(logits: Tensor, questions: Questions, wanted: Tensor) -> Tensor:
