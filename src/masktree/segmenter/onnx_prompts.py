@@ -160,7 +160,8 @@ class Decoder(nn.Module):
     def _enlarge(self, logits: Tensor, size: Tensor) -> Tensor:
         """Logits of the square at the photograph's own (height, width)."""
         whole = size.long()
-        height, width = int(whole[0].item()), int(whole[1].item())
+        height: Any = whole[0].item()  # int() of them would be a number that is known while exporting
+        width: Any = whole[1].item()
         torch._check(height > 0)
         torch._check(width > 0)
         longer = size.max()
