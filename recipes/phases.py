@@ -1,13 +1,14 @@
 """The three phases from a folder of photographs to a self-trained model, and a picture of them.
 
     masktree discover PHOTOS -o LABELS --method masktree --labels-per-image 30
-    masktree train LABELS -o RUN --preset sohes --size tiny
-    masktree self-train RUN LABELS -o RUN2
-    python recipes/phases.py examples/photos docs/phases.jpg LABELS RUN RUN2
+    masktree train LABELS -o RUN --preset sohes --size tiny --steps 4800
+    masktree train LABELS -o FINE --preset sohes --size tiny --image-size 320 --from RUN --rate 3e-4 --steps 800
+    masktree self-train FINE LABELS -o RUN2 --steps 350 --rate 1e-4
+    python recipes/phases.py examples/photos docs/phases.jpg LABELS RUN FINE RUN2
 
 The last command shows each phase's outlines of photographs that none of them was trained on: a column for the rule that
 made the label set, with its thresholds, and one for each run, the masks of which it is sure. ``benchmarks/phases.py``
-measures them. No run of these commands is worth showing yet: see "(negative)" on training in docs/log.md.
+measures them; README.md has the numbers.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from masktree.pipeline import Config
 from sheets import beside, resized
 
 SURE = 0.3  # least score of a model's mask, as in the sample pictures of training
-WIDTH = 240  # pixels
+WIDTH = 220  # pixels
 
 
 def outliner(folder: Path) -> Callable[[np.ndarray], masktree.MaskTree]:
@@ -51,7 +52,7 @@ def main() -> None:
     options = parser.parse_args()
     phases = [outliner(folder) for folder in options.phases]
     rows = [row(read_image(options.photos / f"{name}.jpg"), phases) for name in options.names]
-    Image.fromarray(beside(rows, axis=0)).save(options.picture, quality=85)
+    Image.fromarray(beside(rows, axis=0)).save(options.picture, quality=80)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from masktree import cli
 from masktree.backbones.texture import CUES
 from masktree.images import resize_image
-from masktree.segmenter.build import build_model
+from masktree.segmenter.build import build_model, save_pretrained
 from masktree.segmenter.config import PromptableConfig
 from masktree.segmenter.inputs import prepare, stack
 from masktree.segmenter.onnx import export_onnx
@@ -128,6 +129,16 @@ def test_masks_have_the_size_that_is_asked_for(pair, seen, size):
     if longer >= 90:  # larger than the cells, where the two ways to resize are close
         inside = (masks > 0) == (whole > 0)
         assert inside.mean() > 0.97
+
+
+def test_files_that_are_there_are_named_before_anything_is_written(tmp_path, capsys):
+    model = Promptable(PromptableConfig(**SMALL), TinyPyramid())
+    save_pretrained(model, tmp_path / "run")
+    (tmp_path / "m.decoder.onnx").write_text("mine")
+    assert cli.main(["export", str(tmp_path / "run"), "--onnx", str(tmp_path / "m.onnx")]) == 2
+    assert "m.decoder.onnx, which exists; add --overwrite" in capsys.readouterr().err
+    assert (tmp_path / "m.decoder.onnx").read_text() == "mine"
+    assert not (tmp_path / "m.encoder.onnx").exists()
 
 
 def test_what_is_said_in_the_files(pair):

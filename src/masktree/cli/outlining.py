@@ -44,7 +44,7 @@ def segment(
         granularity: Cut drawn in the picture as entities: 0 finest, 1 coarsest.
         min_area: Smallest mask in pixels; the method's own default if not given.
         min_score: Least score of a mask, of a model or of the method masktree; 0 if not given.
-        crops: With a model: look at large masks a second time, closer. Finds more small parts; several times slower.
+        crops: With a model: look at large masks a second time, closer. Finds more small parts; some ten times slower.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: Precision of the backbone.
         workers: Processes; 0 means one per core, or one on an accelerator and for a few images.
@@ -111,7 +111,7 @@ def discover(
         labels_per_image: Choose the thresholds so that images have about this many labels.
         min_area: Smallest mask in pixels; the method's own default if not given.
         min_score: Least score of a mask, of a model or of the method masktree; 0 if not given.
-        crops: With a model: look at large masks a second time, closer. Finds more small parts; several times slower.
+        crops: With a model: look at large masks a second time, closer. Finds more small parts; some ten times slower.
         shard_size: Images per COCO file; 1000 if not given.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: Precision of the backbone.

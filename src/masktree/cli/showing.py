@@ -56,17 +56,23 @@ def export(
 
     Args:
         model: Folder of masktree train, or owner/name on the hub.
-        onnx: File to write for ONNX runtimes; a description of inputs and outputs is inside it.
+        onnx: File to write for ONNX runtimes; a description of inputs and outputs is inside it. Of a promptable model
+            NAME.encoder.onnx and NAME.decoder.onnx are written, and NAME.yaml for annotation tools where these can feed
+            it.
         image_size: Side in pixels of the square input; the model's own if not given.
-        overwrite: Replace a file that is there.
+        overwrite: Replace files that are there.
     """
     from masktree.errors import InputError
     from masktree.segmenter.build import read_model
-    from masktree.segmenter.onnx import export_onnx
-    from masktree.segmenter.saved import find_model
+    from masktree.segmenter.onnx import export_onnx, files_of
+    from masktree.segmenter.saved import find_model, read_config
 
-    if onnx.exists() and not overwrite:
-        raise InputError(f"expected the name of a new file; got {onnx}, which exists; add --overwrite to replace it")
-    for file in export_onnx(read_model(find_model(model)), onnx, image_size):
+    folder = find_model(model)
+    there = [str(file) for file in files_of(read_config(folder), onnx) if file.exists()]
+    if there and not overwrite:
+        raise InputError(
+            f"expected the name of a new file; got {', '.join(there)}, which exists; add --overwrite to replace it"
+        )
+    for file in export_onnx(read_model(folder), onnx, image_size):
         print(f"written: {file}")
     return 0

@@ -23,7 +23,7 @@ from masktree.segmenter import cascade, proposals, stages
 from masktree.segmenter.batch import Model
 from masktree.segmenter.boxes import clip, decode, proper
 from masktree.segmenter.cascade import CascadeMaskRCNN
-from masktree.segmenter.config import to_json
+from masktree.segmenter.config import ModelConfig, PromptableConfig, to_json
 from masktree.segmenter.inputs import STRIDE
 from masktree.segmenter.mask2former import Mask2Former
 from masktree.segmenter.promptable import Promptable
@@ -82,6 +82,14 @@ def export_onnx(model: Model, path: str | Path, image_size: int | None = None) -
     described = {name: INPUTS[name] for name in names}, {name: _OUTPUTS[name] for name in wrapped.outputs}
     write(proto, about(model, side, *described), Path(path))
     return [Path(path)]
+
+
+def files_of(config: ModelConfig, path: Path) -> list[Path]:
+    """What may be written for ``path``: itself, or a promptable model's encoder, decoder and settings of tools."""
+    if not isinstance(config, PromptableConfig):
+        return [path]
+    stem = path.with_suffix("") if path.suffix == ".onnx" else path
+    return [stem.with_name(f"{stem.name}.{end}") for end in ("encoder.onnx", "decoder.onnx", "yaml")]
 
 
 def to_onnx(

@@ -20,7 +20,7 @@ from torch.nn import functional
 from masktree.backbones.texture import CUES
 from masktree.files import write_atomically
 from masktree.segmenter.answers import Encoded
-from masktree.segmenter.onnx import INPUTS, about, to_onnx, write
+from masktree.segmenter.onnx import INPUTS, about, files_of, to_onnx, write
 from masktree.segmenter.promptable import Promptable
 from masktree.segmenter.prompts import STRIDE, Prompts
 
@@ -47,14 +47,12 @@ def export_prompts(model: Promptable, path: Path, side: int) -> list[Path]:
     Returns:
         The files.
     """
-    stem = path.with_suffix("") if path.suffix == ".onnx" else path
-    encoder, decoder = (stem.with_name(f"{stem.name}.{part}.onnx") for part in ("encoder", "decoder"))
+    encoder, decoder, settings = files_of(model.config, path)
     model = model.eval().cpu()
     write(*_encoder(model, side), encoder)
     write(*_decoder(model, side), decoder)
     if model.wants_cues:
         return [encoder, decoder]
-    settings = stem.with_name(f"{stem.name}.yaml")
     write_atomically(settings, lambda handle: handle.write(tool_settings(encoder.name, decoder.name).encode()))
     return [encoder, decoder, settings]
 
