@@ -110,7 +110,7 @@ _SMALLER: Mapping[Size, dict[str, Any]] = {
             "hidden": 128,
             "feedforward": 512,
             "pixel_layers": 3,
-            "cell": 8,
+            "cell": 16,
             "clicks": 30,
             "detections": 300,
         },
