@@ -123,7 +123,8 @@ def test_the_average_is_the_moving_average_of_its_definition():
         ({"rate": 0.0}, "rate above 0"),
         ({"rate": math.nan}, "rate above 0"),
         ({"average": 1.0}, "average in"),
-        ({"clip": -1.0}, "no negative"),
+        ({"clip": -1.0}, "clip of 0 or more; got -1.0"),
+        ({"backbone_rate": math.nan}, "backbone_rate of 0 or more; got nan"),
     ],
 )
 def test_values_out_of_range_are_refused(change, words):

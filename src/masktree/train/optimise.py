@@ -63,8 +63,9 @@ class Optimisation:
             raise InputError(f"expected a learning rate above 0; got {self.rate}")
         if not 0 <= self.average < 1:
             raise InputError(f"expected a decay of the average in [0, 1); got {self.average}")
-        if min(self.backbone_rate, self.decay, self.warm_up, self.clip) < 0:
-            raise InputError(f"expected no negative rate, decay, warm-up or clip; got {self}")
+        for name in ("backbone_rate", "decay", "warm_up", "clip"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"expected {name} of 0 or more; got {getattr(self, name)}")
 
     def check_processes(self, processes: int) -> None:
         """Raise InputError unless the images of a step can be dealt out evenly."""
