@@ -27,7 +27,6 @@ from masktree.segmenter.prompts import STRIDE, Prompts
 FRAME = 1024  # pixels of the longer side of the photograph that points are given in (segment-anything's)
 SIDE = 256  # cells a side of earlier masks (segment-anything's)
 ANSWERS = 3  # masks of an answer (segment-anything's for an ambiguous click)
-_SURE = 10.0  # logit of the padding of an earlier mask: nothing is there
 
 
 def export_prompts(model: Promptable, path: Path, side: int) -> list[Path]:
