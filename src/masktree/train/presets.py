@@ -140,9 +140,9 @@ _SMALLER: Mapping[Size, dict[str, Any]] = {
         },
         "promptable": {
             "image_size": 192,
-            "hidden": 128,
+            "hidden": 64,  # as wide as the others, so that a run of theirs can be gone on from
             "heads": 4,
-            "feedforward": 256,
+            "feedforward": 128,
             "pixel_layers": 1,
             "cell": 8,
             "clicks": 12,
