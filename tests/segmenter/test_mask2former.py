@@ -13,6 +13,8 @@ from masktree.segmenter.batch import Batch, Targets
 from masktree.segmenter.config import Mask2FormerConfig
 from masktree.segmenter.decoder import QueryDecoder
 from masktree.segmenter.mask2former import Mask2Former, QueryDetections
+from masktree.segmenter.scores import COPY
+from tests.oracles import mask_scores as oracle
 from tests.oracles.mask_losses import bilinear
 
 CONFIG = Mask2FormerConfig(
@@ -309,8 +311,8 @@ def test_detections_are_the_best_queries():
     entity, masks, ancestors = model(batch.images)
     for k, (h, w) in enumerate([(64, 96), (50, 70)]):
         inside = masks[k, :, : -(-h // 4), : -(-w // 4)]
-        sure = torch.stack([x.sigmoid()[x > 0].mean() if (x > 0).any() else x.new_zeros(()) for x in inside])
-        scores, order = (entity[k] * sure).sort(descending=True, stable=True)
+        wanted = oracle.scores(entity[k].tolist(), inside.sigmoid().flatten(1).tolist(), COPY)
+        scores, order = torch.tensor(wanted).sort(descending=True, stable=True)
         assert torch.allclose(found[k].scores, scores[:15], atol=1e-6)
         assert torch.allclose(found[k].logits(0, 15), inside[order[:15]], atol=1e-4)
         expected = ancestors[k][order[:15]][:, order[:15]].fill_diagonal_(0)

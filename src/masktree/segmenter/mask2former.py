@@ -20,6 +20,7 @@ from masktree.segmenter.heads import AncestorHead, ancestor_loss, ancestor_targe
 from masktree.segmenter.losses import POINTS, Points, chosen, class_loss, dice_loss, mask_loss, sample_map, sample_masks
 from masktree.segmenter.matching import assign, pair_costs
 from masktree.segmenter.pixel_decoder import build_pixel_decoder, decode_pixels
+from masktree.segmenter.scores import mask_scores
 
 if TYPE_CHECKING:
     from masktree.segmenter.pyramid import Pyramid
@@ -28,7 +29,6 @@ CLASS, MASK, DICE = 2.0, 5.0, 5.0  # weights of the objectives and of the matchi
 NONE = 0.1  # weight of queries that are nothing (same source)
 ANCESTOR = 1.0  # weight of the ancestor head (our choice: its loss begins at 0.7, a tenth of the others' sum)
 STRIDE = 4  # pixels per cell of a mask
-AT_ONCE = 256  # queries whose masks are scored at a time: 64 MB at 1024 pixels
 
 
 @dataclass(frozen=True)
@@ -138,16 +138,13 @@ class Mask2Former(nn.Module):
     def detect(
         self, images: Tensor, cues: Tensor | None, content: Sequence[tuple[int, int]]
     ) -> Sequence[QueryDetections]:
-        """Masks of each image; score = probability of an entity x mean probability inside the mask (arXiv 2112.01527).
-
-        The best ``config.detections`` are kept, copies among them: queries were trained not to repeat each other.
-        """
+        """The best ``config.detections`` masks of each image, by ``mask_scores``."""
         found = self._find(images, cues)
         entity = self.entity(found.states[-1]).float().softmax(2)[..., 0]
         result = []
         for i, size in enumerate(content):
             vectors, pixels = found.vectors[-1][i], found.pixels[i].to(found.vectors[-1].dtype)
-            scores = entity[i] * _sureness(vectors, within(pixels, size))
+            scores = mask_scores(entity[i], vectors, within(pixels, size))
             best = scores.argsort(descending=True, stable=True)[: self.config.detections]
             ancestors = None
             if self.ancestor is not None:
@@ -248,16 +245,6 @@ def within(pixels: Tensor, content: tuple[int, int]) -> Tensor:
     """The cells of a (..., h, w) map that the photograph reaches."""
     rows, columns = (-(-side // STRIDE) for side in content)
     return pixels[..., :rows, :columns]
-
-
-def _sureness(vectors: Tensor, pixels: Tensor) -> Tensor:
-    """(q,) mean probability of each mask over the cells inside it, 0 for an empty one."""
-    parts = []
-    for some in vectors.split(AT_ONCE):
-        logits = torch.einsum("qd,dhw->qhw", some, pixels).float().flatten(1)
-        inside = logits > 0
-        parts.append((logits.sigmoid() * inside).sum(1) / inside.sum(1).clamp(min=1))
-    return torch.cat(parts)
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ from masktree.segmenter.config import ModelConfig, PromptableConfig, to_json
 from masktree.segmenter.inputs import STRIDE
 from masktree.segmenter.mask2former import Mask2Former
 from masktree.segmenter.promptable import Promptable
+from masktree.segmenter.scores import expected_iou, lower_copies
 
 OPSET = 20  # the first whose GridSample is what torch's is
 INPUTS = {
@@ -158,9 +159,10 @@ class Queries(nn.Module):
 
     def forward(self, image: Tensor, cues: Tensor | None = None) -> tuple[Tensor, ...]:
         entity, masks, *ancestors = self.model(image, cues)
-        inside = (masks > 0).float()
-        sure = (masks.sigmoid() * inside).sum((2, 3)) / inside.sum((2, 3)).clamp(min=1)
-        return entity * sure, masks, *ancestors
+        logits = masks[0].flatten(1)
+        inside = (logits > 0).float()
+        scores = lower_copies(entity[0].sqrt() * expected_iou(logits), inside @ inside.T)
+        return scores[None], masks, *ancestors
 
 
 class Boxes(nn.Module):
