@@ -1,4 +1,4 @@
-"""What a mask of a query is worth: how surely it is an entity, how well it is drawn, whether a better one says the same.
+"""What a mask of a query is worth: how surely it is an entity, how well it is drawn, whether a better one is the same.
 
 Mask2Former (arXiv 2112.01527) takes the probability of an entity times the mean probability inside the mask. Here (our
 choice) the second is the expected IoU, which also counts what the mask may have missed, and weighs more than the first;
