@@ -93,7 +93,7 @@ def make_optimiser(model: nn.Module, settings: Optimisation) -> torch.optim.Opti
 
     ``model.pyramid.pretrained_parameters()``, where there is one, says what gets the backbone's smaller rate.
     """
-    pretrained = {id(p) for p in _pretrained(model)}
+    pretrained = {id(p) for p in pretrained_parameters(model)}
     fixed = _without_decay(model)
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
@@ -117,7 +117,7 @@ def make_optimiser(model: nn.Module, settings: Optimisation) -> torch.optim.Opti
 def freeze(model: nn.Module, settings: Optimisation) -> None:
     """Ask for no gradients of what is kept as it is."""
     if settings.backbone_rate == 0:
-        for parameter in _pretrained(model):
+        for parameter in pretrained_parameters(model):
             parameter.requires_grad_(False)
 
 
@@ -158,7 +158,8 @@ def average(averaged: nn.Module, model: nn.Module, step: int | None, decay: floa
             a.copy_(b)
 
 
-def _pretrained(model: nn.Module) -> Iterable[nn.Parameter]:
+def pretrained_parameters(model: nn.Module) -> Iterable[nn.Parameter]:
+    """Those of the backbone that come with weights; none of a model without a pyramid."""
     pyramid = getattr(model, "pyramid", None)
     return () if pyramid is None else pyramid.pretrained_parameters()
 

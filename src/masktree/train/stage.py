@@ -37,6 +37,7 @@ from masktree.train.loop import (
     split,
 )
 from masktree.train.photographs import Photographs
+from masktree.train.optimise import pretrained_parameters
 from masktree.train.pictures import draw_samples
 from masktree.train.presets import Preset
 from masktree.train.run import SAMPLES, RunFolder
@@ -297,13 +298,10 @@ def _build(
 
 def _hash_pretrained(model: nn.Module) -> str | None:
     """Of the values of all parameters that begin pretrained, whatever file they came from; None where none do."""
-    pyramid = getattr(model, "pyramid", None)
-    if pyramid is None:
-        return None
-    digest = hashlib.sha256()
-    for parameter in pyramid.pretrained_parameters():
+    digest, parameters = hashlib.sha256(), list(pretrained_parameters(model))
+    for parameter in parameters:
         digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return digest.hexdigest() if parameters else None
 
 
 def _any(value: bool, accelerator: Accelerator, device: torch.device) -> bool:
