@@ -36,8 +36,8 @@ from masktree.train.loop import (
     resolve_process_device,
     split,
 )
-from masktree.train.photographs import Photographs
 from masktree.train.optimise import pretrained_parameters
+from masktree.train.photographs import Photographs
 from masktree.train.pictures import draw_samples
 from masktree.train.presets import Preset
 from masktree.train.run import SAMPLES, RunFolder
