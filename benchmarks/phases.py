@@ -5,11 +5,13 @@
 
 A phase has a name and folders: label sets, which stand for the rule that made them (its thresholds, on the photographs
 of the sets), or runs, one for each seed. A row shows the mean over a phase's folders and, of several, their standard
-deviation. Trees and results stay in WORK, so that a second call goes on where the first one stopped.
+deviation. Trees and results stay in WORK, so that a second call goes on where the first one stopped: other options need
+another name or another WORK.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -30,20 +32,25 @@ def row(metrics: list[dict[str, float | None]], keys: tuple[str, ...]) -> list[s
     return cells
 
 
+def outliner(folder: Path, min_score: float) -> Config:
+    """The rule of a label set, or what a run is surer of than ``min_score``."""
+    config = Config.of(folder)
+    return config if config.model is None else replace(config, options={"min_score": min_score})
+
+
 def main() -> None:
     parser = make_parser(__doc__)
+    parser.add_argument("--min-score", type=float, default=0.0, help="of the masks of runs")
     parser.add_argument("--phase", nargs="+", action="append", required=True, metavar="NAME FOLDER")
     args = parser.parse_args()
     for data, images, truth, protocol in sources(args):
         print(f"\n{data.name}, {protocol}\n\n| | " + " | ".join(COLUMNS[protocol]) + " |")
         print("|---" * (len(COLUMNS[protocol]) + 1) + "|")
         for phase, *folders in args.phase:
-            metrics = [
-                scored(
-                    args.work, data, images, truth, f"{phase}-{i}".replace(" ", "_"), Config.of(Path(f)), protocol, args
-                ).metrics
-                for i, f in enumerate(folders)
-            ]
+            metrics = []
+            for i, folder in enumerate(folders):
+                config, name = outliner(Path(folder), args.min_score), f"{phase}-{i}".replace(" ", "_")
+                metrics.append(scored(args.work, data, images, truth, name, config, protocol, args).metrics)
             print(f"| {phase} | " + " | ".join(row(metrics, COLUMNS[protocol])) + " |", flush=True)
 
 

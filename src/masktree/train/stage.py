@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 _SHOWN = 4  # photographs in a sample picture (our choice)
-_SHOWN_SCORE = 0.3  # least score of a mask in it, so that it shows what the model is sure of (our choice)
+_SHOWN_SCORE = 0.6  # least score of a mask in it, so that it shows what the model is sure of (our choice)
 Item = TypeVar("Item")
 
 
