@@ -26,7 +26,7 @@ from masktree.images import read_image
 from masktree.pipeline import Config
 from sheets import beside, resized
 
-SURE = 0.6  # least score of a model's mask, as in the sample pictures of training
+SURE = 0.6  # least score of a model's mask
 WIDTH = 220  # pixels
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 _SHOWN = 4  # photographs in a sample picture (our choice)
-_SHOWN_SCORE = 0.6  # least score of a mask in it, so that it shows what the model is sure of (our choice)
 Item = TypeVar("Item")
 
 
@@ -314,7 +314,8 @@ def _any(value: bool, accelerator: Accelerator, device: torch.device) -> bool:
 def _sheet_of(
     model: nn.Module, data: TrainingData, accelerator: Accelerator, device: torch.device
 ) -> Callable[[], Any]:
-    """What draws the sample picture: one photograph after the other, so that it takes less memory than a step."""
+    """What draws the sample picture: one photograph after the other, so that it takes less memory than a step. Of each
+    as many of the model's masks, the best, as there are pseudo-labels."""
 
     def draw() -> Any:
         batch, contents = data.preview(_SHOWN)
@@ -324,8 +325,8 @@ def _sheet_of(
                 moved = one.to(device)
                 [found] = model.detect(moved.images, moved.cues, [size])  # type: ignore[operator]
             image = (255 * one.images[0, :, : size[0], : size[1]]).round().byte().permute(1, 2, 0)
-            tree = tree_of(found, size, min_area=MIN_AREA, min_score=_SHOWN_SCORE)
-            rows.append((image.contiguous().numpy(), _taught(one.targets[0], size), tree))
+            taught, tree = _taught(one.targets[0], size), tree_of(found, size, min_area=MIN_AREA)
+            rows.append((image.contiguous().numpy(), taught, tree[np.arange(len(tree)) < len(taught)]))
         return draw_samples(rows)
 
     return draw
