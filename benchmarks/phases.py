@@ -32,15 +32,17 @@ def row(metrics: list[dict[str, float | None]], keys: tuple[str, ...]) -> list[s
     return cells
 
 
-def outliner(folder: Path, min_score: float) -> Config:
-    """The rule of a label set, or what a run is surer of than ``min_score``."""
+def outliner(folder: Path, options: dict[str, object]) -> Config:
+    """The rule of a label set, or a run with these options."""
     config = Config.of(folder)
-    return config if config.model is None else replace(config, options={"min_score": min_score})
+    return config if config.model is None else replace(config, options=options)
 
 
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--min-score", type=float, default=0.0, help="of the masks of runs")
+    parser.add_argument("--crops", action="store_true", help="of runs, as segment --crops")
+    parser.add_argument("--redraw", action="store_true", help="of runs, as segment --redraw")
     parser.add_argument("--phase", nargs="+", action="append", required=True, metavar="NAME FOLDER")
     args = parser.parse_args()
     for data, images, truth, protocol in sources(args):
@@ -49,7 +51,8 @@ def main() -> None:
         for phase, *folders in args.phase:
             metrics = []
             for i, folder in enumerate(folders):
-                config, name = outliner(Path(folder), args.min_score), f"{phase}-{i}".replace(" ", "_")
+                options = {"min_score": args.min_score, "crops": args.crops, "redraw": args.redraw}
+                config, name = outliner(Path(folder), options), f"{phase}-{i}".replace(" ", "_")
                 metrics.append(scored(args.work, data, images, truth, name, config, protocol, args).metrics)
             print(f"| {phase} | " + " | ".join(row(metrics, COLUMNS[protocol])) + " |", flush=True)
 

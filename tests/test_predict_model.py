@@ -111,7 +111,9 @@ def test_least_area_and_score_and_precision(run, segmenter, photos):
 def test_what_a_trained_model_does_not_take_is_named(run):
     with pytest.raises(InputError, match=r"a trained model without method and quality; got .*with 'sohes', 'best'"):
         masktree.load(run, method="sohes", quality="best")
-    with pytest.raises(InputError, match="options of a trained model: min_area, min_score, crops; got thresholds"):
+    with pytest.raises(
+        InputError, match="options of a trained model: min_area, min_score, crops, redraw; got thresholds"
+    ):
         masktree.load(run, thresholds=(0.5,))
     with pytest.raises(InputError, match="dtype 'float32' or 'bfloat16'; got 'int8'"):
         masktree.load(run, dtype="int8")
@@ -263,3 +265,20 @@ def test_a_closer_look_is_an_option_that_is_recorded(run, segmenter, collection,
     assert json.loads((out / "run.json").read_text())["config"]["options"] == {"crops": True}
     assert cli.main(["segment", str(collection), "-o", str(out), "--crops"]) == 2
     assert "expected --crops with --model" in capsys.readouterr().err
+
+
+def test_redrawn_masks_are_unions_of_the_default_methods_regions(run, segmenter, photos, collection, tmp_path, capsys):
+    image = resize_image(read_image(photos[0]), (96, 128))
+    leaves = masktree.load("embedded")(image).partition.leaves
+    rough, drawn = segmenter(image), masktree.load(run, redraw=True)(image)
+    assert 0 < len(drawn) <= len(rough)
+    new = [k for k, text in enumerate(drawn.rles) if text not in rough.rles]
+    assert new
+    for k in new:
+        mask = drawn.mask(k)
+        np.testing.assert_array_equal(mask, np.isin(leaves, leaves[mask]))
+    out = tmp_path / "out"
+    assert cli.main(["segment", str(collection), "-o", str(out), "--model", str(run), "--redraw", "--no-overlay"]) == 0
+    assert json.loads((out / "run.json").read_text())["config"]["options"] == {"redraw": True}
+    assert cli.main(["segment", str(collection), "-o", str(out), "--redraw"]) == 2
+    assert "expected --redraw with --model" in capsys.readouterr().err

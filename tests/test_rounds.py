@@ -154,14 +154,14 @@ def test_without_any_sure_prediction_there_is_advice(first, labels, scores, tmp_
     with pytest.raises(TrainingError, match=r"a score above 0.\d+ in 4 images; got none; lower --teacher-score"):
         rounds(first, labels, tmp_path / "out", replace(SETTINGS, min_score=float(scores.max())))
     # The score can be chosen by a wanted number instead, anew, since it is another setting.
-    wanted = replace(SETTINGS, predictions_per_image=1.0, fresh=True, crops=True)
+    wanted = replace(SETTINGS, predictions_per_image=1.0, fresh=True, crops=True, redraw=True)
     assert rounds(first, labels, tmp_path / "out", wanted, overwrite=True) == 3
     record = json.loads((tmp_path / "out/rounds.json").read_text())
     assert 4 <= record["rounds"][0]["predictions"] <= 8
     header = json.loads((tmp_path / "out/round-1/run/config.json").read_text())
     assert "start" not in header["record"]
     config = LabelSet.open(tmp_path / "out/round-1/predictions").index["config"]
-    assert config["options"]["crops"] is True
+    assert config["options"]["crops"] is config["options"]["redraw"] is True
 
 
 def test_files_of_others_and_several_processes_are_refused(first, labels, tmp_path, monkeypatch):

@@ -123,6 +123,8 @@ class LearnedSegmenter:
         min_area: smallest mask in pixels of the original image; None takes ``masktree.segmenter.trees.MIN_AREA``.
         min_score: least score of a mask, 0 to 1.
         crops: look at large masks a second time, closer; see ``masktree.segmenter.crops``. Several times slower.
+        borders: its dendrogram of an image gives the regions along which masks are drawn anew, see
+            ``masktree.redraw``; None leaves them as the model draws them.
 
     Raises:
         InputError: ``dtype``, ``min_area`` or ``min_score`` out of range.
@@ -134,6 +136,7 @@ class LearnedSegmenter:
     min_area: int | None = None
     min_score: float = 0.0
     crops: bool = False
+    borders: Segmenter | None = None
 
     def __post_init__(self) -> None:
         from masktree.segmenter.trees import check_limits
@@ -175,9 +178,19 @@ class LearnedSegmenter:
 
         pictures = [as_rgb(image) for image in images]
         trees = segment(pictures)
-        if not self.crops:
-            return trees
-        return [look_closer(image, tree, segment) for image, tree in zip(pictures, trees, strict=True)]
+        if self.crops:
+            trees = [look_closer(image, tree, segment) for image, tree in zip(pictures, trees, strict=True)]
+        if self.borders is not None:
+            trees = [self._redrawn(image, tree, self.borders) for image, tree in zip(pictures, trees, strict=True)]
+        return trees
+
+    @staticmethod
+    def _redrawn(image: RGB, tree: MaskTree, borders: Segmenter) -> MaskTree:
+        from masktree.redraw import redraw
+
+        partition = borders(image).partition
+        assert partition is not None
+        return redraw(tree, partition)
 
     @property
     def _least_area(self) -> int:
@@ -212,7 +225,8 @@ def load(
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: float32 or bfloat16, of the network.
         method, quality: see ``Segmenter``; masktree and fast if not given. A trained model takes neither.
-        min_area, options: see ``Segmenter``; of a trained model ``min_score`` and ``crops``, see ``LearnedSegmenter``.
+        min_area, options: see ``Segmenter``; of a trained model ``min_score`` and ``crops``, see ``LearnedSegmenter``,
+            and ``redraw``: True draws its masks along the regions of the default method.
 
     Raises:
         WeightsError: unknown name, or weights that cannot be had; never replaced by something else.
@@ -245,6 +259,7 @@ def load_model(
     device: str = "auto",
     dtype: str = "float32",
     min_area: int | None = None,
+    redraw: bool = False,
     **options: Any,
 ) -> LearnedSegmenter:
     """A trained model: the folder of a run, or ``owner/name`` on the hub; arguments as of ``load``.
@@ -254,18 +269,21 @@ def load_model(
         FormatError: a damaged or foreign ``config.json``.
         InputError: unknown option, or a value out of range.
     """
+    from masktree.backbones import load_backbone
     from masktree.backbones.device import resolve_device
     from masktree.segmenter import saved
     from masktree.segmenter.build import read_model
 
     unknown = [name for name in options if name not in ("min_score", "crops")]
     if unknown:
-        raise InputError(f"expected options of a trained model: min_area, min_score, crops; got {', '.join(unknown)}")
+        raise InputError(
+            f"expected options of a trained model: min_area, min_score, crops, redraw; got {', '.join(unknown)}"
+        )
     target = resolve_device(device)  # before the weights: a wrong device should not cost a download
     folder = saved.find_model(model)
-    return LearnedSegmenter(
-        read_model(folder, target), saved.provenance(folder, str(model)), dtype, min_area, **options
-    )
+    borders = Segmenter(load_backbone("embedded", str(target)), "masktree", "fast") if redraw else None
+    network, origin = read_model(folder, target), saved.provenance(folder, str(model))
+    return LearnedSegmenter(network, origin, dtype, min_area, borders=borders, **options)
 
 
 def method_options(method: Method) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class Rounds:
             ``masktree.thresholds``.
         iou: old labels are kept whose IoU with all predictions is below this (UnSAM: 0.5).
         crops: look closer at large masks; see ``masktree.segmenter.crops``.
+        redraw: draw predictions along the regions of the default method; see ``masktree.redraw``.
         fresh: train from the backbone's weights; otherwise from those of the model that made the predictions (our
             choice: the paper trains again without saying from what).
         steps, batch, rate, average, parts: of the optimiser; None for the run's own.
@@ -61,6 +62,7 @@ class Rounds:
     predictions_per_image: float | None = None
     iou: float = 0.5
     crops: bool = False
+    redraw: bool = False
     fresh: bool = False
     steps: int | None = None
     batch: int | None = None
@@ -190,7 +192,7 @@ def _relabel(
         model=str(model),
         device=options.device,
         seed=seed,
-        options=limit | ({"crops": True} if settings.crops else {}),
+        options=limit | {name: True for name in ("crops", "redraw") if getattr(settings, name)},
     )
     predictions, show = folder / "predictions", options.show_progress
     wanted = settings.predictions_per_image

@@ -31,7 +31,8 @@ def choose_options(photos: Sequence[Photo], segmenter: Segmenter | LearnedSegmen
     sample = _sample_images(photos)
     if isinstance(segmenter, LearnedSegmenter):
         least = _least_score(sample, dataclasses.replace(segmenter, min_score=0.0), wanted)
-        return {"min_score": least} | ({"crops": True} if segmenter.crops else {})
+        looks = {"crops": segmenter.crops, "redraw": segmenter.borders is not None}
+        return {"min_score": least} | {name: True for name, given in looks.items() if given}
     if segmenter.method == "masktree":
         everything = dataclasses.replace(segmenter, options=segmenter.options | {"max_masks": MAX_MASKS})
         least = _least_score(sample, everything, wanted)

@@ -133,6 +133,7 @@ def self_train(
     predictions_per_image: float | None = None,
     iou: float | None = None,
     crops: bool = False,
+    redraw: bool = False,
     fresh: bool = False,
     running: Running = _Running(),
 ) -> int:
@@ -163,6 +164,7 @@ def self_train(
         predictions_per_image: With --method rounds: choose the least score so that about this many masks are taught.
         iou: With --method rounds: old labels stay if their IoU with all predictions is below; 0.5 if not given.
         crops: With --method rounds: look at large masks a second time, closer.
+        redraw: With --method rounds: draw what the model finds along the regions of the method masktree.
         fresh: With --method rounds: begin training with the backbone's weights instead of the last model's.
     """
     alien: dict[str, object]
@@ -179,6 +181,7 @@ def self_train(
             "--predictions-per-image": predictions_per_image,
             "--iou": iou,
             "--crops": crops or None,
+            "--redraw": redraw or None,
             "--fresh": fresh or None,
         }
     unfit = [name for name, value in alien.items() if value is not None]
@@ -198,7 +201,7 @@ def self_train(
             "average": average,
             "parts": parts,
         }
-        wanted = Rounds(crops=crops, fresh=fresh, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+        wanted = Rounds(crops=crops, redraw=redraw, fresh=fresh, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
         done = run_rounds(Path(run), labels, output, wanted, **running.arguments())
         print(f"{describe(output)}\n{done} steps done", flush=True)
         return 0

@@ -24,6 +24,7 @@ def segment(
     min_area: int | None = None,
     min_score: float | None = None,
     crops: bool = False,
+    redraw: bool = False,
     device: str = "auto",
     dtype: Literal["float32", "bfloat16"] = "float32",
     workers: int = 0,
@@ -45,6 +46,8 @@ def segment(
         min_area: Smallest mask in pixels; the method's own default if not given.
         min_score: Least score of a mask, of a model or of the method masktree; 0 if not given.
         crops: With a model: look at large masks a second time, closer. Finds more small parts; some ten times slower.
+        redraw: With a model: draw its masks along the regions of the default method. Much finer, for a small model; 0.2
+            seconds more a photograph.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: Precision of the backbone.
         workers: Processes; 0 means one per core, or one on an accelerator and for a few images.
@@ -65,7 +68,7 @@ def segment(
         device=device,
         dtype=dtype,
         seed=seed,
-        options=_options(min_score, crops, model),
+        options=_options(min_score, crops, redraw, model),
     )
     outcome = pipeline.segment(
         inputs,
@@ -92,6 +95,7 @@ def discover(
     min_area: int | None = None,
     min_score: float | None = None,
     crops: bool = False,
+    redraw: bool = False,
     shard_size: int | None = None,
     device: str = "auto",
     dtype: Literal["float32", "bfloat16"] = "float32",
@@ -112,6 +116,8 @@ def discover(
         min_area: Smallest mask in pixels; the method's own default if not given.
         min_score: Least score of a mask, of a model or of the method masktree; 0 if not given.
         crops: With a model: look at large masks a second time, closer. Finds more small parts; some ten times slower.
+        redraw: With a model: draw its masks along the regions of the default method. Much finer, for a small model; 0.2
+            seconds more a photograph.
         shard_size: Images per COCO file; 1000 if not given.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: Precision of the backbone.
@@ -130,7 +136,7 @@ def discover(
         device=device,
         dtype=dtype,
         seed=seed,
-        options=_options(min_score, crops, model),
+        options=_options(min_score, crops, redraw, model),
     )
     outcome = pipeline.discover(
         folder,
@@ -192,10 +198,12 @@ def merge(
     return report_outcome(merged.outcome, output)
 
 
-def _options(min_score: float | None, crops: bool, model: str | None) -> dict[str, object]:
+def _options(min_score: float | None, crops: bool, redraw: bool, model: str | None) -> dict[str, object]:
     from masktree.errors import InputError
 
     if crops and model is None:
         raise InputError("expected --crops with --model; got a method, which has crops of its own (sohes, unsam)")
-    given: dict[str, object] = {"min_score": min_score, "crops": crops or None}
+    if redraw and model is None:
+        raise InputError("expected --redraw with --model; got a method, which draws along regions of its own")
+    given: dict[str, object] = {"min_score": min_score, "crops": crops or None, "redraw": redraw or None}
     return {name: value for name, value in given.items() if value is not None}
