@@ -2,7 +2,7 @@
 
     python benchmarks/prompts.py --gt annotations.json --images images/ [--limit 20] [--entities 20] [--curve iou.png]
     python benchmarks/prompts.py --gt BSDS500/ --split val --limit 20
-    python benchmarks/prompts.py --gt annotations.json --images images/ --model run/ --methods network
+    python benchmarks/prompts.py --gt annotations.json --images images/ --model run/ --methods network redrawn
     python benchmarks/prompts.py --speed photo.jpg
 
 Protocol and names of the scores are those of ``masktree.evaluate.points``; ``*`` is with oracle granularity: the loop
@@ -93,12 +93,12 @@ class Similar:
 
 
 @cache
-def segmenter(name: str) -> Any:
-    return masktree.load(name, device="cpu")
+def segmenter(name: str, **options: Any) -> Any:
+    return masktree.load(name, device="cpu", **options)
 
 
 def predictors(image: np.ndarray, backbone: str, model: str | None, methods: Sequence[str]) -> dict[str, Any]:
-    """One predictor for each method, its image set."""
+    """One predictor for each method."""
     tree = segmenter(backbone)(image)
     makers: dict[str, Callable[[], Any]] = {
         "superpixels": lambda: Superpixels(tree.partition),
@@ -106,6 +106,7 @@ def predictors(image: np.ndarray, backbone: str, model: str | None, methods: Seq
         "masks": lambda: Predictor(tree),
         "dendrogram": lambda: Predictor(tree.partition),
         "network": lambda: Predictor(segmenter(str(model))),
+        "redrawn": lambda: Predictor(segmenter(str(model), redraw=True)),
     }
     return {name: makers[name]() for name in methods}
 

@@ -42,18 +42,31 @@ def redraw(tree: MaskTree, partition: PartitionTree, *, cost: float = COST) -> M
     """
     if tree.size != partition.size:
         raise InputError(f"expected a dendrogram of the image of the masks, {tree.size}; got one of {partition.size}")
-    if not 0 <= cost < np.inf:
-        raise InputError(f"expected a cost of 0 or more; got {cost}; {COST} is usual")
     if len(tree) == 0:
         return tree
-    leaves = np.arange(partition.n_leaves)
-    shared = rle.cross_intersections(tree.rles, partition.rles(leaves), tree.size)
+    leaves = partition.rles(np.arange(partition.n_leaves))
+    inside, fits = closest_regions(rle.cross_intersections(tree.rles, leaves, tree.size), partition, cost)
+    rles = [new if fit else old for new, old, fit in zip(_encode(inside, partition), tree.rles, fits, strict=True)]
+    return _without_copies(tree, rles)
+
+
+def closest_regions(shared: np.ndarray, partition: PartitionTree, cost: float = COST) -> tuple[np.ndarray, np.ndarray]:
+    """The leaves whose union each of n masks most likely means, (n, leaves) bool, and (n,) bool: whether it is like
+    the mask, an IoU of ``LEAST``.
+
+    Args:
+        shared: (n, leaves) pixels that each mask has in common with each leaf.
+        partition, cost: as in ``redraw``.
+
+    Raises:
+        InputError: a negative cost.
+    """
+    if not 0 <= cost < np.inf:
+        raise InputError(f"expected a cost of 0 or more; got {cost}; {COST} is usual")
     sizes = partition.areas[: partition.n_leaves]
     inside = _inside(shared.astype(np.float64), sizes.astype(np.float64), partition.parents, cost)
     kept, drawn = (shared * inside).sum(1), (inside * sizes).sum(1)
-    fits = kept >= LEAST * (tree.areas + drawn - kept)
-    rles = [new if fit else old for new, old, fit in zip(_encode(inside, partition), tree.rles, fits, strict=True)]
-    return _without_copies(tree, rles)
+    return inside, kept >= LEAST * (shared.sum(1) + drawn - kept)
 
 
 def _encode(inside: np.ndarray, partition: PartitionTree) -> list[bytes]:

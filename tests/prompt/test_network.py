@@ -130,6 +130,25 @@ def test_logits_are_enlarged_in_place():
     assert enlarge(ramp, (70, 96), (1, 1)).shape == (1, 1, 1)
 
 
+def test_answers_may_follow_the_regions_of_the_default_method(run, segmenter, photo):
+    plain, redrawn = Predictor(segmenter), Predictor(masktree.load(run, device="cpu", redraw=True))
+    leaves = masktree.load("embedded", device="cpu")(photo).partition.leaves
+    changed = 0
+    for predictor in (plain, redrawn):
+        predictor.set_image(photo)
+    for x, y in ((20, 30), (60, 40), (80, 80)):
+        rough, scores, low = plain.predict([(x, y)], [1])
+        masks, same_scores, same_low = redrawn.predict([(x, y)], [1])
+        np.testing.assert_array_equal(scores, same_scores)
+        np.testing.assert_array_equal(low, same_low)
+        for before, mask in zip(rough, masks, strict=True):
+            if not np.array_equal(before, mask):
+                np.testing.assert_array_equal(mask, np.isin(leaves, leaves[mask]))
+                assert (before & mask).sum() >= 0.5 * (before | mask).sum()
+                changed += 1
+    assert changed
+
+
 def test_half_precision(segmenter, photo):
     predictor = Predictor(dataclasses.replace(segmenter, dtype="bfloat16"))
     predictor.set_image(photo)

@@ -11,9 +11,11 @@ from torch.nn import functional
 
 from masktree.prompt.answer import Answer
 from masktree.prompt.prompt import SIDE, SURE, Prompt
+from masktree.redraw import closest_regions
 from masktree.segmenter.inputs import prepare, stack
 from masktree.segmenter.promptable import Promptable
 from masktree.segmenter.prompts import STRIDE, Prompts
+from masktree.tree import PartitionTree
 from masktree.types import RGB
 
 if TYPE_CHECKING:
@@ -28,7 +30,8 @@ class Network:
     the network expects.
 
     Args:
-        segmenter: of a model of kind promptable.
+        segmenter: of a model of kind promptable. With its ``borders`` answers are drawn along the regions of the
+            image's dendrogram (``masktree.redraw``); the low-resolution logits stay the network's own.
         image: (H, W, 3) uint8 RGB.
     """
 
@@ -42,6 +45,7 @@ class Network:
         self.content = seen.content
         with torch.inference_mode(), self.precision():
             self.encoded = self.model.encode(*stack([seen], self._device))
+        self._partition = None if segmenter.borders is None else segmenter.borders(image).partition
 
     def answer(self, prompt: Prompt, count: int) -> Answer:
         """As ``answer.Source``; masks are logits."""
@@ -57,6 +61,8 @@ class Network:
             order = order[:count]
             logits = answers.logits(slice(0, 1))[0, order]
         masks = enlarge(logits, self.content, self.size).cpu().numpy()
+        if self._partition is not None:
+            masks = _redrawn(masks, self._partition)
         return Answer(masks, ious[order].numpy(), self._shrink(logits).cpu().numpy())
 
     def precision(self) -> torch.autocast:
@@ -90,6 +96,17 @@ class Network:
         square = logits.new_full((len(logits), 1, side, side), -SURE)
         square[:, 0, :rows, :columns] = logits[:, :rows, :columns]
         return functional.interpolate(square, (SIDE, SIDE), mode="bilinear", align_corners=False)[:, 0]
+
+
+def _redrawn(logits: np.ndarray, partition: PartitionTree) -> np.ndarray:
+    """(n, H, W) logits whose signs are those of the closest regions, 1 or -1 where they changed."""
+    leaves = partition.leaves.ravel()
+    shared = np.stack([np.bincount(leaves[m.ravel() > 0], minlength=partition.n_leaves) for m in logits])
+    inside, fits = closest_regions(shared, partition)
+    for k in np.flatnonzero(fits):
+        chosen = inside[k][partition.leaves]
+        logits[k] = np.where(chosen == (logits[k] > 0), logits[k], np.where(chosen, 1, -1))
+    return logits
 
 
 def enlarge(logits: Tensor, content: tuple[int, int], size: tuple[int, int]) -> Tensor:
