@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from masktree.predict import LearnedSegmenter, Segmenter, load
     from masktree.prompt.generator import AutomaticMaskGenerator
     from masktree.prompt.predictor import Predictor
+    from masktree.regions import redraw
     from masktree.tree import PartitionTree
     from masktree.visualize import overlay
 
@@ -30,6 +31,7 @@ __all__ = [
     "load",
     "load_backbone",
     "overlay",
+    "redraw",
 ]
 
 _HOMES = {
@@ -42,6 +44,7 @@ _HOMES = {
     "load": "masktree.predict",
     "load_backbone": "masktree.backbones",
     "overlay": "masktree.visualize",
+    "redraw": "masktree.regions",
 }
 
 

@@ -124,7 +124,7 @@ class LearnedSegmenter:
         min_score: least score of a mask, 0 to 1.
         crops: look at large masks a second time, closer; see ``masktree.segmenter.crops``. Several times slower.
         borders: its dendrogram of an image gives the regions along which masks are drawn anew, see
-            ``masktree.redraw``; None leaves them as the model draws them.
+            ``masktree.regions``; None leaves them as the model draws them.
 
     Raises:
         InputError: ``dtype``, ``min_area`` or ``min_score`` out of range.
@@ -186,7 +186,7 @@ class LearnedSegmenter:
 
     @staticmethod
     def _redrawn(image: RGB, tree: MaskTree, borders: Segmenter) -> MaskTree:
-        from masktree.redraw import redraw
+        from masktree.regions import redraw
 
         partition = borders(image).partition
         assert partition is not None

@@ -48,7 +48,7 @@ class Rounds:
             ``masktree.thresholds``.
         iou: old labels are kept whose IoU with all predictions is below this (UnSAM: 0.5).
         crops: look closer at large masks; see ``masktree.segmenter.crops``.
-        redraw: draw predictions along the regions of the default method; see ``masktree.redraw``.
+        redraw: draw predictions along the regions of the default method; see ``masktree.regions``.
         fresh: train from the backbone's weights; otherwise from those of the model that made the predictions (our
             choice: the paper trains again without saying from what).
         steps, batch, rate, average, parts: of the optimiser; None for the run's own.

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from masktree.prompt.answer import Answer
 from masktree.prompt.prompt import SIDE, SURE, Prompt
-from masktree.redraw import closest_regions
+from masktree.regions import closest_regions
 from masktree.segmenter.inputs import prepare, stack
 from masktree.segmenter.promptable import Promptable
 from masktree.segmenter.prompts import STRIDE, Prompts
@@ -31,7 +31,7 @@ class Network:
 
     Args:
         segmenter: of a model of kind promptable. With its ``borders`` answers are drawn along the regions of the
-            image's dendrogram (``masktree.redraw``); the low-resolution logits stay the network's own.
+            image's dendrogram (``masktree.regions``); the low-resolution logits stay the network's own.
         image: (H, W, 3) uint8 RGB.
     """
 

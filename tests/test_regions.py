@@ -5,8 +5,8 @@ import pytest
 
 from masktree import MaskTree, PartitionTree, hierarchy, rle
 from masktree.errors import InputError
-from masktree.redraw import _inside, redraw
-from tests.oracles.redraw import least_cost
+from masktree.regions import _inside, redraw
+from tests.oracles.regions import least_cost
 
 
 def quarters(side: int = 40) -> PartitionTree:
