@@ -4,11 +4,11 @@
     masktree train LABELS -o RUN --preset sohes --size tiny --steps 4800
     masktree train LABELS -o FINE --preset sohes --size tiny --image-size 320 --from RUN --rate 3e-4 --steps 800
     masktree self-train FINE LABELS -o RUN2 --steps 350 --rate 1e-4
-    python recipes/phases.py examples/photos docs/phases.jpg LABELS RUN FINE RUN2
+    python recipes/phases.py examples/photos docs/phases.jpg LABELS FINE
 
-The last command shows each phase's outlines of photographs that none of them was trained on: a column for the rule that
-made the label set, with its thresholds, and one for each run, the masks of which it is sure. ``benchmarks/phases.py``
-measures them; README.md has the numbers.
+The last command shows outlines of photographs that nothing was trained on: a column for the rule that made the label
+set, with its thresholds, and two for each run, of the masks of which it is sure, as they are and redrawn along the
+regions of the default method. ``benchmarks/phases.py`` measures them; README.md has the numbers.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ SURE = 0.6  # least score of a model's mask
 WIDTH = 220  # pixels
 
 
-def outliner(folder: Path) -> Callable[[np.ndarray], masktree.MaskTree]:
-    """What a run finds, or the rule of a label set."""
+def outliners(folder: Path) -> list[Callable[[np.ndarray], masktree.MaskTree]]:
+    """What a run finds, as it is and redrawn; or the rule of a label set."""
     config = Config.of(folder)
-    return (config if config.model is None else replace(config, options={"min_score": SURE})).segmenter()
+    if config.model is None:
+        return [config.segmenter()]
+    return [replace(config, options={"min_score": SURE, "redraw": redraw}).segmenter() for redraw in (False, True)]
 
 
 def row(image: np.ndarray, phases: list[Callable[[np.ndarray], masktree.MaskTree]]) -> np.ndarray:
@@ -50,7 +52,7 @@ def main() -> None:
     parser.add_argument("phases", type=Path, nargs="+", metavar="LABELS_OR_RUN")
     parser.add_argument("--names", nargs="*", default=["astronaut", "cat", "coffee", "photographer", "rocket"])
     options = parser.parse_args()
-    phases = [outliner(folder) for folder in options.phases]
+    phases = [outline for folder in options.phases for outline in outliners(folder)]
     rows = [row(read_image(options.photos / f"{name}.jpg"), phases) for name in options.names]
     Image.fromarray(beside(rows, axis=0)).save(options.picture, quality=80)
 
