@@ -123,8 +123,8 @@ class LearnedSegmenter:
         min_area: smallest mask in pixels of the original image; None takes ``masktree.segmenter.trees.MIN_AREA``.
         min_score: least score of a mask, 0 to 1.
         crops: look at large masks a second time, closer; see ``masktree.segmenter.crops``. Several times slower.
-        borders: its dendrogram of an image gives the regions along which masks are drawn anew, see
-            ``masktree.regions``; None leaves them as the model draws them.
+        borders: backbone of the dendrogram along whose regions masks are drawn anew, see ``masktree.regions``; None
+            leaves them as the model draws them.
 
     Raises:
         InputError: ``dtype``, ``min_area`` or ``min_score`` out of range.
@@ -136,7 +136,7 @@ class LearnedSegmenter:
     min_area: int | None = None
     min_score: float = 0.0
     crops: bool = False
-    borders: Segmenter | None = None
+    borders: Backbone | None = None
 
     def __post_init__(self) -> None:
         from masktree.segmenter.trees import check_limits
@@ -181,16 +181,12 @@ class LearnedSegmenter:
         if self.crops:
             trees = [look_closer(image, tree, segment) for image, tree in zip(pictures, trees, strict=True)]
         if self.borders is not None:
-            trees = [self._redrawn(image, tree, self.borders) for image, tree in zip(pictures, trees, strict=True)]
+            from masktree import discover
+            from masktree.regions import redraw
+
+            partitions = (discover.partition(image, backbone=self.borders) for image in pictures)
+            trees = [redraw(tree, partition) for tree, partition in zip(trees, partitions, strict=True)]
         return trees
-
-    @staticmethod
-    def _redrawn(image: RGB, tree: MaskTree, borders: Segmenter) -> MaskTree:
-        from masktree.regions import redraw
-
-        partition = borders(image).partition
-        assert partition is not None
-        return redraw(tree, partition)
 
     @property
     def _least_area(self) -> int:
@@ -281,7 +277,7 @@ def load_model(
         )
     target = resolve_device(device)  # before the weights: a wrong device should not cost a download
     folder = saved.find_model(model)
-    borders = Segmenter(load_backbone("embedded", str(target)), "masktree", "fast") if redraw else None
+    borders = load_backbone("embedded", str(target)) if redraw else None
     network, origin = read_model(folder, target), saved.provenance(folder, str(model))
     return LearnedSegmenter(network, origin, dtype, min_area, borders=borders, **options)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from masktree import discover
 from masktree.prompt.answer import Answer
 from masktree.prompt.prompt import SIDE, SURE, Prompt
 from masktree.regions import closest_regions
@@ -45,7 +46,7 @@ class Network:
         self.content = seen.content
         with torch.inference_mode(), self.precision():
             self.encoded = self.model.encode(*stack([seen], self._device))
-        self._partition = None if segmenter.borders is None else segmenter.borders(image).partition
+        self._partition = None if segmenter.borders is None else discover.partition(image, backbone=segmenter.borders)
 
     def answer(self, prompt: Prompt, count: int) -> Answer:
         """As ``answer.Source``; masks are logits."""
