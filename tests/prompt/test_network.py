@@ -12,11 +12,12 @@ import masktree
 from masktree import AutomaticMaskGenerator, Predictor
 from masktree.errors import InputError
 from masktree.images import read_image, resize_image
-from masktree.prompt.network import Network, enlarge
+from masktree.prompt.network import Network, _redrawn, enlarge
 from masktree.prompt.prompt import Prompt
 from masktree.segmenter.build import build_model, save_pretrained
 from masktree.segmenter.config import PromptableConfig
 from tests.prompt.test_predictor import published_script
+from tests.test_regions import quarters
 
 CONFIG = PromptableConfig(
     backbone="embedded",
@@ -144,9 +145,29 @@ def test_answers_may_follow_the_regions_of_the_default_method(run, segmenter, ph
         for before, mask in zip(rough, masks, strict=True):
             if not np.array_equal(before, mask):
                 np.testing.assert_array_equal(mask, np.isin(leaves, leaves[mask]))
-                assert (before & mask).sum() >= 0.5 * (before | mask).sum()
+                assert mask[y, x]
                 changed += 1
     assert changed
+
+
+def test_redrawn_answers_obey_clicks_that_do_not_contradict_each_other_in_a_region():
+    partition = quarters()
+    logits = np.full((1, 40, 40), -3.0, np.float32)
+    logits[:, :19, :39] = 5.0
+    upper, left = partition.leaves < 2, partition.leaves == 0
+
+    def answer(clicks, labels):
+        prompt = Prompt.read((40, 40), clicks, labels, None, None, None)
+        return _redrawn(logits.copy(), partition, prompt)[0]
+
+    np.testing.assert_array_equal(answer([(5, 5)], [1]) > 0, upper)
+    np.testing.assert_array_equal(answer([(5, 5), (30, 5)], [1, 0]) > 0, left)
+    np.testing.assert_array_equal(answer([(5, 5), (5, 30)], [1, 1]) > 0, upper | (partition.leaves == 2))
+    np.testing.assert_array_equal(answer([(5, 5), (30, 5), (35, 5)], [1, 0, 1]) > 0, upper)
+    found = answer([(5, 5)], [1])
+    assert found[19, 5] == found[10, 39] == 1
+    assert found[5, 5] == 5
+    assert found[30, 30] == -3
 
 
 def test_half_precision(segmenter, photo):

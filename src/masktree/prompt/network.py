@@ -63,7 +63,7 @@ class Network:
             logits = answers.logits(slice(0, 1))[0, order]
         masks = enlarge(logits, self.content, self.size).cpu().numpy()
         if self._partition is not None:
-            masks = _redrawn(masks, self._partition)
+            masks = _redrawn(masks, self._partition, prompt)
         return Answer(masks, ious[order].numpy(), self._shrink(logits).cpu().numpy())
 
     def precision(self) -> torch.autocast:
@@ -99,11 +99,19 @@ class Network:
         return functional.interpolate(square, (SIDE, SIDE), mode="bilinear", align_corners=False)[:, 0]
 
 
-def _redrawn(logits: np.ndarray, partition: PartitionTree) -> np.ndarray:
-    """(n, H, W) logits whose signs are those of the closest regions, 1 or -1 where they changed."""
+def _redrawn(logits: np.ndarray, partition: PartitionTree, prompt: Prompt) -> np.ndarray:
+    """(n, H, W) logits whose signs are those of the closest regions, 1 or -1 where they changed.
+
+    Of all leaves those under the clicks are known for certain, unless clicks contradict each other in one.
+    """
     leaves = partition.leaves.ravel()
     shared = np.stack([np.bincount(leaves[m.ravel() > 0], minlength=partition.n_leaves) for m in logits])
+    x, y = prompt.pixels.T
+    under, positive = partition.leaves[y, x], prompt.positive
+    within, without = (np.setdiff1d(under[kind], under[~kind]) for kind in (positive, ~positive))
+    shared[:, within], shared[:, without] = partition.areas[within], 0
     inside, fits = closest_regions(shared, partition)
+    inside[:, within], inside[:, without] = True, False
     for k in np.flatnonzero(fits):
         chosen = inside[k][partition.leaves]
         logits[k] = np.where(chosen == (logits[k] > 0), logits[k], np.where(chosen, 1, -1))
