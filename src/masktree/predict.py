@@ -180,13 +180,16 @@ class LearnedSegmenter:
         trees = segment(pictures)
         if self.crops:
             trees = [look_closer(image, tree, segment) for image, tree in zip(pictures, trees, strict=True)]
-        if self.borders is not None:
-            from masktree import discover
-            from masktree.regions import redraw
+        return [self._redrawn(image, tree) for image, tree in zip(pictures, trees, strict=True)]
 
-            partitions = (discover.partition(image, backbone=self.borders) for image in pictures)
-            trees = [redraw(tree, partition) for tree, partition in zip(trees, partitions, strict=True)]
-        return trees
+    def _redrawn(self, image: RGB, tree: MaskTree) -> MaskTree:
+        """A tree of the image along the regions of its dendrogram, where there are ``borders``; else as it is."""
+        if self.borders is None or len(tree) == 0:
+            return tree
+        from masktree import discover
+        from masktree.regions import redraw
+
+        return redraw(tree, discover.partition(image, backbone=self.borders))
 
     @property
     def _least_area(self) -> int:

@@ -150,6 +150,18 @@ def test_answers_may_follow_the_regions_of_the_default_method(run, segmenter, ph
     assert changed
 
 
+def test_the_generator_redraws_too(run, segmenter, photo):
+    leaves = masktree.load("embedded", device="cpu")(photo).partition.leaves
+    limits = {"points_per_side": 5, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "box_nms_thresh": None}
+    rough = AutomaticMaskGenerator(segmenter, **limits).tree(photo)
+    drawn = AutomaticMaskGenerator(masktree.load(run, device="cpu", redraw=True), **limits).tree(photo)
+    new = [k for k, text in enumerate(drawn.rles) if text not in rough.rles]
+    assert new
+    for k in new:
+        mask = drawn.mask(k)
+        np.testing.assert_array_equal(mask, np.isin(leaves, leaves[mask]))
+
+
 def test_redrawn_answers_obey_clicks_that_do_not_contradict_each_other_in_a_region():
     partition = quarters()
     logits = np.full((1, 40, 40), -3.0, np.float32)

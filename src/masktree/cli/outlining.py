@@ -46,7 +46,7 @@ def segment(
         min_area: Smallest mask in pixels; the method's own default if not given.
         min_score: Least score of a mask, of a model or of the method masktree; 0 if not given.
         crops: With a model: look at large masks a second time, closer. Finds more small parts; some ten times slower.
-        redraw: With a model: draw its masks along the regions of the default method. Much finer, for a small model; 0.2
+        redraw: With a model: draw its masks along the regions of the default method. Much finer, for a small model; 0.4
             seconds more a photograph.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: Precision of the backbone.
@@ -116,7 +116,7 @@ def discover(
         min_area: Smallest mask in pixels; the method's own default if not given.
         min_score: Least score of a mask, of a model or of the method masktree; 0 if not given.
         crops: With a model: look at large masks a second time, closer. Finds more small parts; some ten times slower.
-        redraw: With a model: draw its masks along the regions of the default method. Much finer, for a small model; 0.2
+        redraw: With a model: draw its masks along the regions of the default method. Much finer, for a small model; 0.4
             seconds more a photograph.
         shard_size: Images per COCO file; 1000 if not given.
         device: auto, cpu, cuda, cuda:N or mps.

@@ -9,6 +9,7 @@ import torch
 
 from masktree.masks import MaskTree
 from masktree.prompt.network import Network
+from masktree.regions import redraw
 from masktree.segmenter.everything import everything
 from masktree.segmenter.trees import MIN_AREA, tree_of
 from masktree.types import RGB
@@ -39,8 +40,8 @@ def tree_of_clicks(
             2304.02643, appendix B).
 
     Masks below ``segmenter.min_area`` or ``segmenter.min_score``, and copies of better ones, are left out, and at most
-    ``config.detections`` kept. Memory: the logits of a batch, and the vectors and coarse maps of the
-    candidates.
+    ``config.detections`` kept; then they are redrawn, if the segmenter has ``borders``. Memory: the logits of a batch,
+    and the vectors and coarse maps of the candidates.
     """
     network = Network(segmenter, image)
     content = network.content
@@ -59,4 +60,5 @@ def tree_of_clicks(
         )
         assert found.stabilities is not None
         area = MIN_AREA if segmenter.min_area is None else segmenter.min_area
-        return tree_of(found, network.size, min_area=area, stabilities=found.stabilities.cpu().numpy())
+        tree = tree_of(found, network.size, min_area=area, stabilities=found.stabilities.cpu().numpy())
+    return tree if network.partition is None else redraw(tree, network.partition)

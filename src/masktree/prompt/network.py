@@ -46,7 +46,7 @@ class Network:
         self.content = seen.content
         with torch.inference_mode(), self.precision():
             self.encoded = self.model.encode(*stack([seen], self._device))
-        self._partition = None if segmenter.borders is None else discover.partition(image, backbone=segmenter.borders)
+        self.partition = None if segmenter.borders is None else discover.partition(image, backbone=segmenter.borders)
 
     def answer(self, prompt: Prompt, count: int) -> Answer:
         """As ``answer.Source``; masks are logits."""
@@ -62,8 +62,8 @@ class Network:
             order = order[:count]
             logits = answers.logits(slice(0, 1))[0, order]
         masks = enlarge(logits, self.content, self.size).cpu().numpy()
-        if self._partition is not None:
-            masks = _redrawn(masks, self._partition, prompt)
+        if self.partition is not None:
+            masks = _redrawn(masks, self.partition, prompt)
         return Answer(masks, ious[order].numpy(), self._shrink(logits).cpu().numpy())
 
     def precision(self) -> torch.autocast:
