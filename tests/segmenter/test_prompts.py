@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -84,18 +85,34 @@ def test_a_point_brings_what_is_known_of_its_pixel(encoder, pixels):
     assert moved.tolist() == [[False, True, False], [False, False, False]]
 
 
-def test_earlier_masks_become_a_map(encoder):
+def test_earlier_masks_become_a_map(encoder, pixels):
     masks = torch.randn(2, 16, 24)
     masks[1, 0, 0] = NAN
-    dense = encoder.dense(Prompts(POINTS, LABELS, masks=masks), 8, 12)
+    dense = encoder.dense(Prompts(POINTS, LABELS, masks=masks), pixels)
     assert dense.shape == (2, 32, 8, 12)
-    none = encoder.dense(Prompts(POINTS, LABELS), 8, 12)
-    assert none.shape == (1, 32, 1, 1)
-    assert torch.equal(dense[1], none[0].expand(-1, 8, 12))
-    sure = encoder.dense(Prompts(POINTS, LABELS, masks=100 * masks.sign()), 8, 12)
-    assert torch.equal(sure[0], encoder.dense(Prompts(POINTS, LABELS, masks=8 * masks.sign()), 8, 12)[0])
+    none = encoder.dense(Prompts(POINTS, LABELS), pixels)
+    assert torch.equal(dense[1], none[1])
+    assert (dense[0] - none[0]).abs().max() > 0.01
+    sure = encoder.dense(Prompts(POINTS, LABELS, masks=100 * masks.sign()), pixels)
+    assert torch.equal(sure[0], encoder.dense(Prompts(POINTS, LABELS, masks=8 * masks.sign()), pixels)[0])
     with pytest.raises(InputError, match=r"earlier masks of \(16, 24\) cells; got \(64, 96\)"):
-        encoder.dense(Prompts(POINTS, LABELS, masks=torch.zeros(2, 64, 96)), 8, 12)
+        encoder.dense(Prompts(POINTS, LABELS, masks=torch.zeros(2, 64, 96)), pixels)
+
+
+def test_every_cell_is_told_where_the_prompts_are(encoder):
+    cells = torch.randn(32, 8, 12, generator=torch.Generator().manual_seed(2))
+    points = torch.tensor([[[10.5, 20.5], [40.0, 3.0], [90.0, 60.0]], [[0.0, 64.0], [95.0, 1.0], [NAN, NAN]]])
+    labels = torch.tensor([[1, 0, 1], [1, 1, -1]])
+    boxes = torch.tensor([[4.0, 8.0, 40.0, 60.0], [NAN] * 4])
+    told = encoder.told(Prompts(points, labels, boxes), cells)
+    assert told.shape == (2, 8, 12, 9)
+    for n, (row, column) in itertools.product((0, 1), [(0, 0), (2, 1), (5, 3), (7, 11)]):
+        marks = list(zip(points[n].tolist(), labels[n].tolist(), strict=True))
+        box = boxes[n].tolist() if n == 0 else None
+        expected = oracle.told(row, column, marks, box, cells.double().numpy(), side=96, cell=8)
+        assert told[n, row, column].tolist() == pytest.approx(expected, abs=1e-5)
+    nothing = encoder.told(Prompts(points[:, :0], labels[:, :0]), cells)
+    assert not nothing.any()
 
 
 def test_prompts_are_cut_and_moved():

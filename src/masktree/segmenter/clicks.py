@@ -22,7 +22,8 @@ from masktree.segmenter.prompts import LEAST_GRANULARITY, PADDING, Prompts
 BOXES = 0.25  # share of questions asked by a box (our choice; SAM: half)
 BARE = 0.25  # largest share of open clicks where no mask is; their share of the image if less (our choice)
 CENTRAL = 0.5  # share of first clicks near the middle of their mask (our choice: people click there)
-DROPPED = 0.5  # chance that a further click comes without the granularity (our choice)
+DROPPED = 0.5  # chance that a further click comes without the granularity, and without the earlier mask (our choice:
+# SAM's training always has the mask, but people, and the field's protocols, ask with all their clicks and no mask)
 _TRIED = 16  # random pixels of which the one nearest to their mean is near the middle (our choice)
 _SHAKEN = 0.1  # standard deviation of a box's edges in sides of it (arXiv 2304.02643, appendix A: at most 20 pixels)
 _SHAKEN_MOST = 20.0
@@ -70,7 +71,7 @@ class Questions:
             points[:, None],
             torch.where(boxed, PADDING, 1)[:, None],
             torch.where(boxed[:, None], boxes, torch.nan),
-            torch.full((2 * count, masks.shape[1] // 4, masks.shape[2] // 4), torch.nan, device=masks.device),
+            None,
             torch.where(is_open, torch.nan, g),
         )
         return cls(prompts, about, boxed | ~is_open, is_open, fitting)
@@ -79,15 +80,15 @@ class Questions:
         self, answers: Tensor, inside: Tensor, wanted: Tensor, points: Tensor, generator: torch.Generator
     ) -> Questions:
         """The same questions with one more click each, at a random point where the answer is wrong; with none where it
-        is wrong nowhere.
+        is wrong nowhere. Half of the clicks come with the answer as an earlier mask, half without.
 
         Args:
-            answers: (2k, H/4, W/4) logits of the answers, which become the earlier masks.
+            answers: (2k, H/4, W/4) logits of the answers.
             inside: (2k, p) bool: whether the answers contain the points.
             wanted: (n, p) bool: whether the image's masks do.
             points: (p, 2) in [0, 1], evenly spread over the image.
         """
-        draws = torch.rand(2, len(inside), generator=generator).to(inside.device)
+        draws = torch.rand(3, len(inside), generator=generator).to(inside.device)
         meant = wanted[self.targets]
         which, found = _draw_true(inside != meant, draws[0])
         positive = meant.gather(1, which[:, None])
@@ -100,7 +101,7 @@ class Questions:
             torch.cat([old.points, (points[which] * size)[:, None]], 1),
             torch.cat([old.labels, labels], 1),
             old.boxes,
-            answers,
+            torch.where((found & known & (draws[2] < DROPPED))[:, None, None], torch.nan, answers),
             torch.where(draws[1] < DROPPED, torch.nan, old.granularity),
         )
         fitting = self.fitting & ((wanted.T[which] == positive) | ~found[:, None])

@@ -83,7 +83,7 @@ class PromptableConfig:
         pixel_layers, prompt_layers: deformable encoder layers of the pixel decoder; layers of the prompt decoder.
         cell: pixels per cell of the map that prompts and image exchange what they know on: 8, 16 or 32.
         clicks: questions about each image in a training step, each asked with and without a granularity.
-        corrections: clicks that follow on each of them, where the answer is wrong.
+        corrections: most clicks that follow on each of them, where the answer is wrong.
         grid: points along the longer side at which all masks of an image are sought.
         detections: masks that are then kept, best first.
     """
@@ -98,7 +98,7 @@ class PromptableConfig:
     prompt_layers: int = 2
     cell: int = 16
     clicks: int = 60
-    corrections: int = 2
+    corrections: int = 6
     grid: int = 32
     detections: int = 1000
 

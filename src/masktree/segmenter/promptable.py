@@ -76,7 +76,7 @@ class Promptable(nn.Module):
             raise InputError(f"expected one image; got {len(encoded.pixels)}; take them one by one: encoded[i]")
         rows, columns = encoded.cells.shape[2:]
         pixels = encoded.pixels[0]
-        cells = (encoded.cells + self.prompts.dense(prompts, rows, columns)).flatten(2).transpose(1, 2)
+        cells = (encoded.cells + self.prompts.dense(prompts, pixels)).flatten(2).transpose(1, 2)
         tokens, known = self.prompts.tokens(prompts, pixels)
         masks = self.masks.weight.expand(len(prompts), -1, -1)
         tokens = torch.cat([masks, tokens.to(masks.dtype)], 1)
@@ -89,7 +89,9 @@ class Promptable(nn.Module):
 
     def losses(self, batch: Batch, masks: Tensor | None = None) -> Mapping[str, Tensor]:
         """Weighted objectives: ``mask``, ``dice`` and ``iou`` of the single answers, and, with ``_all``, of the masks
-        of all granularities; means over the questions of an image and over their rounds.
+        of all granularities; means over the questions of an image and over two rounds of them: as they are asked first,
+        and after 1 to ``config.corrections`` further clicks, a number that is drawn for each image. Answers in between
+        are not learned from (RITM, Sofiiuk et al. 2021, arXiv 2102.06583): time and memory are those of two rounds.
 
         An image counts as its masks do, so that with ``masks`` the mean over processes with equally many images, the
         mean of their losses is the loss of all their images together.
@@ -108,7 +110,7 @@ class Promptable(nn.Module):
         return dict(zip(names, weighted.flatten(), strict=True))
 
     def _image_losses(self, encoded: Encoded, targets: Targets, seed: int) -> Tensor:
-        """(2, 3): mask, dice and iou of single answers and of all granularities, means over the rounds of questions."""
+        """(2, 3): mask, dice and iou of single answers and of all granularities, means over two rounds of questions."""
         device, cells = encoded.pixels.device, encoded.pixels.shape[2] * encoded.pixels.shape[3]
         points = Points.draw(min(self.points, -(-cells // 2)), seed, device)
         places = points.all
@@ -116,15 +118,19 @@ class Promptable(nn.Module):
         areas = targets.masks.sum((1, 2))
         generator = torch.Generator().manual_seed(seed ^ 1)  # other numbers than the points'
         questions = Questions.draw(targets, self.config.clicks, generator)
+        last = int(torch.randint(1, 1 + self.config.corrections, (1,), generator=generator))
         rounds, pixels = [], sample_map(encoded.pixels[0].float(), places)
-        for left in reversed(range(1 + self.config.corrections)):
-            answers = self.decode(encoded, questions.prompts)
-            with torch.autocast(device.type, enabled=False):
-                logits = answers.at(places, pixels)
-                single = single_losses(logits, answers.ious, questions, wanted, points)
-                every = all_losses(logits, answers.ious, questions, wanted, points, areas)
-            rounds.append(torch.stack([single, every]))
-            if left:
+        for number in range(1 + last):
+            learned = number in (0, last)
+            with torch.set_grad_enabled(learned and torch.is_grad_enabled()):
+                answers = self.decode(encoded, questions.prompts)
+                with torch.autocast(device.type, enabled=False):
+                    logits = answers.at(places, pixels)
+                    if learned:
+                        single = single_losses(logits, answers.ious, questions, wanted, points)
+                        every = all_losses(logits, answers.ious, questions, wanted, points, areas)
+                        rounds.append(torch.stack([single, every]))
+            if number < last:
                 with torch.no_grad():
                     best = best_answer(logits, questions, wanted)
                     inside = logits[torch.arange(len(best), device=device), best] > 0

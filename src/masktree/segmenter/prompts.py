@@ -2,8 +2,11 @@
 
 Places are Fourier features (Tancik et al. 2020, arXiv 2006.10739), as in SAM (Kirillov et al. 2023, arXiv 2304.02643,
 appendix A), whose two-corner boxes and mask embedding are followed too. The granularity is that of UnSAMv2 (arXiv
-2511.13714). Beyond SAM, a click also brings along what the network knows of the pixel under it (our choice: cells of
-the map that is attended to are wider than small parts are).
+2511.13714). Beyond SAM (our choice) a click also brings along what the network knows of the pixel under it, as cells of
+the map that is attended to are wider than small parts are; and every cell of that map is told how near it is to the
+clicks, how like the pixels under them, and whether it lies in the box. Where a token stands is hard to learn from sines
+and cosines alone, and takes a small network longer than it has: with the map it obeys boxes and further clicks after
+minutes (docs/log.md).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from masktree.errors import InputError
 from masktree.segmenter.losses import sample_map
@@ -23,6 +27,9 @@ LEAST_GRANULARITY = 0.1  # of the smallest mask of an instance; its largest has 
 STRIDE = 4  # pixels per cell of a mask
 _SLOWEST, _FASTEST = 0.5, 16.0  # waves per image side (our choice): from the whole image to a 32nd of it
 _OCTAVES = 8  # of the Fourier features of a granularity (our choice)
+_WIDTHS = (1 / 32, 1 / 8, 1 / 2)  # standard deviations of how near a cell is to a click, image sides (our choice)
+_SOFT = 1 / 64  # image sides over which a box ends (our choice)
+_SAID = 2 * (len(_WIDTHS) + 1) + 1  # values that a cell is told: of clicks inside and outside, and of the box
 _SURE = 8.0  # logits of an earlier mask beyond it say no more (our choice)
 
 
@@ -82,12 +89,12 @@ class Prompts:
 
 
 class PromptEncoder(nn.Module):
-    """Prompts as vectors: a token per point, one for the granularity, and a map for the earlier mask.
+    """Prompts as vectors: a token per point, one for the granularity, and a map of where they are and were answered.
 
     Args:
         hidden: width, a multiple of 4.
         side: pixels that count as 1 for Fourier features: the size that the network is trained at.
-        cell: pixels per cell of the map that earlier masks are added to, a multiple of 4.
+        cell: pixels per cell of the map, a multiple of 4.
     """
 
     frequencies: Tensor
@@ -106,6 +113,7 @@ class PromptEncoder(nn.Module):
             nn.Conv2d(1, hidden // 4, shrink, shrink), nn.GELU(), nn.Conv2d(hidden // 4, hidden, 1)
         )
         self.no_mask = nn.Parameter(0.02 * torch.randn(hidden))
+        self.said = nn.Sequential(nn.Linear(_SAID, hidden), nn.GELU(), nn.Linear(hidden, hidden))
 
     def places(self, points: Tensor) -> Tensor:
         """(..., hidden) Fourier features of (..., 2) points in pixels."""
@@ -132,22 +140,55 @@ class PromptEncoder(nn.Module):
         tokens = torch.cat([self._granularity(prompts)[:, None].to(marks.dtype), marks], 1)
         return tokens, torch.cat([known.new_ones(len(known), 1), known], 1)
 
-    def dense(self, prompts: Prompts, rows: int, columns: int) -> Tensor:
-        """What the earlier masks add to a (rows, columns) map: (n, hidden, rows, columns), or (1, hidden, 1, 1) where
-        there are none.
+    def dense(self, prompts: Prompts, pixels: Tensor) -> Tensor:
+        """What is added to the image's map: (n, hidden, h, w), of where the prompts are and of the earlier masks.
+
+        ``pixels``: (hidden, H/4, W/4) vectors of the image.
 
         Raises:
-            InputError: masks of another size.
+            InputError: masks of another size than (H/4, W/4).
         """
+        shrink = self.cell // STRIDE
+        maps = self.said(self.told(prompts, functional.avg_pool2d(pixels, shrink))).permute(0, 3, 1, 2)
         none = self.no_mask[None, :, None, None]
         if prompts.masks is None:
-            return none
-        wanted = (rows * self.cell // STRIDE, columns * self.cell // STRIDE)
+            return maps + none
+        wanted = tuple(pixels.shape[1:])
         if prompts.masks.shape[1:] != wanted:
             raise InputError(f"expected earlier masks of {wanted} cells; got {tuple(prompts.masks.shape[1:])}")
         absent = prompts.masks[:, :1, :1, None].isnan()
         masks = prompts.masks.float().nan_to_num().clamp(-_SURE, _SURE) / _SURE
-        return torch.where(absent, none, self.mask(masks[:, None]))
+        return maps + torch.where(absent, none, self.mask(masks[:, None]))
+
+    def told(self, prompts: Prompts, cells: Tensor) -> Tensor:
+        """(n, h, w, 9) float32: what each cell is told about the prompts, of which ``cells`` (hidden, h, w) are the
+        mean vectors of the pixels in each.
+
+        For clicks inside, then for those outside: exp(-d^2 / (2 s^2)) of the nearest one, at a distance of d, for each
+        s of ``_WIDTHS``; the highest cosine with the vectors under them, if above 0. Last, from 0 outside to 1 inside,
+        the box. All are 0 where there is none.
+        """
+        points, labels = prompts.marks()
+        rows, columns = cells.shape[1:]
+        # One more, which is no point: of no points there is no highest value.
+        points = functional.pad(torch.where((labels >= 0)[..., None], points.float(), 0.0), (0, 0, 0, 1))
+        labels = functional.pad(labels, (0, 1), value=PADDING)[..., None]
+        y, x = (torch.arange(count, device=points.device) + 0.5 for count in (rows, columns))
+        places = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).flatten(0, 1) * self.cell
+        apart = (places - points[:, :, None]) / self.side  # (n, k, h w, 2)
+        vectors = functional.normalize(cells.float(), dim=0)
+        size = points.new_tensor([columns * self.cell, rows * self.cell])
+        under = functional.normalize(sample_map(vectors, (points / size).flatten(0, 1)), dim=0).T
+        alike = (under @ vectors.flatten(1)).unflatten(0, labels.shape[:2])
+        squares = apart.square().sum(-1)
+        near = [(-squares / (2 * width**2)).exp() for width in _WIDTHS]
+        values = [
+            torch.where(labels == kind, value, 0.0).amax(1) for kind in (POSITIVE, NEGATIVE) for value in (*near, alike)
+        ]
+        inner = (apart / _SOFT).sigmoid()
+        lower = torch.where(labels == TOP_LEFT, inner.prod(-1), 0.0).amax(1)
+        upper = torch.where(labels == BOTTOM_RIGHT, (1 - inner).prod(-1), 0.0).amax(1)
+        return torch.stack([*values, lower * upper], -1).unflatten(1, (rows, columns))
 
     def _granularity(self, prompts: Prompts) -> Tensor:
         g = prompts.granularity

@@ -146,7 +146,6 @@ _SMALLER: Mapping[Size, dict[str, Any]] = {
             "pixel_layers": 1,
             "cell": 8,
             "clicks": 12,
-            "corrections": 3,
             "grid": 16,
             "detections": 100,
         },
