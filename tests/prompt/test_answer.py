@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from masktree.prompt.answer import Candidates, answer, choose, overlap, places, shares
+from masktree.prompt.answer import Candidates, answer, choose, click_costs, overlap, places, shares
+from masktree.prompt.prompt import Prompt
 from tests.oracles import prompts as oracle
 
 
@@ -53,6 +54,16 @@ def test_a_larger_granularity_never_gives_a_smaller_area(rng):
 def test_places_are_those_of_unsamv2():
     assert places(np.array([4.0, 16.0, 9.0])) == pytest.approx([0.1, 1.0, 0.55])
     assert places(np.array([4.0, 4.0])).tolist() == [1, 1]
+
+
+def test_a_click_is_less_likely_the_larger_what_is_meant_is():
+    areas = np.array([1.0, 16.0, 400.0])
+    for labels in ([1], [0, 1]):
+        clicks = Prompt.read((30, 40), [[5, 5], [9, 9]][: len(labels)], labels)
+        assert np.exp(-click_costs(clicks, areas)) == pytest.approx([1, 1 / 4, 1 / 20])
+    for sized in ({"box": [0, 0, 20, 20]}, {"mask_input": np.ones((1, 256, 256), np.float32)}):
+        assert click_costs(Prompt.read((30, 40), [[5, 5]], [1], **sized), areas).tolist() == [0, 0, 0]
+    assert click_costs(Prompt.read((30, 40), [[5, 5]], [0], [0, 0, 20, 20]), areas).tolist() == [0, 0, 0]
 
 
 def test_nothing_is_one_empty_mask():

@@ -61,6 +61,14 @@ def test_one_click_gives_the_nodes_above_it():
     assert np.array_equal(one, masks[:1])
 
 
+def test_of_nodes_around_a_click_the_most_persistent_is_first_not_the_largest():
+    # .45 and .35; times the square roots of the areas it would be the other way around
+    tree = strips((0.45, 0.5, 0.8))
+    assert np.array_equal(ask(tree, [[3, 3]], [1])[0][0], STRIPS[0])
+    for edges, inside in (([0, 0, 30, 40], STRIPS[0] | STRIPS[1]), ([0, 0, 15, 40], STRIPS[0])):
+        assert np.array_equal(ask(tree, [[3, 3]], [1], box=edges)[0][0], inside)
+
+
 def test_a_click_outside_takes_a_node_away():
     masks, _, _ = ask(strips(), [[3, 3], [20, 3]], [1, 0])
     assert np.array_equal(masks[0], STRIPS[0])

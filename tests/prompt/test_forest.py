@@ -22,6 +22,12 @@ def test_answers_are_the_masks_with_the_click():
     assert np.array_equal(masks, OTHER[None])
 
 
+def test_of_masks_that_are_as_likely_the_smallest_around_the_click_is_first():
+    tree = MaskTree.from_masks(np.stack([WHOLE, PART, SUB]), scores=np.array([0.5, 0.5, 0.5]))
+    for click, inside in (([8, 8], SUB), ([25, 15], PART), ([10, 30], WHOLE)):
+        assert np.array_equal(ask(tree, [click], [1])[0][0], inside)
+
+
 def test_a_click_outside_takes_away_the_mask_that_has_it():
     masks, _, _ = ask(nested(), [[25, 15], [8, 8]], [1, 0])
     assert np.array_equal(masks[0], PART & ~SUB)

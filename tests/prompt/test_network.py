@@ -88,6 +88,29 @@ def test_a_click_has_six_masks_and_any_other_prompt_one_before_them(predictor):
     assert len(predictor.predict(**{"box": [30, 20, 100, 90]})[0]) == 6
 
 
+def test_what_a_click_alone_may_mean_is_ordered_by_its_chance(segmenter, photo):
+    network = Network(segmenter, photo)  # 72 x 96 pixels of it are seen: 18 of 24 rows of cells
+    logits = torch.full((7, 24, 24), -1.0)
+    for number, side in enumerate((18, 3, 6, 6, 16, 12)):
+        logits[number, :side, :side] = 1
+    logits[6, 18:] = 1  # in the padding
+    click = Prompt.read((120, 160), [[3, 3]], [1])
+    ious = np.array([0.9, 0.5, 0.5, 0.45, 0.5, 0.5, 0.9], np.float32)
+    order, scores = network._order(click, logits, ious, 6)
+    assert order[0] == 2  # of a chance of 1/6 as 3 is, but near to 1, 3 and 5
+    assert set(order.tolist()) == {1, 2, 4, 5}  # 3 is a copy, 6 is nowhere, 0 not for clicks alone
+    assert (np.diff(scores) <= 0).all()
+    areas = np.array([9, 36, 36, 256, 144])
+    chances = ious[1:6] / np.sqrt(areas)
+    overlaps = np.minimum(areas[1], areas) / np.maximum(areas[1], areas)
+    assert scores[0] == pytest.approx(0.5 * (overlaps @ chances) / chances.sum())
+    assert network._order(click, -torch.ones(7, 24, 24), ious, 6)[1].tolist() == [0]
+    for more in ({"granularity": 0.5}, {"box": [0, 0, 50, 50]}, {"mask_input": np.ones((1, 256, 256), np.float32)}):
+        prompt = Prompt.read((120, 160), [[3, 3]], [1], **more)
+        order, scores = network._order(prompt, logits, ious, 3)
+        assert (order.tolist(), scores.tolist()) == ([0, 6, 1], ious[[0, 6, 1]].tolist())
+
+
 def test_every_part_of_a_prompt_reaches_the_network(predictor):
     def logits(**prompt):
         return predictor.predict([[80, 60]], [1], multimask_output=False, return_logits=True, **prompt)[0]

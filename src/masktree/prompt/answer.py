@@ -16,6 +16,7 @@ ANSWERS = 6  # masks of one answer, as many as UnSAM gives (arXiv 2406.20081)
 REACH = 0.1  # standard deviation of a wanted granularity: neighbours that are likelier may win (our choice)
 SHARPNESS = 16  # exponent of the overlap with a box or mask: .9 against .75 weighs 18 times (our choice)
 LEAST = 1e-6  # score of what would have none (our choice)
+CLICKED = 0.5  # power of a region's area that clicks on it are the less likely by (our choice, see ``click_costs``)
 _BLOCK = 2**16  # atoms whose shares are multiplied at a time
 
 
@@ -112,6 +113,20 @@ def choose(known: Candidates, count: int, granularity: float | None) -> tuple[np
         best = np.maximum(best, ious[following])
     order = np.array([first, *sorted(chosen[1:], key=lambda index: -scores[index])])
     return order, scores[order]
+
+
+def click_costs(prompt: Prompt, areas: np.ndarray) -> np.ndarray:
+    """(k,) -log of how likely it is, up to a constant, that who means a region of so many pixels clicks there.
+
+    Of all pixels of a region each is as likely as 1 / area, the one in its middle as likely whatever the area: the
+    square root lies between. Without it a large region wins against a small one that is as likely, although of a
+    hundred clicks on the large one hardly any would be there. Powers 0, 1/4, 1/2, 3/4 and 1: mean IoU of the first
+    answer with labels of three methods .35, .47, .63, .62, .56 (docs/log.md; no human truth). A box or an earlier mask
+    says by itself how large what is meant is: all costs are 0.
+    """
+    if prompt.box is not None or prompt.inside is not None or not prompt.positive.any():
+        return np.zeros(len(areas))
+    return CLICKED * np.log(np.maximum(areas, 1))
 
 
 def places(areas: np.ndarray) -> np.ndarray:

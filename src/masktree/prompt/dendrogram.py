@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from masktree.prompt.answer import LEAST, SHARPNESS, Answer, Candidates, answer, overlap
+from masktree.prompt.answer import LEAST, SHARPNESS, Answer, Candidates, answer, click_costs, overlap
 from masktree.prompt.prompt import Prompt
 from masktree.tree import PartitionTree
 
@@ -74,8 +74,9 @@ class Dendrogram:
         if prompt.inside is not None:
             covered = np.bincount(atoms.labels.ravel(), prompt.inside.ravel(), len(atoms.weights))
             agreement *= overlap(inside, covered, atoms.weights, covered.sum())
-        possible = (energies < _NEVER / 2) & (inside @ atoms.weights > 0)
-        costs = energies - SHARPNESS * np.log(np.maximum(agreement, LEAST))
+        areas = inside @ atoms.weights
+        possible = (energies < _NEVER / 2) & (areas > 0)
+        costs = energies - SHARPNESS * np.log(np.maximum(agreement, LEAST)) + click_costs(prompt, areas)
         known = Candidates(inside[possible], atoms.weights, costs[possible], agreement[possible])
         return answer(known, lambda region: region[atoms.labels], self.size, count, prompt.granularity)
 

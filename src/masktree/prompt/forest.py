@@ -8,7 +8,7 @@ import numpy as np
 
 from masktree import rle
 from masktree.masks import MaskTree
-from masktree.prompt.answer import LEAST, SHARPNESS, Answer, Candidates, answer, overlap
+from masktree.prompt.answer import LEAST, SHARPNESS, Answer, Candidates, answer, click_costs, overlap
 from masktree.prompt.prompt import Prompt
 
 CANDIDATES = 64  # masks that are looked at where no click says which (our choice)
@@ -62,9 +62,10 @@ class Forest:
         if prompt.inside is not None:
             covered, total = pieces.covered(rle.encode(prompt.inside)), int(prompt.inside.sum())
             match = match * overlap(inside, covered, pieces.lengths, total)
-        costs -= SHARPNESS * np.log(np.maximum(match, LEAST))
+        areas = inside @ pieces.lengths
+        costs += click_costs(prompt, areas) - SHARPNESS * np.log(np.maximum(match, LEAST))
         agreement = match * (1 - missed)
-        some = inside @ pieces.lengths > 0
+        some = areas > 0
         known = Candidates(inside[some], pieces.lengths, costs[some], agreement[some])
         return answer(known, pieces.draw, self.size, count, prompt.granularity)
 

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from masktree import discover
-from masktree.prompt.answer import Answer
+from masktree.prompt.answer import LEAST, Answer, Candidates, choose, click_costs
 from masktree.prompt.prompt import SIDE, SURE, Prompt
 from masktree.regions import closest_regions
 from masktree.segmenter.inputs import prepare, stack
+from masktree.segmenter.mask2former import within
 from masktree.segmenter.promptable import Promptable
 from masktree.segmenter.prompts import STRIDE, Prompts
 from masktree.tree import PartitionTree
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
 class Network:
     """Clicks, boxes, masks and granularities on one image that is encoded here, once.
 
-    A single click without more has the network's masks of all granularities as answers, best expected IoU first; any
-    other prompt has its single answer first, and the others behind it if several are wanted. Scores are the IoU that
-    the network expects.
+    A single click without more may mean each of the network's masks of all granularities, as likely as the IoU is high
+    that it expects, and as its place is among clicks on it: the answers are chosen among them by ``choose``. Any other
+    prompt has its single answer first, and the others behind it if several are wanted; scores are then the IoU that the
+    network expects.
 
     Args:
         segmenter: of a model of kind promptable. With its ``borders`` answers are drawn along the regions of the
@@ -52,19 +54,30 @@ class Network:
         """As ``answer.Source``; masks are logits."""
         with torch.inference_mode(), self.precision():
             answers = self.model.decode(self.encoded, self._question(prompt))
-            ious = answers.ious[0].float().cpu()
-            order = ious.argsort(descending=True, stable=True).tolist()
-            order.remove(0)
-            if not (
-                len(prompt.labels) == 1 and prompt.box is None and prompt.mask is None and prompt.granularity is None
-            ):
-                order.insert(0, 0)
-            order = order[:count]
-            logits = answers.logits(slice(0, 1))[0, order]
+            ious = answers.ious[0].float().cpu().numpy()
+            logits = answers.logits(slice(0, 1))[0]
+            order, scores = self._order(prompt, logits, ious, count)
+            logits = logits[torch.from_numpy(order).to(logits.device)]
         masks = enlarge(logits, self.content, self.size).cpu().numpy()
         if self.partition is not None:
             masks = _redrawn(masks, self.partition, prompt)
-        return Answer(masks, ious[order].numpy(), self._shrink(logits).cpu().numpy())
+        return Answer(masks, scores.astype(np.float32), self._shrink(logits).cpu().numpy())
+
+    def _order(self, prompt: Prompt, logits: Tensor, ious: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of at most ``count`` of the (7, H/4, W/4) masks, best first, and their scores."""
+        others = 1 + np.argsort(-ious[1:], kind="stable")
+        said = prompt.box is not None or prompt.mask is not None or prompt.granularity is not None
+        if said or len(prompt.labels) != 1:
+            order = np.array([0, *others])[:count]
+            return order, ious[order]
+        inside = (within(logits, self.content) > 0).flatten(1).cpu().numpy()
+        some = others[inside[others].any(1)]
+        if len(some) == 0:
+            return others[:1], np.zeros(1)
+        believed = ious[some].astype(np.float64)
+        costs = click_costs(prompt, inside[some].sum(1)) - np.log(np.maximum(believed, LEAST))
+        order, scores = choose(Candidates(inside[some], np.ones(inside.shape[1]), costs, believed), count, None)
+        return some[order], scores
 
     def precision(self) -> torch.autocast:
         """Autocast, where the segmenter asks for it."""

@@ -26,6 +26,7 @@ from masktree.segmenter.prompts import STRIDE, Prompts
 
 FRAME = 1024  # pixels of the longer side of the photograph that points are given in (segment-anything's)
 SIDE = 256  # cells a side of earlier masks (segment-anything's)
+_CLICKED = 0.5  # as ``masktree.prompt.answer.CLICKED``
 ANSWERS = 3  # masks of an answer (segment-anything's for an ambiguous click)
 
 
@@ -143,14 +144,20 @@ class Decoder(nn.Module):
         answers = self.model.decode(
             encoded, Prompts(point_coords * (self.side / FRAME), labels, None, earlier, granularity)
         )
+        logits = answers.logits()
         # answer 0 is the one that was meant, and is left out after a click alone, which may mean any mask around it
         clicks = ((labels == 0) | (labels == 1)).sum(1)
         corners = (labels > 1).sum(1)
         alone = (clicks == 1) & (corners == 0) & (has_mask_input <= 0) & granularity.isnan()
-        first = torch.where(alone, -2.0, 2.0)[:, None]
-        order = torch.cat([answers.ious[:, :1] + first, answers.ious[:, 1:]], 1).topk(ANSWERS, 1).indices
-        ious = answers.ious.gather(1, order)
-        logits = answers.logits().gather(1, order[:, :, None, None].expand(-1, -1, count, count))
+        cells = torch.arange(count) < (orig_im_size / orig_im_size.max() * count).ceil()[:, None]
+        likely, chosen = _choose((logits[:, 1:] > 0) & cells[0, :, None] & cells[1], answers.ious[:, 1:])
+        first, others = answers.ious[:, :1], answers.ious[:, 1:]
+        scores = torch.where(alone[:, None], torch.cat([first, likely], 1), answers.ious)
+        several = torch.cat([first - 2, likely + chosen], 1)
+        ranks = torch.where(alone[:, None], several, torch.cat([first + 2, others], 1))
+        order = ranks.topk(ANSWERS, 1).indices
+        ious = scores.gather(1, order)
+        logits = logits.gather(1, order[:, :, None, None].expand(-1, -1, count, count))
         low = functional.interpolate(logits, (SIDE, SIDE), mode="bilinear", align_corners=False)
         return self._enlarge(logits, orig_im_size), ious, low
 
@@ -165,6 +172,24 @@ class Decoder(nn.Module):
         x, y = ((2 * torch.arange(side) + 1) / longer - 1 for side in (width, height))
         grid = torch.stack(torch.meshgrid([x, y], indexing="xy"), -1)[None]
         return functional.grid_sample(logits, grid.to(logits), "bilinear", "border", False)
+
+
+def _choose(inside: Tensor, ious: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores (n, m) of (n, m, h, w) bool masks that a click may mean, and which are chosen, (n, m) bool: ``choose`` and
+    ``click_costs`` of ``masktree.prompt.answer`` as operators that can be exported."""
+    cells = inside.flatten(2).float()
+    shared = cells @ cells.mT
+    areas = shared.diagonal(dim1=1, dim2=2)
+    overlaps = shared / (areas[:, :, None] + areas[:, None] - shared).clamp(min=1)
+    chances = torch.where(areas > 0, ious / areas.clamp(min=1) ** _CLICKED, 0.0)
+    chances = chances / chances.sum(1, keepdim=True).clamp(min=1e-9)
+    best, chosen = torch.zeros_like(ious), torch.zeros_like(ious, dtype=torch.bool)
+    for _ in range(ANSWERS):
+        gains = ((overlaps - best[:, None]).clamp(min=0) @ chances[:, :, None])[..., 0] * ious
+        found = torch.where(chosen, -1.0, gains).argmax(1, keepdim=True)
+        chosen = chosen | (torch.arange(ious.shape[1]) == found)
+        best = torch.maximum(best, overlaps.gather(1, found[:, :, None].expand(-1, -1, ious.shape[1]))[:, 0])
+    return (overlaps @ chances[:, :, None])[..., 0] * ious, chosen
 
 
 def _encoder(model: Promptable, side: int) -> tuple[Any, dict[str, Any]]:
@@ -212,6 +237,6 @@ _INPUTS = {
 }
 _OUTPUTS = {
     "masks": f"(1, {ANSWERS}, H, W) float32 logits, inside above 0, best first",
-    "iou_predictions": f"(1, {ANSWERS}) float32: how well each is expected to fit",
+    "iou_predictions": f"(1, {ANSWERS}) float32: how well each is expected to fit what is meant",
     "low_res_masks": f"(1, {ANSWERS}, {SIDE}, {SIDE}) float32 logits over the square of the photograph's longer side",
 }
