@@ -110,7 +110,6 @@ _SMALLER: Mapping[Size, dict[str, Any]] = {
             "hidden": 128,
             "feedforward": 512,
             "pixel_layers": 3,
-            "cell": 16,
             "clicks": 30,
             "detections": 300,
         },
@@ -144,7 +143,7 @@ _SMALLER: Mapping[Size, dict[str, Any]] = {
             "heads": 4,
             "feedforward": 128,
             "pixel_layers": 1,
-            "cell": 8,
+            "cell": 16,  # cells of 8 take twice the time a step, and learn as much in the same time (docs/log.md)
             "clicks": 12,
             "grid": 16,
             "detections": 100,
