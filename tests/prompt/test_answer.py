@@ -61,7 +61,7 @@ def test_a_click_is_less_likely_the_larger_what_is_meant_is():
     for labels in ([1], [0, 1]):
         clicks = Prompt.read((30, 40), [[5, 5], [9, 9]][: len(labels)], labels)
         assert np.exp(-click_costs(clicks, areas)) == pytest.approx([1, 1 / 4, 1 / 20])
-    for sized in ({"box": [0, 0, 20, 20]}, {"mask_input": np.ones((1, 256, 256), np.float32)}):
+    for sized in ({"box": [0, 0, 20, 20]}, {"mask_input": np.ones((1, 256, 256), np.float32)}, {"granularity": 0.3}):
         assert click_costs(Prompt.read((30, 40), [[5, 5]], [1], **sized), areas).tolist() == [0, 0, 0]
     assert click_costs(Prompt.read((30, 40), [[5, 5]], [0], [0, 0, 20, 20]), areas).tolist() == [0, 0, 0]
 

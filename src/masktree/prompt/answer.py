@@ -121,10 +121,11 @@ def click_costs(prompt: Prompt, areas: np.ndarray) -> np.ndarray:
     Of all pixels of a region each is as likely as 1 / area, the one in its middle as likely whatever the area: the
     square root lies between. Without it a large region wins against a small one that is as likely, although of a
     hundred clicks on the large one hardly any would be there. Powers 0, 1/4, 1/2, 3/4 and 1: mean IoU of the first
-    answer with labels of three methods .35, .47, .63, .62, .56 (docs/log.md; no human truth). A box or an earlier mask
-    says by itself how large what is meant is: all costs are 0.
+    answer with labels of three methods .35, .47, .63, .62, .56 (docs/log.md; no human truth). A box, an earlier mask or
+    a granularity says by itself how large what is meant is: all costs are 0.
     """
-    if prompt.box is not None or prompt.inside is not None or not prompt.positive.any():
+    sized = prompt.box is not None or prompt.inside is not None or prompt.granularity is not None
+    if sized or not prompt.positive.any():
         return np.zeros(len(areas))
     return CLICKED * np.log(np.maximum(areas, 1))
 
