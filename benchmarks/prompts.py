@@ -164,11 +164,13 @@ def draw(curves: dict[str, list], path: Path) -> None:
         at = margin + side * tick / 10
         pen.text((margin - 26, 2 * margin + side - at - 6), f"{tick / 10:.1f}", fill="black")
         pen.text((at - 8, margin + side + 6), f"{tick / 10:.1f}", fill="black")
-    for (name, rows), colour in zip(curves.items(), ("firebrick", "steelblue", "seagreen", "orange"), strict=False):
+    colours = ("firebrick", "steelblue", "seagreen", "orange")
+    for row, ((name, rows), colour) in enumerate(zip(curves.items(), colours, strict=False)):
         means = np.mean([ious for _, ious in rows], 0)
         points = [(margin + side * g, margin + side * (1 - iou)) for g, iou in zip(GRANULARITIES, means, strict=True)]
         pen.line(points, fill=colour, width=2)
-        pen.text((points[-1][0] - 70, points[-1][1] - 14), name, fill=colour)
+        pen.line((margin + side - 110, margin + 20 + 16 * row, margin + side - 90, margin + 20 + 16 * row), colour, 2)
+        pen.text((margin + side - 84, margin + 14 + 16 * row), name, fill=colour)
     pen.text((margin, 10), "mean IoU of one click against granularity", fill="black")
     picture.save(path)
 
