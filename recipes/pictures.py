@@ -1,9 +1,10 @@
 """The pictures of README and guide: example photographs at several granularities, by the default method.
 
-    python recipes/pictures.py examples/photos docs
+    python recipes/pictures.py examples/photos docs [--model RUN]
 
 Writes docs/demo.jpg (three photographs, granularities .5 and .3), docs/granularities.jpg (all of them, .7, .5, .3) and
-docs/clicks.jpg (a click, answered at granularities .1, .3, .6 and 1).
+docs/clicks.jpg (a click, answered at granularities .1, .3, .6 and 1). With a promptable run docs/network.jpg: the first
+answer to a click and that at .3, by the default method, the network, and the network redrawn.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -28,15 +30,20 @@ def column(image: np.ndarray, granularities: Sequence[float], size: tuple[int, i
 
 
 def answers(
-    image: np.ndarray, click: tuple[int, int], granularities: Sequence[float], size: tuple[int, int]
+    image: np.ndarray,
+    click: tuple[int, int],
+    granularities: Sequence[float | None],
+    size: tuple[int, int],
+    sources: Sequence[Any] = (),
 ) -> np.ndarray:
-    """A photograph with a click, and beside it the entity at each granularity, the rest faded."""
-    predictor = masktree.Predictor(masktree.load("embedded"))
-    predictor.set_image(image)
+    """A photograph with a click, and beside it the entity of each source at each granularity, the rest faded."""
     pictures = [image]
-    for g in granularities:
-        [mask], _, _ = predictor.predict([click], [1], granularity=g)
-        pictures.append(np.where(mask[..., None], image, 255 - (255 - image) // 5))
+    for source in sources or [masktree.load("embedded")]:
+        predictor = masktree.Predictor(source)
+        predictor.set_image(image)
+        for g in granularities:
+            [mask], _, _ = predictor.predict([click], [1], multimask_output=False, granularity=g)
+            pictures.append(np.where(mask[..., None], image, 255 - (255 - image) // 5))
     small = [resized(picture, size).copy() for picture in pictures]
     x, y = (round(c * s / side) for c, s, side in zip(click, size, image.shape[1::-1], strict=True))
     for radius, colour in ((6, (255, 255, 255)), (4, (220, 0, 0))):
@@ -49,6 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("docs", type=Path)
+    parser.add_argument("--model", type=Path)
     options = parser.parse_args()
     images = {path.stem: read_image(path) for path in sorted(options.photos.glob("*.jpg"))}
     chosen = {"astronaut": (300, 300), "coffee": (450, 300), "tissue": (300, 300)}
@@ -61,6 +69,14 @@ def main() -> None:
     clicks = {"astronaut": (220, 120), "tissue": (150, 150), "photographer": (220, 250)}
     shown = [answers(images[name], click, (0.1, 0.3, 0.6, 1.0), (160, 160)) for name, click in clicks.items()]
     Image.fromarray(beside(shown, axis=0)).save(options.docs / "clicks.jpg", quality=85)
+    if options.model:
+        sources = [
+            masktree.load("embedded"),
+            *(masktree.load(options.model, redraw=redraw) for redraw in (False, True)),
+        ]
+        clicks |= {"coffee": (300, 150), "cat": (230, 150)}
+        shown = [answers(images[name], click, (None, 0.3), (120, 120), sources) for name, click in clicks.items()]
+        Image.fromarray(beside(shown, axis=0)).save(options.docs / "network.jpg", quality=85)
 
 
 if __name__ == "__main__":
