@@ -42,8 +42,9 @@ class Dendrogram:
 
     Candidates: for each node above the first click inside, the answer of least cost with that node in and its parent
     out; without such a click the same for the ``CANDIDATES`` nodes that fit box and mask best. An answer to a box
-    leaves out leaves that lie mostly outside it. A leaf that is clicked as both is divided: each of its pixels goes to
-    the nearest click. Altitudes are divided by the highest if that is above 1.
+    leaves out leaves that lie mostly outside it. Which candidate is meant is weighed by ``click_costs`` too. A
+    leaf that is clicked as both is divided: each of its pixels goes to the nearest click. Altitudes are divided by the
+    highest if that is above 1.
 
     Cost of an answer with n leaves: O(pixels + depth (clicks depth + n)).
     """

@@ -29,8 +29,9 @@ class Forest:
     Candidates are the masks with the first click inside that any mask has; without such a click those that fit box and
     mask best. For a click inside that it lacks, the mask of highest score with that click and none outside is added to
     a candidate; for a click outside that it holds, the one with that click and none inside is taken away. A candidate
-    costs the sum of -log of the scores of its masks, and a click that no mask can mend as much as the least score. This
-    is the seeded cut of ``Dendrogram``, one click after the other, for masks that may overlap.
+    costs the sum of -log of the scores of its masks, what ``click_costs`` says, and a click that no mask can mend as
+    much as the least score. This is the seeded cut of ``Dendrogram``, one click after the other, for masks that may
+    overlap.
 
     Cost of an answer: that of the runs of the masks that have clicks; only what is returned is made dense.
     """
