@@ -32,13 +32,13 @@ def column(image: np.ndarray, granularities: Sequence[float], size: tuple[int, i
 def answers(
     image: np.ndarray,
     click: tuple[int, int],
+    sources: Sequence[Any],
     granularities: Sequence[float | None],
     size: tuple[int, int],
-    sources: Sequence[Any] = (),
 ) -> np.ndarray:
     """A photograph with a click, and beside it the entity of each source at each granularity, the rest faded."""
     pictures = [image]
-    for source in sources or [masktree.load("embedded")]:
+    for source in sources:
         predictor = masktree.Predictor(source)
         predictor.set_image(image)
         for g in granularities:
@@ -67,15 +67,13 @@ def main() -> None:
     both = beside([beside(row, axis=1) for row in rows], axis=0)
     Image.fromarray(both).save(options.docs / "granularities.jpg", quality=85)
     clicks = {"astronaut": (220, 120), "tissue": (150, 150), "photographer": (220, 250)}
-    shown = [answers(images[name], click, (0.1, 0.3, 0.6, 1.0), (160, 160)) for name, click in clicks.items()]
+    default = [masktree.load("embedded")]
+    shown = [answers(images[name], click, default, (0.1, 0.3, 0.6, 1.0), (160, 160)) for name, click in clicks.items()]
     Image.fromarray(beside(shown, axis=0)).save(options.docs / "clicks.jpg", quality=85)
     if options.model:
-        sources = [
-            masktree.load("embedded"),
-            *(masktree.load(options.model, redraw=redraw) for redraw in (False, True)),
-        ]
+        sources = default + [masktree.load(options.model, redraw=redraw) for redraw in (False, True)]
         clicks |= {"coffee": (300, 150), "cat": (230, 150)}
-        shown = [answers(images[name], click, (None, 0.3), (120, 120), sources) for name, click in clicks.items()]
+        shown = [answers(images[name], click, sources, (None, 0.3), (120, 120)) for name, click in clicks.items()]
         Image.fromarray(beside(shown, axis=0)).save(options.docs / "network.jpg", quality=85)
 
 

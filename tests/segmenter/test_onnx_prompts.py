@@ -12,7 +12,8 @@ from torch.nn import functional
 from masktree import cli
 from masktree.backbones.texture import CUES
 from masktree.images import resize_image
-from masktree.prompt.answer import Candidates, choose
+from masktree.prompt.answer import Candidates, choose, click_costs
+from masktree.prompt.prompt import Prompt
 from masktree.segmenter.build import build_model, save_pretrained
 from masktree.segmenter.config import PromptableConfig
 from masktree.segmenter.inputs import prepare, stack
@@ -89,7 +90,8 @@ def test_a_click_means_any_mask_around_it_best_first(pair, seen):
     model, _, decoder = pair
     logits, ious = answers(model, seen[0], [(300, 400)], [1])
     inside = logits[1:, :12].reshape(6, -1) > 0  # 90 of 120 pixels are 12 of 16 rows
-    costs = 0.5 * np.log(inside.sum(1)) - np.log(ious[1:])
+    click = Prompt.read((90, 120), [[35, 46]], [1])
+    costs = click_costs(click, inside.sum(1)) - np.log(ious[1:])
     known = Candidates(inside, np.ones(inside.shape[1]), costs, ious[1:].astype(np.float64))
     order, scores = choose(known, 3, None)
     assert sorted(order) != [0, 1, 2]

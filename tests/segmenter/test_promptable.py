@@ -275,7 +275,8 @@ def iou(a: torch.Tensor, b: torch.Tensor) -> float:
 def test_a_click_and_a_granularity_choose_one_of_two_nested_boxes():
     images, targets = two_boxes()
     model = build(replace(CONFIG, image_size=64, clicks=3))
-    losses = learn(model, images, targets, steps=140, rate=4e-3)
+    # After 140 steps rounding decides whether all 16 boxes are learned; after 200 they are first, with each seed tried.
+    losses = learn(model, images, targets, steps=200, rate=4e-3)
     assert np.mean(losses[-5:]) < 0.4 * losses[0]
     model.eval()
     with torch.inference_mode():

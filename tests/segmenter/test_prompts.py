@@ -85,18 +85,18 @@ def test_a_point_brings_what_is_known_of_its_pixel(encoder, pixels):
     assert moved.tolist() == [[False, True, False], [False, False, False]]
 
 
-def test_earlier_masks_become_a_map(encoder, pixels):
-    masks = torch.randn(2, 16, 24)
+def test_earlier_masks_become_a_map(encoder):
+    masks, means = torch.randn(2, 16, 24), torch.randn(32, 8, 12)
     masks[1, 0, 0] = NAN
-    dense = encoder.dense(Prompts(POINTS, LABELS, masks=masks), pixels)
+    dense = encoder.dense(Prompts(POINTS, LABELS, masks=masks), means)
     assert dense.shape == (2, 32, 8, 12)
-    none = encoder.dense(Prompts(POINTS, LABELS), pixels)
+    none = encoder.dense(Prompts(POINTS, LABELS), means)
     assert torch.equal(dense[1], none[1])
     assert (dense[0] - none[0]).abs().max() > 0.01
-    sure = encoder.dense(Prompts(POINTS, LABELS, masks=100 * masks.sign()), pixels)
-    assert torch.equal(sure[0], encoder.dense(Prompts(POINTS, LABELS, masks=8 * masks.sign()), pixels)[0])
+    sure = encoder.dense(Prompts(POINTS, LABELS, masks=100 * masks.sign()), means)
+    assert torch.equal(sure[0], encoder.dense(Prompts(POINTS, LABELS, masks=8 * masks.sign()), means)[0])
     with pytest.raises(InputError, match=r"earlier masks of \(16, 24\) cells; got \(64, 96\)"):
-        encoder.dense(Prompts(POINTS, LABELS, masks=torch.zeros(2, 64, 96)), pixels)
+        encoder.dense(Prompts(POINTS, LABELS, masks=torch.zeros(2, 64, 96)), means)
 
 
 def test_every_cell_is_told_where_the_prompts_are(encoder):

@@ -121,10 +121,10 @@ def _redrawn(logits: np.ndarray, partition: PartitionTree, prompt: Prompt) -> np
     shared = np.stack([np.bincount(leaves[m.ravel() > 0], minlength=partition.n_leaves) for m in logits])
     x, y = prompt.pixels.T
     under, positive = partition.leaves[y, x], prompt.positive
-    within, without = (np.setdiff1d(under[kind], under[~kind]) for kind in (positive, ~positive))
-    shared[:, within], shared[:, without] = partition.areas[within], 0
+    inner, outer = (np.setdiff1d(under[kind], under[~kind]) for kind in (positive, ~positive))
+    shared[:, inner], shared[:, outer] = partition.areas[inner], 0
     inside, fits = closest_regions(shared, partition)
-    inside[:, within], inside[:, without] = True, False
+    inside[:, inner], inside[:, outer] = True, False
     for k in np.flatnonzero(fits):
         chosen = inside[k][partition.leaves]
         logits[k] = np.where(chosen == (logits[k] > 0), logits[k], np.where(chosen, 1, -1))

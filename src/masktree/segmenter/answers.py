@@ -20,15 +20,17 @@ class Encoded:
     """What is kept of b images of one size to answer any questions about them.
 
     ``pixels`` (b, hidden, H/4, W/4): vectors that masks are made of; ``cells`` (b, hidden, h, w): the map that is
-    asked; ``places`` (h w, hidden): where its cells are. ``encoded[i]`` is one image, with b = 1.
+    asked; ``means`` (b, hidden, h, w): of the pixels' vectors in each cell; ``places`` (h w, hidden): where the cells
+    are. ``encoded[i]`` is one image, with b = 1.
     """
 
     pixels: Tensor
     cells: Tensor
+    means: Tensor
     places: Tensor
 
     def __getitem__(self, i: int) -> Encoded:
-        return Encoded(self.pixels[i : i + 1], self.cells[i : i + 1], self.places)
+        return Encoded(self.pixels[i : i + 1], self.cells[i : i + 1], self.means[i : i + 1], self.places)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -136,7 +136,8 @@ class Decoder(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         hidden = self.model.config.hidden
         pixels = functional.pixel_shuffle(image_embeddings[:, :-hidden], self.shrink)
-        encoded = Encoded(pixels, image_embeddings[:, -hidden:], self.places)
+        means = functional.avg_pool2d(pixels, self.shrink)
+        encoded = Encoded(pixels, image_embeddings[:, -hidden:], means, self.places)
         count = self.side // STRIDE
         earlier = functional.interpolate(mask_input, (count, count), mode="bilinear", align_corners=False)[:, 0]
         earlier = torch.where(has_mask_input[:, None, None] > 0, earlier, torch.nan)
@@ -151,11 +152,10 @@ class Decoder(nn.Module):
         alone = (clicks == 1) & (corners == 0) & (has_mask_input <= 0) & granularity.isnan()
         cells = torch.arange(count) < (orig_im_size / orig_im_size.max() * count).ceil()[:, None]
         likely, chosen = _choose((logits[:, 1:] > 0) & cells[0, :, None] & cells[1], answers.ious[:, 1:])
-        first, others = answers.ious[:, :1], answers.ious[:, 1:]
-        scores = torch.where(alone[:, None], torch.cat([first, likely], 1), answers.ious)
-        several = torch.cat([first - 2, likely + chosen], 1)
-        ranks = torch.where(alone[:, None], several, torch.cat([first + 2, others], 1))
-        order = ranks.topk(ANSWERS, 1).indices
+        scores = torch.cat([answers.ious[:, :1], torch.where(alone[:, None], likely, answers.ious[:, 1:])], 1)
+        first = torch.where(alone[:, None], -2.0, 2.0)
+        ahead = torch.cat([first, (chosen & alone[:, None]).float()], 1)
+        order = (scores + ahead).topk(ANSWERS, 1).indices
         ious = scores.gather(1, order)
         logits = logits.gather(1, order[:, :, None, None].expand(-1, -1, count, count))
         low = functional.interpolate(logits, (SIDE, SIDE), mode="bilinear", align_corners=False)

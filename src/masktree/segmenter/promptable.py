@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from masktree.errors import InputError
 from masktree.segmenter.answers import ANSWERS, Answers, Encoded
@@ -26,7 +27,7 @@ from masktree.segmenter.everything import PromptDetections, everything
 from masktree.segmenter.lessons import all_losses, best_answer, single_losses
 from masktree.segmenter.losses import POINTS, Points, sample_map, sample_masks
 from masktree.segmenter.pixel_decoder import build_pixel_decoder, decode_pixels
-from masktree.segmenter.prompts import PromptEncoder, Prompts
+from masktree.segmenter.prompts import STRIDE, PromptEncoder, Prompts
 from masktree.segmenter.twoway import TwoWayDecoder
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class Promptable(nn.Module):
         """What is asked about b images, which may be kept: ``images`` and ``cues`` as in ``Batch``."""
         maps, pixels = decode_pixels(self.pixel_decoder, self.pyramid(images, cues))
         cells = maps[{32: 0, 16: 1, 8: 2}[self.config.cell]]
-        return Encoded(pixels, cells, self.prompts.grid(*cells.shape[2:]))
+        means = functional.avg_pool2d(pixels, self.config.cell // STRIDE)
+        return Encoded(pixels, cells, means, self.prompts.grid(*cells.shape[2:]))
 
     def decode(self, encoded: Encoded, prompts: Prompts) -> Answers:
         """The answers to n questions about one image, each by itself.
@@ -76,7 +78,7 @@ class Promptable(nn.Module):
             raise InputError(f"expected one image; got {len(encoded.pixels)}; take them one by one: encoded[i]")
         rows, columns = encoded.cells.shape[2:]
         pixels = encoded.pixels[0]
-        cells = (encoded.cells + self.prompts.dense(prompts, pixels)).flatten(2).transpose(1, 2)
+        cells = (encoded.cells + self.prompts.dense(prompts, encoded.means[0])).flatten(2).transpose(1, 2)
         tokens, known = self.prompts.tokens(prompts, pixels)
         masks = self.masks.weight.expand(len(prompts), -1, -1)
         tokens = torch.cat([masks, tokens.to(masks.dtype)], 1)

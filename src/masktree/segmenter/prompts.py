@@ -79,13 +79,15 @@ class Prompts:
         return Prompts(*(None if value is None else value.to(device) for value in vars(self).values()))  # type: ignore[arg-type]
 
     def marks(self) -> tuple[Tensor, Tensor]:
-        """Points and labels with the boxes as two more points each: (n, k + 2, 2) and (n, k + 2), or as they are."""
-        if self.boxes is None:
-            return self.points, self.labels
-        corners = self.boxes.unflatten(1, (2, 2))
-        labels = self.labels.new_tensor([TOP_LEFT, BOTTOM_RIGHT]).expand(len(corners), 2)
-        labels = torch.where(self.boxes.isnan().any(1, keepdim=True), PADDING, labels)
-        return torch.cat([self.points, corners.to(self.points.dtype)], 1), torch.cat([self.labels, labels], 1)
+        """Points and labels with the boxes as two more points each, (n, k + 2, 2) and (n, k + 2), or as many as there
+        are; what is no point is at 0, 0."""
+        points, labels = self.points, self.labels
+        if self.boxes is not None:
+            corners = self.boxes.unflatten(1, (2, 2))
+            kinds = labels.new_tensor([TOP_LEFT, BOTTOM_RIGHT]).expand(len(corners), 2)
+            kinds = torch.where(self.boxes.isnan().any(1, keepdim=True), PADDING, kinds)
+            points, labels = torch.cat([points, corners.to(points.dtype)], 1), torch.cat([labels, kinds], 1)
+        return torch.where((labels >= 0)[..., None], points, 0.0), labels
 
 
 class PromptEncoder(nn.Module):
@@ -133,50 +135,47 @@ class PromptEncoder(nn.Module):
         """
         points, labels = prompts.marks()
         known = labels >= 0
-        points = torch.where(known[..., None], points, 0.0)  # what is no point may be NaN
         size = points.new_tensor([pixels.shape[2] * STRIDE, pixels.shape[1] * STRIDE])
         seen = sample_map(pixels, (points / size).flatten(0, 1)).T.unflatten(0, known.shape)
         marks = self.places(points) + self.labels(labels.clamp(min=0)) + self.content(seen)
         tokens = torch.cat([self._granularity(prompts)[:, None].to(marks.dtype), marks], 1)
         return tokens, torch.cat([known.new_ones(len(known), 1), known], 1)
 
-    def dense(self, prompts: Prompts, pixels: Tensor) -> Tensor:
+    def dense(self, prompts: Prompts, means: Tensor) -> Tensor:
         """What is added to the image's map: (n, hidden, h, w), of where the prompts are and of the earlier masks.
 
-        ``pixels``: (hidden, H/4, W/4) vectors of the image.
+        ``means``: (hidden, h, w) mean vectors of the pixels in each cell.
 
         Raises:
             InputError: masks of another size than (H/4, W/4).
         """
-        shrink = self.cell // STRIDE
-        maps = self.said(self.told(prompts, functional.avg_pool2d(pixels, shrink))).permute(0, 3, 1, 2)
+        maps = self.said(self.told(prompts, means)).permute(0, 3, 1, 2)
         none = self.no_mask[None, :, None, None]
         if prompts.masks is None:
             return maps + none
-        wanted = tuple(pixels.shape[1:])
+        wanted = tuple(side * self.cell // STRIDE for side in means.shape[1:])
         if prompts.masks.shape[1:] != wanted:
             raise InputError(f"expected earlier masks of {wanted} cells; got {tuple(prompts.masks.shape[1:])}")
         absent = prompts.masks[:, :1, :1, None].isnan()
         masks = prompts.masks.float().nan_to_num().clamp(-_SURE, _SURE) / _SURE
         return maps + torch.where(absent, none, self.mask(masks[:, None]))
 
-    def told(self, prompts: Prompts, cells: Tensor) -> Tensor:
-        """(n, h, w, 9) float32: what each cell is told about the prompts, of which ``cells`` (hidden, h, w) are the
-        mean vectors of the pixels in each.
+    def told(self, prompts: Prompts, means: Tensor) -> Tensor:
+        """(n, h, w, 9) float32: what each cell is told about the prompts; ``means`` as in ``dense``.
 
         For clicks inside, then for those outside: exp(-d^2 / (2 s^2)) of the nearest one, at a distance of d, for each
         s of ``_WIDTHS``; the highest cosine with the vectors under them, if above 0. Last, from 0 outside to 1 inside,
         the box. All are 0 where there is none.
         """
         points, labels = prompts.marks()
-        rows, columns = cells.shape[1:]
+        rows, columns = means.shape[1:]
         # One more, which is no point: of no points there is no highest value.
-        points = functional.pad(torch.where((labels >= 0)[..., None], points.float(), 0.0), (0, 0, 0, 1))
+        points = functional.pad(points.float(), (0, 0, 0, 1))
         labels = functional.pad(labels, (0, 1), value=PADDING)[..., None]
         y, x = (torch.arange(count, device=points.device) + 0.5 for count in (rows, columns))
         places = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).flatten(0, 1) * self.cell
         apart = (places - points[:, :, None]) / self.side  # (n, k, h w, 2)
-        vectors = functional.normalize(cells.float(), dim=0)
+        vectors = functional.normalize(means.float(), dim=0)
         size = points.new_tensor([columns * self.cell, rows * self.cell])
         under = functional.normalize(sample_map(vectors, (points / size).flatten(0, 1)), dim=0).T
         alike = (under @ vectors.flatten(1)).unflatten(0, labels.shape[:2])
