@@ -21,7 +21,7 @@ import numpy as np
 
 from masktree.backbones import Backbone, load_backbone
 from masktree.evaluate.bsds import Stats, read_ground_truth, score_image, score_tree, summarise
-from masktree.images import read_image
+from masktree.io.images import read_image
 
 COSINE_LEVELS = np.linspace(0.02, 1.98, 99)  # altitudes of the cosine rule are 1 - similarity, in [0, 2]
 FELZENSZWALB_SCALES = (30, 60, 100, 200, 300, 500, 800, 1200)
@@ -68,10 +68,10 @@ def cosine_rule(image: np.ndarray, truths: list[np.ndarray], backbone: str, cell
 
 def default(image: np.ndarray, truths: list[np.ndarray], backbone: str, quality: str) -> Scored:
     """The package's own method."""
-    from masktree.discover.masktree import partition
+    from masktree.discover.masktree import build_dendrogram
 
     start = time.perf_counter()
-    tree = partition(image, backbone=loaded(backbone), quality=quality)
+    tree = build_dendrogram(image, backbone=loaded(backbone), quality=quality)
     seconds = time.perf_counter() - start
     return score_tree(tree, truths), seconds
 

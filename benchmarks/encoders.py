@@ -29,8 +29,8 @@ from masktree.backbones.embedded import EmbeddedBackbone
 from masktree.cluster.merge import merge_tree
 from masktree.discover import masktree as method
 from masktree.evaluate.bsds import Stats, read_ground_truth, score_tree, summarise
-from masktree.images import read_image, resize_image
-from masktree.tree import PartitionTree
+from masktree.io.images import read_image, resize_image
+from masktree.trees.dendrogram import PartitionTree
 
 COSTS = np.arange(1, 200) / 80
 

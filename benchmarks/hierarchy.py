@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from masktree import hierarchy, rle
+from masktree.trees import hierarchy, rle
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.oracles import hierarchy as oracle

@@ -15,8 +15,8 @@ from typing import get_args
 from masktree.evaluate.harness import evaluate
 from masktree.evaluate.metrics import number
 from masktree.evaluate.result import Result
-from masktree.pipeline import Config, segment
 from masktree.predict import Method
+from masktree.stages.segment import Config, segment
 
 COLUMNS = {
     "bsds": ("covering_ods", "covering_ois", "covering_best", "pri_ods", "vi_ods", "f_ods", "f_ois", "f_ap"),

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from masktree.evaluate.metrics import number
-from masktree.pipeline import Config
+from masktree.stages.segment import Config
 from methods import COLUMNS, make_parser, scored, sources
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--min-score", type=float, default=0.0, help="of the masks of runs")
     parser.add_argument("--crops", action="store_true", help="of runs, as segment --crops")
-    parser.add_argument("--redraw", action="store_true", help="of runs, as segment --redraw")
+    parser.add_argument("--snap", action="store_true", help="of runs, as segment --snap")
     parser.add_argument("--phase", nargs="+", action="append", required=True, metavar="NAME FOLDER")
     args = parser.parse_args()
     for data, images, truth, protocol in sources(args):
@@ -51,7 +51,7 @@ def main() -> None:
         for phase, *folders in args.phase:
             metrics = []
             for i, folder in enumerate(folders):
-                options = {"min_score": args.min_score, "crops": args.crops, "redraw": args.redraw}
+                options = {"min_score": args.min_score, "crops": args.crops, "snap": args.snap}
                 config, name = outliner(Path(folder), options), f"{phase}-{i}".replace(" ", "_")
                 metrics.append(scored(args.work, data, images, truth, name, config, protocol, args).metrics)
             print(f"| {phase} | " + " | ".join(row(metrics, COLUMNS[protocol])) + " |", flush=True)

@@ -69,8 +69,9 @@ class Stopwatch:
 
 def install(watch: Stopwatch) -> None:
     """Put the stopwatch around the functions that make up the stages."""
-    from masktree import discover, hierarchy, refine
-    from masktree.masks import MaskTree
+    from masktree import discover, refine
+    from masktree.trees import hierarchy
+    from masktree.trees.masktree import MaskTree
 
     modules = {name: sys.modules[f"masktree.discover.{name}"] for name in ("grids", *METHODS)}
     assert discover
@@ -91,8 +92,8 @@ def install(watch: Stopwatch) -> None:
     for name in ("hassod", "sohes", "unsam"):  # the refiner of quality best is the default argument
         function = modules[name].__dict__[name]
         function.__kwdefaults__["refiner"] = watch.timed("refinement", function.__kwdefaults__["refiner"])
-    make = MaskTree.from_partition
-    MaskTree.from_partition = staticmethod(watch.timed("hierarchy", make))  # type: ignore[method-assign, assignment]
+    make = MaskTree.from_dendrogram
+    MaskTree.from_dendrogram = staticmethod(watch.timed("hierarchy", make))  # type: ignore[method-assign, assignment]
 
 
 class TimedBackbone:
@@ -114,13 +115,13 @@ def measure(paths: Sequence[str], method: str, quality: str, backbone: str) -> d
     import numpy as np
 
     import masktree
-    from masktree import rle
     from masktree.backbones import load_backbone
-    from masktree.images import read_image
+    from masktree.io.images import read_image
+    from masktree.trees import rle
 
     watch = Stopwatch()
     install(watch)
-    segmenter = masktree.Segmenter(
+    segmenter = masktree.DiscoverySegmenter(
         TimedBackbone(load_backbone(backbone, "cpu"), watch),
         method,
         quality,  # type: ignore[arg-type]

@@ -30,12 +30,13 @@ from PIL import Image, ImageDraw  # noqa: E402
 from scipy import ndimage  # noqa: E402
 
 import masktree  # noqa: E402
-from masktree import Predictor, refine, rle  # noqa: E402
+from masktree import Predictor, refine  # noqa: E402
 from masktree.evaluate.datasets import read_truth  # noqa: E402
+from masktree.evaluate.ground_truth import ImageTruth  # noqa: E402
 from masktree.evaluate.harness import click  # noqa: E402
 from masktree.evaluate.points import farthest_point, summarise  # noqa: E402
-from masktree.evaluate.truth import ImageTruth  # noqa: E402
-from masktree.images import read_image, resize_image  # noqa: E402
+from masktree.io.images import read_image, resize_image  # noqa: E402
+from masktree.trees import rle  # noqa: E402
 
 COLUMNS = ("max_iou", "oracle_iou", "one_iou", "noc80", "noc85", "noc90", "noc80_oracle", "noc90_oracle")
 GRANULARITIES = np.linspace(0.1, 1, 10)
@@ -101,12 +102,12 @@ def predictors(image: np.ndarray, backbone: str, model: str | None, methods: Seq
     """One predictor for each method."""
     tree = segmenter(backbone)(image)
     makers: dict[str, Callable[[], Any]] = {
-        "superpixels": lambda: Superpixels(tree.partition),
+        "superpixels": lambda: Superpixels(tree.dendrogram),
         "features": lambda: Similar(segmenter(backbone).backbone),
         "masks": lambda: Predictor(tree),
-        "dendrogram": lambda: Predictor(tree.partition),
+        "dendrogram": lambda: Predictor(tree.dendrogram),
         "network": lambda: Predictor(segmenter(str(model))),
-        "redrawn": lambda: Predictor(segmenter(str(model), redraw=True)),
+        "redrawn": lambda: Predictor(segmenter(str(model), snap=True)),
     }
     return {name: makers[name]() for name in methods}
 

@@ -8,13 +8,14 @@ and place alone, random networks through the real loading code, the embedded fea
 ways, and earlier states of its training (``state.pt`` of ``recipes/embedded_backbone.py``; --states). For each:
 
 * on every second image of BSDS500 val, the covering of the published cosine rule, ODS, OIS and Best, and, without the
-  truth, the two parts of the score of ``masktree.rank``;
+  truth, the two parts of the score of ``masktree.stages.backbone_ranking``;
 * on every twelfth image of each set (a folder with ``images`` and ``annotations.json``), AR@1000 of the nodes of such
   dendrograms (``ar``) and of the regions at the thresholds .1 to .6 (``cuts``).
 
-The truth is used for this report only; ``TRACKED`` in ``masktree.rank`` is copied from it. Dendrograms stay in WORK.
-Images are SIDE x SIDE pixels, as ``masktree.rank`` takes them. About 2 s per image and 0.5 s per comparison.
-"""
+The truth is used for this report only; ``TRACKED`` in ``masktree.stages.backbone_ranking`` is copied from it.
+Dendrograms stay in WORK.
+Images are SIDE x SIDE pixels, as ``masktree.stages.backbone_ranking`` takes them. About 2 s per image and 0.5 s per
+comparison. """
 
 from __future__ import annotations
 
@@ -33,7 +34,6 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import kendalltau, spearmanr
 from skimage.color import rgb2lab
 
-from masktree import rank, rle
 from masktree.backbones import load_backbone
 from masktree.backbones.embedded import PATH, load_network
 from masktree.backbones.embedded.network import Network, fold
@@ -42,10 +42,12 @@ from masktree.backbones.texture.words import WORDS
 from masktree.cluster import merge_tree
 from masktree.evaluate import bsds, recall
 from masktree.evaluate.detections import Detections
-from masktree.evaluate.truth import ImageTruth
-from masktree.images import read_image, resize_image
-from masktree.masks import MaskTree
-from masktree.tree import PartitionTree
+from masktree.evaluate.ground_truth import ImageTruth
+from masktree.io.images import read_image, resize_image
+from masktree.stages import backbone_ranking as rank
+from masktree.trees import rle
+from masktree.trees.dendrogram import PartitionTree
+from masktree.trees.masktree import MaskTree
 from selfscores import read_truths
 
 CELLS = rank.SIDE // 8
@@ -193,7 +195,7 @@ def recalls(tree: PartitionTree, truth: ImageTruth) -> tuple[dict, dict]:
     """Recall of all nodes, and of the regions at the published thresholds."""
     tree = at_size(tree, *truth.size)
     halved = tree.with_altitudes(np.minimum(tree.altitudes / 2, 1))
-    nodes = Detections.from_tree(MaskTree.from_partition(halved, max_masks=1000))
+    nodes = Detections.from_tree(MaskTree.from_dendrogram(halved, max_masks=1000))
     kept = np.unique(np.concatenate([tree.cut_nodes(tree.merges_at(1 - t)) for t in THRESHOLDS]))
     kept = kept[tree.areas[kept] >= 16][:1000]
     rles = tuple(tree.rles(kept))

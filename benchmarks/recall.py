@@ -27,10 +27,10 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from masktree import rle  # noqa: E402
 from masktree.evaluate import recall  # noqa: E402
 from masktree.evaluate.detections import Detections  # noqa: E402
-from masktree.evaluate.truth import ImageTruth  # noqa: E402
+from masktree.evaluate.ground_truth import ImageTruth  # noqa: E402
+from masktree.trees import rle  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from memory import peak_megabytes  # noqa: E402

@@ -3,7 +3,7 @@
     python benchmarks/selfscores.py FOLDER [--images 25] [--settings "masktree, fast" ...]
 
 FOLDER holds data sets, each a folder with annotations.json (COCO, compressed run lengths) and images/. For each set and
-setting: AR@1000 against the truth, and every score of ``masktree.evaluate.stability`` on the same images; then, for
+setting: AR@1000 against the truth, and every score of ``masktree.evaluate.consistency`` on the same images; then, for
 each score, its rank correlation with AR over the settings. The truth is used for this report only. Settings that
 differ by a filter share the segmentation. Two bad methods are among them on purpose: a fixed grid, and superpixels.
 """
@@ -22,13 +22,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 import masktree
-from masktree import hierarchy, rle
-from masktree.evaluate import recall, stability
+from masktree.evaluate import consistency as stability
+from masktree.evaluate import recall
 from masktree.evaluate.detections import Detections
-from masktree.evaluate.truth import ImageTruth
-from masktree.images import read_image
-from masktree.masks import MaskTree
+from masktree.evaluate.ground_truth import ImageTruth
+from masktree.io.images import read_image
 from masktree.refine import guided
+from masktree.trees import hierarchy, rle
+from masktree.trees.masktree import MaskTree
 
 Segment = Callable[[np.ndarray], MaskTree]
 SHOWN = ("stability", "stability_per_image", "stable_masks", "boundary_contrast", "coverage", "masks_per_pixel",
@@ -78,7 +79,7 @@ def superpixels(image: np.ndarray) -> MaskTree:
 
 
 def nodes(segment: Segment, image: np.ndarray, **options: float) -> MaskTree:
-    return MaskTree.from_partition(segment(image).partition, **options)
+    return MaskTree.from_dendrogram(segment(image).dendrogram, **options)
 
 
 def filtered(segment: Segment, image: np.ndarray, *, min_share: float = 0.0, most: int | None = None) -> MaskTree:

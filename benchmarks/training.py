@@ -24,12 +24,12 @@ os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 import numpy as np
 import torch
 
-from masktree import hierarchy
 from masktree.backbones.texture import CUES
-from masktree.segmenter.batch import Batch, Targets
-from masktree.segmenter.build import build_model
+from masktree.models.build import build_model
+from masktree.models.structures import Batch, Targets
 from masktree.train.loop import State, fit, make_accelerator, resolve_process_device, whole
 from masktree.train.presets import PRESETS, Size, find_preset
+from masktree.trees import hierarchy
 from memory import resident
 
 

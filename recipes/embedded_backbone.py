@@ -41,9 +41,9 @@ from masktree.backbones.embedded.network import COSINES, DIMENSIONS, LEVELS, Net
 from masktree.backbones.texture import evidence
 from masktree.discover.masktree import granularity, merge_sequence
 from masktree.errors import InputError, MasktreeError
-from masktree.files import write_atomically
-from masktree.images import pillow_to_rgb
-from masktree.progress import progress_bar
+from masktree.io.files import write_atomically
+from masktree.io.images import pillow_to_rgb
+from masktree.jobs.progress import progress_bar
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 LEAST = 64  # photographs; fewer teach nothing that is not in one image

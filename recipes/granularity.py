@@ -23,7 +23,7 @@ def regions_left(path: Path, backbone: str, quality: str) -> np.ndarray:
     """Logarithm of the number of regions of a photograph at each cost of ``GRID``; its highest cost in the end."""
     from masktree.backbones import load_backbone
     from masktree.discover.masktree import SCALES, merge_sequence
-    from masktree.images import read_image
+    from masktree.io.images import read_image
 
     tree = merge_sequence(read_image(path), backbone=load_backbone(backbone), scales=SCALES[quality])
     costs = tree.altitudes[tree.n_leaves :]
@@ -32,7 +32,7 @@ def regions_left(path: Path, backbone: str, quality: str) -> np.ndarray:
 
 def main() -> None:
     from masktree.discover.masktree import _LEVELS
-    from masktree.images import find_photos
+    from masktree.io.images import find_photos
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)

@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image
 
 import masktree
-from masktree.images import read_image
-from masktree.pipeline import Config
+from masktree.io.images import read_image
+from masktree.stages.segment import Config
 from sheets import beside, resized
 
 SURE = 0.6  # least score of a model's mask
@@ -35,7 +35,7 @@ def outliners(folder: Path) -> list[Callable[[np.ndarray], masktree.MaskTree]]:
     config = Config.of(folder)
     if config.model is None:
         return [config.segmenter()]
-    return [replace(config, options={"min_score": SURE, "redraw": redraw}).segmenter() for redraw in (False, True)]
+    return [replace(config, options={"min_score": SURE, "snap": snap}).segmenter() for snap in (False, True)]
 
 
 def row(image: np.ndarray, phases: list[Callable[[np.ndarray], masktree.MaskTree]]) -> np.ndarray:

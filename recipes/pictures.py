@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 import masktree
-from masktree.images import read_image
+from masktree.io.images import read_image
 from sheets import beside, resized
 
 
@@ -71,7 +71,7 @@ def main() -> None:
     shown = [answers(images[name], click, default, (0.1, 0.3, 0.6, 1.0), (160, 160)) for name, click in clicks.items()]
     Image.fromarray(beside(shown, axis=0)).save(options.docs / "clicks.jpg", quality=85)
     if options.model:
-        sources = default + [masktree.load(options.model, redraw=redraw) for redraw in (False, True)]
+        sources = default + [masktree.load(options.model, snap=snap) for snap in (False, True)]
         clicks |= {"coffee": (300, 150), "cat": (230, 150)}
         shown = [answers(images[name], click, sources, (None, 0.3), (120, 120)) for name, click in clicks.items()]
         Image.fromarray(beside(shown, axis=0)).save(options.docs / "network.jpg", quality=85)

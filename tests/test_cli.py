@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from masktree.images import read_image
-from masktree.masks import MaskTree
+from masktree.io.images import read_image
+from masktree.trees.masktree import MaskTree
 
 QUICK = ("--backbone", "texture")  # starts without torch, which takes seconds in each process
 
@@ -153,7 +153,7 @@ def test_an_interrupted_overwrite_ends_in_one_configuration(folder, tmp_path):
     (out / "d.json").write_bytes(old)
     again = masktree("segment", *QUICK, folder, "-o", out, "--no-overlay", "--method", "hassod")
     assert "1 done, 2 kept" in again.stdout
-    assert MaskTree.load(out / "d.json").partition is None
+    assert MaskTree.load(out / "d.json").dendrogram is None
     (out / "run.json").unlink()  # without the record, trees of another configuration are refused
     other = masktree("segment", *QUICK, folder, "-o", out, "--no-overlay")
     assert other.returncode == 2
@@ -263,7 +263,7 @@ def test_every_method_segments_a_photograph(folder, tmp_path, method):
     assert done.returncode == 0, done.stderr
     tree = MaskTree.load(tmp_path / "out" / "a.json")
     assert len(tree) > 0
-    assert (tree.partition is not None) == (method == "masktree")
+    assert (tree.dendrogram is not None) == (method == "masktree")
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (2, 3)])

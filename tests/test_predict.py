@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 import masktree
-from masktree import MaskTree, Segmenter
+from masktree import DiscoverySegmenter, MaskTree
 from masktree.discover import hassod
 from masktree.errors import ImageError, InputError, WeightsError
-from masktree.images import read_image, resize_image
+from masktree.io.images import read_image, resize_image
 from masktree.predict import as_rgb
 from tests.oracles.discover import BLUE, GREEN, RED, WHITE, PaintedBackbone, cells, paint, unchanged
 
@@ -29,8 +29,8 @@ def scene() -> np.ndarray:
     return paint(GREEN, [(cells(12, 12, 2, 6, 1, 6), RED), (cells(12, 12, 7, 10, 5, 11), BLUE)])
 
 
-def painted(**options) -> Segmenter:
-    return Segmenter(PAINTED, "hassod", options={"side": 96, "refiner": unchanged} | options)
+def painted(**options) -> DiscoverySegmenter:
+    return DiscoverySegmenter(PAINTED, "hassod", options={"side": 96, "refiner": unchanged} | options)
 
 
 def same(a: MaskTree, b: MaskTree) -> bool:
@@ -84,7 +84,7 @@ def test_grey_uniform_and_tiny_images_give_trees(method, photos):
         check_tree(segmenter(image), image.shape[:2])
 
 
-# --- Segmenter ------------------------------------------------------------------------------------------------------
+# --- DiscoverySegmenter ---------------------------------------------------------------------------------------------
 
 
 def test_paths_arrays_and_pillow_images_are_the_same(tmp_path):
@@ -164,11 +164,11 @@ def test_quality_chooses_the_refiner(monkeypatch):
     for method in ("sohes", "unsam"):
         monkeypatch.setattr(discover, method, lambda image, backbone, **options: given.update(options))
     for method in ("sohes", "unsam"):
-        Segmenter(PAINTED, method)(scene())
+        DiscoverySegmenter(PAINTED, method)(scene())
         assert given.pop("refiner") is refine.guided
-        Segmenter(PAINTED, method, "best")(scene())
+        DiscoverySegmenter(PAINTED, method, "best")(scene())
         assert "refiner" not in given
-        Segmenter(PAINTED, method, options={})(scene())
+        DiscoverySegmenter(PAINTED, method, options={})(scene())
         given.clear()
 
 
@@ -189,7 +189,7 @@ def test_wrong_models_methods_and_values_are_refused():
         with pytest.raises(InputError, match=f"min_area of at least 1 pixel; got {least!r}"):
             masktree.load(min_area=least)
         with pytest.raises(InputError, match=f"min_area of at least 1 pixel; got {least!r}"):
-            Segmenter(PAINTED, "hassod", options={"min_area": least})
+            DiscoverySegmenter(PAINTED, "hassod", options={"min_area": least})
     for model in (None, 5, np.zeros(3)):
         with pytest.raises(InputError, match="the name of a backbone, a file or a folder as text; got"):
             masktree.load(model)

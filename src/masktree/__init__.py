@@ -12,39 +12,39 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from masktree.backbones import load_backbone
-    from masktree.masks import MaskTree
-    from masktree.predict import LearnedSegmenter, Segmenter, load
+    from masktree.predict import DiscoverySegmenter, ModelSegmenter, load
     from masktree.prompt.generator import AutomaticMaskGenerator
     from masktree.prompt.predictor import Predictor
-    from masktree.regions import redraw
-    from masktree.tree import PartitionTree
-    from masktree.visualize import overlay
+    from masktree.trees.dendrogram import PartitionTree
+    from masktree.trees.draw import overlay
+    from masktree.trees.masktree import MaskTree
+    from masktree.trees.snap import snap_to_regions
 
 __all__ = [
     "AutomaticMaskGenerator",
-    "LearnedSegmenter",
+    "DiscoverySegmenter",
     "MaskTree",
+    "ModelSegmenter",
     "PartitionTree",
     "Predictor",
-    "Segmenter",
     "__version__",
     "load",
     "load_backbone",
     "overlay",
-    "redraw",
+    "snap_to_regions",
 ]
 
 _HOMES = {
     "AutomaticMaskGenerator": "masktree.prompt.generator",
-    "LearnedSegmenter": "masktree.predict",
-    "MaskTree": "masktree.masks",
-    "PartitionTree": "masktree.tree",
+    "ModelSegmenter": "masktree.predict",
+    "MaskTree": "masktree.trees.masktree",
+    "PartitionTree": "masktree.trees.dendrogram",
     "Predictor": "masktree.prompt.predictor",
-    "Segmenter": "masktree.predict",
+    "DiscoverySegmenter": "masktree.predict",
     "load": "masktree.predict",
     "load_backbone": "masktree.backbones",
-    "overlay": "masktree.visualize",
-    "redraw": "masktree.regions",
+    "overlay": "masktree.trees.draw",
+    "snap_to_regions": "masktree.trees.snap",
 }
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 import numpy as np
 
 from masktree.errors import InputError
-from masktree.masks import MaskTree
+from masktree.trees.masktree import MaskTree
 from masktree.types import RGB
 
 if TYPE_CHECKING:
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
     from masktree.backbones.base import Backbone
     from masktree.backbones.weights import Weights
-    from masktree.segmenter.batch import Model
-    from masktree.segmenter.saved import Provenance
+    from masktree.models.saved import Provenance
+    from masktree.models.structures import Model
 
 Method = Literal["masktree", "hassod", "sohes", "unsam"]
 Quality = Literal["fast", "best"]
 
 
-class Outliner(Protocol):
+class Segmenter(Protocol):
     """What ``load`` gives: a callable from an image (path, (H, W, 3) uint8 RGB array, Pillow image) to its tree."""
 
     @property
@@ -43,7 +43,7 @@ class Outliner(Protocol):
 
 
 @dataclass(frozen=True)
-class Segmenter:
+class DiscoverySegmenter:
     """Callable from an image to its ``MaskTree``, by clustering the features of a backbone.
 
     Attributes:
@@ -52,7 +52,7 @@ class Segmenter:
         quality: fast, or best: slower and finer. For sohes and unsam best refines with the dense CRF.
         min_area: smallest mask in pixels of the original image; None takes the method's own default.
         options: further keyword arguments of the method: of ``masktree.discover.hassod``, ``sohes`` or ``unsam``; for
-            masktree, of ``MaskTree.from_partition``.
+            masktree, of ``MaskTree.from_dendrogram``.
 
     Raises:
         InputError: unknown method, quality or option, or a ``min_area`` that is no whole number of at least 1.
@@ -102,8 +102,8 @@ class Segmenter:
 
         options = dict(self.options) if self.min_area is None else {"min_area": self.min_area} | self.options
         if self.method == "masktree":
-            tree = discover.partition(rgb, backbone=self.backbone, quality=self.quality)
-            return MaskTree.from_partition(tree, **options)
+            tree = discover.build_dendrogram(rgb, backbone=self.backbone, quality=self.quality)
+            return MaskTree.from_dendrogram(tree, **options)
         if self.method == "hassod":
             return discover.hassod(rgb, self.backbone, **options)
         if self.quality == "fast":
@@ -113,18 +113,18 @@ class Segmenter:
 
 
 @dataclass(frozen=True)
-class LearnedSegmenter:
+class ModelSegmenter:
     """Callable from an image to its ``MaskTree``, by a model that ``masktree train`` has made.
 
     Attributes:
-        model: in evaluation mode, on its device; from ``masktree.segmenter.build.read_model``.
+        model: in evaluation mode, on its device; from ``masktree.models.build.read_model``.
         provenance: where the model comes from.
         dtype: float32, or bfloat16 for autocast.
-        min_area: smallest mask in pixels of the original image; None takes ``masktree.segmenter.trees.MIN_AREA``.
+        min_area: smallest mask in pixels of the original image; None takes ``masktree.models.trees.MIN_AREA``.
         min_score: least score of a mask, 0 to 1.
-        crops: look at large masks a second time, closer; see ``masktree.segmenter.crops``. Several times slower.
-        borders: backbone of the dendrogram along whose regions masks are drawn anew, see ``masktree.regions``; None
-            leaves them as the model draws them.
+        crops: look at large masks a second time, closer; see ``masktree.models.crops``. Several times slower.
+        snap_backbone: backbone of the dendrogram along whose regions masks are drawn anew, see ``masktree.trees.snap``;
+            None leaves them as the model draws them.
 
     Raises:
         InputError: ``dtype``, ``min_area`` or ``min_score`` out of range.
@@ -136,10 +136,10 @@ class LearnedSegmenter:
     min_area: int | None = None
     min_score: float = 0.0
     crops: bool = False
-    borders: Backbone | None = None
+    snap_backbone: Backbone | None = None
 
     def __post_init__(self) -> None:
-        from masktree.segmenter.trees import check_limits
+        from masktree.models.trees import check_limits
 
         if self.dtype not in ("float32", "bfloat16"):
             raise InputError(f"expected dtype 'float32' or 'bfloat16'; got {self.dtype!r}; give one of these")
@@ -150,7 +150,7 @@ class LearnedSegmenter:
         return self._place.type
 
     def __call__(self, image: str | Path | RGB | Image) -> MaskTree:
-        """The tree of one image; as ``Segmenter``."""
+        """The tree of one image; as ``DiscoverySegmenter``."""
         return self.segment_batch([image])[0]
 
     def segment_batch(self, images: Sequence[str | Path | RGB | Image], *, batch: int = 4) -> list[MaskTree]:
@@ -162,8 +162,8 @@ class LearnedSegmenter:
         """
         import torch
 
-        from masktree.segmenter.crops import look_closer
-        from masktree.segmenter.trees import segment_images
+        from masktree.models.crops import look_closer
+        from masktree.models.trees import segment_images
 
         def segment(shown: Sequence[RGB]) -> list[MaskTree]:
             return segment_images(
@@ -180,20 +180,20 @@ class LearnedSegmenter:
         trees = segment(pictures)
         if self.crops:
             trees = [look_closer(image, tree, segment) for image, tree in zip(pictures, trees, strict=True)]
-        return [self._redrawn(image, tree) for image, tree in zip(pictures, trees, strict=True)]
+        return [self._snapped(image, tree) for image, tree in zip(pictures, trees, strict=True)]
 
-    def _redrawn(self, image: RGB, tree: MaskTree) -> MaskTree:
-        """A tree of the image along the regions of its dendrogram, where there are ``borders``; else as it is."""
-        if self.borders is None or len(tree) == 0:
+    def _snapped(self, image: RGB, tree: MaskTree) -> MaskTree:
+        """A tree of the image along the regions of its dendrogram, where there are ``snap_backbone``; else as it is."""
+        if self.snap_backbone is None or len(tree) == 0:
             return tree
         from masktree import discover
-        from masktree.regions import redraw
+        from masktree.trees.snap import snap_to_regions
 
-        return redraw(tree, discover.partition(image, backbone=self.borders))
+        return snap_to_regions(tree, discover.build_dendrogram(image, backbone=self.snap_backbone))
 
     @property
     def _least_area(self) -> int:
-        from masktree.segmenter.trees import MIN_AREA
+        from masktree.models.trees import MIN_AREA
 
         return MIN_AREA if self.min_area is None else self.min_area
 
@@ -214,7 +214,7 @@ def load(
     quality: Quality | None = None,
     min_area: int | None = None,
     **options: Any,
-) -> Segmenter | LearnedSegmenter:
+) -> DiscoverySegmenter | ModelSegmenter:
     """A segmenter by the name of a backbone, or a trained model.
 
     Args:
@@ -223,9 +223,9 @@ def load(
             ``owner/name`` on the Hugging Face hub. ``config.json`` says which of both a folder holds.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: float32 or bfloat16, of the network.
-        method, quality: see ``Segmenter``; masktree and fast if not given. A trained model takes neither.
-        min_area, options: see ``Segmenter``; of a trained model ``min_score`` and ``crops``, see ``LearnedSegmenter``,
-            and ``redraw``: True draws its masks along the regions of the default method.
+        method, quality: see ``DiscoverySegmenter``; masktree and fast if not given. A trained model takes neither.
+        min_area, options: see ``DiscoverySegmenter``; of a trained model ``min_score`` and ``crops``, see
+            ``ModelSegmenter``, and ``snap``: True draws its masks along the regions of the default method.
 
     Raises:
         WeightsError: unknown name, or weights that cannot be had; never replaced by something else.
@@ -233,7 +233,7 @@ def load(
         InputError: unknown method, quality or option, or a value out of range.
     """
     from masktree.backbones import load_backbone
-    from masktree.segmenter.saved import is_hub_id, is_model
+    from masktree.models.saved import is_hub_id, is_model
 
     if not isinstance(model, (str, Path)):
         raise InputError(
@@ -249,7 +249,9 @@ def load(
                 f"{', '.join(repr(given[name]) for name in unfit)}; leave these out, or give a backbone"
             )
         return load_model(model, device=device, dtype=dtype, min_area=min_area, **options)
-    return Segmenter(load_backbone(model, device, dtype), method or "masktree", quality or "fast", min_area, options)
+    return DiscoverySegmenter(
+        load_backbone(model, device, dtype), method or "masktree", quality or "fast", min_area, options
+    )
 
 
 def load_model(
@@ -258,9 +260,9 @@ def load_model(
     device: str = "auto",
     dtype: str = "float32",
     min_area: int | None = None,
-    redraw: bool = False,
+    snap: bool = False,
     **options: Any,
-) -> LearnedSegmenter:
+) -> ModelSegmenter:
     """A trained model: the folder of a run, or ``owner/name`` on the hub; arguments as of ``load``.
 
     Raises:
@@ -270,19 +272,19 @@ def load_model(
     """
     from masktree.backbones import load_backbone
     from masktree.backbones.device import resolve_device
-    from masktree.segmenter import saved
-    from masktree.segmenter.build import read_model
+    from masktree.models import saved
+    from masktree.models.build import read_model
 
     unknown = [name for name in options if name not in ("min_score", "crops")]
     if unknown:
         raise InputError(
-            f"expected options of a trained model: min_area, min_score, crops, redraw; got {', '.join(unknown)}"
+            f"expected options of a trained model: min_area, min_score, crops, snap; got {', '.join(unknown)}"
         )
     target = resolve_device(device)  # before the weights: a wrong device should not cost a download
     folder = saved.find_model(model)
-    borders = load_backbone("embedded", str(target)) if redraw else None
+    snap_backbone = load_backbone("embedded", str(target)) if snap else None
     network, origin = read_model(folder, target), saved.provenance(folder, str(model))
-    return LearnedSegmenter(network, origin, dtype, min_area, borders=borders, **options)
+    return ModelSegmenter(network, origin, dtype, min_area, snap_backbone=snap_backbone, **options)
 
 
 def method_options(method: Method) -> dict[str, Any]:
@@ -291,7 +293,7 @@ def method_options(method: Method) -> dict[str, Any]:
 
     from masktree import discover
 
-    function = MaskTree.from_partition if method == "masktree" else getattr(discover, method)
+    function = MaskTree.from_dendrogram if method == "masktree" else getattr(discover, method)
     return {p.name: p.default for p in inspect.signature(function).parameters.values() if p.kind == p.KEYWORD_ONLY}
 
 
@@ -299,7 +301,7 @@ def as_rgb(image: str | Path | RGB | Image) -> RGB:
     """(H, W, 3) uint8 RGB from a path, an array or a Pillow image."""
     import PIL.Image
 
-    from masktree.images import pillow_to_rgb, read_image
+    from masktree.io.images import pillow_to_rgb, read_image
 
     if isinstance(image, (str, Path)):
         return read_image(image)

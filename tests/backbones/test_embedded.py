@@ -13,7 +13,7 @@ from masktree.backbones.base import Backbone
 from masktree.backbones.embedded.network import Network, fold
 from masktree.backbones.texture import CUES
 from masktree.errors import InputError, WeightsError
-from masktree.files import sha256_of
+from masktree.io.files import sha256_of
 
 
 @pytest.fixture(scope="module")

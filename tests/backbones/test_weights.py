@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from masktree.backbones import load_backbone
 from masktree.backbones.weights import BUILT_IN, WEIGHTS, Weights, cached, find_weights, read_state
 from masktree.errors import InputError, WeightsError
-from masktree.files import sha256_of
+from masktree.io.files import sha256_of
 
 IMAGE = np.random.default_rng(1).integers(0, 256, (1, 32, 48, 3), dtype=np.uint8)
 

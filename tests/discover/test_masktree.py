@@ -9,7 +9,7 @@ import pytest
 
 from masktree.backbones.texture import TextureBackbone
 from masktree.discover import masktree as method
-from masktree.discover.masktree import granularity, partition, snap
+from masktree.discover.masktree import build_dendrogram, granularity, snap
 from masktree.errors import InputError
 
 
@@ -37,7 +37,7 @@ def best_overlaps(tree, truth):
 @pytest.mark.parametrize("quality", ["fast", "best"])
 def test_planted_objects_are_nodes(rng, quality):
     image, truth = scene(rng)
-    tree = partition(image, quality=quality)
+    tree = build_dendrogram(image, quality=quality)
     assert tree.size == truth.shape
     assert min(best_overlaps(tree, truth)) > 0.85
     assert min(overlap(tree.cut_count(3) == k, truth == truth[tree.cut_count(3) == k][0]) for k in range(3)) > 0.8
@@ -45,7 +45,7 @@ def test_planted_objects_are_nodes(rng, quality):
 
 def test_altitudes_are_granularities(rng):
     image, _ = scene(rng, noise=20)
-    tree = partition(image)
+    tree = build_dendrogram(image)
     assert tree.altitudes.min() == 0
     assert tree.altitudes.max() <= 1
     assert tree.cut(1.0 - 1.0).max() == 0  # g = 1: one region
@@ -64,7 +64,7 @@ def test_granularity_is_increasing_from_0_to_1(learned, highest):
 @pytest.mark.parametrize("flat", [True, False])
 def test_tiny_and_flat_images(rng, shape, flat):
     image = np.full((*shape, 3), 200, np.uint8) if flat else rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
-    tree = partition(image)
+    tree = build_dendrogram(image)
     assert tree.size == shape
     if flat:
         assert tree.n_leaves == 1
@@ -73,7 +73,7 @@ def test_tiny_and_flat_images(rng, shape, flat):
 def test_large_images_come_back_at_full_size_with_true_edges(rng, monkeypatch):
     monkeypatch.setattr(method, "WORKING_SIDE", 160)
     image, truth = scene(rng, 480, 640)
-    tree = partition(image)
+    tree = build_dendrogram(image)
     assert tree.size == (480, 640)
     assert np.bincount(tree.leaves.ravel(), minlength=tree.n_leaves).min() > 0
     assert min(best_overlaps(tree, truth)) > 0.9
@@ -123,22 +123,22 @@ def test_a_network_decides_where_pixels_do_not(rng):
     def score(tree):
         return max(overlap(tree.cut_count(2) == k, expected) for k in range(2))
 
-    assert score(partition(image, backbone=Painted(truth))) > 0.8
-    assert score(partition(image)) < 0.7
+    assert score(build_dendrogram(image, backbone=Painted(truth))) > 0.8
+    assert score(build_dendrogram(image)) < 0.7
 
 
 def test_texture_backbone_adds_nothing(rng):
     image, _ = scene(rng)
-    assert np.array_equal(partition(image).parents, partition(image, backbone=TextureBackbone()).parents)
+    assert np.array_equal(build_dendrogram(image).parents, build_dendrogram(image, backbone=TextureBackbone()).parents)
 
 
 def test_bad_input(rng):
     with pytest.raises(InputError, match="non-empty"):
-        partition(np.zeros((0, 5, 3), np.uint8))
+        build_dendrogram(np.zeros((0, 5, 3), np.uint8))
 
 
 def test_same_image_same_tree(rng):
     image, _ = scene(rng)
-    first, second = partition(image), partition(image)
+    first, second = build_dendrogram(image), build_dendrogram(image)
     assert np.array_equal(first.leaves, second.leaves)
     assert np.array_equal(first.altitudes, second.altitudes)

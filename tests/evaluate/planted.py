@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from masktree import rle
-from masktree.masks import MaskTree
+from masktree.trees import rle
+from masktree.trees.masktree import MaskTree
 
 SIZE = (40, 60)
 NAMES = ("a.jpg", "sub/b.png", "c.jpg")

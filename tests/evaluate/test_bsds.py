@@ -20,7 +20,7 @@ from masktree.evaluate.bsds import (
     score_tree,
     summarise,
 )
-from masktree.masks import MaskTree
+from masktree.trees.masktree import MaskTree
 from tests.oracles import bsds as oracle
 
 
@@ -169,7 +169,7 @@ def test_a_tree_and_its_contour_map_score_alike(rng):
 
 def test_cuts_of_masks_score_like_those_of_their_partition(rng):
     tree = planted(rng)
-    masks = MaskTree.from_partition(tree, min_area=1, max_area=1.0, duplicate_iou=1.0)
+    masks = MaskTree.from_dendrogram(tree, min_area=1, max_area=1.0, duplicate_iou=1.0)
     truths = [drawn(tree.cut_at(0.5))]
     with_partition = score(masks, truths)
     assert with_partition == score(tree, truths)

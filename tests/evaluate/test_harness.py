@@ -11,14 +11,14 @@ from PIL import Image
 from scipy.io import savemat
 
 import masktree
-from masktree import pipeline
 from masktree.errors import FormatError, InputError
 from masktree.evaluate import result as result_module
 from masktree.evaluate.datasets import read_truth
+from masktree.evaluate.ground_truth import hash_names
 from masktree.evaluate.harness import PROTOCOLS, Evaluation, evaluate, evaluate_predictor
 from masktree.evaluate.metrics import METRICS, number
 from masktree.evaluate.result import Result, source_commit
-from masktree.evaluate.truth import hash_names
+from masktree.stages import segment as pipeline
 from tests.evaluate.planted import NAMES, SIZE, masks, results, tree, write_json, write_trees, write_truth
 
 
@@ -54,7 +54,7 @@ def bsds(tmp_path):
             quarters.astype(np.int32), np.array([[0, 2], [1, 3], [4, 5]]), np.array([0.2, 0.3, 0.8])
         )
         predicted.mkdir(exist_ok=True)
-        masktree.MaskTree.from_partition(partition).save(predicted / f"{name}.json")
+        masktree.MaskTree.from_dendrogram(partition).save(predicted / f"{name}.json")
     return folder, predicted
 
 

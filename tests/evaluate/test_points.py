@@ -8,12 +8,12 @@ import time
 import numpy as np
 import pytest
 
-from masktree import rle
 from masktree.errors import InputError
+from masktree.evaluate.ground_truth import ImageTruth
 from masktree.evaluate.points import farthest_point, score_image, summarise
-from masktree.evaluate.truth import ImageTruth
-from masktree.masks import MaskTree
 from masktree.prompt import Predictor
+from masktree.trees import rle
+from masktree.trees.masktree import MaskTree
 from tests.oracles import points as oracle
 
 SIZE = (20, 24)

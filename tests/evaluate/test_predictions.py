@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from masktree import pipeline, rle
 from masktree.errors import FormatError, InputError
 from masktree.evaluate.datasets import read_truth
 from masktree.evaluate.predictions import CocoFile, TreeFolder, UcmFolder, open_predictions, pair
-from masktree.masks import MaskTree
+from masktree.stages import segment as pipeline
+from masktree.trees import rle
+from masktree.trees.masktree import MaskTree
 from tests.evaluate.planted import NAMES, SIZE, masks, results, tree, write_json, write_trees, write_truth
 
 

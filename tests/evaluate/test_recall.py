@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from masktree import rle
 from masktree.cluster.merge import merge_tree
 from masktree.errors import FormatError, InputError
 from masktree.evaluate.detections import Detections
+from masktree.evaluate.ground_truth import ImageTruth
 from masktree.evaluate.recall import METRICS, RECALLS, collect, score_image, summarise
-from masktree.evaluate.truth import ImageTruth
-from masktree.masks import MaskTree
+from masktree.trees import rle
+from masktree.trees.masktree import MaskTree
 from tests.oracles import recall as oracle
 
 SIZE = (120, 150)
@@ -100,7 +100,7 @@ def test_real_photographs_equal_the_official_tool(shared):
         rows, columns = (np.arange(side) * 64 // side for side in size)
         tree = tree.with_leaves(tree.leaves[rows[:, None], columns])
         tree = tree.with_altitudes(tree.altitudes / tree.altitudes.max())
-        data.append((truth, Detections.from_tree(MaskTree.from_partition(tree, max_masks=1000))))
+        data.append((truth, Detections.from_tree(MaskTree.from_dendrogram(tree, max_masks=1000))))
     truths, founds = zip(*data, strict=True)
     for kind in ("masks", "boxes"):
         ours = numbers(data, kind)

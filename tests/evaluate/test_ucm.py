@@ -10,7 +10,7 @@ from scipy.io import savemat
 from masktree.cluster.merge import merge_tree
 from masktree.errors import FormatError, InputError
 from masktree.evaluate.ucm import read_ucm, ucm_tree
-from masktree.tree import renumber
+from masktree.trees.dendrogram import renumber
 
 
 def labelled(ucm2, threshold):

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from masktree.errors import FormatError, InputError, MasktreeError
-from masktree.files import only_writer
+from masktree.io.files import only_writer
 from masktree.labels import LabelSet
-from masktree.pipeline import Config, discover
 from masktree.predict import load
+from masktree.stages.segment import Config, discover
 
 CONFIG = Config(method="masktree", backbone="texture")  # starts without torch
 
@@ -89,7 +89,7 @@ def test_an_interrupted_label_set_goes_on_to_the_same_result(collection, tmp_pat
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     discover(collection, whole, CONFIG, shard_size=3)
 
-    from masktree import batch
+    from masktree.jobs import batch
 
     real = batch.run
 

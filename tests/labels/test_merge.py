@@ -5,9 +5,9 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from masktree import rle
 from masktree.errors import InputError
 from masktree.labels.merge import IOU, Pool, Rule, add, union
+from masktree.trees import rle
 from tests.oracles import label_merge as oracle
 
 SIZE = (12, 17)

@@ -6,7 +6,7 @@ import numpy as np
 
 from masktree.backbones.base import nearest_multiple
 from masktree.backbones.weights import Weights
-from masktree.tree import PartitionTree
+from masktree.trees.dendrogram import PartitionTree
 
 GREEN, RED, BLUE, WHITE, BLACK = (0, 255, 0), (255, 0, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 CELL = 8

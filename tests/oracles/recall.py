@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from masktree.evaluate.detections import Detections
-from masktree.evaluate.truth import ImageTruth
+from masktree.evaluate.ground_truth import ImageTruth
 
 
 def documents(

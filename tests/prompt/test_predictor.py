@@ -9,7 +9,7 @@ from PIL import Image
 import masktree
 from masktree import MaskTree, Predictor
 from masktree.errors import ImageError, InputError
-from masktree.images import read_image, resize_image
+from masktree.io.images import read_image, resize_image
 from tests.prompt.planted import OTHER, PART, SIZE, nested, strips
 
 IMAGE = np.zeros((*SIZE, 3), np.uint8)
@@ -152,7 +152,7 @@ def test_trees_need_no_image():
 
 
 def test_a_segmenter_with_dendrograms_answers_from_them():
-    segmented = MaskTree.from_partition(strips())
+    segmented = MaskTree.from_dendrogram(strips())
     predictor = Predictor(Fixed(segmented))
     predictor.set_image(IMAGE)
     masks, _, _ = predictor.predict([[8, 8], [20, 8]], [1, 0])

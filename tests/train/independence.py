@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from masktree.train.photographs import Photographs
+from masktree.train.photo_dataset import Photographs
 
 
 def check_independence(make: Callable[[], Photographs], flat: Callable[[list], list]) -> None:

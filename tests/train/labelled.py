@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from masktree.batch import Result
-from masktree.images import find_photos
+from masktree.io.images import find_photos
+from masktree.jobs.batch import Result
+from masktree.jobs.record import RunRecord
 from masktree.labels import LabelSet, LabelSetWriter
-from masktree.masks import MaskTree
-from masktree.runs import RunRecord
+from masktree.trees.masktree import MaskTree
 
 
 def write_labels(folder: Path, photos: Path, trees: Mapping[str, MaskTree], shard_size: int = 1000) -> LabelSet:

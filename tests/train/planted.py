@@ -16,14 +16,14 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
-from masktree.masks import MaskTree
 from masktree.train import stage
-from masktree.train.augment import Augmentation
-from masktree.train.optimise import Optimisation
+from masktree.train.augmentation import Augmentation
+from masktree.train.optimiser import Optimisation
 from masktree.train.presets import Preset
 from masktree.train.self_train import SelfTraining, find_method, self_train
 from masktree.train.train import train
-from tests.segmenter.standins import CONFIG, TinyModel
+from masktree.trees.masktree import MaskTree
+from tests.models.standins import CONFIG, TinyModel
 from tests.train.labelled import write_labels
 
 SIDE = 64

@@ -10,17 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from masktree import hierarchy, rle
 from masktree.backbones.texture import CUES, evidence
 from masktree.errors import FormatError, ImageError, InputError
 from masktree.labels import LabelSet
-from masktree.masks import MaskTree
-from masktree.segmenter.batch import Batch
-from masktree.train import photographs
-from masktree.train.augment import Augmentation
+from masktree.models.structures import Batch
+from masktree.train import photo_dataset as photographs
+from masktree.train.augmentation import Augmentation
 from masktree.train.data import TrainingData
-from masktree.train.photographs import Stream
+from masktree.train.photo_dataset import Stream
 from masktree.train.store import LabelStore
+from masktree.trees import hierarchy, rle
+from masktree.trees.masktree import MaskTree
 from tests.train.independence import check_independence
 from tests.train.labelled import random_tree, write_collection, write_labels
 

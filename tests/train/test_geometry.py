@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from masktree import rle
 from masktree.errors import InputError
 from masktree.train.geometry import Geometry
+from masktree.trees import rle
 from tests.oracles.geometry import seen_mask, seen_pixel, seen_through
 
 

@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from masktree import hierarchy
-from masktree.evaluate import nesting, recall
+from masktree.evaluate import hierarchy as nesting
+from masktree.evaluate import recall
 from masktree.evaluate.detections import Detections
-from masktree.evaluate.truth import ImageTruth
-from masktree.images import read_image
-from masktree.masks import MaskTree
-from masktree.segmenter.build import read_model
-from masktree.segmenter.trees import segment_images
-from masktree.train.augment import Augmentation
+from masktree.evaluate.ground_truth import ImageTruth
+from masktree.io.images import read_image
+from masktree.models.build import read_model
+from masktree.models.trees import segment_images
+from masktree.train.augmentation import Augmentation
 from masktree.train.presets import Preset, find_preset
 from masktree.train.run import read_metrics
 from masktree.train.train import Options, train
+from masktree.trees import hierarchy
+from masktree.trees.masktree import MaskTree
 from tests.train.labelled import write_labels
 
 SIDE, IMAGES = 96, 8

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from masktree.errors import InputError, TrainingError
-from masktree.segmenter.batch import Batch, Targets
+from masktree.models.structures import Batch, Targets
 from masktree.train.loop import Part, State, fit, interruptible, make_accelerator, split, whole
-from tests.segmenter.standins import CONFIG, TinyModel
+from tests.models.standins import CONFIG, TinyModel
 from tests.train.planted import OPTIMISATION
 
 CPU = torch.device("cpu")

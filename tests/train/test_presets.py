@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from masktree.errors import InputError
-from masktree.segmenter.config import CascadeConfig, from_json, to_json
+from masktree.models.config import CascadeConfig, from_json, to_json
 from masktree.train.presets import PRESETS, Size, find_preset
 
 

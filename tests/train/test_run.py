@@ -18,11 +18,11 @@ import torch
 from PIL import Image
 
 from masktree.errors import FormatError, InputError, TrainingError
-from masktree.segmenter import build
-from masktree.train.augment import Augmentation
+from masktree.models import build
+from masktree.train.augmentation import Augmentation
 from masktree.train.loop import State
 from masktree.train.run import RunFolder, read_metrics
-from tests.segmenter.standins import CONFIG, TinyModel
+from tests.models.standins import CONFIG, TinyModel
 from tests.train.planted import OPTIMISATION, PRESET, make_labels, run
 
 ROOT = Path(__file__).resolve().parents[2]

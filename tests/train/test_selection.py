@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from masktree import rle
 from masktree.errors import FormatError, InputError, TrainingError
 from masktree.labels import LabelSet
-from masktree.masks import MaskTree
 from masktree.train.selection import HIGH, LOW, START, Thresholds, Watch, labels_per_image, size_bins
 from masktree.train.store import LabelStore
+from masktree.trees import rle
+from masktree.trees.masktree import MaskTree
 from tests.oracles.selection import dynamic_thresholds
 from tests.train.labelled import random_tree, write_collection, write_labels
 

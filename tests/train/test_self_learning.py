@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from masktree import rle
-from masktree.images import read_image
-from masktree.masks import MaskTree
-from masktree.segmenter.build import read_model
-from masktree.segmenter.trees import segment_images
-from masktree.train.augment import Augmentation
+from masktree.io.images import read_image
+from masktree.models.build import read_model
+from masktree.models.trees import segment_images
+from masktree.train.augmentation import Augmentation
 from masktree.train.presets import Preset, find_preset
 from masktree.train.run import read_metrics
 from masktree.train.self_train import find_method, self_train
 from masktree.train.train import Options, train
+from masktree.trees import rle
+from masktree.trees.masktree import MaskTree
 from tests.train.labelled import write_labels
 
 SIDE, IMAGES = 64, 24

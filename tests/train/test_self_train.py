@@ -16,17 +16,17 @@ import torch
 
 from masktree import cli
 from masktree.errors import FormatError, InputError, TrainingError, WeightsError
-from masktree.segmenter.batch import Batch, Targets
-from masktree.segmenter.build import build_model, read_tensors
-from masktree.segmenter.config import CascadeConfig, Mask2FormerConfig
+from masktree.models.build import build_model, read_tensors
+from masktree.models.config import CascadeConfig, Mask2FormerConfig
+from masktree.models.structures import Batch, Targets
+from masktree.train.initialisation import Start
 from masktree.train.loop import Part, State, fit, make_accelerator
-from masktree.train.optimise import Optimisation
+from masktree.train.optimiser import Optimisation
 from masktree.train.presets import PRESETS
 from masktree.train.run import RunFolder, read_metrics
 from masktree.train.selection import Watch
 from masktree.train.self_train import METHODS, find_method
-from masktree.train.start import Start
-from tests.segmenter.standins import CONFIG, TinyModel
+from tests.models.standins import CONFIG, TinyModel
 from tests.train.planted import CORRECTION, OPTIMISATION, PRESET, correct, make_labels, run
 from tests.train.test_run import ROOT, equal_runs, records, stop_at
 
@@ -350,7 +350,7 @@ def test_a_run_begins_with_the_weights_of_another(first, labels, tmp_path):
 
 
 def test_of_another_architecture_what_fits_is_taken_if_the_pyramid_does(tmp_path):
-    from masktree.segmenter.build import save_pretrained
+    from masktree.models.build import save_pretrained
 
     shape = {"image_size": 64, "hidden": 32, "heads": 2, "feedforward": 32, "pixel_layers": 1, "decoder_layers": 1}
     torch.manual_seed(0)

@@ -10,9 +10,9 @@ import pytest
 
 from masktree.errors import FormatError, InputError
 from masktree.labels import LabelSet
-from masktree.masks import MaskTree
 from masktree.train import store as module
 from masktree.train.store import LabelStore
+from masktree.trees.masktree import MaskTree
 from tests.train.labelled import random_tree, write_collection, write_labels
 
 SIZES = {"a.png": (20, 30), "b/ü.png": (40, 25), "b/c.png": (33, 33), "d.png": (8, 50), "e.png": (64, 64)}

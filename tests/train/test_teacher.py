@@ -15,21 +15,22 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor, nn
 
-from masktree import hierarchy, rle
 from masktree.errors import FormatError, InputError, TrainingError
-from masktree.masks import MaskTree
-from masktree.segmenter.batch import Batch, Targets
-from masktree.segmenter.cascade import CascadeMaskRCNN
-from masktree.segmenter.mask2former import Mask2Former
+from masktree.models.cascade.model import CascadeMaskRCNN
+from masktree.models.mask2former.model import Mask2Former
+from masktree.models.structures import Batch, Targets
 from masktree.train import teacher as module
-from masktree.train.augment import Augmentation
+from masktree.train.augmentation import Augmentation
 from masktree.train.geometry import Geometry
 from masktree.train.selection import Thresholds, Watch
 from masktree.train.store import LabelStore
 from masktree.train.teacher import COVER, Found, Teacher, evaluating
 from masktree.train.views import TwoViews, Views
-from tests.segmenter import test_cascade, test_mask2former
-from tests.segmenter.standins import PlantedDetections
+from masktree.trees import hierarchy, rle
+from masktree.trees.masktree import MaskTree
+from tests.models.cascade import test_model as test_cascade
+from tests.models.mask2former import test_model as test_mask2former
+from tests.models.standins import PlantedDetections
 from tests.train.labelled import write_labels
 
 CPU = torch.device("cpu")
@@ -441,7 +442,7 @@ def test_a_teacher_gone_blind_ends_the_run(store):
 
 
 def test_masks_are_rendered_a_few_at_a_time(monkeypatch):
-    monkeypatch.setattr("masktree.segmenter.trees._DENSE", SIDE * SIDE)
+    monkeypatch.setattr("masktree.models.trees._DENSE", SIDE * SIDE)
     rendered: list[int] = []
     render = PlantedDetections.render
 

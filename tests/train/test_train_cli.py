@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from masktree import cli, predict
-from masktree.images import read_image
-from masktree.segmenter.saved import is_model
+from masktree.io.images import read_image
+from masktree.models.saved import is_model
 from masktree.train.run import read_metrics
 from tests.train.planted import make_labels
 

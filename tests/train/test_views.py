@@ -13,12 +13,12 @@ from torchvision.transforms import RandomErasing
 from masktree.backbones.texture import CUES, evidence
 from masktree.errors import ImageError, InputError
 from masktree.labels import LabelSet
-from masktree.masks import MaskTree
 from masktree.train import views as module
-from masktree.train.augment import Augmentation, Light
+from masktree.train.augmentation import Augmentation, Light
 from masktree.train.data import TrainingData
 from masktree.train.store import LabelStore
 from masktree.train.views import ERASINGS, Erasing, TwoViews, Views, draw_erasings
+from masktree.trees.masktree import MaskTree
 from tests.train.independence import check_independence
 from tests.train.labelled import random_tree, write_collection, write_labels
 

@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate, linear
 from masktree.backbones.base import Grids, Images, check_images, nearest_multiple
 from masktree.backbones.weights import WEIGHTS, Weights, fetch, find_weights, read_state
 from masktree.errors import WeightsError
-from masktree.files import sha256_of
+from masktree.io.files import sha256_of
 
 # Stage of a ResNet whose output is used: layer3, stride 16 (our choice: layer4's stride 32 leaves 15 x 15
 # cells of a 480 x 480 image, too few for parts, and dilating it would change what the network learnt).

@@ -8,11 +8,11 @@ import sys
 
 import tyro
 
-from masktree.cli.answers import refuse
-from masktree.cli.learning import self_train, train
-from masktree.cli.measuring import evaluate
-from masktree.cli.outlining import discover, merge, segment
-from masktree.cli.showing import export, info
+from masktree.cli.evaluate import evaluate
+from masktree.cli.info import export, info
+from masktree.cli.options import refuse
+from masktree.cli.segment import discover, merge, segment
+from masktree.cli.train import self_train, train
 
 
 def main(arguments: list[str] | None = None) -> int:

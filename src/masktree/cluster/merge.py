@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 
 from masktree.errors import InputError
-from masktree.tree import PartitionTree
+from masktree.trees.dendrogram import PartitionTree
 from masktree.types import Features, Labels, checked
 
 

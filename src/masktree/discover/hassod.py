@@ -8,10 +8,10 @@ import numpy as np
 from numba import njit
 
 from masktree.backbones.base import Backbone
-from masktree.discover.grids import Window, check_settings, cluster, encode_part, nest, resize_part
-from masktree.images import resize_image
-from masktree.masks import MaskTree
+from masktree.discover.region_masks import Window, check_settings, cluster, encode_part, nest, resize_part
+from masktree.io.images import resize_image
 from masktree.refine import Refiner, dense_crf, fill_holes, upsample_labels
+from masktree.trees.masktree import MaskTree
 from masktree.types import RGB, Labels, Mask
 
 

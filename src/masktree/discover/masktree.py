@@ -19,7 +19,7 @@ from masktree.backbones.weights import BUILT_IN
 from masktree.cluster.leaves import adjacency, watershed_leaves
 from masktree.cluster.merge import merge_regions
 from masktree.errors import InputError
-from masktree.tree import PartitionTree
+from masktree.trees.dendrogram import PartitionTree
 from masktree.types import RGB, Features, Labels, checked
 
 WORKING_SIDE = 640  # longer side in pixels above which images are clustered smaller; windows of 5-20 px fit this size
@@ -45,7 +45,7 @@ _LEVELS = (0.0, 0.02, *(k / 20 for k in range(1, 20)), 0.98, 1.0)
 
 
 @checked
-def partition(
+def build_dendrogram(
     image: RGB, *, backbone: Backbone | None = None, quality: Literal["fast", "best"] = "fast"
 ) -> PartitionTree:
     """Tree of nested regions of an image of any size.
@@ -72,7 +72,7 @@ def partition(
 def merge_sequence(
     image: RGB, *, backbone: Backbone | None = None, scales: tuple[float, ...] = SCALES["fast"]
 ) -> PartitionTree:
-    """The tree of ``partition`` with the costs of the merges as altitudes, not calibrated; evidence at any scales."""
+    """The tree of ``build_dendrogram`` with merge costs as altitudes, not calibrated; evidence at any scales."""
     scale = WORKING_SIDE / max(WORKING_SIDE, *image.shape[:2])
     looks = [_look(_scaled(image, scale * factor), backbone) for factor in scales]
     fine = _scaled(image, min(1.0, scale * max(scales)))  # leaves have all the detail that the evidence has

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from masktree import rle
 from masktree.backbones.base import Backbone
-from masktree.discover.grids import (
+from masktree.discover.region_masks import (
     Refined,
     Window,
     box_window,
@@ -21,9 +20,10 @@ from masktree.discover.grids import (
     resize_mask,
     scale_window,
 )
-from masktree.images import resize_image
-from masktree.masks import MaskTree
+from masktree.io.images import resize_image
 from masktree.refine import Refiner, dense_crf
+from masktree.trees import rle
+from masktree.trees.masktree import MaskTree
 from masktree.types import RGB, Mask, Masks
 
 

@@ -7,10 +7,9 @@ from typing import Literal
 
 import numpy as np
 
-from masktree import rle
 from masktree.backbones.base import Backbone
 from masktree.cluster import maskcut
-from masktree.discover.grids import (
+from masktree.discover.region_masks import (
     Refined,
     box_window,
     check_settings,
@@ -21,9 +20,10 @@ from masktree.discover.grids import (
     resize_masks,
 )
 from masktree.errors import InputError
-from masktree.images import resize_image
-from masktree.masks import MaskTree
+from masktree.io.images import resize_image
 from masktree.refine import Refiner, dense_crf, fill_holes, iou_pairwise, refine_masks
+from masktree.trees import rle
+from masktree.trees.masktree import MaskTree
 from masktree.types import RGB, Masks
 
 Detector = Callable[[RGB], Masks]

@@ -29,10 +29,10 @@ from typing import Any
 import numpy as np
 
 from masktree.errors import FormatError, InputError
-from masktree.evaluate import contours
+from masktree.evaluate import boundaries as contours
 from masktree.evaluate.ucm import load_mat, ucm_tree
-from masktree.masks import MaskTree
-from masktree.tree import PartitionTree
+from masktree.trees.dendrogram import PartitionTree
+from masktree.trees.masktree import MaskTree
 from masktree.types import Labels
 
 THRESHOLDS = np.arange(1, 100) / 100  # the benchmark's 99 levels of an ultrametric contour map in [0, 1]
@@ -106,7 +106,7 @@ def score(
         raise InputError("expected one or more human segmentations; got none; check the truth's folder")
     _ascending(thresholds)
     labels = [truth.labels for truth in truths]
-    tree = prediction.partition if isinstance(prediction, MaskTree) else prediction
+    tree = prediction.dendrogram if isinstance(prediction, MaskTree) else prediction
     if tree is None:
         assert isinstance(prediction, MaskTree)
         cuts = [prediction.cut(float(t)) for t in thresholds]

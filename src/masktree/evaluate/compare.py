@@ -20,7 +20,7 @@ from masktree.evaluate import recall
 from masktree.evaluate.harness import PROTOCOLS
 from masktree.evaluate.metrics import better, number
 from masktree.evaluate.result import Metrics, Result, Stats
-from masktree.files import write_json
+from masktree.io.files import write_json
 
 RESAMPLES = (
     1000  # (our choice: the ends of a 95 % interval then move by a few per cent of its length from seed to seed)

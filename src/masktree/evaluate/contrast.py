@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float64
 from numba import njit
 
-from masktree import rle
 from masktree.errors import InputError
-from masktree.masks import MaskTree
+from masktree.trees import rle
+from masktree.trees.masktree import MaskTree
 from masktree.types import RGB, checked
 
 _SAMPLE = 20_000  # pixels of a mask from which ``within`` is taken at most (our choice; the mean is sure to 1 %)

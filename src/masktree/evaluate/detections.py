@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from masktree.errors import InputError
-from masktree.masks import MaskTree
+from masktree.trees.masktree import MaskTree
 
 
 @dataclass(frozen=True, eq=False)

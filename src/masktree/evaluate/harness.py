@@ -20,10 +20,12 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 
 import masktree
-from masktree import batch
 from masktree.errors import InputError
-from masktree.evaluate import bsds, nesting, points, recall, stability
+from masktree.evaluate import bsds, points, recall
+from masktree.evaluate import consistency as stability
+from masktree.evaluate import hierarchy as nesting
 from masktree.evaluate.datasets import read_truth
+from masktree.evaluate.ground_truth import GroundTruth, ImageTruth, hash_names
 from masktree.evaluate.predictions import (
     ImagePrediction,
     Predictions,
@@ -35,11 +37,11 @@ from masktree.evaluate.predictions import (
     without_suffix,
 )
 from masktree.evaluate.result import Metrics, Result, Stats, source_commit
-from masktree.evaluate.truth import GroundTruth, ImageTruth, hash_names
-from masktree.files import sha256_of
-from masktree.images import find_photos, read_image
-from masktree.predict import Outliner, load
-from masktree.progress import progress_bar
+from masktree.io.files import sha256_of
+from masktree.io.images import find_photos, read_image
+from masktree.jobs import batch
+from masktree.jobs.progress import progress_bar
+from masktree.predict import Segmenter, load
 from masktree.prompt import Predictor
 
 ProtocolName = Literal["ar", "points", "bsds", "hierarchy", "self"]
@@ -94,7 +96,7 @@ class ScoreJob:
         self.protocol = protocol
         self.settings = settings
         self.origin = origin
-        self._segmenter: Outliner | None = None
+        self._segmenter: Segmenter | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_segmenter": None}  # networks do not travel between processes
@@ -103,7 +105,7 @@ class ScoreJob:
         return PROTOCOLS[self.protocol].score(case, self)
 
     @property
-    def segmenter(self) -> Outliner:
+    def segmenter(self) -> Segmenter:
         """The segmenter that made the trees, from the record of their run.
 
         Raises:
@@ -376,7 +378,7 @@ def _self_cases(
     return cases, empty
 
 
-def _recorded_segmenter(origin: dict[str, Any]) -> Outliner:
+def _recorded_segmenter(origin: dict[str, Any]) -> Segmenter:
     config, weights = origin.get("config"), origin.get("weights")
     if config is None or weights is None:
         raise InputError("expected run.json beside the trees, which says how to make them again; got none")

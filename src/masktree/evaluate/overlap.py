@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Float64
 
-from masktree import rle
 from masktree.evaluate.recall import THRESHOLDS
+from masktree.trees import rle
 from masktree.types import checked
 
 
@@ -16,7 +16,7 @@ from masktree.types import checked
 def ious(a: Sequence[bytes], b: Sequence[bytes], size: tuple[int, int]) -> Float64[np.ndarray, "na nb"]:
     """IoU in [0, 1] of each mask of ``a`` with each of ``b``; 0 where both are empty.
 
-    Time of :func:`masktree.rle.cross_intersections`; 24 bytes a pair, nothing dense.
+    Time of :func:`masktree.trees.rle.cross_intersections`; 24 bytes a pair, nothing dense.
 
     Raises:
         InputError: a string is damaged or belongs to another image size.

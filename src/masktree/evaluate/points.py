@@ -24,9 +24,9 @@ import numpy as np
 from numba import njit
 from scipy import ndimage
 
-from masktree import rle
 from masktree.errors import InputError
-from masktree.evaluate.truth import ImageTruth
+from masktree.evaluate.ground_truth import ImageTruth
+from masktree.trees import rle
 from masktree.types import RGB, Mask, checked
 
 TARGETS = (80, 85, 90)  # per cent of IoU

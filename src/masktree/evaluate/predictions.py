@@ -13,15 +13,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from masktree import treefile
+from masktree.coco.predictions import CocoImage, read_coco
 from masktree.errors import FormatError, InputError
-from masktree.evaluate.cocofile import CocoImage, read_coco
 from masktree.evaluate.detections import Detections
-from masktree.evaluate.truth import ImageTruth
+from masktree.evaluate.ground_truth import ImageTruth
 from masktree.evaluate.ucm import read_ucm
-from masktree.files import read_json
+from masktree.io.files import read_json
 from masktree.labels import LabelSet
-from masktree.masks import MaskTree
+from masktree.trees import file as treefile
+from masktree.trees.masktree import MaskTree
 
 RECORDS = frozenset({"run", "failures"})  # run.json and failures.json stand beside trees
 _OURS = b'{"format": "masktree-'  # how other JSON files of ours begin, such as a result of an evaluation

@@ -25,10 +25,10 @@ from typing import Any, Literal
 import numpy as np
 from numba import njit
 
-from masktree import rle
 from masktree.errors import FormatError, InputError, MasktreeError
 from masktree.evaluate.detections import Detections
-from masktree.evaluate.truth import ImageTruth
+from masktree.evaluate.ground_truth import ImageTruth
+from masktree.trees import rle
 
 Stats = dict[str, Any]
 
@@ -51,8 +51,8 @@ def score_image(truth: ImageTruth, found: Detections, *, kind: Literal["masks", 
     """What one image adds to the benchmark; plain data for JSON.
 
     The 1000 best detections count; of equal scores, the first. An image without detections, or without truths, is
-    valid. Time for n detections and g truths is that of :func:`masktree.rle.cross_intersections` plus O(n g); memory
-    8 n g bytes a few times over and that of the runs.
+    valid. Time for n detections and g truths is that of :func:`masktree.trees.rle.cross_intersections` plus O(n g);
+    memory 8 n g bytes a few times over and that of the runs.
 
     Returns:
         ``image``: id. ``truths``: non-crowd truths. ``detections``: those that count, at most 1000.

@@ -19,7 +19,7 @@ from typing import Any
 
 from masktree.errors import FormatError
 from masktree.evaluate.metrics import number, title
-from masktree.files import read_json, write_json
+from masktree.io.files import read_json, write_json
 
 VERSION = 1
 Stats = dict[str, Any]

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from masktree import hierarchy, rle
 from masktree.errors import InputError
-from masktree.masks import LEVELS, MaskTree
+from masktree.trees import hierarchy, rle
+from masktree.trees.masktree import LEVELS, MaskTree
 
 Stats = dict[str, Any]
 

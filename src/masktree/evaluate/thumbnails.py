@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from masktree import rle
 from masktree.evaluate.detections import Detections
-from masktree.evaluate.truth import ImageTruth
-from masktree.masks import MaskTree
+from masktree.evaluate.ground_truth import ImageTruth
+from masktree.trees import rle
+from masktree.trees.masktree import MaskTree
 from masktree.types import RGB, Mask
 
 SIDE = 520  # longest side in pixels: 24 such pictures are about a megabyte (our choice)

@@ -14,7 +14,7 @@ from numba import njit
 from scipy import ndimage
 
 from masktree.errors import FormatError, InputError
-from masktree.tree import PartitionTree
+from masktree.trees.dendrogram import PartitionTree
 
 FINEST = 0.01  # the benchmark's lowest threshold: pixels inside regions must not be above it
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from masktree import rle
+from masktree.trees import rle
 from masktree.types import RGB
 
 CROP = 0.8  # of each side (our choice: most masks stay whole, and a fixed working size sees them at another scale)

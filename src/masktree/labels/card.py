@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from masktree.files import write_atomically
+from masktree.io.files import write_atomically
 
 
 def write_card(path: Path, index: dict[str, Any]) -> None:

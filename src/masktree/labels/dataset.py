@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from masktree.coco.annotations import SHARD_SHAPE, group_by_image, tree_of
 from masktree.errors import FormatError, MasktreeError
-from masktree.files import read_json, sha256_of
-from masktree.labels.coco import SHARD_SHAPE, group_by_image, tree_of
-from masktree.masks import MaskTree
+from masktree.io.files import read_json, sha256_of
+from masktree.trees.masktree import MaskTree
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from masktree.coco.annotations import CATEGORY, MAX_MASKS, SHARD_SHAPE, group_by_image, tree_of
+from masktree.coco.stream import read_records
 from masktree.errors import InputError, MasktreeError
-from masktree.files import read_json, write_atomically, write_json
-from masktree.labels.coco import CATEGORY, MAX_MASKS, SHARD_SHAPE, group_by_image, tree_of
+from masktree.io.files import read_json, write_atomically, write_json
 from masktree.labels.dataset import LabelSet
-from masktree.labels.records import read_records
 
 _SA1B = re.compile(r"sa_\d+\.\w+")
 

@@ -13,9 +13,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from masktree import hierarchy, rle
 from masktree.errors import InputError
-from masktree.masks import MaskTree
+from masktree.trees import hierarchy, rle
+from masktree.trees.masktree import MaskTree
 
 Name = Literal["union", "add"]
 # UnSAM+'s bound for add. For union the one of ``hierarchy.nms`` (our choice: pooled sets give near-copies, which 0.9

@@ -16,13 +16,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from masktree import rle
-from masktree.cocomask import REMEDY, pack_polygons, read_mask
+from masktree.coco.masks import REMEDY, pack_polygons, read_mask
+from masktree.coco.stream import read_records
 from masktree.errors import FormatError, InputError
-from masktree.files import sha256_of
+from masktree.io.files import sha256_of
 from masktree.labels.dataset import LabelSet
 from masktree.labels.merge import Pool
-from masktree.labels.records import read_records
+from masktree.trees import rle
 
 Kind = Literal["labels", "coco", "sa1b"]
 _RECORDS = ("merge.json", "run.json", "failures.json", "missing.json")  # masktree's, beside files of SA-1B

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from masktree import rle
-from masktree.masks import LEVELS, MaskTree
+from masktree.trees import rle
+from masktree.trees.masktree import LEVELS, MaskTree
 
 _COUNTERS = ("levels", "sizes", "areas", "depths", "sources")
 _SMALL, _MEDIUM = 32**2, 96**2  # COCO's area limits in pixels

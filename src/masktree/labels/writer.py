@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from masktree import treefile
-from masktree.batch import Result
+from masktree.coco.annotations import CATEGORY, SHARD_SHAPE, annotations_of, group_by_image, read_info, tree_of
 from masktree.errors import InputError
-from masktree.files import read_json, sha256_of, write_json
-from masktree.images import Photo
+from masktree.io.files import read_json, sha256_of, write_json
+from masktree.io.images import Photo
+from masktree.jobs.batch import Result
+from masktree.jobs.record import RunRecord
 from masktree.labels.card import write_card
-from masktree.labels.coco import CATEGORY, SHARD_SHAPE, annotations_of, group_by_image, read_info, tree_of
 from masktree.labels.statistics import Statistics
-from masktree.masks import MaskTree
-from masktree.runs import RunRecord
+from masktree.trees import file as treefile
+from masktree.trees.masktree import MaskTree
 
 SHARD_SIZE = 1000  # images: a file of tens of megabytes, which any JSON reader takes (our choice)
 

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from masktree.prompt.answer import LEAST, SHARPNESS, Answer, Candidates, answer, click_costs, overlap
+from masktree.prompt.candidates import LEAST, SHARPNESS, Answer, Candidates, answer, click_costs, overlap
 from masktree.prompt.prompt import Prompt
-from masktree.tree import PartitionTree
+from masktree.trees.dendrogram import PartitionTree
 
-MOST_AREA = 0.9  # of the image: what is larger is hardly ever meant (as in ``MaskTree.from_partition``)
+MOST_AREA = 0.9  # of the image: what is larger is hardly ever meant (as in ``MaskTree.from_dendrogram``)
 CANDIDATES = 128  # nodes that are looked at; paths are rarely as long (our choice)
 _NEVER = 1e6  # cost of a click on the wrong side: above any sum of costs
 
@@ -34,7 +34,7 @@ class Dendrogram:
     """Clicks, boxes and masks on a ``PartitionTree``: every node is a candidate, and so are differences and unions.
 
     An answer puts each node in or out; what surrounds the image is out. Clicks say it of their leaves. A node that is
-    not where its parent is costs -log of its score, which is as in ``MaskTree.from_partition`` its persistence times
+    not where its parent is costs -log of its score, which is as in ``MaskTree.from_dendrogram`` its persistence times
     sqrt(area / image area): the answer of least cost says in the fewest and most stable nodes what the clicks say (our
     choice; a minimum cut of a tree, exact in two passes over the ancestors of the clicked leaves). For one click that
     is a node above it; with a click outside, a smaller node or the difference of two; with a second click inside, a

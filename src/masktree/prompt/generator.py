@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy import ndimage
 
-from masktree import rle
 from masktree.errors import InputError
-from masktree.masks import MaskTree
 from masktree.prompt.predictor import is_promptable
+from masktree.trees import rle
+from masktree.trees.masktree import MaskTree
 from masktree.types import RGB, Mask, checked
 
 if TYPE_CHECKING:
-    from masktree.predict import Outliner
+    from masktree.predict import Segmenter
 
 _MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 _EIGHT = np.ones((3, 3), np.int8)
@@ -56,7 +56,7 @@ class AutomaticMaskGenerator:
 
     def __init__(
         self,
-        source: Outliner,
+        source: Segmenter,
         points_per_side: int | None = None,
         points_per_batch: int | None = None,
         pred_iou_thresh: float = 0.0,

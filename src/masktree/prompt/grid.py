@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from masktree.masks import MaskTree
-from masktree.prompt.network import Network
-from masktree.regions import redraw
-from masktree.segmenter.everything import everything
-from masktree.segmenter.trees import MIN_AREA, tree_of
+from masktree.models.promptable.generate import everything
+from masktree.models.trees import MIN_AREA, tree_of
+from masktree.prompt.model import Network
+from masktree.trees.masktree import MaskTree
+from masktree.trees.snap import snap_to_regions
 from masktree.types import RGB
 
 if TYPE_CHECKING:
-    from masktree.predict import LearnedSegmenter
+    from masktree.predict import ModelSegmenter
 
 POINTS = 64  # that are clicked at a time, as in segment-anything
 
 
 def tree_of_clicks(
-    segmenter: LearnedSegmenter | Any,
+    segmenter: ModelSegmenter | Any,
     image: RGB,
     grid: np.ndarray | None,
     *,
@@ -40,8 +40,8 @@ def tree_of_clicks(
             2304.02643, appendix B).
 
     Masks below ``segmenter.min_area`` or ``segmenter.min_score``, and copies of better ones, are left out, and at most
-    ``config.detections`` kept; then they are redrawn, if the segmenter has ``borders``. Memory: the logits of a batch,
-    and the vectors and coarse maps of the candidates.
+    ``config.detections`` kept; then they are redrawn, if the segmenter has ``snap_backbone``. Memory: the logits of a
+    batch, and the vectors and coarse maps of the candidates.
     """
     network = Network(segmenter, image)
     content = network.content
@@ -61,4 +61,4 @@ def tree_of_clicks(
         assert found.stabilities is not None
         area = MIN_AREA if segmenter.min_area is None else segmenter.min_area
         tree = tree_of(found, network.size, min_area=area, stabilities=found.stabilities.cpu().numpy())
-    return tree if network.partition is None else redraw(tree, network.partition)
+    return tree if network.dendrogram is None else snap_to_regions(tree, network.dendrogram)

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from masktree.errors import InputError
-from masktree.masks import MaskTree
-from masktree.prompt.answer import ANSWERS, Source
+from masktree.prompt.candidates import ANSWERS, Source
 from masktree.prompt.dendrogram import Dendrogram
-from masktree.prompt.forest import Forest
 from masktree.prompt.prompt import SURE, Prompt
-from masktree.tree import PartitionTree
+from masktree.prompt.tree import Forest
+from masktree.trees.dendrogram import PartitionTree
+from masktree.trees.masktree import MaskTree
 from masktree.types import RGB
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from masktree.predict import Outliner
+    from masktree.predict import Segmenter
 
 
 class Predictor:
@@ -35,7 +35,7 @@ class Predictor:
             which answers at any granularity (``masktree.prompt.dendrogram``); on every backbone, without training.
             A model of kind promptable: ``set_image`` encodes the image, the network answers.
             Any other segmenter, or any callable from image to ``MaskTree``: the masks that it finds answer, with their
-            unions and differences (``masktree.prompt.forest``).
+            unions and differences (``masktree.prompt.tree``).
             A ``PartitionTree`` or ``MaskTree``: is that of the image; ``set_image`` is not needed then.
         answers: masks of an answer to an ambiguous prompt, at least 1; segment-anything has 3.
 
@@ -43,7 +43,7 @@ class Predictor:
         InputError: a source of another kind, or ``answers`` below 1.
     """
 
-    def __init__(self, source: Outliner | MaskTree | PartitionTree, *, answers: int = ANSWERS) -> None:
+    def __init__(self, source: Segmenter | MaskTree | PartitionTree, *, answers: int = ANSWERS) -> None:
         if not isinstance(answers, (int, np.integer)) or answers < 1:
             raise InputError(f"expected answers as a whole number of at least 1; got {answers!r}")
         if not (isinstance(source, (MaskTree, PartitionTree)) or callable(source)):
@@ -167,10 +167,10 @@ def is_promptable(source: object) -> bool:
 
 def _look(source: Any, image: RGB) -> Source:
     if is_promptable(source):
-        from masktree.prompt.network import Network
+        from masktree.prompt.model import Network
 
         return Network(source, image)
     tree = source(image)
     if not isinstance(tree, MaskTree):
         raise InputError(f"expected a callable from an image to its MaskTree; got one to {type(tree).__name__}")
-    return Forest(tree) if tree.partition is None else Dendrogram(tree.partition)
+    return Forest(tree) if tree.dendrogram is None else Dendrogram(tree.dendrogram)

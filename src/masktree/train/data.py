@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from masktree.errors import InputError
-from masktree.segmenter.batch import Batch, Targets
-from masktree.train.augment import LARGEST_PASTED, Augmentation, Scene, choose_masks, choose_objects, paste, see
-from masktree.train.photographs import Broken, Photographs, Stream, frame, frame_masks
+from masktree.models.structures import Batch, Targets
+from masktree.train.augmentation import LARGEST_PASTED, Augmentation, Scene, choose_masks, choose_objects, paste, see
+from masktree.train.photo_dataset import Broken, Photographs, Stream, frame, frame_masks
 from masktree.train.store import LabelStore
 
 

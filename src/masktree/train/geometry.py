@@ -10,8 +10,8 @@ from jaxtyping import UInt8
 from numba import njit
 from PIL import Image
 
-from masktree import rle
 from masktree.errors import InputError
+from masktree.trees import rle
 from masktree.types import RGB, Masks, checked
 
 

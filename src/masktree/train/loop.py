@@ -22,8 +22,16 @@ import torch
 from torch import Tensor, nn
 
 from masktree.errors import InputError, TrainingError, WeightsError
-from masktree.segmenter.batch import Batch
-from masktree.train.optimise import Optimisation, average, clip_gradients, freeze, make_optimiser, rate_factor, set_rate
+from masktree.models.structures import Batch
+from masktree.train.optimiser import (
+    Optimisation,
+    average,
+    clip_gradients,
+    freeze,
+    make_optimiser,
+    rate_factor,
+    set_rate,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -59,7 +67,7 @@ class State:
     """All that a run goes on from.
 
     Attributes:
-        model: the network that is trained, a ``masktree.segmenter.batch.Model``.
+        model: the network that is trained, a ``masktree.models.structures.Model``.
         averaged: moving average of its weights, in evaluation mode: what is kept, and the teacher of self-training.
         optimiser: of the model's parameters.
         step: how many are done.

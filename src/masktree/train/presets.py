@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from masktree.errors import InputError
-from masktree.segmenter.config import CascadeConfig, Mask2FormerConfig, ModelConfig, PromptableConfig
-from masktree.train.augment import Augmentation
-from masktree.train.optimise import Optimisation
+from masktree.models.config import CascadeConfig, Mask2FormerConfig, ModelConfig, PromptableConfig
+from masktree.train.augmentation import Augmentation
+from masktree.train.optimiser import Optimisation
 
 Kind = Literal["sohes", "unsam", "hassod", "promptable"]
 Size = Literal["tiny", "small", "base"]

@@ -27,14 +27,14 @@ import numpy as np
 import torch
 
 from masktree.errors import FormatError, InputError, TrainingError
-from masktree.files import write_atomically, write_json
-from masktree.runs import versions
-from masktree.segmenter.batch import Model
-from masktree.segmenter.build import save_pretrained
-from masktree.segmenter.config import ModelConfig, to_json
-from masktree.segmenter.saved import CONFIG, FORMAT, VERSION, WEIGHTS, is_model, read_header
+from masktree.io.files import write_atomically, write_json
+from masktree.jobs.record import versions
+from masktree.models.build import save_pretrained
+from masktree.models.config import ModelConfig, to_json
+from masktree.models.saved import CONFIG, FORMAT, VERSION, WEIGHTS, is_model, read_header
+from masktree.models.structures import Model
 from masktree.train.loop import State
-from masktree.train.pictures import draw_losses, draw_thresholds
+from masktree.train.plots import draw_losses, draw_thresholds
 
 CHECKPOINT, METRICS, LOSSES, THRESHOLDS, SAMPLES, BOARD = (
     "checkpoint.pt",

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from masktree import rle
 from masktree.errors import FormatError, InputError, TrainingError
-from masktree.progress import Progress, Silent
+from masktree.jobs.progress import Progress, Silent
 from masktree.train.store import LabelStore
+from masktree.trees import rle
 
 SIZES = ("small", "medium", "large")
 _LIMITS = (32**2, 96**2)  # areas at which the next size begins

@@ -17,14 +17,14 @@ from typing import Any, Literal, cast, get_args
 from torch import Tensor
 
 from masktree.errors import InputError
-from masktree.progress import Progress
-from masktree.segmenter.batch import Batch
+from masktree.jobs.progress import Progress
+from masktree.models.structures import Batch
+from masktree.train.initialisation import Start
 from masktree.train.loop import Part
-from masktree.train.optimise import Optimisation
+from masktree.train.optimiser import Optimisation
 from masktree.train.presets import Preset
 from masktree.train.selection import FIXED, Thresholds, Watch, labels_per_image
 from masktree.train.stage import Options, Stage, opened
-from masktree.train.start import Start
 from masktree.train.teacher import COVER, Teacher
 from masktree.train.views import TwoViews, Views
 

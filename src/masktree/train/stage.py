@@ -14,18 +14,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from masktree import rle
 from masktree.errors import InputError
-from masktree.files import only_writer
+from masktree.io.files import only_writer
+from masktree.jobs.progress import Progress, progress_bar
 from masktree.labels import LabelSet
-from masktree.masks import MaskTree
-from masktree.progress import Progress, progress_bar
-from masktree.segmenter.batch import Batch, Targets
-from masktree.segmenter.build import build_model
-from masktree.segmenter.config import ModelConfig
-from masktree.segmenter.trees import MIN_AREA, tree_of
-from masktree.train.augment import Augmentation
+from masktree.models.build import build_model
+from masktree.models.config import ModelConfig
+from masktree.models.structures import Batch, Targets
+from masktree.models.trees import MIN_AREA, tree_of
+from masktree.train.augmentation import Augmentation
 from masktree.train.data import TrainingData
+from masktree.train.initialisation import Start
 from masktree.train.loop import (
     Part,
     Precision,
@@ -37,13 +36,14 @@ from masktree.train.loop import (
     resolve_process_device,
     split,
 )
-from masktree.train.optimise import pretrained_parameters
-from masktree.train.photographs import Photographs
-from masktree.train.pictures import draw_samples
+from masktree.train.optimiser import pretrained_parameters
+from masktree.train.photo_dataset import Photographs
+from masktree.train.plots import draw_samples
 from masktree.train.presets import Preset
 from masktree.train.run import SAMPLES, RunFolder
-from masktree.train.start import Start
 from masktree.train.store import LabelStore
+from masktree.trees import rle
+from masktree.trees.masktree import MaskTree
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -24,12 +24,12 @@ from typing import IO
 
 import numpy as np
 
-from masktree import hierarchy, rle
 from masktree.errors import FormatError, InputError, MasktreeError
-from masktree.files import read_json, write_json
+from masktree.io.files import read_json, write_json
+from masktree.jobs.progress import Progress, Silent
 from masktree.labels import LabelSet
-from masktree.masks import MaskTree
-from masktree.progress import Progress, Silent
+from masktree.trees import hierarchy, rle
+from masktree.trees.masktree import MaskTree
 
 _FORMAT, _VERSION = "masktree-store", 1
 _KEY = re.compile("[0-9a-f]{16}")

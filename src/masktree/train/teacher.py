@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from masktree import hierarchy, rle
 from masktree.errors import InputError, TrainingError
-from masktree.segmenter.batch import Batch, Detections, Targets
-from masktree.segmenter.trees import encode_masks
-from masktree.train.augment import choose_masks
+from masktree.models.structures import Batch, Detections, Targets
+from masktree.models.trees import encode_masks
+from masktree.train.augmentation import choose_masks
 from masktree.train.geometry import Geometry
-from masktree.train.photographs import frame_masks
+from masktree.train.photo_dataset import frame_masks
 from masktree.train.selection import ALL, SIZES, Thresholds, Watch
 from masktree.train.views import Views
+from masktree.trees import hierarchy, rle
 
 Rule = Literal["sohes", "hassod"]
 Reduce = Callable[[Tensor], Tensor]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from masktree.train.initialisation import Start
 from masktree.train.loop import whole
 from masktree.train.presets import Preset
 from masktree.train.stage import Options, opened
-from masktree.train.start import Start
 
 __all__ = ["Options", "train"]
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from masktree.segmenter.batch import Batch, Targets
-from masktree.train.augment import Augmentation
+from masktree.models.structures import Batch, Targets
+from masktree.train.augmentation import Augmentation
 from masktree.train.geometry import Geometry
-from masktree.train.photographs import Broken, Photographs, Stream, frame
+from masktree.train.photo_dataset import Broken, Photographs, Stream, frame
 from masktree.train.store import LabelStore
 from masktree.types import RGB
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from masktree import rle
 from masktree.errors import FormatError, InputError
 from masktree.evaluate.datasets import read_truth
 from masktree.evaluate.datasets.lvis import DUPLICATE_IOU
 from masktree.evaluate.datasets.regions import masks_of
+from masktree.trees import rle
 from tests.evaluate.datasets.tiny import annotation, box_mask, compressed, document, image, masks, picture, write
 
 

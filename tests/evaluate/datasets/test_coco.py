@@ -8,9 +8,9 @@ import math
 import numpy as np
 import pytest
 
-from masktree import rle
 from masktree.errors import FormatError, InputError
 from masktree.evaluate.datasets import read_truth
+from masktree.trees import rle
 from tests.evaluate.datasets.tiny import annotation, box_mask, document, image, masks, write
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from masktree import rle
+from masktree.trees import rle
 
 
 def write(path: Path, document: Any) -> Path:

@@ -16,8 +16,8 @@ from masktree.backbones.base import Grids, Images, check_images, nearest_multipl
 from masktree.backbones.texture import Evidence, evidence
 from masktree.backbones.weights import Weights
 from masktree.errors import WeightsError
-from masktree.files import sha256_of
-from masktree.images import resize_image
+from masktree.io.files import sha256_of
+from masktree.io.images import resize_image
 from masktree.types import RGB, Features, checked
 
 if TYPE_CHECKING:

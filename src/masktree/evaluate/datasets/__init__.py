@@ -13,7 +13,7 @@ from pathlib import Path
 from masktree.errors import InputError
 from masktree.evaluate.datasets import coco, lvis, parts, regions, sa1b
 from masktree.evaluate.datasets.dataset import Counts, Dataset, Reading
-from masktree.evaluate.truth import GroundTruth
+from masktree.evaluate.ground_truth import GroundTruth
 
 __all__ = ["DATASETS", "Dataset", "read_list", "read_truth"]
 

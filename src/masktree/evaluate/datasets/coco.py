@@ -1,8 +1,8 @@
 """COCO's instance format: one JSON file with ``images`` and ``annotations``.
 
 Format: cocodataset.org/#format-data. A mask is a list of polygons, a run-length dict with a list of ``counts``, or one
-with a string; see ``masktree.cocomask``. Masks are kept as compressed strings only, and polygons are drawn one image at
-a time.
+with a string; see ``masktree.coco.masks``. Masks are kept as compressed strings only, and polygons are drawn one image
+at a time.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from masktree import rle
-from masktree.cocomask import REMEDY, pack_polygons, read_mask
+from masktree.coco.masks import REMEDY, pack_polygons, read_mask
 from masktree.errors import FormatError, InputError, MasktreeError
 from masktree.evaluate.datasets.dataset import Counts, Only, Reading, locate, wanted
-from masktree.evaluate.truth import ImageTruth
+from masktree.evaluate.ground_truth import ImageTruth
+from masktree.trees import rle
 
 Record = dict[str, Any]
 _LARGEST = 1e15  # (our choice) of any area or coordinate; NaN and infinity are not below it

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from masktree.errors import InputError
-from masktree.evaluate.truth import ImageTruth
+from masktree.evaluate.ground_truth import ImageTruth
 
 Only = frozenset[str] | None  # names of the images to read; None for all
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from masktree import rle
 from masktree.errors import FormatError
 from masktree.evaluate.datasets.coco import CocoFile, Record, file_name, image_truth, read_file, read_images
 from masktree.evaluate.datasets.dataset import Counts, Only, Reading, inside, locate, wanted
-from masktree.evaluate.truth import ImageTruth
+from masktree.evaluate.ground_truth import ImageTruth
+from masktree.trees import rle
 
 DUPLICATE_IOU = 0.5  # (our choice) above it, one prediction can pass for both masks at the loosest threshold of AR
 

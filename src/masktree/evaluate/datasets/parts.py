@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from masktree import rle
 from masktree.errors import FormatError
 from masktree.evaluate.datasets.coco import Record, file_name, image_truth, read_file, read_images
 from masktree.evaluate.datasets.dataset import Counts, Only, Reading, inside, locate, wanted
-from masktree.evaluate.truth import ImageTruth
+from masktree.evaluate.ground_truth import ImageTruth
+from masktree.trees import rle
 
 
 def read_paco(path: Path, split: str, only: Only = None) -> Reading:

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from masktree import rle
 from masktree.errors import FormatError, InputError
 from masktree.evaluate.bsds import read_ground_truth
 from masktree.evaluate.datasets.coco import CocoFile, Record, file_name, index, integer, load
 from masktree.evaluate.datasets.dataset import Counts, Only, Reading, inside, wanted
-from masktree.evaluate.truth import ImageTruth
+from masktree.evaluate.ground_truth import ImageTruth
+from masktree.trees import rle
 
 
 def masks_of(labels: np.ndarray) -> dict[int, bytes]:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from masktree.errors import FormatError, InputError
 from masktree.evaluate.datasets.coco import file_name, image_truth, index, load
 from masktree.evaluate.datasets.dataset import Counts, Only, Reading
-from masktree.evaluate.truth import ImageTruth
+from masktree.evaluate.ground_truth import ImageTruth
 
 
 def read_sa1b(path: Path, split: str, only: Only = None) -> Reading:

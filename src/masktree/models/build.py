@@ -1,0 +1,115 @@
+"""From a configuration to a model, from a model to a folder and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from masktree.errors import InputError, WeightsError
+from masktree.io.files import write_atomically, write_json
+from masktree.models.config import CascadeConfig, ModelConfig, PromptableConfig, to_json
+from masktree.models.saved import CONFIG, FORMAT, VERSION, WEIGHTS, is_model, read_config, read_header, weight_file
+from masktree.models.structures import Model
+
+
+def build_model(config: ModelConfig, *, weights: bool) -> Model:
+    """A model in training mode on the CPU; its new parts are drawn from torch's global generator.
+
+    Args:
+        config: decides kind, backbone and sizes.
+        weights: start from the backbone's weights; without them only the structure is made, and no file is read.
+
+    Raises:
+        WeightsError: unknown backbone, or its weights cannot be had.
+        InputError: transformers is missing, which all kinds but hassod need.
+    """
+    from masktree.models.pyramid.pyramid import build_pyramid
+
+    pyramid = build_pyramid(config.backbone, weights=weights)
+    if isinstance(config, CascadeConfig):
+        from masktree.models.cascade.model import CascadeMaskRCNN
+
+        return CascadeMaskRCNN(config, pyramid)
+    if isinstance(config, PromptableConfig):
+        from masktree.models.promptable.model import Promptable
+
+        return Promptable(config, pyramid)
+    from masktree.models.mask2former.model import Mask2Former
+
+    return Mask2Former(config, pyramid)
+
+
+def save_pretrained(model: Model, folder: str | Path) -> None:
+    """Write ``model.safetensors`` and ``config.json`` into a folder, each whole or not at all.
+
+    Further keys of a ``config.json`` that is there already are kept. The weights come first: a new ``config.json``
+    never stands beside none.
+
+    Raises:
+        InputError: the folder holds a ``config.json`` of something else.
+    """
+    assert isinstance(model, nn.Module)
+    folder = Path(folder)
+    path = folder / CONFIG
+    if path.exists() and not is_model(path.parent):
+        raise InputError(f"expected a folder for a model of masktree; got {path} of something else; choose another")
+    before = read_header(folder) if path.exists() else {}
+    # Clones: safetensors refuses tensors that share memory, as tied weights do.
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    write_atomically(folder / WEIGHTS, lambda handle: handle.write(save(tensors, metadata={"format": "pt"})))
+    header = before | {"format": FORMAT, "version": VERSION, "model": to_json(model.config)}
+    if header != before:
+        write_json(path, header, indent=1)
+
+
+def read_model(folder: str | Path, device: torch.device | str = "cpu") -> Model:
+    """The model in a folder, in evaluation mode, float32, on ``device``. No other file or network is needed.
+
+    bfloat16 is a matter of autocast around it: weights, positions and sampling points stay in float32.
+
+    Raises:
+        WeightsError: folder or weights are missing or damaged, or the tensors are not those of the configuration.
+        FormatError: ``config.json`` is damaged, of something else, or of another version.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    state = read_tensors(folder)
+    with torch.random.fork_rng(devices=[]):  # the values drawn here are replaced: leave the random state as it was
+        model = build_model(config, weights=False)
+    assert isinstance(model, nn.Module)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reasons = " ".join(str(error).split())[:400]
+        raise WeightsError(
+            f"expected in {str(weight_file(folder))!r} exactly the tensors of the model in {CONFIG}; got others "
+            f"({reasons}); copy both files of one run again"
+        ) from error
+    return model.eval().to(device)
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors in a model's folder by name, on the CPU, all finite.
+
+    Raises:
+        WeightsError: they are missing or damaged.
+    """
+    path = weight_file(folder)
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(
+            f"expected tensors in {str(path)!r}; got a damaged file ({error}); copy it again, or resume the training "
+            "run, which writes it anew"
+        ) from error
+    damaged = [name for name, value in state.items() if not torch.isfinite(value).all()]
+    if damaged:
+        raise WeightsError(
+            f"expected finite weights; got NaN or infinity in {len(damaged)} tensors of {str(path)!r}, first "
+            f"{damaged[0]!r}; go back to an earlier checkpoint"
+        )
+    return state

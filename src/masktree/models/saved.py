@@ -1,0 +1,198 @@
+"""A trained model on disk: ``config.json`` and ``model.safetensors``, the names that the Hugging Face hub expects.
+
+Nothing here imports torch: ``build`` reads and writes the tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import socket
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from masktree.errors import FormatError, WeightsError
+from masktree.io.files import read_json, sha256_of
+from masktree.models.config import ModelConfig, from_json
+
+FORMAT = "masktree-model"
+VERSION = 1
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where a trained model comes from.
+
+    ``name``: of its folder or on the hub; ``source``: as it was asked for; ``kind`` and ``backbone`` from its
+    configuration; ``sha256`` of the weight file, lower-case hexadecimal; ``label_free``: False if people may have made
+    some of the labels it was trained on, None if that is not known.
+    """
+
+    name: str
+    source: str
+    kind: str
+    backbone: str
+    sha256: str
+    label_free: bool | None = None
+
+
+def is_model(path: Path) -> bool:
+    """Whether ``path`` is a folder whose ``config.json`` says that it holds a model of masktree."""
+    try:
+        header = json.loads((path / CONFIG).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(header, dict) and header.get("format") == FORMAT
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name looks like ``owner/name`` and no file of that name exists."""
+    return _HUB_ID.fullmatch(name) is not None and not Path(name).exists()
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    """Content of ``config.json``: ``format``, ``version``, ``model``, and what the training run added.
+
+    Raises:
+        WeightsError: no such folder or file.
+        FormatError: damaged, of something else, or of another version.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        there = "a folder without that file" if folder.is_dir() else "no folder"
+        raise WeightsError(
+            f"expected the folder of a trained model with {CONFIG}; got {there} at {str(folder)!r}; "
+            "give the output folder of masktree train"
+        )
+    try:
+        header = read_json(path, {"format": str, "version": int, "model": dict})
+    except FormatError as error:
+        raise FormatError(f"{error}; a trained model's folder is written by masktree train") from error
+    if header["format"] != FORMAT or header["version"] != VERSION:
+        raise FormatError(
+            f"{path}: expected the format {FORMAT} in version {VERSION}; got {header['format']!r} in version "
+            f"{header['version']}; use the masktree that wrote it, or train again"
+        )
+    return header
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The configuration of the model in a folder.
+
+    Raises:
+        WeightsError, FormatError: as ``read_header``; also values that no model can have.
+    """
+    header = read_header(folder)
+    try:
+        return from_json(header["model"])
+    except FormatError as error:
+        raise FormatError(f"{folder / CONFIG}: {error}; restore the file, or train again") from error
+
+
+def weight_file(folder: Path) -> Path:
+    """Path of the weights.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise WeightsError(
+            f"expected the weights {str(path)!r} beside {CONFIG}; got no such file; let the training run get to its "
+            "first checkpoint, or copy the whole folder"
+        )
+    return path
+
+
+def provenance(folder: Path, source: str) -> Provenance:
+    """Record of the model in ``folder``, asked for as ``source``. Reads all of the weight file for its hash."""
+    config = read_config(folder)
+    return Provenance(
+        name=source if is_hub_id(source) else folder.resolve().name,
+        source=source,
+        kind=config.kind,
+        backbone=config.backbone,
+        sha256=sha256_of(weight_file(folder)),
+        label_free=_is_label_free(read_header(folder)),
+    )
+
+
+def _is_label_free(header: dict[str, Any]) -> bool | None:
+    record = header.get("record")
+    weights = record.get("label_weights") if isinstance(record, dict) else None
+    told = weights.get("label_free") if isinstance(weights, dict) else None
+    return told if isinstance(told, bool) else None
+
+
+def count_parameters(folder: Path) -> int:
+    """Numbers in the weight file, from its first bytes alone.
+
+    Raises:
+        WeightsError: missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = weight_file(folder)
+    try:
+        with safe_open(path, "np") as tensors:
+            return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"expected tensors in {str(path)!r}; got a damaged file ({error}); copy it again") from error
+
+
+def find_model(name: str | Path) -> Path:
+    """Folder of a trained model: a local folder, or ``owner/name`` on the hub: from the cache, else downloaded once.
+
+    Raises:
+        WeightsError: neither; or not cached and not downloadable.
+    """
+    name = str(name)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if is_hub_id(name):
+        return _fetch(name)
+    raise WeightsError(
+        f"expected the folder of a trained model, or owner/name on the hub; got {name!r}; give the output folder of "
+        "masktree train (backbones are given by --backbone)"
+    )
+
+
+def _fetch(name: str) -> Path:
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    def download(local: bool) -> Path:
+        files = huggingface_hub.snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS], local_files_only=local)
+        return Path(files)
+
+    try:
+        return download(True)
+    except (OSError, ValueError):  # LocalEntryNotFoundError is both; not cached
+        if constants.HF_HUB_OFFLINE:
+            raise _unavailable(name, "no cached files while HF_HUB_OFFLINE is set") from None
+    host = urllib.parse.urlsplit(constants.ENDPOINT).hostname
+    if host is not None and not urllib.request.getproxies():
+        try:  # the hub's client would retry for half a minute; behind a proxy names are resolved elsewhere
+            socket.getaddrinfo(host, None)
+        except OSError as error:
+            raise _unavailable(name, f"no network: the name {host} cannot be resolved") from error
+    try:
+        return download(False)
+    except Exception as error:  # the hub's client lets its HTTP library's many error types through
+        line = (str(error).strip().splitlines() or [""])[0][:200]
+        raise _unavailable(name, f"{type(error).__name__}: {line}") from error
+
+
+def _unavailable(name: str, reason: str) -> WeightsError:
+    return WeightsError(
+        f"expected a local folder {name!r}, or a model of that name in the hub's cache or on the network; got "
+        f"{reason}; check the spelling, connect once (it stays cached), or give the output folder of masktree train"
+    )

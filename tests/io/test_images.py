@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from masktree.errors import ImageError, InputError
+from masktree.io.images import find_photos, read_image, resize_image
+
+
+def save(path, array, mode=None, **options):
+    Image.fromarray(array, mode).save(path, **options) if mode else Image.fromarray(array).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def rgb(rng):
+    return rng.integers(0, 256, size=(12, 17, 3), dtype=np.uint8)
+
+
+def test_rgb_is_read_as_it_is(tmp_path, rgb):
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", rgb)), rgb)
+
+
+def test_grey_and_palette(tmp_path, rgb):
+    grey = rgb[..., 0]
+    np.testing.assert_array_equal(read_image(save(tmp_path / "g.png", grey)), np.repeat(grey[..., None], 3, 2))
+    Image.fromarray(rgb).quantize(256).save(tmp_path / "p.png")
+    assert read_image(tmp_path / "p.png").shape == rgb.shape
+
+
+def test_sixteen_bit_is_scaled_by_its_own_range(tmp_path):
+    ramp = np.linspace(1000, 5000, 200).reshape(10, 20).astype(np.uint16)
+    image = read_image(save(tmp_path / "deep.png", ramp))
+    assert image.min() == 0
+    assert image.max() == 255
+    assert np.all(np.diff(image[..., 0].ravel().astype(int)) >= 0)
+
+
+def test_sixteen_bit_colour_is_its_high_byte(tmp_path):
+    """What Pillow gives, and what the docstring says; a Pillow that gives more would fail here."""
+    values = (np.arange(2 * 3 * 3).reshape(2, 3, 3) * 3000 + 77).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    (tmp_path / "deep.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 3, 2, 16, 2, 0, 0, 0))
+        + png_chunk(b"IDAT", zlib.compress(rows))
+        + png_chunk(b"IEND", b"")
+    )
+    np.testing.assert_array_equal(read_image(tmp_path / "deep.png"), values >> 8)
+
+
+def test_float_tiff_with_holes(tmp_path):
+    values = np.linspace(-2, 3, 30, dtype=np.float32).reshape(5, 6)
+    values[2, 2] = np.nan
+    image = read_image(save(tmp_path / "f.tiff", values))
+    assert image[0, 0, 0] == 0
+    assert image[4, 5, 0] == 255
+
+
+def test_transparency_lies_over_white(tmp_path):
+    rgba = np.zeros((2, 2, 4), np.uint8)
+    rgba[0, 0] = (10, 20, 30, 255)
+    image = read_image(save(tmp_path / "a.png", rgba))
+    assert image[0, 0].tolist() == [10, 20, 30]
+    assert image[1, 1].tolist() == [255, 255, 255]
+
+
+def test_cmyk(tmp_path):
+    Image.new("CMYK", (4, 3), (0, 255, 255, 0)).save(tmp_path / "c.jpg")
+    image = read_image(tmp_path / "c.jpg")
+    assert image.shape == (3, 4, 3)
+    assert image[1, 1, 0] > 200 > 60 > image[1, 1, 1]  # red
+
+
+def test_exif_rotation_is_applied(tmp_path):
+    image = Image.new("RGB", (20, 10), (0, 0, 255))
+    exif = image.getexif()
+    exif[0x0112] = 6  # rotate by 90 degrees to show
+    image.save(tmp_path / "r.jpg", exif=exif)
+    assert read_image(tmp_path / "r.jpg").shape == (20, 10, 3)
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert read_image(tmp_path / "a.gif")[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1)])
+def test_tiny_images(tmp_path, shape):
+    assert read_image(save(tmp_path / "t.png", np.zeros((*shape, 3), np.uint8))).shape == (*shape, 3)
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """The beginning of a PNG that claims this size: a few bytes that would unpack to gigabytes."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(bytes(1000)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.jpg", b"", "an empty file"),
+        ("text.jpg", b"these are words, not pixels", "no image format"),
+        ("bomb.png", png_header(30_000, 30_000), "scale the image down"),
+        ("large.png", png_header(13_000, 12_000), "at most 150,000,000 pixels; got 13000 x 12000"),
+    ],
+)
+def test_unreadable_files_say_why(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ImageError, match=message):
+        read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".gif", ".tiff", ".bmp"])
+def test_truncated_files_are_refused(tmp_path, rng, suffix):
+    whole = tmp_path / f"whole{suffix}"
+    Image.fromarray(rng.integers(0, 256, size=(64, 64, 3), dtype=np.uint8)).save(whole)
+    content = whole.read_bytes()
+    (tmp_path / f"half{suffix}").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ImageError):
+        read_image(tmp_path / f"half{suffix}")
+
+
+def test_a_missing_file_is_an_image_error(tmp_path):
+    with pytest.raises(ImageError, match="No such file"):
+        read_image(tmp_path / "none.jpg")
+
+
+# --- finding ------------------------------------------------------------------------------------------------------
+
+
+def test_folders_files_and_globs_mirror_their_tree(tmp_path, rgb):
+    for name in ("b/z.png", "b/c/ü with space.jpg", "a.JPG", "notes.txt", ".hidden.jpg", "日本/写真.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        save(tmp_path / name, rgb, format="PNG")
+    photos, failures = find_photos([tmp_path])
+    assert [p.name for p in photos] == ["a", "b/z", "b/c/ü with space", "日本/写真"]
+    assert failures == []
+    assert [p.name for p in find_photos([f"{tmp_path}/b/*.png"])[0]] == ["z"]
+    assert [p.name for p in find_photos([f"{tmp_path}/**/*.png"])[0]] == ["b/z", "日本/写真"]
+    assert [p.name for p in find_photos([tmp_path / "notes.txt"])[0]] == ["notes"]  # named itself: taken
+
+
+def test_two_suffixes_of_one_stem_keep_their_suffix(tmp_path, rgb):
+    for name in ("a.jpg", "a.png", "b.png"):
+        save(tmp_path / name, rgb, format="PNG")
+    assert [p.name for p in find_photos([tmp_path])[0]] == ["a.jpg", "a.png", "b"]
+
+
+def test_one_file_given_twice_is_one_photo(tmp_path, rgb):
+    path = save(tmp_path / "a.png", rgb)
+    assert len(find_photos([path, tmp_path, path])[0]) == 1
+
+
+def test_two_photos_for_one_output_are_refused(tmp_path, rgb):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        save(tmp_path / folder / "a.png", rgb)
+    with pytest.raises(InputError, match=r"x/a\.png and .*y/a\.png would both write"):
+        find_photos([tmp_path / "x", tmp_path / "y"])
+
+
+TREE = b'{"format": "masktree", "version": 1, "image": {}, "masks": [], "dendrogram": null}'
+
+
+def names(*inputs) -> list[str]:
+    photos, failures = find_photos(inputs)
+    assert failures == []
+    return [photo.name for photo in photos]
+
+
+def test_results_are_not_taken_for_photographs(tmp_path, rgb):
+    for folder in (tmp_path, tmp_path / "out" / "deep"):
+        folder.mkdir(parents=True, exist_ok=True)
+        save(folder / "a.png", rgb)
+        save(folder / "b.png", rgb)
+        (folder / "b.json").write_bytes(TREE)
+        save(folder / "c.png", rgb)
+        (folder / "c.json").write_text('{"a file": "of the user"}')
+        save(folder / "d.jpg", rgb)  # a photograph with its tree beside it
+        (folder / "d.json").write_bytes(TREE)
+    assert names(tmp_path) == ["a", "c", "d", "out/deep/a", "out/deep/c", "out/deep/d"]
+    assert names(f"{tmp_path}/**/*.png") == ["a", "c", "out/deep/a", "out/deep/c"]
+    assert names(tmp_path / "b.png") == ["b"]  # named itself: taken
+
+
+def test_names_of_the_record_keep_their_suffix(tmp_path, rgb):
+    for name in ("run.jpg", "Failures.png", "runner.jpg", "in/run.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        save(tmp_path / name, rgb, format="PNG")
+    assert names(tmp_path) == ["Failures.png", "run.jpg", "runner", "in/run"]
+    save(tmp_path / "run", rgb, format="PNG")
+    with pytest.raises(InputError, match=r"run\.json is the record"):
+        find_photos([tmp_path / "run"])
+
+
+def test_a_name_with_suffix_may_be_the_stem_of_another(tmp_path, rgb):
+    for name in ("a.jpg", "a.png", "a.jpg.jpg", "a.jpg.jpg.png"):
+        save(tmp_path / name, rgb, format="PNG")
+    assert sorted(names(tmp_path)) == ["a.jpg", "a.jpg.jpg", "a.jpg.jpg.png", "a.png"]
+
+
+def test_pipes_and_broken_links_are_failures(tmp_path, rgb):
+    save(tmp_path / "a.png", rgb)
+    os.mkfifo(tmp_path / "f.jpg")
+    (tmp_path / "l1.jpg").symlink_to("l2.jpg")
+    (tmp_path / "l2.jpg").symlink_to("l1.jpg")
+    (tmp_path / "lost.jpg").symlink_to("nowhere.jpg")
+    for item in (tmp_path, f"{tmp_path}/*"):
+        photos, failures = find_photos([item, item])
+        assert [photo.name for photo in photos] == ["a"]
+        assert [os.path.basename(failure["path"]) for failure in failures] == ["f.jpg", "l1.jpg", "l2.jpg", "lost.jpg"]
+        assert "got a pipe" in failures[0]["error"]
+        assert all("cannot read the file" in failure["error"] for failure in failures[1:])
+    for named in ("f.jpg", "l1.jpg"):
+        with pytest.raises(InputError, match="expected an image"):
+            find_photos([tmp_path / named])
+
+
+def test_loops_of_folders_end(tmp_path, rgb):
+    (tmp_path / "in").mkdir()
+    save(tmp_path / "in" / "a.png", rgb)
+    for link in ("back", "again"):  # two loops: following them would take 2^40 steps
+        (tmp_path / "in" / link).symlink_to(tmp_path, target_is_directory=True)
+    assert names(tmp_path) == ["in/a"]
+    for pattern in ("**/*.png", "**", "**/*", "*", "in/**.png", "in/*/in/*.png"):
+        assert len(names(f"{tmp_path}/{pattern}")) == 1
+
+
+def test_one_real_file_is_one_photo(tmp_path, rgb, monkeypatch):
+    (tmp_path / "in").mkdir()
+    path = save(tmp_path / "in" / "a.png", rgb)
+    (tmp_path / "in" / "long name.png").symlink_to(path)
+    (tmp_path / "in" / "0.png").symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    assert names("in", "in/../in", tmp_path / "in") == ["0"]  # the shortest
+    assert names("in/a.png", path, "in/../in/a.png", "in") == ["a"]  # the first
+
+
+def test_globs_keep_the_rules_of_the_shell(tmp_path, rgb, monkeypatch):
+    for name in (".dot.png", ".git/x.png", "a.png", "b/c.png", "b/[1].png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        save(tmp_path / name, rgb)
+    monkeypatch.chdir(tmp_path)
+    assert sorted(names("**/*.png")) == ["a", "b/[1]", "b/c"]
+    assert names("./?.png") == ["a"]
+    assert sorted(names("*")) == ["a", "b/[1]", "b/c"]  # a folder that matches is searched
+    assert names(".*.png") == [".dot"]
+    assert names("b/[1].png") == ["[1]"]
+    assert names("b/../?.png") == ["a"]
+    with pytest.raises(InputError, match="before the first wildcard"):  # its name would lead out of the output folder
+        find_photos(["*/../../*.png"])
+
+
+def test_nothing_found_is_an_error(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for missing in (tmp_path / "none", tmp_path / "empty", f"{tmp_path}/*.jpg", ""):
+        with pytest.raises(InputError, match="expected an image, a folder with images or a glob"):
+            find_photos([missing])
+
+
+def test_each_input_is_answered_for_itself(tmp_path, rgb):
+    save(tmp_path / "a.png", rgb)
+    (tmp_path / "lost.jpg").symlink_to("nowhere.jpg")
+    with pytest.raises(InputError, match="typo"):
+        find_photos([tmp_path, tmp_path / "typo"])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+def test_an_unreadable_folder_is_one_failure(tmp_path, rgb):
+    save(tmp_path / "a.png", rgb)
+    (tmp_path / "locked").mkdir(mode=0)
+    photos, failures = find_photos([tmp_path])
+    assert len(photos) == 1
+    assert failures[0]["path"].endswith("locked")
+
+
+def test_a_folder_that_cannot_be_listed_is_one_failure(tmp_path, rgb, monkeypatch):
+    """As above, for machines where the tests run as root."""
+    save(tmp_path / "a.png", rgb)
+    (tmp_path / "locked").mkdir()
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    photos, failures = find_photos([tmp_path])
+    assert len(photos) == 1
+    assert failures == [{"path": str(tmp_path / "locked"), "error": "cannot list the folder: Permission denied"}]
+
+
+def test_resize(rgb):
+    assert resize_image(rgb, (12, 17)) is rgb
+    assert resize_image(rgb, (5, 40)).shape == (5, 40, 3)
+    np.testing.assert_array_equal(resize_image(np.full((9, 9, 3), 77, np.uint8), (4, 4)), 77)

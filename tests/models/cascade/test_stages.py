@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from masktree.models.cascade.boxes import encode
+from masktree.models.cascade.stages import (
+    SIDE,
+    BoxStage,
+    Judged,
+    Labelled,
+    MaskHead,
+    class_losses,
+    level_losses,
+    mask_loss,
+    pool,
+)
+from tests.oracles import cascade as oracle
+
+WEIGHTS = (20.0, 20.0, 10.0, 10.0)
+
+
+def make_maps(images: int = 2, channels: int = 3, side: int = 256) -> list:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(images, channels, side // s, side // s, generator=generator) for s in (4, 8, 16, 32, 64)]
+
+
+def test_each_box_is_cut_out_of_its_map():
+    maps = make_maps()
+    boxes = [
+        torch.tensor([[0.0, 0, 255, 256], [10, 20, 30, 41], [5, 5, 130, 120], [7, 9, 8, 10]]),
+        torch.tensor([[100.0, 40, 180, 250], [200, 200, 256, 256]]),
+    ]
+    pooled = pool(maps, boxes, 7)
+    assert pooled.shape == (6, 3, 7, 7)
+    levels = set()
+    for number, (image, box) in enumerate([(i, tuple(box.tolist())) for i in range(2) for box in boxes[i]]):
+        level = oracle.pyramid_level(box)
+        levels.add(level)
+        wanted = oracle.roi_align(maps[level][image, 1].numpy(), box, 0.25 / 2**level, 7, 2)
+        inside = np.abs(pooled[number, 1].numpy() - wanted)
+        # Points beyond a map's border count as its border in RoIAlign's code, as 0 here: look at inner cells.
+        np.testing.assert_allclose(inside[2:-2, 2:-2], 0, atol=1e-4)
+    assert levels == {0, 1, 2}
+
+
+def test_pool_of_no_boxes_and_of_a_box_without_area():
+    maps = make_maps()
+    assert pool(maps, [torch.zeros(0, 4), torch.zeros(0, 4)], 7).shape == (0, 3, 7, 7)
+    flat = pool(maps, [torch.zeros(0, 4), torch.tensor([[5.0, 5, 5, 9]])], 7)
+    assert torch.isfinite(flat).all()
+
+
+def test_class_losses_drop_what_overlaps_nothing():
+    targets = [(0.0, 0.0, 10.0, 10.0), (50.0, 50.0, 60.0, 70.0)]
+    boxes = [(0.0, 0.0, 10.0, 12.0), (9.5, 9.5, 19.5, 19.5), (55.0, 60.0, 65.0, 80.0), (80.0, 0.0, 90.0, 9.0)]
+    logits, positive = [(0.3, 1.2), (0.1, 2.0), (-0.7, 0.5), (1.0, 1.5)], [True, False, False, False]
+    ious = torch.tensor([max(oracle.iou(box, target) for target in targets) for box in boxes])
+    wanted = [oracle.drop_loss(*each, targets) for each in zip(logits, positive, boxes, strict=True)]
+    assert [value > 0 for value in wanted] == [True, False, True, False]
+    found = class_losses(torch.tensor(logits), torch.tensor(positive), ious)
+    torch.testing.assert_close(found, torch.tensor(wanted))
+
+
+def test_level_losses_are_focal(rng):
+    logits, levels = rng.normal(size=(5, 3)) * 3, np.array([0, 1, 2, 2, 0])
+    found = level_losses(torch.from_numpy(logits), torch.from_numpy(levels))
+    wanted = [[oracle.focal(logits[i, j], int(levels[i] == j)) for j in range(3)] for i in range(5)]
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    assert level_losses(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)).shape == (0, 3)
+
+
+def test_mask_loss_is_a_mean_over_cells(rng):
+    logits, cells = rng.normal(size=(3, SIDE, SIDE)), rng.random((3, SIDE, SIDE)) < 0.5
+    p = 1 / (1 + np.exp(-logits))
+    wanted = -np.log(np.where(cells, p, 1 - p)).mean()
+    assert mask_loss(torch.from_numpy(logits), torch.from_numpy(cells)).item() == pytest.approx(wanted)
+    assert mask_loss(torch.zeros(0, SIDE, SIDE), torch.zeros(0, SIDE, SIDE, dtype=torch.bool)) == 0
+
+
+def make_stage() -> BoxStage:
+    torch.manual_seed(0)
+    return BoxStage(3, 16, 0.6, WEIGHTS)
+
+
+def test_losses_of_a_stage_from_their_definitions():
+    stage = make_stage()
+    targets, levels = torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 70]]), torch.tensor([2, 0])
+    labelled = Labelled(
+        torch.tensor([[0.0, 0, 10, 12], [48, 50, 60, 72], [20, 20, 30, 30]]),
+        torch.tensor([True, True, False]),
+        torch.tensor([0, 1, 0]),
+    )
+    judged = Judged(
+        torch.tensor([[0.1, 0.9], [0.4, -0.2], [2.0, 1.0]]),
+        torch.tensor([[0.1, -0.2, 0.3, 0.4], [0.0, 0.0, 0.0, 0.0], [9.0, 9.0, 9.0, 9.0]]),
+        torch.tensor([[0.2, -1.0, 0.5], [1.0, 0.0, -2.0], [5.0, 5.0, 5.0]]),
+    )
+    ious = torch.tensor([0.8, 0.7, 0.0])
+    classes, distance, level = stage.losses(judged, labelled, ious, targets, levels)
+    pairs = list(zip(judged.logits.tolist(), [True, True, False], strict=True))
+    wanted = [oracle.drop_loss(tuple(pair), kind, (0, 0, 1, 1), [(0, 0, 1, 1)]) for pair, kind in pairs[:2]]
+    assert classes.item() == pytest.approx(sum(wanted) / 3, rel=1e-5)
+    code = encode(targets, labelled.boxes[:2], WEIGHTS)
+    assert distance.item() == pytest.approx((judged.steps[:2] - code).abs().sum().item() / 3, rel=1e-5)
+    focal = [oracle.focal(judged.levels[i, j].item(), int(j == (2, 0)[i])) for i in range(2) for j in range(3)]
+    assert level.item() == pytest.approx(np.mean(focal), rel=1e-5)
+
+
+def test_losses_without_boxes_positives_or_targets_are_zero():
+    stage = make_stage()
+    for count in (0, 4):
+        judged = Judged(torch.randn(count, 2), torch.randn(count, 4), torch.randn(count, 3))
+        nothing = Labelled(
+            torch.rand(count, 4), torch.zeros(count, dtype=torch.bool), torch.zeros(count, dtype=torch.int64)
+        )
+        losses = stage.losses(judged, nothing, torch.zeros(count), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+        assert [float(loss) for loss in losses] == [0, 0, 0]
+
+
+def test_what_flows_back_to_the_maps_is_scaled():
+    stage = make_stage()
+    boxes = [torch.tensor([[10.0, 20, 130, 141]]), torch.tensor([[4.0, 4, 60, 61]])]
+    gradients, weights = [], []
+    for scale in (1.0, 1 / 3):
+        maps = [one.requires_grad_() for one in make_maps()]
+        stage.zero_grad()
+        judged = stage(maps, boxes, scale=scale)
+        (judged.logits.sum() + judged.levels.sum()).backward()
+        gradients.append(maps[1].grad)
+        weights.append(stage.levels.weight.grad.clone())
+    assert gradients[0].abs().max() > 0
+    torch.testing.assert_close(gradients[1] * 3, gradients[0])
+    assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_heads_give_float32(dtype):
+    torch.manual_seed(0)
+    stage, head = make_stage(), MaskHead(3, 2)
+    boxes = [torch.tensor([[10.0, 20, 130, 141]]), torch.zeros(0, 4)]
+    with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+        judged, logits = stage(make_maps(), boxes), head(make_maps(), boxes)
+    assert judged.logits.shape == (1, 2)
+    assert logits.shape == (1, SIDE, SIDE)
+    for value in (judged.logits, judged.steps, judged.levels, logits):
+        assert value.dtype == torch.float32
+        assert torch.isfinite(value).all()

@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+import torch
+
+from masktree.models.mask2former import losses
+from masktree.models.mask2former.losses import Points
+from tests.oracles import mask_losses as oracle
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def points() -> Points:
+    return Points.draw(40, 3, CPU)
+
+
+def test_points_are_the_same_for_a_seed_and_lie_in_the_image(points):
+    again, other = Points.draw(40, 3, CPU), Points.draw(40, 4, CPU)
+    assert torch.equal(points.all, again.all)
+    assert not torch.equal(points.all, other.all)
+    assert points.even.shape == (40, 2)
+    assert points.candidates.shape == (120, 2)
+    assert points.all.min() >= 0
+    assert points.all.max() < 1
+
+
+def test_points_leave_the_global_generator_alone(points):
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    Points.draw(10, 1, CPU)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_sampled_map_is_the_bilinear_interpolation(points):
+    grid = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(0))
+    sampled = losses.sample_map(grid, points.all)
+    expected = [[oracle.bilinear(plane, *xy) for xy in points.all.tolist()] for plane in grid.numpy()]
+    assert torch.allclose(sampled, torch.tensor(expected, dtype=torch.float32), atol=1e-5)
+
+
+def test_sampled_masks_are_the_pixels_under_the_points(points):
+    masks = torch.rand(4, 6, 9, generator=torch.Generator().manual_seed(0)) < 0.5
+    sampled = losses.sample_masks(masks, points.all)
+    for k, (x, y) in enumerate(points.all.tolist()):
+        assert torch.equal(sampled[:, k], masks[:, int(y * 6), int(x * 9)])
+
+
+def test_a_point_just_below_one_is_in_the_last_pixel():
+    almost = torch.full((1, 2), float(np.nextafter(np.float32(1), np.float32(0))))
+    masks = torch.zeros(1, 4097, 4097, dtype=torch.bool)
+    masks[0, -1, -1] = True
+    assert losses.sample_masks(masks, almost).all()
+
+
+def test_three_quarters_of_the_points_are_the_least_sure(points):
+    logits = torch.randn(3, 160, generator=torch.Generator().manual_seed(1))
+    targets = torch.arange(3 * 160).view(3, 160) % 2 == 0
+    taken, wanted = losses.chosen(logits, targets, points)
+    assert taken.shape == wanted.shape == (3, 40)
+    assert torch.equal(taken[:, :10], logits[:, :10])
+    for row, all_logits in zip(taken[:, 10:], logits[:, 40:], strict=True):
+        expected = sorted(all_logits.tolist(), key=abs)[:30]
+        assert sorted(row.tolist(), key=abs) == expected
+    by_logit = dict(zip(logits.flatten().tolist(), targets.flatten().tolist(), strict=True))
+    assert [by_logit[x] for x in taken.flatten().tolist()] == wanted.bool().flatten().tolist()
+
+
+def test_shared_candidates_give_each_mask_points_at_its_own_border():
+    points = Points.draw(400, 0, CPU)
+    x = points.all[:, 0]
+    logits = torch.stack([100 * (x - 0.2), 100 * (x - 0.8)])
+    marked, _ = losses.chosen(logits, torch.zeros(2, 1600, dtype=torch.bool), points)
+    assert (marked[:, 100:].abs() < 20).all()  # within a fifth of the width: 3 / 4 of 400 points among 1200
+    assert marked[:, :100].abs().max() > 60
+
+
+@pytest.mark.parametrize("shift", [0.0, 30.0, -30.0])
+def test_mask_and_dice_loss_by_definition(shift):
+    rng = np.random.default_rng(0)
+    logits, targets = rng.normal(size=(3, 25)) + shift, rng.random((3, 25)) < 0.4
+    bce = losses.mask_loss(torch.tensor(logits), torch.tensor(targets).double())
+    dice = losses.dice_loss(torch.tensor(logits), torch.tensor(targets).double())
+    for k in range(3):
+        assert bce[k] == pytest.approx(oracle.mask_loss(logits[k], targets[k]), rel=1e-4)
+        assert dice[k] == pytest.approx(oracle.dice_loss(logits[k], targets[k]), rel=1e-9)
+
+
+def test_dice_of_a_perfect_and_of_an_empty_mask():
+    targets = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    assert torch.allclose(losses.dice_loss(200 * (targets - 0.5), targets), torch.zeros(2), atol=1e-6)
+
+
+def test_class_loss_by_definition():
+    logits = torch.randn(6, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    for matched in ([], [0], [1, 4, 5]):
+        loss = losses.class_loss(logits, torch.tensor(matched, dtype=torch.long), 0.1)
+        assert float(loss) == pytest.approx(oracle.class_loss(logits.tolist(), matched, 0.1), rel=1e-9)
+
+
+def test_no_masks_have_no_losses(points):
+    none, nothing = torch.zeros(0, 160, requires_grad=True), torch.zeros(0, 160, dtype=torch.bool)
+    taken, wanted = losses.chosen(none, nothing, points)
+    assert losses.mask_loss(taken, wanted).sum() == 0
+    assert losses.dice_loss(taken, wanted).sum() == 0
+    assert losses.sample_masks(torch.zeros(0, 8, 8, dtype=torch.bool), points.all).shape == (0, 160)

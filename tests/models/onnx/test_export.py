@@ -1,0 +1,123 @@
+"""Exported files against the models that they were made of, in onnxruntime."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from masktree.backbones.texture import CUES
+from masktree.errors import InputError
+from masktree.models.build import build_model
+from masktree.models.cascade.model import CascadeMaskRCNN
+from masktree.models.config import CascadeConfig, Mask2FormerConfig
+from masktree.models.onnx.export import Boxes, Queries, export_onnx
+
+onnx = pytest.importorskip("onnx")
+runtime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+SIDE = 64
+SMALL = {"backbone": "embedded", "image_size": SIDE, "hidden": 32}
+QUERIES = {"heads": 2, "feedforward": 32, "pixel_layers": 1, "decoder_layers": 1, "queries": 12}
+
+
+def spread_out(model: CascadeMaskRCNN) -> CascadeMaskRCNN:
+    """New heads say the same of all boxes: larger weights make them differ."""
+    for stage in model.stages:
+        for last in (stage.logits, stage.steps, stage.levels):
+            torch.nn.init.normal_(last.weight, std=0.3)
+    for last in (model.mask_head.logits, model.proposals.head.cls_logits, model.proposals.head.bbox_pred):
+        torch.nn.init.normal_(last.weight, std=0.2)
+    return model
+
+
+def run(path, images: torch.Tensor, cues: torch.Tensor) -> dict[str, np.ndarray]:
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert [(i.name, i.shape) for i in session.get_inputs()] == [
+        ("image", [1, 3, SIDE, SIDE]),
+        ("cues", [1, CUES, SIDE // 2, SIDE // 2]),
+    ]
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"image": images.numpy(), "cues": cues.numpy()}), strict=True))
+
+
+def about(path) -> dict:
+    return json.loads({prop.key: prop.value for prop in onnx.load(path).metadata_props}["masktree"])
+
+
+@pytest.fixture
+def seen() -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    return torch.rand(1, 3, SIDE, SIDE), torch.rand(1, CUES, SIDE // 2, SIDE // 2)
+
+
+def test_queries_in_onnxruntime_are_those_of_the_model(tmp_path, seen):
+    model = build_model(Mask2FormerConfig(kind="sohes", **SMALL, **QUERIES), weights=True).eval()
+    export_onnx(model, tmp_path / "model.onnx")
+    got = run(tmp_path / "model.onnx", *seen)
+    (found,) = model.detect(*seen, [(SIDE, SIDE)])
+    order = np.argsort(-got["scores"][0], kind="stable")
+    assert {name: array.shape for name, array in got.items()} == {
+        "scores": (1, 12),
+        "masks": (1, 12, SIDE // 4, SIDE // 4),
+        "ancestors": (1, 12, 12),
+    }
+    np.testing.assert_allclose(got["scores"][0][order], found.scores, atol=1e-5)
+    np.testing.assert_allclose(got["masks"][0][order], found.logits(0, 12), atol=1e-4)
+    ancestors = got["ancestors"][0][np.ix_(order, order)]
+    np.testing.assert_allclose(ancestors - np.diag(np.diag(ancestors)), found.ancestors, atol=1e-5)
+    assert about(tmp_path / "model.onnx")["model"]["kind"] == "sohes"
+    assert about(tmp_path / "model.onnx")["image_size"] == SIDE
+
+
+def test_boxes_in_onnxruntime_are_those_of_the_model(tmp_path, seen):
+    config = CascadeConfig(box_width=32, mask_layers=1, test_proposals=60, detections=20, **SMALL)
+    model = spread_out(build_model(config, weights=True)).eval()
+    export_onnx(model, tmp_path / "model.onnx")
+    got = run(tmp_path / "model.onnx", *seen)
+    (found,) = model.detect(*seen, [(SIDE, SIDE)])
+    meant = got["scores"][0] > 0
+    assert 5 < len(found.scores) == meant.sum() <= 20
+    for name in ("scores", "boxes", "levels", "masks"):
+        np.testing.assert_allclose(got[name][0][meant], getattr(found, name), atol=1e-3, err_msg=name)
+    assert set(about(tmp_path / "model.onnx")["outputs"]) == set(got)
+
+
+def test_wrapped_models_say_what_detect_says(seen):
+    """At other sizes of photograph, proposals and detections, without the cost of an export."""
+    unsam = build_model(Mask2FormerConfig(kind="unsam", **SMALL, **QUERIES), weights=True).eval()
+    wrapped = Queries(unsam)
+    assert wrapped.outputs == ["scores", "masks"]
+    with torch.inference_mode():
+        scores, _ = wrapped(*seen)
+        assert torch.allclose(scores[0].sort(descending=True)[0], unsam.detect(*seen, [(SIDE, SIDE)])[0].scores)
+    for count, kept in ((5, 3), (300, 200)):
+        config = CascadeConfig(box_width=32, mask_layers=1, test_proposals=count, detections=kept, **SMALL)
+        hassod = spread_out(build_model(config, weights=True)).eval()
+        with torch.inference_mode():
+            boxes, scores, levels, masks = Boxes(hassod)(*seen)
+            (found,) = hassod.detect(*seen, [(SIDE, SIDE)])
+        meant = scores[0] > 0
+        assert len(scores[0]) == min(count, kept)
+        assert meant.sum() == len(found.scores)
+        assert torch.allclose(boxes[0][meant], found.boxes, atol=1e-3)
+        assert torch.allclose(levels[0][meant], found.levels, atol=1e-5)
+        assert torch.allclose(masks[0][meant], found.masks, atol=1e-4)
+
+
+@pytest.mark.parametrize("side", [0, 50, 100])
+def test_other_sizes_are_refused(side, tmp_path):
+    model = build_model(Mask2FormerConfig(kind="unsam", **SMALL, **QUERIES), weights=False)
+    with pytest.raises(InputError, match=f"a multiple of 32; got {side}; (32|64|96) is near"):
+        export_onnx(model, tmp_path / "model.onnx", side)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_packages_are_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
+    model = build_model(Mask2FormerConfig(kind="unsam", **SMALL, **QUERIES), weights=False)
+    with pytest.raises(InputError, match=r"expected onnx and onnxscript; got .*; pip install masktree\[onnx\]"):
+        export_onnx(model, tmp_path / "model.onnx")

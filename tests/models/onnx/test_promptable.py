@@ -1,0 +1,186 @@
+"""The two files of a promptable model against the model, in onnxruntime, called as tools for segment-anything do."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from masktree import cli
+from masktree.backbones.texture import CUES
+from masktree.io.images import resize_image
+from masktree.models.build import build_model, save_pretrained
+from masktree.models.config import PromptableConfig
+from masktree.models.inputs import prepare, stack
+from masktree.models.onnx.export import export_onnx
+from masktree.models.onnx.promptable import FRAME
+from masktree.models.promptable.model import Promptable
+from masktree.models.promptable.prompt_encoder import Prompts
+from masktree.prompt.candidates import Candidates, choose, click_costs
+from masktree.prompt.prompt import Prompt
+from tests.models.mask2former.test_model import TinyPyramid
+
+onnx = pytest.importorskip("onnx")
+runtime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+yaml = pytest.importorskip("yaml")
+
+SIDE = 64
+SMALL = {"image_size": SIDE, "hidden": 32, "heads": 2, "feedforward": 32, "pixel_layers": 1, "cell": 8}
+NOTHING = {"mask_input": np.zeros((1, 1, 256, 256), np.float32), "has_mask_input": np.zeros(1, np.float32)}
+
+
+def session(path):
+    return runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def ask(decoder, embeddings, points, labels, size=(90, 120), **more) -> tuple[np.ndarray, ...]:
+    """Masks, expected IoUs and small masks."""
+    inputs = {
+        "image_embeddings": embeddings,
+        "point_coords": np.array([points], np.float32),
+        "point_labels": np.array([labels], np.float32),
+        "orig_im_size": np.array(size, np.float32),
+        **NOTHING,
+        **more,
+    }
+    return decoder.run(["masks", "iou_predictions", "low_res_masks"], inputs)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A model with the embedded network, and its encoder's and decoder's sessions."""
+    folder = tmp_path_factory.mktemp("pair")
+    torch.manual_seed(0)
+    model = build_model(PromptableConfig(backbone="embedded", **SMALL), weights=True).eval()
+    assert isinstance(model, Promptable)
+    torch.nn.init.normal_(model.iou[-1].weight, std=0.5)  # so that expected IoUs differ
+    files = export_onnx(model, folder / "model.onnx")
+    assert [file.name for file in files] == ["model.encoder.onnx", "model.decoder.onnx"]  # cues: not for tools
+    return model, session(files[0]), session(files[1])
+
+
+@pytest.fixture(scope="module")
+def seen(pair):
+    """An image, what the model keeps of it, and the encoder's array."""
+    model, encoder, _ = pair
+    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    prepared = prepare(image, SIDE, cues=True)
+    images, cues = stack([prepared], "cpu")
+    images = functional.pad(images, (0, SIDE - images.shape[3], 0, SIDE - images.shape[2]))
+    cues = functional.pad(cues, (0, SIDE // 2 - cues.shape[3], 0, SIDE // 2 - cues.shape[2]))
+    assert cues.shape == (1, CUES, SIDE // 2, SIDE // 2)
+    with torch.inference_mode():
+        encoded = model.encode(images, cues)
+    return encoded, encoder.run(None, {"image": images.numpy(), "cues": cues.numpy()})[0]
+
+
+def answers(model, encoded, points, labels, granularity=None, masks=None):
+    g = None if granularity is None else torch.tensor([granularity])
+    places = torch.tensor([points], dtype=torch.float32) * SIDE / FRAME
+    with torch.inference_mode():
+        found = model.decode(encoded, Prompts(places, torch.tensor([labels]), None, masks, g))
+    return found.logits()[0].numpy(), found.ious[0].numpy()
+
+
+def test_a_click_means_any_mask_around_it_best_first(pair, seen):
+    model, _, decoder = pair
+    logits, ious = answers(model, seen[0], [(300, 400)], [1])
+    inside = logits[1:, :12].reshape(6, -1) > 0  # 90 of 120 pixels are 12 of 16 rows
+    click = Prompt.read((90, 120), [[35, 46]], [1])
+    costs = click_costs(click, inside.sum(1)) - np.log(ious[1:])
+    known = Candidates(inside, np.ones(inside.shape[1]), costs, ious[1:].astype(np.float64))
+    order, scores = choose(known, 3, None)
+    assert sorted(order) != [0, 1, 2]
+    order = order + 1
+    # tools add a point that is none
+    _, got, low = ask(decoder, seen[1], [(300, 400), (0, 0)], [1, -1])
+    np.testing.assert_allclose(got[0], scores, atol=1e-5)
+    expected = functional.interpolate(torch.from_numpy(logits[order])[None], (256, 256), mode="bilinear")
+    np.testing.assert_allclose(low[0], expected[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("how", ["granularity", "two clicks", "box", "mask"])
+def test_what_means_one_mask_has_it_first(pair, seen, how):
+    model, _, decoder = pair
+    points, labels, g, masks, more = [(300, 400)], [1], None, None, {}
+    if how == "granularity":
+        g, more = 0.4, {"granularity": np.array([0.4], np.float32)}
+    elif how == "two clicks":
+        points, labels = [(300, 400), (700, 200)], [1, 0]
+    elif how == "box":
+        points, labels = [(100, 200), (500, 600)], [2, 3]
+    else:
+        small = torch.randn(1, 1, 256, 256, generator=torch.Generator().manual_seed(0))
+        masks = functional.interpolate(small, (SIDE // 4, SIDE // 4), mode="bilinear")[:, 0]
+        more = {"mask_input": small.numpy(), "has_mask_input": np.ones(1, np.float32)}
+    logits, ious = answers(model, seen[0], points, labels, g, masks)
+    order = [0, *(1 + np.argsort(-ious[1:], kind="stable")[:2])]
+    _, got, low = ask(decoder, seen[1], points, labels, **more)
+    np.testing.assert_allclose(got[0], ious[order], atol=1e-5)
+    expected = functional.interpolate(torch.from_numpy(logits[order])[None], (256, 256), mode="bilinear")
+    np.testing.assert_allclose(low[0], expected[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(90, 120), (120, 90), (37, 37), (1, 50), (500, 333)])
+def test_masks_have_the_size_that_is_asked_for(pair, seen, size):
+    """They are the small masks, of which the square of the longer side is enlarged and the photograph cut out."""
+    _, _, decoder = pair
+    masks, _, low = ask(decoder, seen[1], [(300, 400)], [1], size)
+    assert masks.shape == (1, 3, *size)
+    longer = max(size)
+    model_cells = functional.interpolate(torch.from_numpy(low), (SIDE // 4, SIDE // 4), mode="area")
+    whole = functional.interpolate(model_cells, (longer, longer), mode="bilinear")[:, :, : size[0], : size[1]].numpy()
+    if longer >= 90:  # larger than the cells, where the two ways to resize are close
+        inside = (masks > 0) == (whole > 0)
+        assert inside.mean() > 0.97
+
+
+def test_files_that_are_there_are_named_before_anything_is_written(tmp_path, capsys):
+    model = Promptable(PromptableConfig(**SMALL), TinyPyramid())
+    save_pretrained(model, tmp_path / "run")
+    (tmp_path / "m.decoder.onnx").write_text("mine")
+    assert cli.main(["export", str(tmp_path / "run"), "--onnx", str(tmp_path / "m.onnx")]) == 2
+    assert "m.decoder.onnx, which exists; add --overwrite" in capsys.readouterr().err
+    assert (tmp_path / "m.decoder.onnx").read_text() == "mine"
+    assert not (tmp_path / "m.encoder.onnx").exists()
+
+
+def test_what_is_said_in_the_files(pair):
+    _, _, decoder = pair
+    assert {i.name for i in decoder.get_inputs()} == {
+        "image_embeddings", "point_coords", "point_labels", "mask_input", "has_mask_input", "orig_im_size",
+    }  # fmt: skip
+    assert [i.name for i in decoder.get_overridable_initializers()] == ["granularity"]
+    about = json.loads(decoder.get_modelmeta().custom_metadata_map["masktree"])
+    assert set(about["inputs"]) == {i.name for i in decoder.get_inputs()} | {"granularity"}
+    assert about["image_size"] == SIDE
+    assert about["model"]["kind"] == "promptable"
+
+
+def test_a_model_that_sees_the_photograph_alone_takes_one_of_any_size(tmp_path):
+    torch.manual_seed(0)
+    model = Promptable(PromptableConfig(**SMALL), TinyPyramid()).eval()
+    files = export_onnx(model, tmp_path / "my model.onnx")
+    assert [file.name for file in files] == ["my model.encoder.onnx", "my model.decoder.onnx", "my model.yaml"]
+    settings = yaml.safe_load(files[2].read_text())
+    assert settings["type"] == "segment_anything"
+    assert [settings[key] for key in ("encoder_model_path", "decoder_model_path", "input_size")] == [
+        files[0].name, files[1].name, 1024,
+    ]  # fmt: skip
+    encoder = session(files[0])
+    assert len(encoder.get_inputs()) == 1
+    smooth = resize_image(np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8), (684, 1024))
+    for image in (smooth, smooth[:, :300], smooth[:100, :80]):
+        got = encoder.run(None, {"image": image.astype(np.float32)})[0]
+        prepared = prepare(np.ascontiguousarray(image), SIDE, cues=False).pixels[None]
+        square = functional.pad(prepared, (0, SIDE - prepared.shape[3], 0, SIDE - prepared.shape[2]))
+        with torch.inference_mode():
+            encoded = model.encode(square)
+        expected = torch.cat([functional.pixel_unshuffle(encoded.pixels, 2), encoded.cells], 1).numpy()
+        # two ways to make a photograph smaller: nearly the same pixels, and so nearly the same vectors
+        assert got.shape == expected.shape
+        assert np.corrcoef(got.ravel(), expected.ravel())[0, 1] > 0.99

@@ -1,0 +1,207 @@
+"""Rounds of labelling anew and training, with the model of three convolutions, whose scores are planted."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from masktree import cli
+from masktree.errors import InputError, TrainingError
+from masktree.labels import LabelSet
+from masktree.models import build as models
+from masktree.models.saved import is_model
+from masktree.predict import load_model
+from masktree.stages.rounds import Rounds, describe, run_rounds
+from masktree.train import stage
+from masktree.train.run import read_metrics
+from masktree.train.stage import Options
+from masktree.trees import rle
+from tests.oracles import label_merge as oracle
+from tests.train.planted import OPTIMISATION, PRESET, build, make_labels, run
+
+SETTINGS = Rounds(steps=3, min_score=0.5, iou=0.5)
+QUIET = Options(device="cpu", sample_every=0)
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory) -> Path:
+    return make_labels(tmp_path_factory.mktemp("planted"), count=4)  # few enough for one process
+
+
+@pytest.fixture(scope="module")
+def first(labels, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("first") / "run"
+    run(labels, output, replace(PRESET, optimisation=replace(OPTIMISATION, steps=4)))
+    return output
+
+
+@contextlib.contextmanager
+def tiny() -> Iterator[None]:
+    with mock.patch.object(stage, "build_model", build), mock.patch.object(models, "build_model", build):
+        yield
+
+
+def rounds(first: Path, labels: Path, output: Path, settings: Rounds = SETTINGS, **options: object) -> int:
+    with tiny():
+        return run_rounds(first, labels, output, settings, **({"options": QUIET} | options))  # type: ignore[arg-type]
+
+
+def annotations(folder: Path) -> list[dict]:
+    return [a for p in sorted((folder / "annotations").iterdir()) for a in json.loads(p.read_text())["annotations"]]
+
+
+@pytest.fixture(scope="module")
+def scores(first, labels) -> np.ndarray:
+    """Of all that the first run predicts."""
+    with tiny():
+        segmenter = load_model(first, device="cpu")
+    return np.concatenate([segmenter(path).scores for path in sorted((labels.parent / "photos").iterdir())])
+
+
+@pytest.fixture(scope="module")
+def done(first, labels, scores, tmp_path_factory) -> tuple[Path, Rounds]:
+    """Two rounds, with a least score that predictions have."""
+    output = tmp_path_factory.mktemp("rounds") / "out"
+    settings = replace(SETTINGS, rounds=2, min_score=0.5 * float(scores.min()))
+    assert rounds(first, labels, output, settings) == 6
+    return output, settings
+
+
+def test_rounds_leave_labels_runs_and_a_record(done, first):
+    output, _ = done
+    record = json.loads((output / "rounds.json").read_text())
+    assert record["model"] == "round-2/run"
+    assert [item["name"] for item in record["rounds"]] == ["round-1", "round-2"]
+    for number, item in enumerate(record["rounds"], start=1):
+        folder = output / f"round-{number}"
+        merged = LabelSet.open(folder / "labels", verify=True).index
+        sources = [a["source"] for a in annotations(folder / "labels")]
+        assert (sources.count(0), sources.count(1)) == (item["predictions"], item["old_kept"])
+        assert merged["sources"][0]["path"] == str(folder / "predictions")
+        assert item["label_free"] is False  # of planted labels it is not known
+        assert is_model(folder / "run")
+        assert len(list(read_metrics(folder / "run"))) == 3
+        header = json.loads((folder / "run/config.json").read_text())
+        before = first if number == 1 else output / "round-1/run"
+        assert header["record"]["start"] == str(before.resolve())
+    assert record["rounds"][0]["old_replaced"] + record["rounds"][0]["old_kept"] == 8
+    assert record["rounds"][1]["model_sha256"] != record["rounds"][0]["model_sha256"]
+    assert "round-2: " in describe(output)
+    assert describe(output).endswith(f"the model is in {output}/round-2/run")
+
+
+def test_the_labels_are_those_of_the_rule(done, labels):
+    """Every prediction above the score, and the old labels whose IoU with all of them is below one half."""
+    output, settings = done
+    predictions = {i["file_name"]: t for i, t in LabelSet.open(output / "round-1/predictions")}
+    merged = {i["file_name"]: t for i, t in LabelSet.open(output / "round-1/labels")}
+    old = {i["file_name"]: t for i, t in LabelSet.open(labels)}
+    assert sum(map(len, predictions.values())) > 0
+    for name, tree in merged.items():
+        found = predictions[name]
+        assert (found.scores > np.float32(settings.min_score) - 1e-5).all()
+        dense = [[rle.decode(text, tree.size) for text in t.rles] for t in (found, old[name])]
+        kept = oracle.add(dense[0], dense[1], 0.5, strict=True)
+        assert sorted(tree.rles) == sorted([*found.rles, *(old[name].rles[k] for k in kept)])
+
+
+def test_finished_rounds_are_left_and_further_ones_added(done, first, labels):
+    output, settings = done
+    before = (output / "round-1/labels/index.json").stat().st_mtime_ns
+    assert rounds(first, labels, output, settings) == 0
+    assert rounds(first, labels, output, replace(settings, rounds=3)) == 3
+    assert (output / "round-1/labels/index.json").stat().st_mtime_ns == before
+    assert json.loads((output / "rounds.json").read_text())["model"] == "round-3/run"
+
+
+def test_changed_settings_are_refused_by_name(done, first, labels):
+    output, settings = done
+    for change, name in (({"iou": 0.4}, "iou"), ({"steps": 5}, "steps"), ({"min_score": 0.9}, "min_score")):
+        with pytest.raises(InputError, match=rf"the rounds already in .*got other values for {name} \("):
+            rounds(first, labels, output, replace(settings, **change))
+    with pytest.raises(InputError, match=r"other values for seed \(0 there, 4 now\)"):
+        rounds(first, labels, output, settings, seed=4)
+    with pytest.raises(InputError, match=r"other values for run \("):
+        rounds(output / "round-1/run", labels, output, settings)
+
+
+@pytest.mark.parametrize("stage_name", ["merge", "train"])
+def test_rounds_that_are_stopped_go_on_to_the_same(done, first, labels, tmp_path, monkeypatch, stage_name):
+    output, settings = done
+
+    def stop(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"masktree.stages.rounds.{stage_name}", stop)
+        with pytest.raises(KeyboardInterrupt):
+            rounds(first, labels, tmp_path / "out", replace(settings, rounds=1))
+    assert not (tmp_path / "out/rounds.json").exists()
+    assert rounds(first, labels, tmp_path / "out", replace(settings, rounds=1)) == 3
+    names = ("predictions/annotations/00000.json", "labels/annotations/00000.json", "run/model.safetensors")
+    for name in names:
+        assert (tmp_path / "out/round-1" / name).read_bytes() == (output / "round-1" / name).read_bytes()
+
+
+def test_without_any_sure_prediction_there_is_advice(first, labels, scores, tmp_path):
+    """A prediction with exactly the least score is none."""
+    with pytest.raises(TrainingError, match=r"a score above 0.\d+ in 4 images; got none; lower --teacher-score"):
+        rounds(first, labels, tmp_path / "out", replace(SETTINGS, min_score=float(scores.max())))
+    # The score can be chosen by a wanted number instead, anew, since it is another setting.
+    wanted = replace(SETTINGS, predictions_per_image=1.0, fresh=True, crops=True, snap=True)
+    assert rounds(first, labels, tmp_path / "out", wanted, overwrite=True) == 3
+    record = json.loads((tmp_path / "out/rounds.json").read_text())
+    assert 4 <= record["rounds"][0]["predictions"] <= 8
+    header = json.loads((tmp_path / "out/round-1/run/config.json").read_text())
+    assert "start" not in header["record"]
+    config = LabelSet.open(tmp_path / "out/round-1/predictions").index["config"]
+    assert config["options"]["crops"] is config["options"]["snap"] is True
+
+
+def test_files_of_others_and_several_processes_are_refused(first, labels, tmp_path, monkeypatch):
+    (tmp_path / "out/round-1").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"no foreign files where rounds go; got .*round-1"):
+        rounds(first, labels, tmp_path / "out", overwrite=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/plan.json").write_text('{"format": "x", "settings": {}}')
+    with pytest.raises(InputError, match=r"no foreign files where rounds go; got .*plan.json"):
+        rounds(first, labels, tmp_path / "other")
+    with pytest.raises(InputError, match="expected the folder of the photographs; got"):
+        rounds(first, labels, tmp_path / "new", root=tmp_path / "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="one process for whole rounds; got several"):
+        rounds(first, labels, tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"rounds": 0}, "at least one round"),
+        ({"min_score": 1.0}, r"in \[0, 1\); got 1.0"),
+        ({"iou": 2}, r"an IoU in \[0, 1\]"),
+    ],
+)
+def test_settings_out_of_range_are_refused(values, match):
+    with pytest.raises(InputError, match=match):
+        Rounds(**values)
+
+
+def test_the_command(first, labels, tmp_path, capsys):
+    command = ["self-train", str(first), str(labels), "-o", str(tmp_path / "out"), "--method", "rounds"]
+    further = ["--steps", "2", "--predictions-per-image", "1", "--device", "cpu", "--sample-every", "0"]
+    with tiny():
+        assert cli.main([*command, *further]) == 0
+    text = capsys.readouterr().out
+    assert "round-1: " in text
+    assert "2 steps done" in text
+    assert cli.main([*command, "--burn-in", "3"]) == 2
+    assert "options of the method rounds; got --burn-in" in capsys.readouterr().err
+    assert cli.main([*command[:-2], "--rounds", "3", "--fresh"]) == 2
+    assert "options of the method sohes or hassod; got --rounds, --fresh" in capsys.readouterr().err

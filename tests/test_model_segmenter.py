@@ -1,0 +1,285 @@
+"""Trained models where methods go: ``load``, stages, commands. The models are small and have learned nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import masktree
+from masktree import AutomaticMaskGenerator, MaskTree, cli
+from masktree.errors import FormatError, InputError, WeightsError
+from masktree.io.images import read_image, resize_image
+from masktree.labels import LabelSet
+from masktree.models import saved
+from masktree.models.build import build_model, save_pretrained
+from masktree.models.config import Mask2FormerConfig
+from masktree.predict import DiscoverySegmenter, ModelSegmenter
+from masktree.stages import segment as pipeline
+from masktree.stages.segment import Config
+
+CONFIG = Mask2FormerConfig(
+    kind="sohes",
+    backbone="embedded",
+    image_size=96,
+    hidden=32,
+    heads=2,
+    feedforward=32,
+    pixel_layers=1,
+    decoder_layers=2,
+    queries=12,
+    detections=10,
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """Folder of a model, as a training run leaves it."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    save_pretrained(build_model(CONFIG, weights=True), folder)
+    header = json.loads((folder / "config.json").read_text())
+    header |= {"training": {"preset": "sohes", "steps": 7, "stopped": None}, "labels": {"sha256": "ab" * 32}}
+    (folder / "config.json").write_text(json.dumps(header))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def segmenter(run) -> ModelSegmenter:
+    return masktree.load(run)
+
+
+@pytest.fixture
+def collection(tmp_path, photos) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index, path in enumerate(photos[:3]):
+        Image.open(path).convert("RGB").resize((80 + 8 * index, 60)).save(folder / f"{index}.png")
+    return folder
+
+
+def same(a: MaskTree, b: MaskTree) -> bool:
+    return a.rles == b.rles and all((getattr(a, n) == getattr(b, n)).all() for n in ("parents", "scores", "levels"))
+
+
+# --- load -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_loaded_and_outlines_images(run, segmenter, photos, tmp_path):
+    assert isinstance(segmenter, ModelSegmenter)
+    assert isinstance(segmenter.device, str)
+    assert segmenter.provenance.name == "run"
+    assert len(segmenter.provenance.sha256) == 64
+    image = resize_image(read_image(photos[0]), (90, 140))
+    tree = segmenter(image)
+    assert tree.size == (90, 140)
+    assert 1 <= len(tree) <= 10
+    Image.fromarray(image).save(tmp_path / "photo.png")
+    for other in (tmp_path / "photo.png", str(tmp_path / "photo.png"), Image.fromarray(image)):
+        assert same(segmenter(other), tree)
+    assert same(masktree.load(str(run), device="cpu")(image), tree)
+    records = AutomaticMaskGenerator(segmenter).generate(image)
+    assert len(records) == len(tree)
+    assert records[0]["segmentation"].shape == (90, 140)
+
+
+def test_batches_give_what_single_images_give(segmenter, rng):
+    images = [rng.integers(0, 256, size, np.uint8) for size in ((60, 80, 3), (80, 60, 3), (60, 80, 3), (1, 1, 3))]
+    trees = segmenter.segment_batch(images)
+    assert [tree.size for tree in trees] == [image.shape[:2] for image in images]
+    for tree, image in zip(trees, images, strict=True):
+        alone = segmenter(image)
+        assert len(alone) == len(tree)
+        np.testing.assert_allclose(alone.areas, tree.areas, rtol=0.02, atol=3)
+
+
+def test_least_area_and_score_and_precision(run, segmenter, photos):
+    image = resize_image(read_image(photos[1]), (90, 140))
+    everything = dataclasses.replace(segmenter, min_area=1)(image)
+    middle = float(np.median(everything.scores))
+    assert (masktree.load(run, min_area=1, min_score=middle)(image).scores >= middle).all()
+    assert len(masktree.load(run, min_area=1, min_score=middle)(image)) < len(everything)
+    assert len(masktree.load(run, min_area=90 * 140)(image)) == (everything.areas == 90 * 140).sum()
+    assert masktree.load(run, dtype="bfloat16")(image).size == (90, 140)
+
+
+def test_what_a_trained_model_does_not_take_is_named(run):
+    with pytest.raises(InputError, match=r"a trained model without method and quality; got .*with 'sohes', 'best'"):
+        masktree.load(run, method="sohes", quality="best")
+    with pytest.raises(
+        InputError, match="options of a trained model: min_area, min_score, crops, snap; got thresholds"
+    ):
+        masktree.load(run, thresholds=(0.5,))
+    with pytest.raises(InputError, match="dtype 'float32' or 'bfloat16'; got 'int8'"):
+        masktree.load(run, dtype="int8")
+    with pytest.raises(InputError, match="min_area of at least 1 pixel; got 0"):
+        masktree.load(run, min_area=0)
+    with pytest.raises(InputError, match=r"min_score in \[0, 1\]; got 2"):
+        masktree.load(run, min_score=2)
+
+
+def test_folders_of_backbones_stay_backbones(tmp_path, run):
+    import timm
+    from safetensors.torch import save_file
+
+    arguments = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
+    folder = tmp_path / "vit"
+    folder.mkdir()
+    network = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0, **arguments)
+    save_file(network.state_dict(), folder / "model.safetensors")
+    config = {"architecture": "vit_tiny_patch16_224", "model_args": arguments}
+    (folder / "config.json").write_text(json.dumps(config | {"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}))
+    assert isinstance(masktree.load(str(folder)), DiscoverySegmenter)
+    with pytest.raises(FormatError, match="no proper format, version, model"):
+        Config(model=str(folder)).segmenter()
+
+
+def test_names_without_a_model_are_refused(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsError, match=r"'someone/model'.*no cached files while HF_HUB_OFFLINE is set"):
+        masktree.load("someone/model")
+    with pytest.raises(WeightsError, match=r"got 'embedded'; .*backbones are given by --backbone"):
+        Config(model="embedded").segmenter()
+
+
+# --- stages ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["method", "backbone", "quality"])
+def test_configurations_hold_either_a_model_or_a_method(name):
+    value = {"method": "sohes", "backbone": "texture", "quality": "fast"}[name]
+    with pytest.raises(InputError, match=f"--model without --{name}, .*got '{value}'"):
+        Config(model="run", **{name: value})
+    plain = Config()
+    assert (plain.backbone, plain.method, plain.quality, plain.model) == ("embedded", "masktree", "fast", None)
+    assert "model" not in plain.record()  # so that the runs of earlier versions go on
+    assert Config(model="run").record()["model"] == "run"
+
+
+def test_segment_with_a_model_goes_on_and_knows_other_models(run, collection, tmp_path):
+    out, config = tmp_path / "out", Config(model=str(run))
+    assert pipeline.segment([collection], out, config, overlay=False).done == 3
+    record = json.loads((out / "run.json").read_text())
+    assert record["config"]["model"] == str(run)
+    assert record["config"]["method"] is None
+    assert record["weights"]["kind"] == "sohes"
+    assert record["weights"]["sha256"]
+    tree = MaskTree.load(out / "0.json")
+    assert tree.size == (60, 80)
+    (out / "0.json").unlink()
+    again = pipeline.segment([collection], out, config, overlay=False)
+    assert (again.done, again.kept) == (1, 2)
+    assert same(MaskTree.load(out / "0.json"), tree)
+    with pytest.raises(InputError, match="min_area"):
+        pipeline.segment([collection], out, Config(model=str(run), min_area=5), overlay=False)
+    with pytest.raises(InputError, match="other values for backbone"):
+        pipeline.segment([collection], out, Config(), overlay=False)
+
+
+def test_discover_with_a_model_makes_a_label_set(run, collection, tmp_path):
+    everything = Config(model=str(run), min_area=1)
+    assert pipeline.discover(collection, tmp_path / "all", everything).done == 3
+    most = LabelSet.open(tmp_path / "all").index["summary"]["masks"]
+    pipeline.discover(collection, tmp_path / "two", everything, labels_per_image=2)
+    labels = LabelSet.open(tmp_path / "two")
+    assert 3 <= labels.index["summary"]["masks"] <= 6 < most
+    assert labels.index["config"]["model"] == str(run)
+    with pytest.raises(InputError, match=r"at most .* labels per image, all that is found here; got 99"):
+        pipeline.discover(collection, tmp_path / "many", everything, labels_per_image=99)
+
+
+def test_stability_is_measured_with_the_recorded_model(run, collection, tmp_path):
+    from masktree.evaluate.harness import Evaluation
+
+    pipeline.segment([collection], tmp_path / "out", Config(model=str(run)), overlay=False)
+    result = Evaluation.open("self", tmp_path / "out", None, images=collection).run(workers=1)
+    assert 0 <= result.metrics["stability"] <= 1
+
+
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+def test_commands_take_a_model(run, collection, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert cli.main(["segment", str(collection), "-o", str(out), "--model", str(run), "--min-score", "0.01"]) == 0
+    assert "3 done" in capsys.readouterr().out
+    assert (out / "0.png").is_file()
+    assert json.loads((out / "run.json").read_text())["config"]["options"] == {"min_score": 0.01}
+    assert cli.main(["discover", str(collection), "-o", str(tmp_path / "labels"), "--model", str(run)]) == 0
+    assert LabelSet.open(tmp_path / "labels").index["config"]["method"] is None
+    assert cli.main(["segment", str(collection), "-o", str(out), "--model", str(run), "--method", "sohes"]) == 2
+    assert "--model without --method" in capsys.readouterr().err
+    assert cli.main(["segment", str(collection), "-o", str(out), "--model", str(tmp_path)]) == 2
+    assert "a folder without that file" in capsys.readouterr().err
+
+
+def test_info_describes_a_model(run, capsys):
+    assert cli.main(["info", "model", str(run)]) == 0
+    text = capsys.readouterr().out
+    for wanted in ("kind        sohes", "sha256", "parameters", "queries", "labels.sha256    " + "ab" * 32):
+        assert wanted in text
+    assert "training.steps" in text
+    assert "stopped" not in text
+    assert cli.main(["info", "model"]) == 2
+    assert cli.main(["info", "model", "none"]) == 2
+    assert "folder of a trained model" in capsys.readouterr().err
+
+
+def test_export_refuses_to_replace_a_file(run, tmp_path, capsys):
+    (tmp_path / "model.onnx").write_text("mine")
+    assert cli.main(["export", str(run), "--onnx", str(tmp_path / "model.onnx")]) == 2
+    assert "--overwrite to replace it" in capsys.readouterr().err
+    assert cli.main(["export", str(run), "--onnx", str(tmp_path / "b.onnx"), "--image-size", "50"]) == 2
+    assert (tmp_path / "model.onnx").read_text() == "mine"
+
+
+@pytest.mark.parametrize("told", [True, False, None])
+def test_whether_people_had_a_part_in_it_is_known_of_a_model(run, tmp_path, told):
+    shutil.copytree(run, tmp_path / "run")
+    header = json.loads((run / "config.json").read_text())
+    header["record"] = {"label_weights": {"name": "x"} if told is None else {"name": "x", "label_free": told}}
+    (tmp_path / "run/config.json").write_text(json.dumps(header))
+    assert saved.provenance(tmp_path / "run", "run").label_free is told
+
+
+def test_a_closer_look_is_an_option_that_is_recorded(run, segmenter, collection, tmp_path, monkeypatch, capsys):
+    from masktree.models import crops
+
+    def first_alone(image, tree, segment):
+        """Masks of a model that has learned nothing fill their crops: what is looked at closer shows the same."""
+        assert image.shape[:2] == tree.size
+        assert same(segment([image])[0], tree)
+        return tree[np.arange(len(tree)) == 0]
+
+    monkeypatch.setattr(crops, "look_closer", first_alone)
+    image = read_image(collection / "0.png")
+    assert masktree.load(run, crops=True)(image).rles == segmenter(image).rles[:1]
+    out = tmp_path / "out"
+    assert cli.main(["segment", str(collection), "-o", str(out), "--model", str(run), "--crops", "--no-overlay"]) == 0
+    assert json.loads((out / "run.json").read_text())["config"]["options"] == {"crops": True}
+    assert cli.main(["segment", str(collection), "-o", str(out), "--crops"]) == 2
+    assert "expected --crops with --model" in capsys.readouterr().err
+
+
+def test_snapped_masks_are_unions_of_the_default_methods_regions(run, segmenter, photos, collection, tmp_path, capsys):
+    image = resize_image(read_image(photos[0]), (96, 128))
+    leaves = masktree.load("embedded")(image).dendrogram.leaves
+    rough, drawn = segmenter(image), masktree.load(run, snap=True)(image)
+    assert 0 < len(drawn) <= len(rough)
+    new = [k for k, text in enumerate(drawn.rles) if text not in rough.rles]
+    assert new
+    for k in new:
+        mask = drawn.mask(k)
+        np.testing.assert_array_equal(mask, np.isin(leaves, leaves[mask]))
+    out = tmp_path / "out"
+    assert cli.main(["segment", str(collection), "-o", str(out), "--model", str(run), "--snap", "--no-overlay"]) == 0
+    assert json.loads((out / "run.json").read_text())["config"]["options"] == {"snap": True}
+    assert cli.main(["segment", str(collection), "-o", str(out), "--snap"]) == 2
+    assert "expected --snap with --model" in capsys.readouterr().err
