@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from masktree.trees import hierarchy, rle
+from masktree.trees.nms import mask_nms
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.oracles import hierarchy as oracle
@@ -66,10 +67,10 @@ def main() -> None:
         scores = rng.random(n)
 
         def forest(rles: list[bytes] = rles, size: tuple[int, int] = size) -> np.ndarray:
-            return hierarchy.levels(hierarchy.coverage_parents(rles, size))
+            return hierarchy.levels(hierarchy.parents_by_coverage(rles, size))
 
         def suppress(rles: list[bytes] = rles, size: tuple[int, int] = size, scores: np.ndarray = scores) -> np.ndarray:
-            return hierarchy.nms(rles, size, scores)
+            return mask_nms(rles, size, scores)
 
         forest(), suppress()
         n_runs = len(rle.runs(rles, size).starts)
@@ -78,7 +79,7 @@ def main() -> None:
         line = f"{n:5}  {size[0]}x{size[1]}  {n_runs:8}  {times[0]:12.4f}s  {times[1]:12.4f}s  {times[2]:.4f}s"
         line += f"  {memory:7.1f}"
         if n <= 218:
-            dense = seconds(lambda m=masks: oracle.coverage_parents(m, 0.9), repeats=1)
+            dense = seconds(lambda m=masks: oracle.parents_by_coverage(m, 0.9), repeats=1)
             line += f"  {dense:10.1f}s  {dense / times[1]:.0f}x"
         print(line)
         if last is not None and size == (480, 640):

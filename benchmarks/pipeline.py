@@ -85,7 +85,7 @@ def install(watch: Stopwatch) -> None:
         (modules["masktree"], "_merge", "clustering"),
         (modules["masktree"], "snap", "refinement"),
         (hierarchy, "nms", "hierarchy"),
-        (hierarchy, "coverage_parents", "hierarchy"),
+        (hierarchy, "parents_by_coverage", "hierarchy"),
         (refine, "guided", "refinement"),
     ):
         setattr(module, name, watch.timed(stage, getattr(module, name)))

@@ -60,7 +60,7 @@ def overlapping(partitions: list[np.ndarray], min_area: int = 1) -> MaskTree:
         rles += [
             r for r, a in zip(rle.encode_intervals(labels, numbers, numbers + 1), areas, strict=True) if a >= min_area
         ]
-    return MaskTree.from_rles(rles, size, hierarchy.coverage_parents(rles, size))
+    return MaskTree.from_rles(rles, size, hierarchy.parents_by_coverage(rles, size))
 
 
 def grid(image: np.ndarray) -> MaskTree:

@@ -267,7 +267,7 @@ def test_many_masks_on_a_large_image_stay_runs():
         (y, x) = rng.integers(0, size[0] - h), rng.integers(0, size[1] - w)
         starts = (x + np.arange(w)) * size[0] + y
         rles.append(rle.encode_runs(starts, starts + h, size))
-    parents = hierarchy.coverage_parents(rles, size)
+    parents = hierarchy.parents_by_coverage(rles, size)
     tree = MaskTree.from_rles(rles, size, parents)
     stats = score_image(ImageTruth.from_masks(1, "big.jpg", size, rles[:100], parents=np.full(100, -1, np.int32)), tree)
     assert stats["level_found"][0] == 1000

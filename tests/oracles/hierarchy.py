@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def coverage_parents(masks: np.ndarray, cover: float) -> list[int]:
+def parents_by_coverage(masks: np.ndarray, cover: float) -> list[int]:
     parents = []
     for i, a in enumerate(masks):
         best, best_area = -1, 0

@@ -24,7 +24,7 @@ from tests.train.labelled import random_tree
 
 
 def scene_of(masks: np.ndarray, value: int, cover: float = 0.9) -> Scene:
-    parents = hierarchy.coverage_parents([rle.encode(m) for m in masks], masks.shape[1:], cover=cover)
+    parents = hierarchy.parents_by_coverage([rle.encode(m) for m in masks], masks.shape[1:], min_coverage=cover)
     image = np.full((*masks.shape[1:], 3), value, np.uint8)
     return Scene(image, masks, parents, hierarchy.levels(parents))
 

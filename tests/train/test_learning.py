@@ -87,7 +87,7 @@ def parents_of(trees: Trees, found: list[MaskTree]) -> float | None:
 
 
 def by_coverage(tree: MaskTree) -> MaskTree:
-    parents = hierarchy.coverage_parents(tree.rles, tree.size)
+    parents = hierarchy.parents_by_coverage(tree.rles, tree.size)
     return MaskTree.from_rles(tree.rles, tree.size, parents, scores=tree.scores)
 
 

@@ -138,6 +138,14 @@ def test_intersections_equal_products_of_dense_masks(rng: np.random.Generator) -
     assert rle.union(strings[2:], size) == rle.encode(masks[2:].any(0))
 
 
+def test_iou_equals_that_of_dense_masks_and_is_0_for_two_empty_ones(rng: np.random.Generator) -> None:
+    size = (12, 17)
+    a, b = masks_of(rng, size), [*masks_of(rng, size), smooth_mask(rng, size)]
+    expected = [[(m & o).sum() / (m | o).sum() if (m | o).any() else 0.0 for o in b] for m in a]
+    assert rle.iou([rle.encode(m) for m in a], [rle.encode(m) for m in b], size).tolist() == expected
+    assert rle.iou([], [rle.encode(a[0])], size).shape == (0, 1)
+
+
 def test_no_masks() -> None:
     size = (4, 5)
     assert rle.areas([], size).shape == (0,)

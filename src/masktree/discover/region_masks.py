@@ -16,6 +16,7 @@ from masktree.refine import Refiner, iou_pairwise, refine_masks
 from masktree.trees import hierarchy, rle
 from masktree.trees.dendrogram import PartitionTree
 from masktree.trees.masktree import MaskTree
+from masktree.trees.nms import mask_nms
 from masktree.types import RGB, Mask, Masks
 
 Window = tuple[int, int, int, int]  # top, bottom, left, right; half-open, in pixels
@@ -114,7 +115,7 @@ def encode_part(part: Mask, window: Window, size: tuple[int, int]) -> bytes:
 
 def distinct(rles: Sequence[bytes], size: tuple[int, int], *, iou: float) -> list[bytes]:
     """Exact greedy NMS by mask IoU, larger masks first, in the given order where areas are equal."""
-    keep = hierarchy.nms(rles, size, rle.areas(rles, size).astype(np.float64), iou=iou)
+    keep = mask_nms(rles, size, rle.areas(rles, size).astype(np.float64), iou_threshold=iou)
     return [rles[i] for i in np.sort(keep).tolist()]
 
 
@@ -223,7 +224,7 @@ def nest(
 ) -> MaskTree:
     """The forest of masks without duplicates: exact NMS, the best score first, then parents by coverage."""
     ranking = np.array(scores)
-    keep = hierarchy.nms(rles, size, ranking, iou=duplicate_iou)
+    keep = mask_nms(rles, size, ranking, iou_threshold=duplicate_iou)
     kept = [rles[i] for i in keep]
-    parents = hierarchy.coverage_parents(kept, size, cover=cover)
+    parents = hierarchy.parents_by_coverage(kept, size, min_coverage=cover)
     return MaskTree.from_rles(kept, size, parents, scores=ranking[keep])

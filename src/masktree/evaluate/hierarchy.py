@@ -32,7 +32,7 @@ from scipy import ndimage
 from masktree.errors import InputError, MasktreeError
 from masktree.evaluate import structure
 from masktree.evaluate.ground_truth import ImageTruth
-from masktree.evaluate.overlap import ious, times_found
+from masktree.evaluate.overlap import times_found
 from masktree.evaluate.recall import MOST, THRESHOLDS
 from masktree.evaluate.structure import Stats, column_arrays, ratio
 from masktree.trees import hierarchy, rle
@@ -68,7 +68,7 @@ def score_image(truth: ImageTruth, tree: MaskTree) -> Stats:
     rles = [mask for mask, keep in zip(truth.masks(), kept, strict=True) if keep]
     parents = hierarchy.reparent(truth.parents, kept)
     try:
-        overlaps = ious(rles, tree.rles, tree.size)
+        overlaps = rle.iou(rles, tree.rles, tree.size)
         return {
             **structure.score_image(tree),
             **_pairs(overlaps, parents, tree.parents),

@@ -12,23 +12,9 @@ from masktree.trees import rle
 from masktree.types import checked
 
 
-@checked
-def ious(a: Sequence[bytes], b: Sequence[bytes], size: tuple[int, int]) -> Float64[np.ndarray, "na nb"]:
-    """IoU in [0, 1] of each mask of ``a`` with each of ``b``; 0 where both are empty.
-
-    Time of :func:`masktree.trees.rle.cross_intersections`; 24 bytes a pair, nothing dense.
-
-    Raises:
-        InputError: a string is damaged or belongs to another image size.
-    """
-    shared = rle.cross_intersections(a, b, size)
-    either = rle.areas(a, size)[:, None] + rle.areas(b, size)[None] - shared
-    return shared / np.maximum(either, 1)
-
-
 def best_ious(a: Sequence[bytes], b: Sequence[bytes], size: tuple[int, int]) -> Float64[np.ndarray, " na"]:
-    """Best IoU of each mask of ``a`` over ``b``; 0 where ``b`` is empty. See :func:`ious`."""
-    return ious(a, b, size).max(1, initial=0.0)
+    """Best IoU of each mask of ``a`` over ``b``; 0 where ``b`` is empty. See :func:`masktree.trees.rle.iou`."""
+    return rle.iou(a, b, size).max(1, initial=0.0)
 
 
 @checked

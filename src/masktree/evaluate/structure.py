@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from masktree.errors import InputError
-from masktree.trees import hierarchy, rle
+from masktree.trees import rle
 from masktree.trees.masktree import LEVELS, MaskTree
+from masktree.trees.nms import mask_nms
 
 Stats = dict[str, Any]
 
@@ -36,7 +37,7 @@ def score_image(tree: MaskTree) -> Stats:
     """
     covered = rle.areas([rle.union(tree.rles, tree.size)], tree.size)[0]
     inside = _inside_parent(tree)
-    kept = hierarchy.nms(tree.rles, tree.size, tree.scores, iou=DUPLICATE_IOU)
+    kept = mask_nms(tree.rles, tree.size, tree.scores, iou_threshold=DUPLICATE_IOU)
     return {
         "masks": len(tree),
         "levels": np.bincount(tree.levels, minlength=len(LEVELS)).tolist(),

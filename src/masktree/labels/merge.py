@@ -16,9 +16,10 @@ import numpy as np
 from masktree.errors import InputError
 from masktree.trees import hierarchy, rle
 from masktree.trees.masktree import MaskTree
+from masktree.trees.nms import mask_nms
 
 Name = Literal["union", "add"]
-# UnSAM+'s bound for add. For union the one of ``hierarchy.nms`` (our choice: pooled sets give near-copies, which 0.9
+# UnSAM+'s bound for add. For union the one of ``mask_nms`` (our choice: pooled sets give near-copies, which 0.9
 # removes while it leaves an object and its slightly smaller main part).
 IOU = {"union": 0.9, "add": 0.02}
 _PAIRS = 2**23  # whose overlaps are counted at a time: 64 MB (our choice)
@@ -57,7 +58,7 @@ class Pool:
 
     def tree(self, size: tuple[int, int]) -> MaskTree:
         """The masks in their order, parents by coverage 0.9."""
-        parents = hierarchy.coverage_parents(self.rles, size)
+        parents = hierarchy.parents_by_coverage(self.rles, size)
         return MaskTree.from_rles(self.rles, size, parents, scores=self.scores, stabilities=self.stabilities)
 
 
@@ -94,13 +95,13 @@ class Rule:
 
 
 def union(pools: Sequence[Pool], size: tuple[int, int], *, iou: float = IOU["union"]) -> Pool:
-    """Exact non-maximum suppression over all masks, best first: ``hierarchy.nms``.
+    """Exact non-maximum suppression over all masks, best first: ``mask_nms``.
 
     Best is the higher score, then the larger area, then the earlier string, then the lower number of the source, so
     that the order of the pools does not matter.
     """
     everything = _ordered(Pool.joined(pools), size)
-    return everything[hierarchy.nms(everything.rles, size, everything.scores, iou=iou)]
+    return everything[mask_nms(everything.rles, size, everything.scores, iou_threshold=iou)]
 
 
 def add(

@@ -8,6 +8,7 @@ import numpy as np
 
 from masktree.trees import hierarchy, rle
 from masktree.trees.masktree import MaskTree
+from masktree.trees.nms import mask_nms
 from masktree.types import RGB
 
 # All our choice.
@@ -61,11 +62,11 @@ def _joined(tree: MaskTree, rles: list[bytes], scores: np.ndarray) -> MaskTree:
     shared = rle.cross_intersections(rles, tree.rles, size)
     areas = rle.areas(rles, size)
     new = np.flatnonzero((shared / (areas[:, None] + tree.areas - shared) < COPY).all(axis=1))
-    new = new[hierarchy.nms([rles[k] for k in new], size, scores[new], iou=COPY)]
+    new = new[mask_nms([rles[k] for k in new], size, scores[new], iou_threshold=COPY)]
     if len(new) == 0:
         return tree
     together = (*tree.rles, *(rles[k] for k in new))
-    parents = hierarchy.coverage_parents(together, size)
+    parents = hierarchy.parents_by_coverage(together, size)
     parents[:own] = tree.parents  # which leaves a forest: the others' parents are larger than they, or the tree's
     levels = hierarchy.levels(parents)
     levels[:own] = tree.levels

@@ -47,7 +47,7 @@ def tree_of(
     keep = np.array([i for i, text in enumerate(rles) if areas[i] >= min_area and first[text] == i], np.int64)
     kept = [rles[i] for i in keep]
     if detections.ancestors is None:
-        parents = hierarchy.coverage_parents(kept, size)
+        parents = hierarchy.parents_by_coverage(kept, size)
     else:
         from masktree.models.mask2former.forest import parents_from_probabilities
 

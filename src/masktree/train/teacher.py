@@ -23,6 +23,7 @@ from masktree.train.photo_dataset import frame_masks
 from masktree.train.selection import ALL, SIZES, Thresholds, Watch
 from masktree.train.views import Views
 from masktree.trees import hierarchy, rle
+from masktree.trees.nms import mask_nms
 
 Rule = Literal["sohes", "hassod"]
 Reduce = Callable[[Tensor], Tensor]
@@ -30,7 +31,7 @@ Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
 # Share of a mask that lies under its parent: as for the first labels (SOHES), and HASSOD's value inside the teacher.
 COVER: Mapping[Rule, float] = {"sohes": 0.9, "hassod": 0.75}
-COPY = 0.9  # IoU above which a mask is a copy of a better one, as in ``hierarchy.nms`` (our choice)
+COPY = 0.9  # IoU above which a mask is a copy of a better one, as in ``mask_nms`` (our choice)
 _AT_ONCE = 4  # images that the teacher looks at together: bounds its memory (our choice)
 
 
@@ -164,13 +165,13 @@ class Teacher:
         areas = rle.areas(rles, size).astype(np.float64)
         keep = np.flatnonzero(areas)
         if self.rule == "sohes":
-            keep = keep[hierarchy.nms([rles[i] for i in keep], size, scores[keep], iou=COPY)]
+            keep = keep[mask_nms([rles[i] for i in keep], size, scores[keep], iou_threshold=COPY)]
         scale = geometry.size[0] * geometry.size[1] / (size[0] * size[1])
         return Found([rles[i] for i in keep], size, scores[keep], areas[keep] * scale)
 
     def _targets(self, found: Found, geometry: Geometry, crop: int, seed: int) -> Targets:
         """The masks as the student's view has them; ``geometry`` takes them there."""
-        parents = hierarchy.coverage_parents(found.rles, found.size, cover=self.cover)
+        parents = hierarchy.parents_by_coverage(found.rles, found.size, min_coverage=self.cover)
         rng = np.random.default_rng(seed)
         keep = choose_masks(geometry.mask_areas(found.rles), self.min_area, self.max_masks, rng)
         masks = geometry.apply_masks(found[keep].rles)

@@ -120,12 +120,13 @@ class MaskTree:
 
     @classmethod
     @checked
-    def from_masks(cls, masks: Masks, *, cover: float = 0.9, scores: np.ndarray | None = None) -> MaskTree:
-        """From dense masks; parents by coverage (SOHES step 4: A lies under B iff |A and B|/|A| >= cover and
-        |A and B|/|B| < cover, parent = smallest such B)."""
+    def from_masks(cls, masks: Masks, *, min_coverage: float = 0.9, scores: np.ndarray | None = None) -> MaskTree:
+        """From dense masks; parents by coverage, see :func:`masktree.trees.hierarchy.parents_by_coverage`."""
         size = (masks.shape[1], masks.shape[2])
         rles = [rle.encode(mask) for mask in masks]
-        return cls.from_rles(rles, size, hierarchy.coverage_parents(rles, size, cover=cover), scores=scores)
+        return cls.from_rles(
+            rles, size, hierarchy.parents_by_coverage(rles, size, min_coverage=min_coverage), scores=scores
+        )
 
     @classmethod
     def from_dendrogram(

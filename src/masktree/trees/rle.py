@@ -208,6 +208,18 @@ def cross_intersections(a: Sequence[bytes], b: Sequence[bytes], size: tuple[int,
 
 
 @checked
+def iou(a: Sequence[bytes], b: Sequence[bytes], size: tuple[int, int]) -> Float64[np.ndarray, "na nb"]:
+    """IoU of each mask of ``a`` with each of ``b``, 0 where both are empty. O(R log n) for R runs, 24 bytes a pair.
+
+    Raises:
+        InputError: a string is damaged or belongs to another image size.
+    """
+    shared = cross_intersections(a, b, size)
+    either = areas(a, size)[:, None] + areas(b, size)[None] - shared
+    return shared / np.maximum(either, 1)
+
+
+@checked
 def union(rles: Sequence[bytes], size: tuple[int, int]) -> bytes:
     """The mask of all pixels that are in at least one mask; empty for no masks. O(R log n) for R runs."""
     starts, ends, _ = runs(rles, size)

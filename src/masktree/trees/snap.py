@@ -87,7 +87,7 @@ def _without_copies(tree: MaskTree, rles: list[bytes]) -> MaskTree:
     return MaskTree.from_rles(
         chosen,
         tree.size,
-        hierarchy.coverage_parents(chosen, tree.size),
+        hierarchy.parents_by_coverage(chosen, tree.size),
         scores=tree.scores[keep],
         stabilities=tree.stabilities[keep],
         levels=tree.levels[keep],
