@@ -20,7 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: seconds per image
 import numpy as np
 
 from masktree.backbones import Backbone, load_backbone
-from masktree.evaluate.bsds import Stats, read_ground_truth, score_image, score_tree, summarise
+from masktree.evaluate.bsds import Stats, read_segmentations, score_image, score_tree, summarise
 from masktree.io.images import read_image
 
 COSINE_LEVELS = np.linspace(0.02, 1.98, 99)  # altitudes of the cosine rule are 1 - similarity, in [0, 2]
@@ -91,7 +91,7 @@ METHODS: dict[str, Callable[..., Scored]] = {
 
 def run(method: str, folder: Path, split: str, name: str) -> Scored:
     image = read_image(folder / "images" / split / f"{name}.jpg")
-    return METHODS[method](image, read_ground_truth(folder / "groundTruth" / split / f"{name}.mat"))
+    return METHODS[method](image, read_segmentations(folder / "groundTruth" / split / f"{name}.mat"))
 
 
 def row(metrics: dict[str, float | None]) -> str:

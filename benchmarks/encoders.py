@@ -28,7 +28,7 @@ import numpy as np
 from masktree.backbones.embedded import EmbeddedBackbone
 from masktree.cluster.merge import merge_tree
 from masktree.discover import masktree as method
-from masktree.evaluate.bsds import Stats, read_ground_truth, score_tree, summarise
+from masktree.evaluate.bsds import Stats, read_segmentations, score_tree, summarise
 from masktree.io.images import read_image, resize_image
 from masktree.trees.dendrogram import PartitionTree
 
@@ -69,7 +69,7 @@ PARTS = {
 
 def score(weights: Path, folder: Path, split: str, parts: list[str], name: str) -> list[Stats]:
     image = read_image(folder / "images" / split / f"{name}.jpg")
-    truths = read_ground_truth(folder / "groundTruth" / split / f"{name}.mat")
+    truths = read_segmentations(folder / "groundTruth" / split / f"{name}.mat")
     return [score_tree(PARTS[part](image, loaded(weights)), truths, COSTS) for part in parts]
 
 

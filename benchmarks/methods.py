@@ -14,7 +14,7 @@ from typing import get_args
 
 from masktree.evaluate.harness import evaluate
 from masktree.evaluate.metrics import number
-from masktree.evaluate.result import Result
+from masktree.evaluate.result import EvaluationResult
 from masktree.predict import Method
 from masktree.stages.segment import Config, segment
 
@@ -35,12 +35,12 @@ def scored(
     config: Config,
     protocol: str,
     args: argparse.Namespace,
-) -> Result:
+) -> EvaluationResult:
     """Trees of all images, and their scores by one protocol; kept in WORK under ``name`` from before where they are."""
     name = f"{data.name}-{name}"
     result = work / "results" / f"{name}-{protocol}.json"
     if result.exists():
-        return Result.read(result)
+        return EvaluationResult.read(result)
     outcome = segment([images], work / name, config, overlay=False, workers=args.workers, show_progress=True)
     if outcome.failures:
         raise SystemExit(f"{len(outcome.failures)} images failed; see {work / name / 'failures.json'}")

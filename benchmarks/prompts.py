@@ -31,8 +31,8 @@ from scipy import ndimage  # noqa: E402
 
 import masktree  # noqa: E402
 from masktree import Predictor, refine  # noqa: E402
-from masktree.evaluate.datasets import read_truth  # noqa: E402
-from masktree.evaluate.ground_truth import ImageTruth  # noqa: E402
+from masktree.evaluate.datasets import read_ground_truth  # noqa: E402
+from masktree.evaluate.ground_truth import ImageGroundTruth  # noqa: E402
 from masktree.evaluate.harness import click  # noqa: E402
 from masktree.evaluate.points import farthest_point, summarise  # noqa: E402
 from masktree.io.images import read_image, resize_image  # noqa: E402
@@ -112,7 +112,7 @@ def predictors(image: np.ndarray, backbone: str, model: str | None, methods: Seq
     return {name: makers[name]() for name in methods}
 
 
-def curve(predictor: Any, truth: ImageTruth) -> list[tuple[int, list[float]]]:
+def curve(predictor: Any, truth: ImageGroundTruth) -> list[tuple[int, list[float]]]:
     """Area of each entity, and IoU of the answer to its first click at each granularity."""
     rows = []
     for text in truth.masks():
@@ -127,7 +127,7 @@ def curve(predictor: Any, truth: ImageTruth) -> list[tuple[int, list[float]]]:
     return rows
 
 
-def thinned(truth: ImageTruth, entities: int) -> ImageTruth:
+def thinned(truth: ImageGroundTruth, entities: int) -> ImageGroundTruth:
     """At most so many entities, drawn by the image's id."""
     n = len(truth.boxes)
     if n <= entities:
@@ -143,7 +143,7 @@ def thinned(truth: ImageTruth, entities: int) -> ImageTruth:
     )
 
 
-def run(options: argparse.Namespace, truth: ImageTruth) -> tuple[dict[str, Any], dict[str, Any]]:
+def run(options: argparse.Namespace, truth: ImageGroundTruth) -> tuple[dict[str, Any], dict[str, Any]]:
     image = read_image(options.images / truth.name)
     truth = thinned(truth, options.entities)
     stats, curves = {}, {}
@@ -179,7 +179,7 @@ def draw(curves: dict[str, list], path: Path) -> None:
 def quality(options: argparse.Namespace) -> None:
     split = {"split": options.split} if options.split else {}
     dataset = "bsds500" if (options.gt / "groundTruth").is_dir() else "json"
-    truth = read_truth(dataset, options.gt, check_counts=False, **split)
+    truth = read_ground_truth(dataset, options.gt, check_counts=False, **split)
     images = truth.images[: options.limit]
     if options.images is None:
         options.images = (

@@ -41,8 +41,8 @@ from masktree.backbones.texture import evidence
 from masktree.backbones.texture.words import WORDS
 from masktree.cluster import merge_tree
 from masktree.evaluate import bsds, recall
-from masktree.evaluate.detections import Detections
-from masktree.evaluate.ground_truth import ImageTruth
+from masktree.evaluate.detections import ImageDetections
+from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.io.images import read_image, resize_image
 from masktree.stages import backbone_ranking as rank
 from masktree.trees import rle
@@ -191,15 +191,15 @@ def at_size(tree: PartitionTree, H: int, W: int) -> PartitionTree:
 # --- scores ---------------------------------------------------------------------------------------------------------
 
 
-def recalls(tree: PartitionTree, truth: ImageTruth) -> tuple[dict, dict]:
+def recalls(tree: PartitionTree, truth: ImageGroundTruth) -> tuple[dict, dict]:
     """Recall of all nodes, and of the regions at the published thresholds."""
     tree = at_size(tree, *truth.size)
     halved = tree.with_altitudes(np.minimum(tree.altitudes / 2, 1))
-    nodes = Detections.from_tree(MaskTree.from_dendrogram(halved, max_masks=1000))
+    nodes = ImageDetections.from_tree(MaskTree.from_dendrogram(halved, max_masks=1000))
     kept = np.unique(np.concatenate([tree.cut_nodes(tree.merges_at(1 - t)) for t in THRESHOLDS]))
     kept = kept[tree.areas[kept] >= 16][:1000]
     rles = tuple(tree.rles(kept))
-    cuts = Detections(truth.size, rles, rle.boxes(rles, truth.size), np.ones(len(rles)))
+    cuts = ImageDetections(truth.size, rles, rle.boxes(rles, truth.size), np.ones(len(rles)))
     return recall.score_image(truth, nodes), recall.score_image(truth, cuts)
 
 

@@ -28,8 +28,8 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402
 
 from masktree.evaluate import recall  # noqa: E402
-from masktree.evaluate.detections import Detections  # noqa: E402
-from masktree.evaluate.ground_truth import ImageTruth  # noqa: E402
+from masktree.evaluate.detections import ImageDetections  # noqa: E402
+from masktree.evaluate.ground_truth import ImageGroundTruth  # noqa: E402
 from masktree.trees import rle  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -53,7 +53,7 @@ def blob(shape: np.ndarray, size: tuple[int, int]) -> bytes:
 
 def random_image(
     rng: np.random.Generator, number: int, truths: int, detections: int, size: tuple[int, int]
-) -> tuple[ImageTruth, Detections]:
+) -> tuple[ImageGroundTruth, ImageDetections]:
     def anywhere(n: int) -> np.ndarray:
         columns = [rng.random(n) * size[0], rng.random(n) * size[1], rng.uniform(np.log(6), np.log(140), n)]
         return np.stack([*columns, rng.normal(0, 0.3, n), rng.random(n) * 7, rng.uniform(0, 0.3, n)], 1)
@@ -66,9 +66,9 @@ def random_image(
     )
     found = [blob(shape, size) for shape in np.concatenate([copies, anywhere(detections - len(copies))])]
     masks = [blob(shape, size) for shape in shapes]
-    truth = ImageTruth.from_masks(number, f"{number}.jpg", size, masks, crowd=rng.random(truths) < 0.02)
+    truth = ImageGroundTruth.from_masks(number, f"{number}.jpg", size, masks, crowd=rng.random(truths) < 0.02)
     scores = rng.random(detections).astype(np.float32).astype(np.float64)
-    return truth, Detections(size, tuple(found), rle.boxes(found, size), scores)
+    return truth, ImageDetections(size, tuple(found), rle.boxes(found, size), scores)
 
 
 def theirs(faster: bool, documents: tuple[dict[str, Any], list[dict[str, Any]]], kind: str) -> dict[str, float | None]:

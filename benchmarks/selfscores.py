@@ -24,8 +24,8 @@ import numpy as np
 import masktree
 from masktree.evaluate import consistency as stability
 from masktree.evaluate import recall
-from masktree.evaluate.detections import Detections
-from masktree.evaluate.ground_truth import ImageTruth
+from masktree.evaluate.detections import ImageDetections
+from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.io.images import read_image
 from masktree.refine import guided
 from masktree.trees import hierarchy, rle
@@ -127,7 +127,7 @@ def settings() -> tuple[dict[str, Segment], list[Remembered]]:
     return result, list(known.values())
 
 
-def read_truths(folder: Path, images: int) -> list[tuple[Path, ImageTruth]]:
+def read_truths(folder: Path, images: int) -> list[tuple[Path, ImageGroundTruth]]:
     """Truths of ``images`` images, evenly spread over the set."""
     content = json.loads((folder / "annotations.json").read_text())
     records = content["images"]
@@ -136,7 +136,7 @@ def read_truths(folder: Path, images: int) -> list[tuple[Path, ImageTruth]]:
     for record in chosen:
         masks = [a["segmentation"]["counts"].encode() for a in content["annotations"] if a["image_id"] == record["id"]]
         size = (record["height"], record["width"])
-        truth = ImageTruth.from_masks(record["id"], record["file_name"], size, masks)
+        truth = ImageGroundTruth.from_masks(record["id"], record["file_name"], size, masks)
         result.append((folder / "images" / record["file_name"], truth))
     return result
 
@@ -151,7 +151,7 @@ def measure(folder: Path, images: int, names: list[str] | None) -> dict[str, dic
         image = read_image(path)
         for name, segment in variants.items():
             tree = segment(image)
-            found[name].append(recall.score_image(truth, Detections.from_tree(tree)))
+            found[name].append(recall.score_image(truth, ImageDetections.from_tree(tree)))
             own[name].append(stability.score_image(image, segment, tree))
         for base in bases:
             base.trees.clear()

@@ -330,7 +330,7 @@ def test_evaluate_from_photographs_to_a_comparison(folder, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "first is better" in done.stdout
 
-    done = masktree("evaluate", "--protocol", "self", "--pred", out, "--workers", 1)
+    done = masktree("evaluate", "--protocol", "consistency", "--pred", out, "--workers", 1)
     assert done.returncode == 0, done.stderr
     assert "stability_flip" in done.stdout
 

@@ -199,7 +199,7 @@ def test_stability_is_measured_with_the_recorded_model(run, collection, tmp_path
     from masktree.evaluate.harness import Evaluation
 
     pipeline.segment([collection], tmp_path / "out", Config(model=str(run)), overlay=False)
-    result = Evaluation.open("self", tmp_path / "out", None, images=collection).run(workers=1)
+    result = Evaluation.open("consistency", tmp_path / "out", None, images=collection).run(workers=1)
     assert 0 <= result.metrics["stability"] <= 1
 
 

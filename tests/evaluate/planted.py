@@ -30,7 +30,7 @@ def tree(shift: int = 0, scores: tuple[float, ...] = (0.9, 0.8, 0.7)) -> MaskTre
     return MaskTree.from_rles(rles, SIZE, np.array([-1, 0, -1]), scores=np.array(scores))
 
 
-def write_truth(folder: Path, names: tuple[str, ...] = NAMES) -> Path:
+def write_ground_truth(folder: Path, names: tuple[str, ...] = NAMES) -> Path:
     """annotations.json with parents, and images/ beside it."""
     document: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "entity"}]}
     for number, name in enumerate(names, 1):

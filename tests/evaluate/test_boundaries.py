@@ -84,18 +84,18 @@ def test_the_tolerance_is_inclusive_and_euclidean():
 
 def test_counts_add_up_over_annotators(rng):
     shape = (15, 18)
-    truths = [rng.random(shape) < 0.08 for _ in range(3)]
+    ground_truths = [rng.random(shape) < 0.08 for _ in range(3)]
     strength = rng.random(shape)
     maps = [strength >= t for t in (0.7, 0.85, 0.97)]
     tolerance = 0.08
-    stats = score_contours(maps, truths, tolerance=tolerance)
+    stats = score_contours(maps, ground_truths, tolerance=tolerance)
     for t, current in enumerate(maps):
         lines = oracle.thin(current)
-        pairs = [match(lines, truth, oracle.reach(shape, tolerance)) for truth in truths]
+        pairs = [match(lines, ground_truth, oracle.reach(shape, tolerance)) for ground_truth in ground_truths]
         assert stats["sum_p"][t] == lines.sum()
         assert stats["cnt_r"][t] == sum(int(back.sum()) for _, back in pairs)
         assert stats["cnt_p"][t] == np.logical_or.reduce([matched for matched, _ in pairs]).sum()
-    assert stats["sum_r"] == sum(int(truth.sum()) for truth in truths)
+    assert stats["sum_r"] == sum(int(ground_truth.sum()) for ground_truth in ground_truths)
     assert json.loads(json.dumps(stats)) == stats
 
 
@@ -163,7 +163,7 @@ def test_bad_input():
         match(line, line, float("nan"))
     with pytest.raises(InputError, match="annotators"):
         score_contours([line], [])
-    with pytest.raises(InputError, match="like the truth"):
+    with pytest.raises(InputError, match="like the ground truth"):
         score_contours([line[:3]], [line])
     with pytest.raises(InputError, match="one or more thresholds"):
         score_contours([], [line])

@@ -11,10 +11,10 @@ from scipy.io import savemat
 from masktree.cluster.merge import merge_tree
 from masktree.errors import FormatError, InputError
 from masktree.evaluate.bsds import (
-    THRESHOLDS,
+    CONTOUR_THRESHOLDS,
     Annotation,
     read_annotations,
-    read_ground_truth,
+    read_segmentations,
     score,
     score_image,
     score_tree,
@@ -31,34 +31,36 @@ def random_labels(rng, shape, count):
 
 @pytest.mark.parametrize("shape", [(9, 7), (4, 12), (1, 6), (2, 2)])
 def test_matches_the_formulas(rng, shape):
-    truths = [random_labels(rng, shape, k) for k in (2, 4, 6)]
-    cuts = [rng.integers(k, size=shape).astype(np.int32) for k in (1, 2, 5)] + [truths[1]]
-    scores = score_image(cuts, truths)
-    sums = [oracle.covering_sums(cut, truths) for cut in cuts]
+    ground_truths = [random_labels(rng, shape, k) for k in (2, 4, 6)]
+    cuts = [rng.integers(k, size=shape).astype(np.int32) for k in (1, 2, 5)] + [ground_truths[1]]
+    scores = score_image(cuts, ground_truths)
+    sums = [oracle.covering_sums(cut, ground_truths) for cut in cuts]
     assert scores["covered"] == pytest.approx([s for s, _ in sums])
     assert scores["pixels"] == sums[0][1] == 3 * shape[0] * shape[1]
-    assert scores["best"] == pytest.approx(oracle.best_sum(cuts, truths))
-    assert scores["rand"] == pytest.approx([np.mean([oracle.rand_index(c, t) for t in truths]) for c in cuts])
+    assert scores["best"] == pytest.approx(oracle.best_sum(cuts, ground_truths))
+    assert scores["rand"] == pytest.approx([np.mean([oracle.rand_index(c, t) for t in ground_truths]) for c in cuts])
     assert scores["vi"] == pytest.approx(
-        [np.mean([oracle.variation_of_information(c, t) for t in truths]) for c in cuts], abs=1e-9
+        [np.mean([oracle.variation_of_information(c, t) for t in ground_truths]) for c in cuts], abs=1e-9
     )
 
 
 def test_perfect_partition_scores_perfectly(rng):
-    truth = random_labels(rng, (12, 10), 5)
-    scores = summarise([score_image([truth[::-1].copy(), truth + 3], [truth])])  # numbers need not start at 0
+    ground_truth = random_labels(rng, (12, 10), 5)
+    scores = summarise(
+        [score_image([ground_truth[::-1].copy(), ground_truth + 3], [ground_truth])]
+    )  # numbers need not start at 0
     assert scores["covering_ods"] == scores["covering_ois"] == scores["covering_best"] == 1
     assert scores["pri_ods"] == 1
     assert scores["vi_ods"] == pytest.approx(0, abs=1e-12)
 
 
 def test_order_of_truth_labels_does_not_matter(rng):
-    truth, cut = random_labels(rng, (9, 9), 5), random_labels(rng, (9, 9), 3)
-    first = score_image([cut], [truth])
-    second = score_image([cut], [np.int32(50) - 7 * truth.astype(np.int32)])
+    ground_truth, cut = random_labels(rng, (9, 9), 5), random_labels(rng, (9, 9), 3)
+    first = score_image([cut], [ground_truth])
+    second = score_image([cut], [np.int32(50) - 7 * ground_truth.astype(np.int32)])
     assert first["covered"] == pytest.approx(second["covered"])
     assert first["vi"] == pytest.approx(second["vi"])
-    sparse = score_image([cut], [truth * np.int32(10**8)])  # numbers far apart cost no memory
+    sparse = score_image([cut], [ground_truth * np.int32(10**8)])  # numbers far apart cost no memory
     assert first["covered"] == pytest.approx(sparse["covered"])
 
 
@@ -66,9 +68,9 @@ def test_tree_route_equals_plain_route(rng):
     shape = (14, 11)
     tree = merge_tree(rng.normal(size=(*shape, 4)).astype(np.float32))
     tree = tree.with_altitudes(tree.altitudes / tree.altitudes.max())
-    truths = [random_labels(rng, shape, k) for k in (3, 6)]
-    fast = score_tree(tree, truths)
-    plain = score_image([tree.cut(1.0 - t) for t in THRESHOLDS], truths)
+    ground_truths = [random_labels(rng, shape, k) for k in (3, 6)]
+    fast = score_tree(tree, ground_truths)
+    plain = score_image([tree.cut(1.0 - t) for t in CONTOUR_THRESHOLDS], ground_truths)
     assert fast.keys() == plain.keys()
     for name, value in plain.items():
         assert fast[name] == pytest.approx(value, abs=1e-9), name
@@ -113,13 +115,13 @@ def test_reads_the_official_layout(tmp_path):
     for i, labels in enumerate(maps):
         cell[0, i] = {"Segmentation": labels, "Boundaries": np.zeros((2, 3), np.uint8)}
     savemat(tmp_path / "a.mat", {"groundTruth": cell})
-    first, second = read_ground_truth(tmp_path / "a.mat")
+    first, second = read_segmentations(tmp_path / "a.mat")
     assert first.dtype == np.int32
     assert first.tolist() == [[0, 0, 2], [1, 1, 2]]
     assert second.tolist() == [[0, 0, 0], [0, 0, 0]]
     savemat(tmp_path / "b.mat", {"other": 1})
     with pytest.raises(FormatError, match="groundTruth"):
-        read_ground_truth(tmp_path / "b.mat")
+        read_segmentations(tmp_path / "b.mat")
 
 
 def test_reads_boundaries_too_and_names_a_damaged_annotator(tmp_path):
@@ -156,8 +158,8 @@ def planted(rng, shape=(24, 30)):
 
 def test_a_tree_and_its_contour_map_score_alike(rng):
     tree = planted(rng)
-    truths = [drawn(tree.cut_at(0.4)), drawn(tree.cut_at(0.7))]
-    of_tree, of_map = score(tree, truths), score(tree.ucm(doubled=True), truths)
+    ground_truths = [drawn(tree.cut_at(0.4)), drawn(tree.cut_at(0.7))]
+    of_tree, of_map = score(tree, ground_truths), score(tree.ucm(doubled=True), ground_truths)
     assert of_tree.keys() == of_map.keys() == {
         "covered", "best", "pixels", "rand", "vi", "cnt_r", "sum_r", "cnt_p", "sum_p"
     }  # fmt: skip
@@ -170,21 +172,21 @@ def test_a_tree_and_its_contour_map_score_alike(rng):
 def test_cuts_of_masks_score_like_those_of_their_partition(rng):
     tree = planted(rng)
     masks = MaskTree.from_dendrogram(tree, min_area=1, max_area=1.0, duplicate_iou=1.0)
-    truths = [drawn(tree.cut_at(0.5))]
-    with_partition = score(masks, truths)
-    assert with_partition == score(tree, truths)
+    ground_truths = [drawn(tree.cut_at(0.5))]
+    with_partition = score(masks, ground_truths)
+    assert with_partition == score(tree, ground_truths)
     levels = np.array([0.2, 0.5, 0.8])
     bare = MaskTree.from_rles(masks.rles, masks.size, masks.parents)
-    scores = score(bare, truths, thresholds=levels)
+    scores = score(bare, ground_truths, thresholds=levels)
     cuts = [bare.cut(float(t)) for t in levels]
-    assert scores["covered"] == score_image(cuts, [truths[0].labels])["covered"]
-    assert scores["sum_r"] == truths[0].boundaries.sum()
+    assert scores["covered"] == score_image(cuts, [ground_truths[0].labels])["covered"]
+    assert scores["sum_r"] == ground_truths[0].boundaries.sum()
 
 
 def test_the_truth_itself_is_perfect(rng):
     tree = planted(rng)
-    truth = drawn(tree.cut_at(0.5))
-    scores = summarise([score(tree.ucm(doubled=True), [truth])])
+    ground_truth = drawn(tree.cut_at(0.5))
+    scores = summarise([score(tree.ucm(doubled=True), [ground_truth])])
     assert scores["covering_ois"] == scores["covering_best"] == 1
     assert scores["pri_ois"] == 1
     assert scores["vi_ois"] == pytest.approx(0, abs=1e-12)
@@ -193,8 +195,8 @@ def test_the_truth_itself_is_perfect(rng):
 
 def test_without_boundaries_f_is_undefined(rng):
     tree = planted(rng)
-    truths = [drawn(tree.cut_at(0.5))]
-    plain, full = score(tree, truths, boundaries=False), score(tree, truths)
+    ground_truths = [drawn(tree.cut_at(0.5))]
+    plain, full = score(tree, ground_truths, boundaries=False), score(tree, ground_truths)
     assert "cnt_r" not in plain
     summary = summarise([plain, plain])
     assert summary["f_ods"] is summary["f_ois"] is summary["f_ap"] is None
@@ -207,8 +209,8 @@ def test_one_region_on_the_validation_images(shared):
     folder = shared / "data" / "BSDS500" / "groundTruth" / "val"
     images = []
     for path in sorted(folder.glob("*.mat")):
-        truths = read_ground_truth(path)
-        images.append(score_image([np.zeros_like(truths[0])], truths))
+        ground_truths = read_segmentations(path)
+        images.append(score_image([np.zeros_like(ground_truths[0])], ground_truths))
     scores = summarise(images)
     assert len(images) == 100
     assert scores["covering_ods"] == pytest.approx(0.314, abs=5e-4)  # known values of this benchmark
@@ -216,22 +218,24 @@ def test_one_region_on_the_validation_images(shared):
 
 
 def test_bad_input(rng):
-    truth = random_labels(rng, (4, 5), 2)
+    ground_truth = random_labels(rng, (4, 5), 2)
     with pytest.raises(InputError, match="shape"):
-        score_image([truth[:3]], [truth])
+        score_image([ground_truth[:3]], [ground_truth])
     with pytest.raises(InputError, match="human segmentations"):
-        score_image([truth], [])
+        score_image([ground_truth], [])
     with pytest.raises(InputError, match="at least one partition"):
-        score_image([], [truth])
+        score_image([], [ground_truth])
     with pytest.raises(InputError, match="ascending"):
-        score_tree(merge_tree(np.ones((4, 5, 1), np.float32)), [truth], np.array([0.5, 0.1]))
+        score_tree(merge_tree(np.ones((4, 5, 1), np.float32)), [ground_truth], np.array([0.5, 0.1]))
     with pytest.raises(InputError, match="ascending"):
-        score(merge_tree(np.ones((4, 5, 1), np.float32)), [drawn(truth)], thresholds=np.array([0.1, np.nan]))
+        score(merge_tree(np.ones((4, 5, 1), np.float32)), [drawn(ground_truth)], thresholds=np.array([0.1, np.nan]))
     with pytest.raises(InputError, match="human segmentations"):
         score(merge_tree(np.ones((4, 5, 1), np.float32)), [])
     with pytest.raises(InputError, match="shape"):
-        score(np.zeros((11, 11)), [drawn(truth)])
+        score(np.zeros((11, 11)), [drawn(ground_truth)])
     with pytest.raises(InputError, match="equally many"):
-        summarise([score_image([truth], [truth]), score_image([truth, truth], [truth])])
+        summarise(
+            [score_image([ground_truth], [ground_truth]), score_image([ground_truth, ground_truth], [ground_truth])]
+        )
     with pytest.raises(InputError, match="at least one image"):
         summarise([])

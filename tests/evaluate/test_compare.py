@@ -11,8 +11,8 @@ import pytest
 from masktree.errors import FormatError, InputError
 from masktree.evaluate.compare import compare, resampler
 from masktree.evaluate.harness import PROTOCOLS, evaluate
-from masktree.evaluate.result import Result
-from tests.evaluate.planted import results, tree, write_json, write_trees, write_truth
+from masktree.evaluate.result import EvaluationResult
+from tests.evaluate.planted import results, tree, write_ground_truth, write_json, write_trees
 
 MANY = tuple(f"{i:02d}.jpg" for i in range(12))
 
@@ -20,12 +20,12 @@ MANY = tuple(f"{i:02d}.jpg" for i in range(12))
 @pytest.fixture
 def two(tmp_path):
     """Results of perfect trees, and of trees that are off in every second image."""
-    truth = write_truth(tmp_path / "truth", MANY)
+    ground_truth = write_ground_truth(tmp_path / "ground_truth", MANY)
     good = write_trees(tmp_path / "good", MANY)
     mixed = write_trees(tmp_path / "mixed", MANY)
     for name in MANY[::2]:
         tree(shift=4).save(mixed / f"{name[:-4]}.json")
-    return lambda protocol: (evaluate(protocol, mixed, truth), evaluate(protocol, good, truth))
+    return lambda protocol: (evaluate(protocol, mixed, ground_truth), evaluate(protocol, good, ground_truth))
 
 
 def sum_result(values, names=None, **changes):
@@ -39,7 +39,7 @@ def sum_result(values, names=None, **changes):
         "metrics": {"max_iou": float(np.mean(values))},
         "provenance": {"predictions": "p", "kind": "trees"},
     }
-    return Result(**(fields | changes), names=names, stats=stats)
+    return EvaluationResult(**(fields | changes), names=names, stats=stats)
 
 
 def test_interval_of_a_mean_is_that_of_theory(rng):
@@ -100,7 +100,7 @@ def test_lower_is_better_for_clicks():
     def clicks(values):
         result = sum_result(values)
         stats = tuple({"n": 1, "clicks": 20, "noc80": s["max_iou"]} for s in result.stats)
-        return Result("points", "json", {}, {"noc80": 1.0}, result.names, stats, {"predictions": "p"})
+        return EvaluationResult("points", "json", {}, {"noc80": 1.0}, result.names, stats, {"predictions": "p"})
 
     table = compare(clicks([9, 8, 9, 8]), clicks([3, 3, 2, 2])).table()
     assert "second is better" in table
@@ -125,21 +125,21 @@ def test_results_that_cannot_be_compared(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             compare(a, other)
-    one, two = (sum_result([0.1] * 3, provenance={"truth_sha256": h}) for h in "ab")
-    with pytest.raises(InputError, match="by one truth"):
+    one, two = (sum_result([0.1] * 3, provenance={"ground_truth_sha256": h}) for h in "ab")
+    with pytest.raises(InputError, match="by one ground truth"):
         compare(one, two)
     with pytest.raises(InputError, match="at least one resample"):
         compare(a, a, resamples=0)
-    odd = Result("points", "json", {}, {"max_iou": 0.1}, a.names, ({"n": 1}, {}, {}), {})
+    odd = EvaluationResult("points", "json", {}, {"max_iou": 0.1}, a.names, ({"n": 1}, {}, {}), {})
     with pytest.raises(FormatError, match="got other stats"):
         compare(odd, odd)
 
 
 def test_a_thousand_resamples_of_a_hundred_images_take_seconds(tmp_path):
     names = tuple(f"{i}.jpg" for i in range(100))
-    truth = write_truth(tmp_path / "truth", names)
+    ground_truth = write_ground_truth(tmp_path / "ground_truth", names)
     path = write_json(tmp_path / "r.json", results(images=100))
-    result = evaluate("ar", path, truth)
+    result = evaluate("ar", path, ground_truth)
     start = time.perf_counter()
     compare(result, result)
     assert time.perf_counter() - start < 30

@@ -1,4 +1,4 @@
-"""Scores without truth: views map masks exactly, planted segmenters, contrast against its definition."""
+"""Scores without ground truth: views map masks exactly, planted segmenters, contrast against its definition."""
 
 from __future__ import annotations
 

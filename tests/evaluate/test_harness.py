@@ -13,18 +13,18 @@ from scipy.io import savemat
 import masktree
 from masktree.errors import FormatError, InputError
 from masktree.evaluate import result as result_module
-from masktree.evaluate.datasets import read_truth
+from masktree.evaluate.datasets import read_ground_truth
 from masktree.evaluate.ground_truth import hash_names
 from masktree.evaluate.harness import PROTOCOLS, Evaluation, evaluate, evaluate_predictor
 from masktree.evaluate.metrics import METRICS, number
-from masktree.evaluate.result import Result, source_commit
+from masktree.evaluate.result import EvaluationResult, source_commit
 from masktree.stages import segment as pipeline
-from tests.evaluate.planted import NAMES, SIZE, masks, results, tree, write_json, write_trees, write_truth
+from tests.evaluate.planted import NAMES, SIZE, masks, results, tree, write_ground_truth, write_json, write_trees
 
 
 @pytest.fixture
-def truth(tmp_path):
-    return write_truth(tmp_path / "truth")
+def ground_truth(tmp_path):
+    return write_ground_truth(tmp_path / "ground_truth")
 
 
 @pytest.fixture
@@ -58,41 +58,41 @@ def bsds(tmp_path):
     return folder, predicted
 
 
-def test_perfect_predictions(truth, trees):
-    result = evaluate("ar", trees, truth)
+def test_perfect_predictions(ground_truth, trees):
+    result = evaluate("ar", trees, ground_truth)
     assert result.metrics["ar1000"] == 1
     assert result.metrics["ap"] == pytest.approx(1)
     assert result.metrics["ar_l"] is None  # nothing so large
-    hierarchy = evaluate("hierarchy", trees, truth).metrics
+    hierarchy = evaluate("hierarchy", trees, ground_truth).metrics
     assert hierarchy["parent_child_f1"] == 1
     assert hierarchy["nesting"] == 1
-    clicks = evaluate("points", trees, truth).metrics
+    clicks = evaluate("points", trees, ground_truth).metrics
     assert clicks["oracle_iou"] == 1
     assert clicks["noc90_oracle"] == 1
     assert clicks["noc90"] >= 1
 
 
-def test_every_metric_has_a_meaning(truth, trees, bsds):
-    found = [evaluate(protocol, trees, truth).metrics for protocol in ("ar", "points", "hierarchy")]
+def test_every_metric_has_a_meaning(ground_truth, trees, bsds):
+    found = [evaluate(protocol, trees, ground_truth).metrics for protocol in ("ar", "points", "hierarchy")]
     found.append(evaluate("bsds", bsds[1], bsds[0], check_counts=False).metrics)
     for metrics in found:
         assert set(metrics) <= set(METRICS)
     assert all(protocol.main in METRICS for protocol in PROTOCOLS.values())
 
 
-def test_boxes_and_results(tmp_path, truth):
+def test_boxes_and_results(tmp_path, ground_truth):
     path = write_json(tmp_path / "r.json", results(shift=4))
-    loose = evaluate("ar", path, truth).metrics["ar1000"]
-    boxes = evaluate("ar", path, truth, kind="boxes").metrics["ar1000"]
+    loose = evaluate("ar", path, ground_truth).metrics["ar1000"]
+    boxes = evaluate("ar", path, ground_truth, kind="boxes").metrics["ar1000"]
     assert 0 < loose < 1
     assert boxes == loose  # the planted masks are boxes
     with pytest.raises(InputError, match="boxes for the protocol ar only"):
-        evaluate("hierarchy", path, truth, kind="boxes")
+        evaluate("hierarchy", path, ground_truth, kind="boxes")
 
 
-def test_workers_and_order_make_no_difference(tmp_path, truth, trees):
-    one = evaluate("ar", trees, truth, workers=1)
-    two = evaluate("ar", trees, truth, workers=2)
+def test_workers_and_order_make_no_difference(tmp_path, ground_truth, trees):
+    one = evaluate("ar", trees, ground_truth, workers=1)
+    two = evaluate("ar", trees, ground_truth, workers=2)
     assert one.names == two.names == NAMES
     assert one.stats == two.stats
     assert one.metrics == two.metrics
@@ -126,84 +126,84 @@ def test_self(tmp_path):
         Image.fromarray(blocks).resize((64, 48), Image.Resampling.NEAREST).save(photos / name)
     out = tmp_path / "out"
     pipeline.segment([photos], out, pipeline.Config(backbone="texture", min_area=20), overlay=False)
-    result = evaluate("self", out)
+    result = evaluate("consistency", out)
     assert result.names == ("a", "b")
     assert 0.3 < result.metrics["stability"] <= 1
     assert set(result.metrics) <= set(METRICS)
     assert result.provenance["configuration"]["min_area"] == 20
-    assert evaluate("self", out, only=["b.png"]).names == ("b",)
+    assert evaluate("consistency", out, only=["b.png"]).names == ("b",)
     with pytest.raises(InputError, match="got none for c"):
-        evaluate("self", out, only=["c.png"])
+        evaluate("consistency", out, only=["c.png"])
     moved = tmp_path / "moved"
     photos.rename(moved)
     with pytest.raises(InputError, match=r"expected the photograph of a; .*--images"):
-        evaluate("self", out)
-    assert evaluate("self", out, images=moved).metrics == result.metrics
+        evaluate("consistency", out)
+    assert evaluate("consistency", out, images=moved).metrics == result.metrics
     Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(moved / "a.png")
     with pytest.raises(InputError, match=r"a.png: expected the photograph that was segmented; got a changed one"):
-        evaluate("self", out, images=moved)
-    with pytest.raises(InputError, match="no ground truth for the protocol self"):
-        evaluate("self", out, moved)
+        evaluate("consistency", out, images=moved)
+    with pytest.raises(InputError, match="no ground truth for the protocol consistency"):
+        evaluate("consistency", out, moved)
     run = json.loads((out / "run.json").read_text())
     write_json(out / "run.json", run | {"versions": {"masktree": "0.0.1"}})
     with pytest.raises(InputError, match=r"trees of this version .* got 0.0.1; segment again"):
-        evaluate("self", out, images=moved)
+        evaluate("consistency", out, images=moved)
     (out / "run.json").unlink()
     with pytest.raises(InputError, match=r"expected run.json beside the trees"):
-        evaluate("self", out, images=moved)
+        evaluate("consistency", out, images=moved)
 
 
 def test_self_takes_trees_only(tmp_path):
     with pytest.raises(InputError, match=r"r.json: expected a folder of masktree segment; got COCO results"):
-        evaluate("self", write_json(tmp_path / "r.json", results()))
+        evaluate("consistency", write_json(tmp_path / "r.json", results()))
 
 
-def test_a_list_restricts_both_sides(truth, trees):
-    result = evaluate("ar", trees, truth, only=["a.jpg", "c.jpg"])
+def test_a_list_restricts_both_sides(ground_truth, trees):
+    result = evaluate("ar", trees, ground_truth, only=["a.jpg", "c.jpg"])
     assert result.names == ("a.jpg", "c.jpg")
     assert result.provenance["list_sha256"] == hash_names(["c.jpg", "a.jpg"])
     with pytest.raises(InputError, match=r"z.jpg"):
-        evaluate("ar", trees, truth, only=["z.jpg"])
+        evaluate("ar", trees, ground_truth, only=["z.jpg"])
 
 
-def test_empty_images_count_and_are_reported(tmp_path, truth):
+def test_empty_images_count_and_are_reported(tmp_path, ground_truth):
     path = write_json(tmp_path / "r.json", results(images=2))
-    result = evaluate("ar", path, truth, allow_empty=True)
+    result = evaluate("ar", path, ground_truth, allow_empty=True)
     assert result.metrics["ar1000"] == pytest.approx(2 / 3)
     assert result.provenance["empty"] == 1
     assert "nothing found in 1" in result.table()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_image_that_cannot_be_scored_ends_it(truth, trees, workers):
+def test_an_image_that_cannot_be_scored_ends_it(ground_truth, trees, workers):
     text = (trees / "c.json").read_text()
     (trees / "c.json").write_text(text.replace('"score": 0.9', '"score": "?"'))
     with pytest.raises(InputError, match=r"c.*damaged tree"):
-        evaluate("ar", trees, truth, workers=workers)
+        evaluate("ar", trees, ground_truth, workers=workers)
 
 
-def test_wrong_arguments(tmp_path, truth, trees, bsds):
+def test_wrong_arguments(tmp_path, ground_truth, trees, bsds):
     for arguments, message in (
-        (("arr", trees, truth), "expected protocol to be one of ar, points"),
+        (("arr", trees, ground_truth), "expected protocol to be one of ar, points"),
         (("ar", trees), "expected ground truth for the protocol ar; got none"),
         (("ar", trees, tmp_path / "none"), "got no "),
         (("ar", trees, tmp_path / "trees"), "expected a COCO json file or the folder of BSDS500"),
-        (("bsds", trees, truth), "expected the folder of BSDS500 for the protocol bsds; got the data set json"),
+        (("bsds", trees, ground_truth), "expected the folder of BSDS500 for the protocol bsds; got the data set json"),
     ):
         with pytest.raises(InputError, match=message):
             evaluate(*arguments)
     with pytest.raises(InputError, match="workers >= 0; got -1"):
-        evaluate("ar", trees, truth, workers=-1)
+        evaluate("ar", trees, ground_truth, workers=-1)
     with pytest.raises(InputError, match="expected a data set of"):
-        evaluate("ar", trees, truth, dataset="coca")
+        evaluate("ar", trees, ground_truth, dataset="coca")
     savemat(tmp_path / "a.mat", {"ucm2": np.zeros((81, 121))})
     (tmp_path / "ucm").mkdir()
     (tmp_path / "a.mat").rename(tmp_path / "ucm" / "a.mat")
     with pytest.raises(InputError, match="expected masks for the protocol ar; got contour maps"):
-        evaluate("ar", tmp_path / "ucm", truth)
+        evaluate("ar", tmp_path / "ucm", ground_truth)
 
 
-def test_any_predictor_is_scored(tmp_path, truth, trees):
+def test_any_predictor_is_scored(tmp_path, ground_truth, trees):
     class OfThePlanted:
         """segment-anything's interface around a tree; remembers what images it was given."""
 
@@ -218,29 +218,29 @@ def test_any_predictor_is_scored(tmp_path, truth, trees):
             return self.tree.predict(point_coords, point_labels, multimask_output=multimask_output)
 
     predictor = OfThePlanted()
-    known = read_truth("json", truth)
-    result = evaluate_predictor(predictor, known, truth.parent / "images", name="planted")
-    assert result.metrics == evaluate("points", trees, truth).metrics
+    known = read_ground_truth("json", ground_truth)
+    result = evaluate_predictor(predictor, known, ground_truth.parent / "images", name="planted")
+    assert result.metrics == evaluate("points", trees, ground_truth).metrics
     assert set(predictor.seen) == {(*SIZE, 3)}
     with pytest.raises(InputError, match=r"expected the photograph of a.jpg"):
         evaluate_predictor(predictor, known, tmp_path)
-    Image.new("RGB", (5, 5)).save(truth.parent / "images" / "a.jpg")
+    Image.new("RGB", (5, 5)).save(ground_truth.parent / "images" / "a.jpg")
     with pytest.raises(InputError, match=r"a.jpg: expected masks of 40 x 60 .* got 5 x 5"):
-        evaluate_predictor(predictor, known, truth.parent / "images")
+        evaluate_predictor(predictor, known, ground_truth.parent / "images")
 
 
-def test_files_come_back_as_they_were(tmp_path, truth, trees):
-    result = evaluate("ar", trees, truth)
+def test_files_come_back_as_they_were(tmp_path, ground_truth, trees):
+    result = evaluate("ar", trees, ground_truth)
     result.write(tmp_path / "r.json")
-    read = Result.read(tmp_path / "r.json")
+    read = EvaluationResult.read(tmp_path / "r.json")
     assert (read.metrics, read.names, read.stats) == (result.metrics, result.names, result.stats)
     assert read.provenance == result.provenance
     assert read.table() == result.table()
     made = read.provenance
     assert made["images"] == 3
     assert made["predictions"] == "trees"
-    assert made["truth"] == "truth/annotations.json"
-    assert made["list_sha256"] == read_truth("json", truth).sha256
+    assert made["ground_truth"] == "ground_truth/annotations.json"
+    assert made["list_sha256"] == read_ground_truth("json", ground_truth).sha256
     assert made["masktree"] == masktree.__version__
 
 
@@ -256,11 +256,11 @@ def test_files_come_back_as_they_were(tmp_path, truth, trees):
         ({"images": [{"name": 3, "stats": {}}]}, "expected images with a name"),
     ],
 )
-def test_damaged_results(tmp_path, truth, trees, change, message):
-    evaluate("ar", trees, truth).write(tmp_path / "r.json")
+def test_damaged_results(tmp_path, ground_truth, trees, change, message):
+    evaluate("ar", trees, ground_truth).write(tmp_path / "r.json")
     document = json.loads((tmp_path / "r.json").read_text()) | change
     with pytest.raises(FormatError, match=f"r.json: .*{message}"):
-        Result.read(write_json(tmp_path / "r.json", document))
+        EvaluationResult.read(write_json(tmp_path / "r.json", document))
 
 
 def test_commit_is_that_of_the_checkout(monkeypatch):
@@ -274,11 +274,11 @@ def test_commit_is_that_of_the_checkout(monkeypatch):
     assert result_module.source_commit() is None
 
 
-def test_cases_know_their_photographs(truth, trees):
-    ready = Evaluation.open("ar", trees, truth)
+def test_cases_know_their_photographs(ground_truth, trees):
+    ready = Evaluation.open("ar", trees, ground_truth)
     assert [case.photo.is_file() for case in ready.cases] == [True] * 3
     assert ready.cases[1].size == SIZE
-    assert len(masks()) == len(ready.cases[0].truth)
+    assert len(masks()) == len(ready.cases[0].ground_truth)
 
 
 def test_numbers():

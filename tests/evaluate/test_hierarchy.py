@@ -11,8 +11,8 @@ import pytest
 from masktree.cluster.merge import merge_tree
 from masktree.errors import InputError
 from masktree.evaluate import recall, structure
-from masktree.evaluate.detections import Detections
-from masktree.evaluate.ground_truth import ImageTruth
+from masktree.evaluate.detections import ImageDetections
+from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.evaluate.hierarchy import GRANULARITIES, score_image, summarise
 from masktree.trees import hierarchy, rle
 from masktree.trees.masktree import MaskTree
@@ -39,7 +39,7 @@ def forest(rng, n, depth_bias=2):
 
 def truth_of(masks, parents=None, **options):
     rles = [rle.encode(mask) for mask in masks]
-    return ImageTruth.from_masks(1, "a.jpg", masks.shape[1:], rles, parents=parents, **options)
+    return ImageGroundTruth.from_masks(1, "a.jpg", masks.shape[1:], rles, parents=parents, **options)
 
 
 def tree_of(masks, parents, scores=None):
@@ -60,38 +60,39 @@ def two_wholes():
 
 
 def random_case(seed):
-    """Truths and predictions with parents. Even seeds keep the truth's links between the shifted truths."""
+    """Ground truths and predictions with parents. Even seeds keep the ground truth's links between the shifted
+    ground truths."""
     rng = np.random.default_rng(seed)
-    truths = rectangles(rng, 7, (11, 13))
-    found = np.concatenate([rectangles(rng, 9, (11, 13)), np.roll(truths, 1, axis=2)])
-    true_parents = forest(rng, 7)
-    kept = np.where(true_parents < 0, -1, true_parents + 9)
+    ground_truths = rectangles(rng, 7, (11, 13))
+    found = np.concatenate([rectangles(rng, 9, (11, 13)), np.roll(ground_truths, 1, axis=2)])
+    gt_parents = forest(rng, 7)
+    kept = np.where(gt_parents < 0, -1, gt_parents + 9)
     parents = np.concatenate([forest(rng, 9), kept]) if seed % 2 == 0 else forest(rng, 16, 8)
-    return truths, true_parents, found, parents.astype(np.int32), rng.random(16).astype(np.float32)
+    return ground_truths, gt_parents, found, parents.astype(np.int32), rng.random(16).astype(np.float32)
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_matches_the_definitions(seed):
-    truths, true_parents, found, parents, scores = random_case(seed)
+    ground_truths, gt_parents, found, parents, scores = random_case(seed)
     tree = tree_of(found, parents, scores)
-    stats = score_image(truth_of(truths, true_parents), tree)
-    expected = oracle.pairs(truths, true_parents.tolist(), found, parents.tolist())
-    expected |= oracle.recalls(truths, true_parents.tolist(), found)
+    stats = score_image(truth_of(ground_truths, gt_parents), tree)
+    expected = oracle.pairs(ground_truths, gt_parents.tolist(), found, parents.tolist())
+    expected |= oracle.recalls(ground_truths, gt_parents.tolist(), found)
     expected |= oracle.structure(found, parents.tolist(), scores)
     for name, value in expected.items():
         assert stats[name] == pytest.approx(value), name
-    assert stats["cut_pixels"] == truths.sum()
-    assert stats["cut_covered"] == pytest.approx([oracle.covered(truths, tree.cut(g)) for g in GRANULARITIES])
+    assert stats["cut_pixels"] == ground_truths.sum()
+    assert stats["cut_covered"] == pytest.approx([oracle.covered(ground_truths, tree.cut(g)) for g in GRANULARITIES])
     assert json.loads(json.dumps(stats, allow_nan=False)) == stats
 
 
 def test_random_cases_have_pairs_right_and_wrong():
-    totals = {"true_pairs": 0, "found_pairs": 0, "matched_pairs": 0, "right_pairs": 0}
+    totals = {"gt_pairs": 0, "found_pairs": 0, "matched_pairs": 0, "right_pairs": 0}
     for seed in range(12):
-        truths, true_parents, found, parents, _ = random_case(seed)
-        for name, count in oracle.pairs(truths, true_parents.tolist(), found, parents.tolist()).items():
+        ground_truths, gt_parents, found, parents, _ = random_case(seed)
+        for name, count in oracle.pairs(ground_truths, gt_parents.tolist(), found, parents.tolist()).items():
             totals[name] += count
-    assert 5 <= totals["found_pairs"] < totals["true_pairs"]
+    assert 5 <= totals["found_pairs"] < totals["gt_pairs"]
     assert 5 <= totals["right_pairs"] < totals["matched_pairs"]
 
 
@@ -128,10 +129,12 @@ def test_levels_in_between_do_no_harm_and_wrong_links_do():
 
 def test_f1_is_the_harmonic_mean_over_all_images():
     masks, parents = two_wholes()
-    truth = truth_of(masks, parents)
+    ground_truth = truth_of(masks, parents)
     half = np.array([-1, -1, 0, -1, 1, -1], np.int32)  # two of four links
     wrong = np.array([-1, -1, 1, 1, 1, 1], np.int32)  # two right, two wrong
-    scores = summarise([score_image(truth, tree_of(masks, half)), score_image(truth, tree_of(masks, wrong))])
+    scores = summarise(
+        [score_image(ground_truth, tree_of(masks, half)), score_image(ground_truth, tree_of(masks, wrong))]
+    )
     assert scores["parent_child_precision"] == pytest.approx(4 / 6)
     assert scores["parent_child_recall"] == pytest.approx(4 / 8)
     assert scores["parent_child_f1"] == pytest.approx(2 * 4 / 6 * 4 / 8 / (4 / 6 + 4 / 8))
@@ -150,9 +153,9 @@ def test_one_mask_matches_one_truth_only():
     whole[0, :, :6] = True
     part = whole[0].copy()
     part[:, 5] = False
-    truth = truth_of(np.stack([whole[0], part]), np.array([-1, 0], np.int32))
-    stats = score_image(truth, tree_of(whole, np.array([-1], np.int32)))
-    assert (stats["true_pairs"], stats["found_pairs"], stats["matched_pairs"]) == (1, 0, 0)
+    ground_truth = truth_of(np.stack([whole[0], part]), np.array([-1, 0], np.int32))
+    stats = score_image(ground_truth, tree_of(whole, np.array([-1], np.int32)))
+    assert (stats["gt_pairs"], stats["found_pairs"], stats["matched_pairs"]) == (1, 0, 0)
     assert stats["level_found"] == [10, 7, 0]  # by best overlap: IoU 1 and 5/6
 
 
@@ -160,16 +163,16 @@ def test_recall_by_level_is_that_of_the_official_matching_where_truths_do_not_ov
     squares = np.zeros((12, 24, 32), bool)
     for i, square in enumerate(squares):
         square[8 * (i // 4) : 8 * (i // 4) + 7, 8 * (i % 4) : 8 * (i % 4) + 7] = True
-    truth = truth_of(squares)
+    ground_truth = truth_of(squares)
     moved = [np.roll(square, rng.integers(-2, 3, 2), (0, 1)) for square in squares for _ in range(3)]
     tree = tree_of(np.stack(moved), np.full(36, -1, np.int32), rng.random(36).astype(np.float32))
-    official = recall.summarise([recall.score_image(truth, Detections.from_tree(tree))])["ar1000"]
+    official = recall.summarise([recall.score_image(ground_truth, ImageDetections.from_tree(tree))])["ar1000"]
     assert 0.2 < official < 1
-    assert summarise([score_image(truth, tree)])["ar_whole"] == pytest.approx(official)
+    assert summarise([score_image(ground_truth, tree)])["ar_whole"] == pytest.approx(official)
 
 
 def test_best_cut_is_chosen_by_image_and_best_granularity_once():
-    """Of two images one has the wholes as truth, the other the parts; the same tree for both."""
+    """Of two images one has the wholes as ground truth, the other the parts; the same tree for both."""
     masks, parents = two_wholes()
     tree = tree_of(masks, parents)
     stats = [score_image(truth_of(masks[:2]), tree), score_image(truth_of(masks[2:]), tree)]
@@ -187,9 +190,9 @@ def test_partition_trees_are_cut_at_their_altitudes(rng):
     tree = merge_tree(rng.normal(size=(12, 9, 4)).astype(np.float32))
     tree = tree.with_altitudes(tree.altitudes / tree.altitudes.max())
     masks = MaskTree.from_dendrogram(tree, min_area=2, max_area=1.0)
-    truths = rectangles(rng, 4, (12, 9))
-    stats = score_image(truth_of(truths), masks)
-    assert stats["cut_covered"] == pytest.approx([oracle.covered(truths, tree.cut_at(g)) for g in GRANULARITIES])
+    ground_truths = rectangles(rng, 4, (12, 9))
+    stats = score_image(truth_of(ground_truths), masks)
+    assert stats["cut_covered"] == pytest.approx([oracle.covered(ground_truths, tree.cut_at(g)) for g in GRANULARITIES])
     assert len(set(stats["cut_covered"])) > 5
     assert stats["nested"] == stats["links"] > 0
 
@@ -200,8 +203,8 @@ def test_crowd_is_left_out_and_its_children_go_up():
     chained = np.array([-1, -1, 6, 0, 1, 1, 0], np.int32)  # mask 6, a crowd, between 0 and 2
     crowd = np.arange(7) == 6
     stats = score_image(truth_of(masks, chained, crowd=crowd), tree_of(masks[:6], parents))
-    assert (stats["true_pairs"], stats["found_pairs"]) == (4, 4)
-    assert stats["level_truths"] == [2, 4, 0]
+    assert (stats["gt_pairs"], stats["found_pairs"]) == (4, 4)
+    assert stats["level_ground_truths"] == [2, 4, 0]
     assert stats["cut_pixels"] == masks[:6].sum()
 
 
@@ -246,9 +249,9 @@ def test_truth_without_parents_has_no_pairs():
 
 def test_an_empty_annotated_mask_is_not_found_and_weighs_nothing():
     masks, _ = two_wholes()
-    truth = truth_of(np.concatenate([masks[:1], np.zeros((1, 8, 16), bool)]))
-    stats = score_image(truth, tree_of(masks[:1], np.array([-1], np.int32)))
-    assert (stats["level_truths"], stats["level_found"]) == ([2, 0, 0], [10, 0, 0])
+    ground_truth = truth_of(np.concatenate([masks[:1], np.zeros((1, 8, 16), bool)]))
+    stats = score_image(ground_truth, tree_of(masks[:1], np.array([-1], np.int32)))
+    assert (stats["level_ground_truths"], stats["level_found"]) == ([2, 0, 0], [10, 0, 0])
     assert summarise([stats])["best_cut"] == 1
 
 
@@ -269,7 +272,9 @@ def test_many_masks_on_a_large_image_stay_runs():
         rles.append(rle.encode_runs(starts, starts + h, size))
     parents = hierarchy.parents_by_coverage(rles, size)
     tree = MaskTree.from_rles(rles, size, parents)
-    stats = score_image(ImageTruth.from_masks(1, "big.jpg", size, rles[:100], parents=np.full(100, -1, np.int32)), tree)
+    stats = score_image(
+        ImageGroundTruth.from_masks(1, "big.jpg", size, rles[:100], parents=np.full(100, -1, np.int32)), tree
+    )
     assert stats["level_found"][0] == 1000
     assert stats["nested"] > 0.5 * stats["links"] > 0
 
@@ -278,8 +283,8 @@ def test_summary_is_the_same_for_any_order_and_adds_up(rng):
     stats = []
     for seed in range(4):
         r = np.random.default_rng(seed)
-        truths, found = rectangles(r, 5, (9, 9)), rectangles(r, 6, (9, 9))
-        stats.append(score_image(truth_of(truths, forest(r, 5)), tree_of(found, forest(r, 6))))
+        ground_truths, found = rectangles(r, 5, (9, 9)), rectangles(r, 6, (9, 9))
+        stats.append(score_image(truth_of(ground_truths, forest(r, 5)), tree_of(found, forest(r, 6))))
     first, second = summarise(stats), summarise(stats[::-1])
     assert first == pytest.approx(second)
     assert summarise(stats * 3) == pytest.approx(first)
@@ -301,7 +306,7 @@ def test_bad_input():
 
 
 def test_on_cars(shared):
-    """Real masks: the truth as prediction is perfect, and its wholes alone find no part as COCO counts it."""
+    """Real masks: the ground truth as prediction is perfect, and its wholes alone find no part as COCO counts it."""
     content = json.loads((shared / "data" / "eval" / "car_parts" / "annotations.json").read_text())
     image = content["images"][0]
     own = [a for a in content["annotations"] if a["image_id"] == image["id"]]
@@ -309,10 +314,10 @@ def test_on_cars(shared):
     rles = [a["segmentation"]["counts"].encode() for a in own]
     parents = np.array([place.get(a["parent_id"], -1) for a in own], np.int32)
     size = (image["height"], image["width"])
-    truth = ImageTruth.from_masks(1, image["file_name"], size, rles, parents=parents)
-    scores = summarise([score_image(truth, MaskTree.from_rles(rles, size, parents))])
+    ground_truth = ImageGroundTruth.from_masks(1, image["file_name"], size, rles, parents=parents)
+    scores = summarise([score_image(ground_truth, MaskTree.from_rles(rles, size, parents))])
     assert scores["parent_child_f1"] == scores["ar_whole"] == scores["ar_part"] == 1
     roots = [r for r, p in zip(rles, parents, strict=True) if p < 0]
-    alone = summarise([score_image(truth, MaskTree.from_rles(roots, size, np.full(len(roots), -1, np.int32)))])
+    alone = summarise([score_image(ground_truth, MaskTree.from_rles(roots, size, np.full(len(roots), -1, np.int32)))])
     assert alone["ar_whole"] == 1
     assert alone["ar_part"] == alone["parent_child_recall"] == 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from masktree.errors import InputError
-from masktree.evaluate.ground_truth import ImageTruth
+from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.evaluate.points import farthest_point, score_image, summarise
 from masktree.prompt import Predictor
 from masktree.trees import rle
@@ -26,7 +26,7 @@ def box(top, left, bottom, right, size=SIZE):
 
 
 def truth_of(masks, size=SIZE, **columns):
-    return ImageTruth.from_masks(1, "a.jpg", size, [rle.encode(mask) for mask in masks], **columns)
+    return ImageGroundTruth.from_masks(1, "a.jpg", size, [rle.encode(mask) for mask in masks], **columns)
 
 
 WHOLE, LEFT, SMALL, OTHER = box(1, 1, 19, 13), box(1, 1, 19, 7), box(2, 2, 7, 6), box(3, 15, 9, 23)
@@ -199,7 +199,9 @@ def test_bad_input(tree):
         score_image(Recorder(LEFT[None], np.ones(2)), None, target)
     with pytest.raises(InputError, match="finite scores"):
         score_image(Recorder(LEFT[None], np.array([np.nan])), None, target)
-    boxes_only = ImageTruth(1, "a.jpg", SIZE, None, np.ones((1, 4)), np.ones(1), np.zeros(1, bool), np.full(1, -1))
+    boxes_only = ImageGroundTruth(
+        1, "a.jpg", SIZE, None, np.ones((1, 4)), np.ones(1), np.zeros(1, bool), np.full(1, -1)
+    )
     with pytest.raises(InputError, match="boxes only"):
         score_image(Predictor(tree), None, boxes_only)
     with pytest.raises(InputError, match="at least one image"):

@@ -10,17 +10,17 @@ from PIL import Image
 from scipy.io import savemat
 
 from masktree.errors import FormatError, InputError
-from masktree.evaluate.datasets import read_truth
+from masktree.evaluate.datasets import read_ground_truth
 from masktree.evaluate.predictions import CocoFile, TreeFolder, UcmFolder, open_predictions, pair
 from masktree.stages import segment as pipeline
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
-from tests.evaluate.planted import NAMES, SIZE, masks, results, tree, write_json, write_trees, write_truth
+from tests.evaluate.planted import NAMES, SIZE, masks, results, tree, write_ground_truth, write_json, write_trees
 
 
 @pytest.fixture
-def truth(tmp_path):
-    return read_truth("json", write_truth(tmp_path / "truth")).images
+def ground_truth(tmp_path):
+    return read_ground_truth("json", write_ground_truth(tmp_path / "ground_truth")).images
 
 
 def shifted(document, **changes):
@@ -28,7 +28,7 @@ def shifted(document, **changes):
     return [document[0] | changes, *document[1:]]
 
 
-def test_all_kinds_give_the_same_masks(tmp_path, truth):
+def test_all_kinds_give_the_same_masks(tmp_path, ground_truth):
     document = {
         "images": [
             {"id": 7 + i, "file_name": name, "height": SIZE[0], "width": SIZE[1]} for i, name in enumerate(NAMES)
@@ -41,7 +41,7 @@ def test_all_kinds_give_the_same_masks(tmp_path, truth):
         write_json(tmp_path / "document.json", document),
     ]
     for path in paths:
-        predicted, empty = pair(open_predictions(path), truth)
+        predicted, empty = pair(open_predictions(path), ground_truth)
         assert empty == []
         for image in predicted:
             found = image.detections(SIZE)
@@ -50,18 +50,18 @@ def test_all_kinds_give_the_same_masks(tmp_path, truth):
             assert found.boxes.tolist() == tree().boxes.tolist()
             assert image.tree(SIZE, nested=False).areas.tolist() == tree().areas.tolist()
     for path in (paths[0], paths[2]):
-        for image in pair(open_predictions(path), truth)[0]:
+        for image in pair(open_predictions(path), ground_truth)[0]:
             read = image.tree(SIZE)
             assert read.parents.tolist() == [-1, 0, -1]
             assert read.granularities == pytest.approx(tree().granularities, abs=2e-5)
     with pytest.raises(FormatError, match=r"results.json, image 1: expected a hierarchy \(parent_id\)"):
-        pair(open_predictions(paths[1]), truth)[0][0].tree(SIZE)
+        pair(open_predictions(paths[1]), ground_truth)[0][0].tree(SIZE)
 
 
-def test_names_may_keep_their_suffix(tmp_path, truth):
+def test_names_may_keep_their_suffix(tmp_path, ground_truth):
     folder = write_trees(tmp_path / "trees")
     (folder / "a.json").rename(folder / "a.jpg.json")
-    assert [p.path.name for p in pair(open_predictions(folder), truth)[0]] == ["a.jpg.json", "b.json", "c.json"]
+    assert [p.path.name for p in pair(open_predictions(folder), ground_truth)[0]] == ["a.jpg.json", "b.json", "c.json"]
 
 
 def test_records_and_results_of_evaluations_are_no_trees(tmp_path):
@@ -114,7 +114,7 @@ def test_label_set(tmp_path):
         open_predictions(tmp_path / "labels")
 
 
-def test_contour_maps(tmp_path, truth):
+def test_contour_maps(tmp_path, ground_truth):
     contours = np.zeros((2 * SIZE[0] + 1, 2 * SIZE[1] + 1))
     contours[:, 40] = 0.5
     for name in ("a", "sub/b", "c"):
@@ -122,7 +122,7 @@ def test_contour_maps(tmp_path, truth):
         savemat(tmp_path / "ucm" / f"{name}.mat", {"ucm2": contours})
     opened = open_predictions(tmp_path / "ucm")
     assert isinstance(opened, UcmFolder)
-    image = pair(opened, truth)[0][1]
+    image = pair(opened, ground_truth)[0][1]
     assert np.array_equal(image.contours(SIZE), contours)
     with pytest.raises(InputError, match=r"b.mat: expected masks of 41 x 60 pixels .* got 40 x 60"):
         image.contours((41, 60))
@@ -133,18 +133,18 @@ def test_contour_maps(tmp_path, truth):
         open_predictions(tmp_path / "ucm")
 
 
-def test_uncompressed_run_lengths(tmp_path, truth):
+def test_uncompressed_run_lengths(tmp_path, ground_truth):
     entries = results()
     for entry, mask in zip(entries, [*masks()] * 3, strict=True):
         entry["segmentation"]["counts"] = rle.counts(rle.encode(mask), SIZE)
     entries[0]["segmentation"]["counts"] += [0, 0]  # lengths of 0 say nothing
-    predicted, _ = pair(open_predictions(write_json(tmp_path / "r.json", entries)), truth)
+    predicted, _ = pair(open_predictions(write_json(tmp_path / "r.json", entries)), ground_truth)
     assert all(image.detections(SIZE).rles == tree().rles for image in predicted)
 
 
-def test_boxes_only(tmp_path, truth):
+def test_boxes_only(tmp_path, ground_truth):
     entries = [{k: v for k, v in entry.items() if k != "segmentation"} for entry in results()]
-    image = pair(open_predictions(write_json(tmp_path / "r.json", entries)), truth)[0][0]
+    image = pair(open_predictions(write_json(tmp_path / "r.json", entries)), ground_truth)[0][0]
     assert image.detections(SIZE).rles is None
     assert image.detections(SIZE).boxes.tolist() == tree().boxes.tolist()
     with pytest.raises(FormatError, match="expected masks; got boxes only"):
@@ -161,28 +161,28 @@ def test_boxes_missing_beside_masks_are_those_of_the_masks(tmp_path):
     assert image.detections(SIZE).boxes.tolist() == tree().boxes.tolist()
 
 
-def test_missing_and_extra_images(tmp_path, truth):
+def test_missing_and_extra_images(tmp_path, ground_truth):
     folder = write_trees(tmp_path / "trees")
     (folder / "c.json").unlink()
     with pytest.raises(InputError, match=r"for each of 3 images; got none for c.jpg; predicted are a, sub/b"):
-        pair(open_predictions(folder), truth)
+        pair(open_predictions(folder), ground_truth)
     with pytest.raises(InputError, match=r"names it does not have: c; .*--only"):
-        pair(open_predictions(write_trees(folder)), truth[:2])
-    assert len(pair(open_predictions(folder), truth[:2], ignore_extra=True)[0]) == 2
+        pair(open_predictions(write_trees(folder)), ground_truth[:2])
+    assert len(pair(open_predictions(folder), ground_truth[:2], ignore_extra=True)[0]) == 2
     listed = open_predictions(write_json(tmp_path / "r.json", results()))
     with pytest.raises(InputError, match=r"r.json: expected predictions for the 2 images .* image ids .* have: 3"):
-        pair(listed, truth[:2])
+        pair(listed, ground_truth[:2])
 
 
-def test_images_without_predictions(tmp_path, truth):
+def test_images_without_predictions(tmp_path, ground_truth):
     folder = write_trees(tmp_path / "trees")
     nothing = tree()[np.zeros(3, bool)]
     nothing.save(folder / "c.json")
     listed = write_json(tmp_path / "r.json", results(images=2))
     for path in (folder, listed):
         with pytest.raises(InputError, match=r"expected masks in every image; got none in c.jpg; with --allow-empty"):
-            pair(open_predictions(path), truth)
-        predicted, empty = pair(open_predictions(path), truth, allow_empty=True)
+            pair(open_predictions(path), ground_truth)
+        predicted, empty = pair(open_predictions(path), ground_truth, allow_empty=True)
         assert empty == ["c.jpg"]
         assert len(predicted[2].detections(SIZE)) == 0
         assert len(predicted[2].tree(SIZE)) == 0
@@ -190,18 +190,18 @@ def test_images_without_predictions(tmp_path, truth):
         open_predictions(write_json(tmp_path / "none.json", []))
 
 
-def test_masks_of_another_size(tmp_path, truth):
+def test_masks_of_another_size(tmp_path, ground_truth):
     folder = write_trees(tmp_path / "trees")
     other = MaskTree.from_masks(np.ones((1, 20, 30), bool))
     other.save(folder / "sub" / "b.json")
     with pytest.raises(InputError, match=r"image sub/b.png: expected masks of 40 x 60 .* got 20 x 30"):
-        pair(open_predictions(folder), truth)
+        pair(open_predictions(folder), ground_truth)
     entries = shifted(results(), segmentation={"size": [20, 30], "counts": other.rles[0].decode()})
     with pytest.raises(FormatError, match=r"image 1, entry 1: expected masks of one size, 20 x 30; got \[40, 60\]"):
         open_predictions(write_json(tmp_path / "r.json", entries))
     alone = [entry | {"segmentation": entries[0]["segmentation"]} for entry in results()]
     with pytest.raises(InputError, match=r"r.json, image a.jpg: expected masks of 40 x 60 .* got 20 x 30"):
-        pair(open_predictions(write_json(tmp_path / "r.json", alone)), truth)
+        pair(open_predictions(write_json(tmp_path / "r.json", alone)), ground_truth)
 
 
 @pytest.mark.parametrize(

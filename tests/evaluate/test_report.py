@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from masktree.evaluate import thumbnails
-from masktree.evaluate.detections import Detections
-from masktree.evaluate.ground_truth import ImageTruth
+from masktree.evaluate.detections import ImageDetections
+from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.evaluate.harness import Evaluation
 from masktree.evaluate.report import EACH, page, write_page
 from masktree.stages import segment as pipeline
-from tests.evaluate.planted import SIZE, masks, results, tree, write_json, write_trees, write_truth
+from tests.evaluate.planted import SIZE, masks, results, tree, write_ground_truth, write_json, write_trees
 
 MANY = tuple(f"{i:02d}.jpg" for i in range(30))
 
@@ -57,8 +57,8 @@ def report(*arguments, **options):
 
 @pytest.mark.parametrize("protocol", ["ar", "points", "hierarchy"])
 def test_holds_metrics_and_pictures_and_nothing_from_elsewhere(tmp_path, protocol):
-    truth = write_truth(tmp_path / "truth")
-    text, result = report(protocol, write_trees(tmp_path / "trees", shift=3), truth)
+    ground_truth = write_ground_truth(tmp_path / "ground_truth")
+    text, result = report(protocol, write_trees(tmp_path / "trees", shift=3), ground_truth)
     tags = Tags(text)
     words = " ".join(tags.words)
     assert all(name in words for name in result.metrics)
@@ -73,27 +73,27 @@ def test_holds_metrics_and_pictures_and_nothing_from_elsewhere(tmp_path, protoco
 
 
 def test_at_most_24_pictures_each_once_and_the_worst_first(tmp_path):
-    truth = write_truth(tmp_path / "truth", MANY)
+    ground_truth = write_ground_truth(tmp_path / "ground_truth", MANY)
     trees = write_trees(tmp_path / "trees", MANY)
     for name in MANY[3:6]:
         tree()[np.array([False, False, True])].save(trees / f"{name[:-4]}.json")
-    text, _ = report("ar", trees, truth)
+    text, _ = report("ar", trees, ground_truth)
     assert len(Tags(text).images) <= 3 * EACH
     shown = re.findall(r"<b>(\d\d\.jpg)</b>", text)
     assert len(shown) == len(set(shown))
     assert set(shown[:3]) == set(MANY[3:6])
-    assert "1 of 3 truths found" in text
+    assert "1 of 3 ground truths found" in text
 
 
 def test_without_photographs_it_says_so(tmp_path):
-    truth = write_truth(tmp_path / "truth")
+    ground_truth = write_ground_truth(tmp_path / "ground_truth")
     trees = write_trees(tmp_path / "trees")
-    shutil.move(truth.parent / "images" / "a.jpg", tmp_path / "a.jpg")
-    text, _ = report("ar", trees, truth)
+    shutil.move(ground_truth.parent / "images" / "a.jpg", tmp_path / "a.jpg")
+    text, _ = report("ar", trees, ground_truth)
     assert len(Tags(text).images) == 2
     assert "No pictures of 1 of 3 images" in text
-    shutil.rmtree(truth.parent / "images")
-    text, result = report("ar", trees, truth)
+    shutil.rmtree(ground_truth.parent / "images")
+    text, result = report("ar", trees, ground_truth)
     assert Tags(text).images == []
     assert "No pictures of 3 of 3 images" in text
     assert "--images" in text
@@ -101,10 +101,10 @@ def test_without_photographs_it_says_so(tmp_path):
 
 
 def test_photographs_of_another_size_or_damaged_are_named_in_their_place(tmp_path):
-    truth = write_truth(tmp_path / "truth")
-    Image.new("RGB", (7, 7)).save(truth.parent / "images" / "a.jpg")
-    (truth.parent / "images" / "c.jpg").write_bytes(b"words")
-    text, _ = report("ar", write_trees(tmp_path / "trees"), truth)
+    ground_truth = write_ground_truth(tmp_path / "ground_truth")
+    Image.new("RGB", (7, 7)).save(ground_truth.parent / "images" / "a.jpg")
+    (ground_truth.parent / "images" / "c.jpg").write_bytes(b"words")
+    text, _ = report("ar", write_trees(tmp_path / "trees"), ground_truth)
     assert len(Tags(text).images) == 1
     assert "got (7, 7)" in text
     assert "no image format" in text
@@ -112,18 +112,18 @@ def test_photographs_of_another_size_or_damaged_are_named_in_their_place(tmp_pat
 
 def test_names_are_escaped(tmp_path):
     name = "<b>&'x'.jpg"
-    truth = write_truth(tmp_path / "truth", (name,))
-    text, _ = report("ar", write_trees(tmp_path / "trees", (name,)), truth)
+    ground_truth = write_ground_truth(tmp_path / "ground_truth", (name,))
+    text, _ = report("ar", write_trees(tmp_path / "trees", (name,)), ground_truth)
     Tags(text)
     assert "&lt;b&gt;&amp;" in text
     assert name not in text
 
 
 def test_boxes(tmp_path):
-    truth = write_truth(tmp_path / "truth")
-    text, _ = report("ar", write_json(tmp_path / "r.json", results()), truth, kind="boxes")
+    ground_truth = write_ground_truth(tmp_path / "ground_truth")
+    text, _ = report("ar", write_json(tmp_path / "r.json", results()), ground_truth, kind="boxes")
     assert len(Tags(text).images) == 3
-    assert "3 of 3 truths found" in text
+    assert "3 of 3 ground truths found" in text
 
 
 def test_self(tmp_path):
@@ -132,13 +132,13 @@ def test_self(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (3, 4, 3), dtype=np.uint8)
     Image.fromarray(pixels).resize((64, 48), Image.Resampling.NEAREST).save(photos / "a.png")
     pipeline.segment([photos], tmp_path / "out", pipeline.Config(backbone="texture", min_area=20), overlay=False)
-    text, _ = report("self", tmp_path / "out")
+    text, _ = report("consistency", tmp_path / "out")
     assert len(Tags(text).images) == 1
     assert "granularity 0.5" in text
 
 
 def test_written_whole(tmp_path):
-    ready = Evaluation.open("ar", write_trees(tmp_path / "trees"), write_truth(tmp_path / "truth"))
+    ready = Evaluation.open("ar", write_trees(tmp_path / "trees"), write_ground_truth(tmp_path / "ground_truth"))
     write_page(tmp_path / "out" / "r.html", ready.run(workers=1), ready.cases)
     assert (tmp_path / "out" / "r.html").read_text().startswith("<!doctype html>")
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["r.html"]
@@ -148,13 +148,13 @@ def test_written_whole(tmp_path):
 
 
 def planted_truth():
-    return ImageTruth.from_masks(1, "a.jpg", SIZE, tree().rles)
+    return ImageGroundTruth.from_masks(1, "a.jpg", SIZE, tree().rles)
 
 
 def test_found_and_missed_are_drawn_where_they_are():
     grey = np.full((*SIZE, 3), 120, np.uint8)
     keep = np.array([True, True, False])
-    picture, missed = thumbnails.found_and_missed(grey, planted_truth(), Detections.from_tree(tree()[keep]))
+    picture, missed = thumbnails.found_and_missed(grey, planted_truth(), ImageDetections.from_tree(tree()[keep]))
     assert missed == 1
     assert (grey == 120).all()
     inside = masks()
@@ -168,9 +168,9 @@ def test_found_and_missed_are_drawn_where_they_are():
 
 def test_nothing_found_and_nothing_sought():
     grey = np.full((*SIZE, 3), 120, np.uint8)
-    none = Detections.from_tree(tree()[np.zeros(3, bool)])
+    none = ImageDetections.from_tree(tree()[np.zeros(3, bool)])
     assert thumbnails.found_and_missed(grey, planted_truth(), none)[1] == 3
-    empty = ImageTruth.from_masks(1, "a.jpg", SIZE, [])
+    empty = ImageGroundTruth.from_masks(1, "a.jpg", SIZE, [])
     picture, missed = thumbnails.found_and_missed(grey, empty, none)
     assert missed == 0
     assert (picture == grey).all()
@@ -178,13 +178,15 @@ def test_nothing_found_and_nothing_sought():
 
 def test_large_images_become_small_and_small_masks_stay(rng):
     size = (1200, 2400)
-    truth = np.zeros((1, *size), np.bool_)
-    truth[0, 600:603, 1200:1203] = True  # less than a pixel of the thumbnail
+    ground_truth = np.zeros((1, *size), np.bool_)
+    ground_truth[0, 600:603, 1200:1203] = True  # less than a pixel of the thumbnail
     image = np.full((*size, 3), 200, np.uint8)
-    none = Detections.from_tree(tree()[np.zeros(3, bool)])
+    none = ImageDetections.from_tree(tree()[np.zeros(3, bool)])
     from masktree.trees import rle
 
-    picture, _ = thumbnails.found_and_missed(image, ImageTruth.from_masks(1, "a", size, [rle.encode(truth[0])]), none)
+    picture, _ = thumbnails.found_and_missed(
+        image, ImageGroundTruth.from_masks(1, "a", size, [rle.encode(ground_truth[0])]), none
+    )
     assert max(picture.shape) == thumbnails.SIDE
     assert (picture == thumbnails.MISSED).all(2).any()
 

@@ -12,25 +12,25 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
     return (a & b).sum() / (a | b).sum()
 
 
-def best_overlaps(segmentation: np.ndarray, truth: np.ndarray) -> list[tuple[int, float]]:
-    """(|R|, max over R' of O(R, R')) for each region R of the truth."""
+def best_overlaps(segmentation: np.ndarray, ground_truth: np.ndarray) -> list[tuple[int, float]]:
+    """(|R|, max over R' of O(R, R')) for each region R of the ground truth."""
     out = []
-    for r in np.unique(truth):
-        region = truth == r
+    for r in np.unique(ground_truth):
+        region = ground_truth == r
         out.append((int(region.sum()), max(overlap(region, segmentation == s) for s in np.unique(segmentation))))
     return out
 
 
-def covering_sums(segmentation: np.ndarray, truths: list[np.ndarray]) -> tuple[float, int]:
-    pairs = [pair for truth in truths for pair in best_overlaps(segmentation, truth)]
+def covering_sums(segmentation: np.ndarray, ground_truths: list[np.ndarray]) -> tuple[float, int]:
+    pairs = [pair for ground_truth in ground_truths for pair in best_overlaps(segmentation, ground_truth)]
     return sum(area * value for area, value in pairs), sum(area for area, _ in pairs)
 
 
-def best_sum(segmentations: list[np.ndarray], truths: list[np.ndarray]) -> float:
-    """Each truth region with its best overlap over all segmentations."""
+def best_sum(segmentations: list[np.ndarray], ground_truths: list[np.ndarray]) -> float:
+    """Each ground truth region with its best overlap over all segmentations."""
     total = 0.0
-    for truth in truths:
-        each = [best_overlaps(segmentation, truth) for segmentation in segmentations]
+    for ground_truth in ground_truths:
+        each = [best_overlaps(segmentation, ground_truth) for segmentation in segmentations]
         total += sum(column[0][0] * max(value for _, value in column) for column in zip(*each, strict=True))
     return total
 

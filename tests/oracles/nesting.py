@@ -1,4 +1,4 @@
-"""Scores of a tree with and without truth, written out on dense masks, one pair at a time."""
+"""Scores of a tree with and without ground truth, written out on dense masks, one pair at a time."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     return float((a & b).sum() / either) if either else 0.0
 
 
-def match(truths: np.ndarray, found: np.ndarray) -> dict[int, int]:
-    """Truth to prediction, one to one, the highest IoU first."""
-    pairs = sorted((-iou(t, f), i, j) for i, t in enumerate(truths) for j, f in enumerate(found) if iou(t, f) >= 0.5)
+def match(ground_truths: np.ndarray, found: np.ndarray) -> dict[int, int]:
+    """Ground truth to prediction, one to one, the highest IoU first."""
+    pairs = sorted(
+        (-iou(t, f), i, j) for i, t in enumerate(ground_truths) for j, f in enumerate(found) if iou(t, f) >= 0.5
+    )
     result: dict[int, int] = {}
     for _, i, j in pairs:
         if i not in result and j not in result.values():
@@ -26,10 +28,10 @@ def match(truths: np.ndarray, found: np.ndarray) -> dict[int, int]:
     return result
 
 
-def pairs(truths: np.ndarray, true_parents: list[int], found: np.ndarray, parents: list[int]) -> dict[str, int]:
-    matches = match(truths, found)
-    true_pairs = [(child, parent) for child, parent in enumerate(true_parents) if parent >= 0]
-    counts = {"true_pairs": len(true_pairs), "found_pairs": 0, "matched_pairs": 0, "right_pairs": 0}
+def pairs(ground_truths: np.ndarray, gt_parents: list[int], found: np.ndarray, parents: list[int]) -> dict[str, int]:
+    matches = match(ground_truths, found)
+    true_pairs = [(child, parent) for child, parent in enumerate(gt_parents) if parent >= 0]
+    counts = {"gt_pairs": len(true_pairs), "found_pairs": 0, "matched_pairs": 0, "right_pairs": 0}
     for child, parent in true_pairs:
         if child in matches and parent in matches and matches[parent] in chain(parents, matches[child]):
             counts["found_pairs"] += 1
@@ -37,36 +39,36 @@ def pairs(truths: np.ndarray, true_parents: list[int], found: np.ndarray, parent
         for high in matches:
             if matches[high] in chain(parents, matches[low]):
                 counts["matched_pairs"] += 1
-                counts["right_pairs"] += high in chain(true_parents, low)
+                counts["right_pairs"] += high in chain(gt_parents, low)
     return counts
 
 
-def times_found(truth: np.ndarray, found: np.ndarray) -> int:
-    best = max((iou(truth, f) for f in found), default=0.0)
+def times_found(ground_truth: np.ndarray, found: np.ndarray) -> int:
+    best = max((iou(ground_truth, f) for f in found), default=0.0)
     return sum(best >= t for t in THRESHOLDS)
 
 
-def recalls(truths: np.ndarray, true_parents: list[int], found: np.ndarray) -> dict[str, list[int]]:
+def recalls(ground_truths: np.ndarray, gt_parents: list[int], found: np.ndarray) -> dict[str, list[int]]:
     level_truths, level_found, size_truths, size_found = [0] * 3, [0] * 3, [0] * 4, [0] * 4
-    for i, truth in enumerate(truths):
-        level = min(len(chain(true_parents, i)), 2)
-        side = math.sqrt(truth.sum() / truth.size)
+    for i, ground_truth in enumerate(ground_truths):
+        level = min(len(chain(gt_parents, i)), 2)
+        side = math.sqrt(ground_truth.sum() / ground_truth.size)
         size = 0 if side < 0.1 else 1 if side < 0.2 else 2 if side < 0.4 else 3
         level_truths[level] += 1
         size_truths[size] += 1
-        level_found[level] += times_found(truth, found)
-        size_found[size] += times_found(truth, found)
+        level_found[level] += times_found(ground_truth, found)
+        size_found[size] += times_found(ground_truth, found)
     return {
-        "level_truths": level_truths,
+        "level_ground_truths": level_truths,
         "level_found": level_found,
-        "size_truths": size_truths,
+        "size_ground_truths": size_truths,
         "size_found": size_found,
     }
 
 
-def covered(truths: np.ndarray, labels: np.ndarray) -> float:
+def covered(ground_truths: np.ndarray, labels: np.ndarray) -> float:
     """Sum of |R| x the best IoU of R over the regions of a partition."""
-    return sum(float(t.sum()) * max(iou(t, labels == k) for k in np.unique(labels)) for t in truths)
+    return sum(float(t.sum()) * max(iou(t, labels == k) for k in np.unique(labels)) for t in ground_truths)
 
 
 def structure(masks: np.ndarray, parents: list[int], scores: np.ndarray) -> dict[str, float]:

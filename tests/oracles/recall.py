@@ -10,32 +10,32 @@ from typing import Any
 
 import numpy as np
 
-from masktree.evaluate.detections import Detections
-from masktree.evaluate.ground_truth import ImageTruth
+from masktree.evaluate.detections import ImageDetections
+from masktree.evaluate.ground_truth import ImageGroundTruth
 
 
 def documents(
-    truths: Sequence[ImageTruth], founds: Sequence[Detections], kind: str
+    ground_truths: Sequence[ImageGroundTruth], founds: Sequence[ImageDetections], kind: str
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Annotation file and result file of the images, ids from 1 (an id of 0 counts as unmatched there)."""
     images, annotations, results = [], [], []
-    for truth, found in zip(truths, founds, strict=True):
-        height, width = truth.size
-        images.append({"id": truth.id, "height": height, "width": width, "file_name": truth.name})
-        for i in range(len(truth)):
+    for ground_truth, found in zip(ground_truths, founds, strict=True):
+        height, width = ground_truth.size
+        images.append({"id": ground_truth.id, "height": height, "width": width, "file_name": ground_truth.name})
+        for i in range(len(ground_truth)):
             annotation = {
                 "id": len(annotations) + 1,
-                "image_id": truth.id,
+                "image_id": ground_truth.id,
                 "category_id": 1,
-                "bbox": truth.boxes[i].tolist(),
-                "area": float(truth.areas[i]),
-                "iscrowd": int(truth.crowd[i]),
+                "bbox": ground_truth.boxes[i].tolist(),
+                "area": float(ground_truth.areas[i]),
+                "iscrowd": int(ground_truth.crowd[i]),
             }
-            if truth.rles is not None:
-                annotation["segmentation"] = {"size": [height, width], "counts": truth.rles[i].decode()}
+            if ground_truth.rles is not None:
+                annotation["segmentation"] = {"size": [height, width], "counts": ground_truth.rles[i].decode()}
             annotations.append(annotation)
         for i in range(len(found)):
-            result = {"image_id": truth.id, "category_id": 1, "score": float(found.scores[i])}
+            result = {"image_id": ground_truth.id, "category_id": 1, "score": float(found.scores[i])}
             if kind == "masks":
                 result["segmentation"] = {"size": [height, width], "counts": found.rles[i].decode()}
             else:
@@ -46,8 +46,8 @@ def documents(
 
 
 def official(
-    truths: Sequence[ImageTruth],
-    founds: Sequence[Detections],
+    ground_truths: Sequence[ImageGroundTruth],
+    founds: Sequence[ImageDetections],
     kind: str = "masks",
     *,
     use_cats: bool = True,
@@ -60,7 +60,7 @@ def official(
     else:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval as Evaluation
-    annotations, results = copy.deepcopy(documents(truths, founds, kind))
+    annotations, results = copy.deepcopy(documents(ground_truths, founds, kind))
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = annotations

@@ -14,7 +14,7 @@ from PIL import Image
 from masktree import cli
 from masktree.errors import FormatError, InputError
 from masktree.labels import LabelSet
-from masktree.labels.merge import Rule
+from masktree.labels.merge import MergeRule
 from masktree.labels.sources import match_images, open_source
 from masktree.stages.merge import merge
 from masktree.stages.segment import Config
@@ -82,7 +82,7 @@ def annotations(folder: Path) -> list[dict]:
 
 
 def test_human_masks_come_first_and_pseudo_masks_fill_the_rest(photos, labels, tmp_path):
-    done = merge([human(tmp_path / "human.json"), labels], tmp_path / "both", Rule("add"))
+    done = merge([human(tmp_path / "human.json"), labels], tmp_path / "both", MergeRule("fill"))
     assert (done.outcome.done, done.outcome.failures) == (4, [])
     merged = LabelSet.open(tmp_path / "both", verify=True)
     trees = {image["file_name"]: tree for image, tree in merged}
@@ -103,7 +103,7 @@ def test_human_masks_come_first_and_pseudo_masks_fill_the_rest(photos, labels, t
 
 
 def test_a_looser_bound_adds_more(photos, labels, tmp_path):
-    merge([human(tmp_path / "human.json"), labels], tmp_path / "both", Rule("add", 0.5))
+    merge([human(tmp_path / "human.json"), labels], tmp_path / "both", MergeRule("fill", 0.5))
     # IoU of the polygon .17 and .39 with the masks on the left; .93 on the right.
     counts = {image["file_name"]: len(tree) for image, tree in LabelSet.open(tmp_path / "both")}
     assert counts == {"a.png": 5, "b.png": 5, "sub/a.png": 5, "sub/c.png": 3}
@@ -151,9 +151,9 @@ def test_results_for_others_are_read_by_their_tools_and_by_ours(labels, tmp_path
     from masktree.evaluate.datasets.sa1b import read_sa1b
 
     sources = [human(tmp_path / "human.json"), labels]
-    merge(sources, tmp_path / "both", Rule("add"))
-    merge(sources, tmp_path / "both.json", Rule("add"), to="coco")
-    merge(sources, tmp_path / "files", Rule("add"), to="sa1b")
+    merge(sources, tmp_path / "both", MergeRule("fill"))
+    merge(sources, tmp_path / "both.json", MergeRule("fill"), to="coco")
+    merge(sources, tmp_path / "files", MergeRule("fill"), to="sa1b")
     assert not list(tmp_path.glob(".*.merge"))  # the label set in between is gone
     wanted = {image["file_name"]: tree for image, tree in LabelSet.open(tmp_path / "both")}
     coco = COCO(str(tmp_path / "both.json"))
@@ -275,12 +275,12 @@ def test_what_cannot_be_merged_is_refused(photos, labels, tmp_path):
             images=tmp_path / "empty" if (tmp_path / "empty/x.png").touch() is None else None,
         )
     assert not (tmp_path / "out").exists()
-    merge([file, labels], tmp_path / "out", Rule("add"))
+    merge([file, labels], tmp_path / "out", MergeRule("fill"))
     with pytest.raises(InputError, match=r"iou \(0.02 there, 0.5 now\)"):
-        merge([file, labels], tmp_path / "out", Rule("add", 0.5))
+        merge([file, labels], tmp_path / "out", MergeRule("fill", 0.5))
     with pytest.raises(InputError, match=r"sources \("):
-        merge([labels, file], tmp_path / "out", Rule("add"))
-    merge([labels, file], tmp_path / "out", Rule("add"), overwrite=True)
+        merge([labels, file], tmp_path / "out", MergeRule("fill"))
+    merge([labels, file], tmp_path / "out", MergeRule("fill"), overwrite=True)
     (tmp_path / "mine.json").write_text('{"mine": 1}')
     with pytest.raises(InputError, match="of something else"):
         merge([labels], tmp_path / "mine.json", to="coco")
@@ -366,7 +366,7 @@ def test_a_file_that_changes_meanwhile_is_noticed(tmp_path):
 def test_the_command_says_what_became_of_each_source(labels, tmp_path, capsys):
     file = str(human(tmp_path / "human.json"))
     out = tmp_path / "out"
-    assert cli.main(["merge", file, str(labels), "-o", str(out), "--rule", "add"]) == 0
+    assert cli.main(["merge", file, str(labels), "-o", str(out), "--rule", "fill"]) == 0
     text = capsys.readouterr().out
     assert f"{file}: 3 images, 9 masks kept, 3 crowds left out, 6 empty masks left out" in text
     assert f"{labels}: 4 images, 3 masks kept, 9 not kept" in text
@@ -374,8 +374,8 @@ def test_the_command_says_what_became_of_each_source(labels, tmp_path, capsys):
     assert cli.main(["merge", file, "-o", str(out), "--iou", "7"]) == 2
     assert "an IoU in [0, 1]" in capsys.readouterr().err
     assert cli.main(["info", "labels", str(out)]) == 0
-    assert "merge (add)" in capsys.readouterr().out
-    with pytest.raises(FormatError, match=r"expected labels of a method or a model; got those of 'merge \(add\)'"):
+    assert "merge (fill)" in capsys.readouterr().out
+    with pytest.raises(FormatError, match=r"expected labels of a method or a model; got those of 'merge \(fill\)'"):
         Config.of(out)
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from masktree.evaluate import hierarchy as nesting
 from masktree.evaluate import recall
-from masktree.evaluate.detections import Detections
-from masktree.evaluate.ground_truth import ImageTruth
+from masktree.evaluate.detections import ImageDetections
+from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.io.images import read_image
 from masktree.models.build import read_model
 from masktree.models.trees import segment_images
@@ -61,9 +61,9 @@ def learn(planted: tuple[Path, Trees], run: Path, preset: Preset, **limits: floa
     return segment_images(read_model(run), photos, **limits)
 
 
-def truths(trees: Trees) -> list[ImageTruth]:
+def truths(trees: Trees) -> list[ImageGroundTruth]:
     return [
-        ImageTruth.from_masks(index, name, tree.size, tree.rles, parents=tree.parents)
+        ImageGroundTruth.from_masks(index, name, tree.size, tree.rles, parents=tree.parents)
         for index, (name, tree) in enumerate(trees.items())
     ]
 
@@ -78,7 +78,7 @@ def small(kind: str, shape: Mapping[str, int], **optimisation: float | str) -> P
 
 def recall_of(trees: Trees, found: list[MaskTree]) -> dict[str, float | None]:
     pairs = zip(truths(trees), found, strict=True)
-    return recall.summarise([recall.score_image(truth, Detections.from_tree(tree)) for truth, tree in pairs])
+    return recall.summarise([recall.score_image(truth, ImageDetections.from_tree(tree)) for truth, tree in pairs])
 
 
 def parents_of(trees: Trees, found: list[MaskTree]) -> float | None:

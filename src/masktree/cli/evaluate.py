@@ -7,7 +7,7 @@ from typing import Literal
 
 from masktree.cli.options import refuse
 
-Protocols = Literal["ar", "points", "bsds", "hierarchy", "self"]
+Protocols = Literal["ar", "points", "bsds", "hierarchy", "consistency"]
 
 
 def evaluate(
@@ -34,7 +34,7 @@ def evaluate(
 
     Args:
         protocol: ar: recall and precision of masks or boxes. points: clicks. bsds: regions and boundaries of BSDS500.
-            hierarchy: parents and children. self: stability and structure, without any truth.
+            hierarchy: parents and children. consistency: stability and structure, without any ground truth.
         pred: Folder of masktree segment, label set of masktree discover, COCO results or COCO document, or a folder of
             ucm2 .mat files (bsds).
         gt: COCO json, or the folder of a data set (see --dataset).
@@ -44,7 +44,7 @@ def evaluate(
         kind: What ar compares.
         no_boundaries: bsds without boundary F, which takes most of its time.
         only: Text file with the names of the images to evaluate, one a line; both sides are restricted to them.
-        images: Folder of the photographs, for self and for the pictures in the report; guessed if not given.
+        images: Folder of the photographs, for consistency and for the pictures in the report; guessed if not given.
         allow_empty: Count images without predictions as images in which nothing was found.
         any_counts: Accept a data set with other counts of images and annotations than published.
         json: Write metrics, the share of each image and where everything came from.
@@ -94,9 +94,9 @@ def evaluate(
 
 def _compare(paths: tuple[Path, Path], resamples: int, seed: int, json: Path | None) -> int:
     from masktree.evaluate.compare import compare
-    from masktree.evaluate.result import Result
+    from masktree.evaluate.result import EvaluationResult
 
-    first, second = (Result.read(path) for path in paths)
+    first, second = (EvaluationResult.read(path) for path in paths)
     comparison = compare(first, second, resamples=resamples, seed=seed)
     if json is not None:
         comparison.write(json)

@@ -155,7 +155,7 @@ def merge(
     sources: tyro.conf.Positional[tuple[Path, ...]],
     /,
     output: Output,
-    rule: Literal["union", "add"] = "union",
+    rule: Literal["union", "fill"] = "union",
     iou: float | None = None,
     to: Literal["labels", "coco", "sa1b"] = "labels",
     images: Path | None = None,
@@ -179,14 +179,14 @@ def merge(
         workers: Processes; 0 means one per core, or one for a few images.
         overwrite: Do everything anew; otherwise finished results are kept and the rest is done.
     """
-    from masktree.labels.merge import Rule
+    from masktree.labels.merge import MergeRule
     from masktree.stages.merge import describe
     from masktree.stages.merge import merge as run
 
     merged = run(
         sources,
         output,
-        Rule(rule, iou),
+        MergeRule(rule, iou),
         to=to,
         images=images,
         shard_size=shard_size,

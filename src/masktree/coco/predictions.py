@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from masktree.errors import FormatError, InputError, MasktreeError
-from masktree.evaluate.detections import Detections
+from masktree.evaluate.detections import ImageDetections
 from masktree.trees import hierarchy, rle
 from masktree.trees.masktree import LEVELS, MaskTree, ceil_float32
 
@@ -77,7 +77,7 @@ class CocoImage:
         level = entry.get("level")
         self._levels.append(LEVELS.index(level) if level in LEVELS else -1)
 
-    def detections(self, size: tuple[int, int]) -> Detections:
+    def detections(self, size: tuple[int, int]) -> ImageDetections:
         """Scored masks, or boxes where no entry has a mask. Boxes are those of the file, else of the masks."""
         rles = self._rles()
         boxes = np.array(self._boxes, np.float64).reshape(-1, 4)
@@ -85,7 +85,7 @@ class CocoImage:
         try:
             if rles is not None and absent.any():
                 boxes[absent] = rle.boxes([rles[i] for i in np.flatnonzero(absent)], size)
-            return Detections(size, rles, boxes, np.array(self._scores, np.float64))
+            return ImageDetections(size, rles, boxes, np.array(self._scores, np.float64))
         except MasktreeError as error:
             raise InputError(f"{self._where()}: {error}") from error
 

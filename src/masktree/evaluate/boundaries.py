@@ -3,12 +3,14 @@
 Definitions as in Martin, Fowlkes and Malik, "Learning to Detect Natural Image Boundaries", TPAMI 2004, section 4
 (doi 10.1109/TPAMI.2004.1273918), and Arbelaez et al., TPAMI 2011, section 2.1 (doi 10.1109/TPAMI.2010.161), counted
 as the benchmark's own code does. At each threshold the contour map is thinned and matched with each annotator's
-boundaries. Recall: matched truth pixels over all truth pixels, summed over annotators. Precision: predicted pixels
+boundaries. Recall: matched ground truth pixels over all ground truth pixels, summed over annotators. Precision:
+predicted pixels
 that are matched with at least one annotator over all predicted pixels.
 
 The benchmark solves an assignment in which a pixel without partner costs 100 tolerances: of the one-to-one matchings
 with most pairs it is one of least total distance. So is this one, found in two steps: a largest matching, and then,
-where there are more predicted than truth pixels to choose from, the cheapest choice. (The benchmark offers each pixel
+where there are more predicted than ground truth pixels to choose from, the cheapest choice. (The benchmark offers
+each pixel
 only six random ways to stay alone, so its own counts vary a little and miss a few pairs.)
 """
 
@@ -86,7 +88,8 @@ def score_contours(maps: Iterable[Mask], boundaries: Sequence[np.ndarray], *, to
         tolerance: how far apart two pixels may be, as a share of the image diagonal.
 
     Returns:
-        ``cnt_r`` (t): matched truth pixels, summed over annotators; ``sum_r``: all truth pixels; ``cnt_p`` (t):
+        ``cnt_r`` (t): matched ground truth pixels, summed over annotators; ``sum_r``: all ground truth pixels;
+        ``cnt_p`` (t):
         predicted pixels with a partner at any annotator; ``sum_p`` (t): all predicted pixels after thinning.
 
     Raises:
@@ -94,18 +97,25 @@ def score_contours(maps: Iterable[Mask], boundaries: Sequence[np.ndarray], *, to
     """
     if len(boundaries) == 0 or len({boundary.shape for boundary in boundaries}) != 1:
         raise InputError("expected boundary maps of one or more annotators, of one shape; got none or several shapes")
-    truths = [np.asarray(boundary) != 0 for boundary in boundaries]
-    shape = truths[0].shape
+    ground_truths = [np.asarray(boundary) != 0 for boundary in boundaries]
+    shape = ground_truths[0].shape
     radius = tolerance * float(np.hypot(*shape))
     if not 0 <= radius < np.inf:
         raise InputError(f"expected a tolerance of at least 0; got {tolerance}; the benchmark's is {TOLERANCE}")
-    stats: Stats = {"cnt_r": [], "sum_r": sum(int(truth.sum()) for truth in truths), "cnt_p": [], "sum_p": []}
+    stats: Stats = {
+        "cnt_r": [],
+        "sum_r": sum(int(ground_truth.sum()) for ground_truth in ground_truths),
+        "cnt_p": [],
+        "sum_p": [],
+    }
     last: np.ndarray | None = None
     for current in maps:
         if current.shape != shape:
-            raise InputError(f"expected contours of shape {shape} like the truth; got {current.shape}; resize them")
+            raise InputError(
+                f"expected contours of shape {shape} like the ground truth; got {current.shape}; resize them"
+            )
         if last is None or not np.array_equal(current, last):  # neighbouring thresholds often give the same map
-            counts = _counts(thin(current), truths, radius)
+            counts = _counts(thin(current), ground_truths, radius)
             last = current
         for name, count in zip(("cnt_r", "cnt_p", "sum_p"), counts, strict=True):
             stats[name].append(count)
@@ -120,7 +130,7 @@ def summarise(stats: Sequence[Stats]) -> dict[str, float | None]:
     As in the benchmark: ``f_ods`` takes the best point of the curve, which is linear between two thresholds in 100
     steps; ``f_ois`` adds up the counts of each image at its own best threshold, without interpolation; ``f_ap`` is
     the mean of the precision, interpolated at the recalls 0, 0.01 ... 1 and 0 outside the recalls that were reached,
-    times 1.01, as the sum is multiplied by 0.01. All are None where no image has a truth boundary.
+    times 1.01, as the sum is multiplied by 0.01. All are None where no image has a ground truth boundary.
 
     Raises:
         InputError: no image, or different numbers of thresholds.
@@ -157,13 +167,13 @@ def _f(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
     return 2 * _ratio(precision * recall, precision + recall)
 
 
-def _counts(contours: np.ndarray, truths: list[np.ndarray], radius: float) -> tuple[int, int, int]:
+def _counts(contours: np.ndarray, ground_truths: list[np.ndarray], radius: float) -> tuple[int, int, int]:
     correct = np.zeros_like(contours)
     found = 0
-    for truth in truths:
-        matched, of_truth = match(contours, truth, radius)
+    for ground_truth in ground_truths:
+        matched, of_ground_truth = match(contours, ground_truth, radius)
         correct |= matched
-        found += int(of_truth.sum())
+        found += int(of_ground_truth.sum())
     return found, int(correct.sum()), int(contours.sum())
 
 

@@ -2,7 +2,8 @@
 
 Definitions as in Arbelaez, Maire, Fowlkes and Malik, "Contour Detection and Hierarchical Image Segmentation",
 TPAMI 2011, sections 2.1 and 2.3 (doi 10.1109/TPAMI.2010.161), aggregated over images as the benchmark's own code
-does: the covering of a threshold is (sum over images and truth regions of |R| x best overlap) / (sum of |R|), so that
+does: the covering of a threshold is (sum over images and ground truth regions of |R| x best overlap) / (sum of |R|),
+so that
 an image with more annotators weighs more, whereas PRI and VI are plain means over images.
 
 Everything about regions follows from one contingency table per partition: rows are the regions of the partition,
@@ -11,7 +12,7 @@ its rows are added up along the merges, so that 99 thresholds cost little more t
 ``contours``; they take most of the time.
 
 What one image adds (``Stats``), with t partitions, fine to coarse or in any order:
-    covered (t): sum over the truth regions of |R| times its best overlap (pixels).
+    covered (t): sum over the ground truth regions of |R| times its best overlap (pixels).
     best: the same with the best overlap over all partitions.
     pixels: sum of |R|, that is image area times the number of annotators.
     rand (t): probabilistic Rand index in [0, 1].
@@ -35,7 +36,7 @@ from masktree.trees.dendrogram import PartitionTree
 from masktree.trees.masktree import MaskTree
 from masktree.types import Labels
 
-THRESHOLDS = np.arange(1, 100) / 100  # the benchmark's 99 levels of an ultrametric contour map in [0, 1]
+CONTOUR_THRESHOLDS = np.arange(1, 100) / 100  # the benchmark's 99 levels of an ultrametric contour map in [0, 1]
 
 Stats = dict[str, Any]
 
@@ -74,16 +75,16 @@ def read_annotations(path: str | Path) -> list[Annotation]:
     return annotations
 
 
-def read_ground_truth(path: str | Path) -> list[np.ndarray]:
+def read_segmentations(path: str | Path) -> list[np.ndarray]:
     """Human segmentations of one image, (H, W) int32 label maps; ``read_annotations`` has the boundaries too."""
     return [annotation.labels for annotation in read_annotations(path)]
 
 
 def score(
     prediction: PartitionTree | MaskTree | np.ndarray,
-    truths: Sequence[Annotation],
+    ground_truths: Sequence[Annotation],
     *,
-    thresholds: np.ndarray = THRESHOLDS,
+    thresholds: np.ndarray = CONTOUR_THRESHOLDS,
     boundaries: bool = True,
 ) -> Stats:
     """Score the nested regions of one image, and their contours, against its annotations.
@@ -95,17 +96,17 @@ def score(
     Args:
         prediction: a tree; or a doubled contour map (2H + 1, 2W + 1) in [0, 1], as ``read_ucm`` gives it. A
             ``MaskTree`` without dendrogram is scored by its cuts at the thresholds, which need not be nested.
-        truths: the annotators.
+        ground_truths: the annotators.
         thresholds: ascending; fewer than the 99 make a quick run, in which OIS and Best are lower.
         boundaries: False leaves boundary F out, which takes most of the time.
 
     Raises:
         InputError: no annotator, shapes differ, descending thresholds, or a map that is no doubled contour map.
     """
-    if not truths:
-        raise InputError("expected one or more human segmentations; got none; check the truth's folder")
+    if not ground_truths:
+        raise InputError("expected one or more human segmentations; got none; check the ground truth's folder")
     _ascending(thresholds)
-    labels = [truth.labels for truth in truths]
+    labels = [ground_truth.labels for ground_truth in ground_truths]
     tree = prediction.dendrogram if isinstance(prediction, MaskTree) else prediction
     if tree is None:
         assert isinstance(prediction, MaskTree)
@@ -118,21 +119,23 @@ def score(
         single = doubled[2::2, 2::2] / (255.0 if doubled.dtype == np.uint8 else 1.0)
         maps = (single >= t for t in thresholds)
     if boundaries:
-        stats |= contours.score_contours(maps, [truth.boundaries for truth in truths])
+        stats |= contours.score_contours(maps, [ground_truth.boundaries for ground_truth in ground_truths])
     return stats
 
 
-def score_image(partitions: Iterable[Labels], truths: Sequence[Labels]) -> Stats:
-    """Score partitions of one image, given as label maps of the truths' shape, against its human segmentations.
+def score_image(partitions: Iterable[Labels], ground_truths: Sequence[Labels]) -> Stats:
+    """Score partitions of one image, given as label maps of the ground truths' shape, against its human segmentations.
 
     Raises ``InputError`` if shapes differ or either side is empty.
     """
-    columns, starts = _columns(truths)
-    flat = (_flat(partition, truths[0].shape) for partition in partitions)
+    columns, starts = _columns(ground_truths)
+    flat = (_flat(partition, ground_truths[0].shape) for partition in partitions)
     return _scores((_contingency(labels, columns, int(labels.max()) + 1) for labels in flat), starts)
 
 
-def score_tree(tree: PartitionTree, truths: Sequence[Labels], thresholds: np.ndarray = THRESHOLDS) -> Stats:
+def score_tree(
+    tree: PartitionTree, ground_truths: Sequence[Labels], thresholds: np.ndarray = CONTOUR_THRESHOLDS
+) -> Stats:
     """Score the cuts of a tree at ascending ``thresholds``; equals ``score_image`` of those cuts, many times faster.
 
     The cut at ``t`` applies every merge whose altitude is at most ``t``.
@@ -140,8 +143,8 @@ def score_tree(tree: PartitionTree, truths: Sequence[Labels], thresholds: np.nda
     Raises ``InputError`` if the thresholds descend or the shapes differ.
     """
     _ascending(thresholds)
-    columns, starts = _columns(truths)
-    leaves = _contingency(_flat(tree.leaves, truths[0].shape), columns, tree.n_leaves)
+    columns, starts = _columns(ground_truths)
+    leaves = _contingency(_flat(tree.leaves, ground_truths[0].shape), columns, tree.n_leaves)
     return _scores(_cut_tables(leaves, tree, thresholds), starts)
 
 
@@ -151,7 +154,8 @@ def summarise(stats: Sequence[Stats]) -> dict[str, float | None]:
     Returns:
         ``covering_ods``, ``covering_ois``, ``covering_best``, ``pri_ods``, ``pri_ois`` in [0, 1]; ``vi_ods``,
         ``vi_ois`` in bits, lower is better; ``f_ods``, ``f_ois``, ``f_ap``, None where boundaries were not scored.
-        ODS takes one threshold for the whole set, OIS the best one per image, Best the best one per truth region.
+        ODS takes one threshold for the whole set, OIS the best one per image, Best the best one per ground truth
+        region.
 
     Raises:
         InputError: no images, different numbers of partitions, or boundaries scored in some images only.
@@ -198,17 +202,24 @@ def _renumbered(labels: np.ndarray) -> np.ndarray:
 
 def _flat(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if labels.shape != shape:
-        raise InputError(f"expected a partition of shape {shape} like the truth; got {labels.shape}; resize it first")
+        raise InputError(
+            f"expected a partition of shape {shape} like the ground truth; got {labels.shape}; resize it first"
+        )
     return labels.ravel()
 
 
-def _columns(truths: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
-    """Per truth the column of each pixel in the common table, and the first column of each truth plus the end."""
-    if len(truths) == 0 or len({truth.shape for truth in truths}) != 1 or truths[0].size == 0:
+def _columns(ground_truths: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Per ground truth the column of each pixel in the common table, and the first column of each ground truth
+    plus the end."""
+    if (
+        len(ground_truths) == 0
+        or len({ground_truth.shape for ground_truth in ground_truths}) != 1
+        or ground_truths[0].size == 0
+    ):
         raise InputError("expected one or more human segmentations of one non-empty image; got none or several shapes")
     columns, starts = [], [0]
-    for truth in truths:
-        numbers = _renumbered(truth).ravel()
+    for ground_truth in ground_truths:
+        numbers = _renumbered(ground_truth).ravel()
         columns.append(numbers + starts[-1])
         starts.append(starts[-1] + int(numbers.max()) + 1)
     return columns, np.array(starts)
@@ -237,39 +248,39 @@ def _cut_tables(table: np.ndarray, tree: PartitionTree, thresholds: np.ndarray) 
 def _scores(tables: Iterable[np.ndarray], starts: np.ndarray) -> Stats:
     covered, rand, vi = [], [], []
     best: np.ndarray | None = None
-    truth_areas = np.zeros(0)
+    gt_areas = np.zeros(0)
     last: np.ndarray | None = None
     for table in tables:
         if table is not last:  # neighbouring thresholds often give the same cut
-            truth_areas = table.sum(0)
-            overlap, rand_now, vi_now = _agreement(table, truth_areas, starts)
+            gt_areas = table.sum(0)
+            overlap, rand_now, vi_now = _agreement(table, gt_areas, starts)
             last = table
             best = overlap if best is None else np.maximum(best, overlap)
-        covered.append(float(truth_areas @ overlap))
+        covered.append(float(gt_areas @ overlap))
         rand.append(rand_now)
         vi.append(vi_now)
     if best is None:
         raise InputError("expected at least one partition; got none")
-    pixels = float(truth_areas.sum())
-    return {"covered": covered, "best": float(truth_areas @ best), "pixels": pixels, "rand": rand, "vi": vi}
+    pixels = float(gt_areas.sum())
+    return {"covered": covered, "best": float(gt_areas @ best), "pixels": pixels, "rand": rand, "vi": vi}
 
 
-def _agreement(table: np.ndarray, truth_areas: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Best overlap of each truth region, and PRI and VI as means over the truths."""
+def _agreement(table: np.ndarray, gt_areas: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Best overlap of each ground truth region, and PRI and VI as means over the ground truths."""
     areas = table[:, : starts[1]].sum(1)
     total = areas.sum()
-    overlap = (table / (areas[:, None] + truth_areas - table)).max(0)  # truth areas > 0: never 0 / 0
+    overlap = (table / (areas[:, None] + gt_areas - table)).max(0)  # ground truth areas > 0: never 0 / 0
 
     first = starts[:-1]
     pairs = max(total * (total - 1) / 2, 1.0)
-    truth_squares = np.add.reduceat(truth_areas**2, first)
+    gt_squares = np.add.reduceat(gt_areas**2, first)
     both_squares = np.add.reduceat(np.einsum("ij,ij->j", table, table), first)
-    disagreeing = (np.sum(areas**2) + truth_squares) / 2 - both_squares
+    disagreeing = (np.sum(areas**2) + gt_squares) / 2 - both_squares
     rand = 1 - disagreeing / pairs
 
-    truth_logs = np.add.reduceat(_n_log_n(truth_areas), first)
+    gt_logs = np.add.reduceat(_n_log_n(gt_areas), first)
     both_logs = np.add.reduceat(_n_log_n(table).sum(0), first)
-    vi = (_n_log_n(areas).sum() + truth_logs - 2 * both_logs) / total
+    vi = (_n_log_n(areas).sum() + gt_logs - 2 * both_logs) / total
     return overlap, float(rand.mean()), float(vi.mean())
 
 

@@ -19,7 +19,7 @@ from masktree.errors import FormatError, InputError
 from masktree.evaluate import recall
 from masktree.evaluate.harness import PROTOCOLS
 from masktree.evaluate.metrics import better, number
-from masktree.evaluate.result import Metrics, Result, Stats
+from masktree.evaluate.result import EvaluationResult, Metrics, Stats
 from masktree.io.files import write_json
 
 RESAMPLES = (
@@ -89,11 +89,13 @@ class Comparison:
         return "" if direction == 0 else "second is better" if direction > 0 else "first is better"
 
 
-def compare(first: Result, second: Result, *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
+def compare(
+    first: EvaluationResult, second: EvaluationResult, *, resamples: int = RESAMPLES, seed: int = 0
+) -> Comparison:
     """Compare two results of one protocol on the same images.
 
     Raises:
-        InputError: the results are of different protocols, truths, settings or images.
+        InputError: the results are of different protocols, ground truths, settings or images.
         FormatError: stats from which no metrics can be computed.
     """
     if resamples < 1:
@@ -146,16 +148,18 @@ def _as_array(value: Any) -> Any:
     return np.array(value)
 
 
-def _check_comparable(first: Result, second: Result) -> None:
+def _check_comparable(first: EvaluationResult, second: EvaluationResult) -> None:
     for what in ("protocol", "dataset", "settings"):
         a, b = getattr(first, what), getattr(second, what)
         if a != b:
             raise InputError(f"expected two results of one {what.removesuffix('s')}; got {a} and {b}")
     if first.protocol not in PROTOCOLS:
         raise InputError(f"expected a protocol of {', '.join(PROTOCOLS)}; got {first.protocol!r}")
-    hashes = [result.provenance.get("truth_sha256") for result in (first, second)]
+    hashes = [result.provenance.get("ground_truth_sha256") for result in (first, second)]
     if None not in hashes and hashes[0] != hashes[1]:
-        raise InputError("expected two results by one truth; got two files with other content; evaluate both by one")
+        raise InputError(
+            "expected two results by one ground truth; got two files with other content; evaluate both by one"
+        )
     for one, other, where in ((first, second, "first"), (second, first, "second")):
         alone = sorted(set(one.names) - set(other.names))
         if alone:
@@ -174,7 +178,7 @@ def _minus(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a - b
 
 
-def _label(result: Result) -> str:
+def _label(result: EvaluationResult) -> str:
     made = result.provenance
     config = made.get("configuration") or {}
     keys = ("model", "method", "backbone", "quality")  # a trained model has none of the other three

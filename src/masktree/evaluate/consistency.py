@@ -1,4 +1,4 @@
-"""Report on images without any truth: do the masks come back when the image is changed a little?
+"""Report on images without any ground truth: do the masks come back when the image is changed a little?
 
 Each image is segmented again as its mirror image, as a crop and with noise. The masks of the image are brought into
 the view exactly, and each is compared with the masks found there: its stability is the best IoU. With it stand the
@@ -18,7 +18,7 @@ from masktree.errors import InputError
 from masktree.evaluate import structure
 from masktree.evaluate.contrast import boundary_contrasts
 from masktree.evaluate.overlap import best_ious, times_found
-from masktree.evaluate.recall import THRESHOLDS
+from masktree.evaluate.recall import IOU_THRESHOLDS
 from masktree.evaluate.structure import Stats, column_arrays, ratio
 from masktree.evaluate.views import VIEWS
 from masktree.trees import rle
@@ -105,7 +105,7 @@ def summarise(stats: Sequence[Stats]) -> dict[str, float | None]:
         by_view[name] = ratio(iou.sum(), masks.sum())
         by_image.append(np.divide(iou, masks, out=np.full(len(iou), np.nan), where=masks > 0))
         if masks.any():
-            shares.append(found.sum() / masks.sum() / len(THRESHOLDS))
+            shares.append(found.sum() / masks.sum() / len(IOU_THRESHOLDS))
     known = [value for value in by_view.values() if value is not None]
     images = np.concatenate(by_image) if by_image else np.zeros(0)
     images = images[np.isfinite(images)]

@@ -1,4 +1,4 @@
-"""Boundary contrast: does the image change more across the border of a mask than inside it? No truth is needed.
+"""Boundary contrast: does the image change more across the border of a mask than inside it? No ground truth is needed.
 
 Of a mask, ``across`` is the mean Euclidean distance in CIE L*a*b* of two pixels three apart, in a row or a column, with
 the mask's border in the middle: the second pixel inside from the second pixel outside, so that the blur of the border

@@ -11,7 +11,7 @@ from masktree.trees.masktree import MaskTree
 
 
 @dataclass(frozen=True, eq=False)
-class Detections:
+class ImageDetections:
     """Scored masks, or boxes, of one image.
 
     Attributes:
@@ -44,7 +44,7 @@ class Detections:
             raise InputError(f"expected as many masks as scores; got {len(self.rles)} and {n}")
 
     @classmethod
-    def from_tree(cls, tree: MaskTree) -> Detections:
+    def from_tree(cls, tree: MaskTree) -> ImageDetections:
         """The masks of a tree, all levels alike."""
         return cls(tree.size, tree.rles, tree.boxes, tree.scores.astype(np.float64))
 

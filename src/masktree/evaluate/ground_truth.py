@@ -1,4 +1,4 @@
-"""What predictions are compared with: the class-agnostic truth of one data set, image by image.
+"""What predictions are compared with: the class-agnostic ground truth of one data set, image by image.
 
 Ground truth is for reporting only; nothing in this package fits weights or picks thresholds by it.
 """
@@ -17,7 +17,7 @@ from masktree.trees import hierarchy, rle
 
 
 @dataclass(frozen=True, eq=False)
-class ImageTruth:
+class ImageGroundTruth:
     """The annotated entities of one image, whatever their class. Arrays are read-only.
 
     Attributes:
@@ -75,7 +75,7 @@ class ImageTruth:
         areas: np.ndarray | None = None,
         crowd: np.ndarray | None = None,
         parents: np.ndarray | None = None,
-    ) -> ImageTruth:
+    ) -> ImageGroundTruth:
         """From masks; boxes and areas are those of the masks, crowd is False and parents -1, unless given."""
         rles = tuple(rles)
         try:
@@ -99,13 +99,15 @@ class ImageTruth:
     def masks(self) -> tuple[bytes, ...]:
         """The run-length strings; raises InputError where the data set has boxes only."""
         if self.rles is None:
-            raise InputError(f"{self.name}: expected masks; got a truth of boxes only; choose a protocol of boxes")
+            raise InputError(
+                f"{self.name}: expected masks; got a ground truth of boxes only; choose a protocol of boxes"
+            )
         return self.rles
 
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
-    """The truth of a data set.
+    """The ground truth of a data set.
 
     Attributes:
         dataset: name of the data set, as in ``--dataset``.
@@ -118,7 +120,7 @@ class GroundTruth:
 
     dataset: str
     licence: str
-    images: tuple[ImageTruth, ...]
+    images: tuple[ImageGroundTruth, ...]
 
     def __post_init__(self) -> None:
         if not self.images:

@@ -1,4 +1,4 @@
-"""One way to evaluate: a protocol, predictions, a truth; all images or an error, on all cores.
+"""One way to evaluate: a protocol, predictions, a ground truth; all images or an error, on all cores.
 
 >>> from masktree.evaluate.harness import evaluate
 >>> result = evaluate("ar", "out/", "annotations.json")  # doctest: +SKIP
@@ -24,8 +24,8 @@ from masktree.errors import InputError
 from masktree.evaluate import bsds, points, recall
 from masktree.evaluate import consistency as stability
 from masktree.evaluate import hierarchy as nesting
-from masktree.evaluate.datasets import read_truth
-from masktree.evaluate.ground_truth import GroundTruth, ImageTruth, hash_names
+from masktree.evaluate.datasets import read_ground_truth
+from masktree.evaluate.ground_truth import GroundTruth, ImageGroundTruth, hash_names
 from masktree.evaluate.predictions import (
     ImagePrediction,
     Predictions,
@@ -36,7 +36,7 @@ from masktree.evaluate.predictions import (
     pair,
     without_suffix,
 )
-from masktree.evaluate.result import Metrics, Result, Stats, source_commit
+from masktree.evaluate.result import EvaluationResult, Metrics, Stats, source_commit
 from masktree.io.files import sha256_of
 from masktree.io.images import find_photos, read_image
 from masktree.jobs import batch
@@ -44,7 +44,7 @@ from masktree.jobs.progress import progress_bar
 from masktree.predict import Segmenter, load
 from masktree.prompt import Predictor
 
-ProtocolName = Literal["ar", "points", "bsds", "hierarchy", "self"]
+ProtocolName = Literal["ar", "points", "bsds", "hierarchy", "consistency"]
 Kind = Literal["masks", "boxes"]
 
 _FEW = 4  # up to this many images a process pool costs more to start than it saves (our choice)
@@ -55,17 +55,17 @@ class Case:
     """One image to be scored.
 
     Attributes:
-        name: of the image, as in the truth.
+        name: of the image, as in the ground truth.
         prediction: what was predicted.
-        truth: None for the protocol self.
+        ground_truth: None for the protocol consistency.
         photo: the image file, where it is known.
         segmentations: BSDS500 file of the human segmentations, for the protocol bsds.
-        header: image record of the tree file, for the protocol self.
+        header: image record of the tree file, for the protocol consistency.
     """
 
     name: str
     prediction: ImagePrediction
-    truth: ImageTruth | None = None
+    ground_truth: ImageGroundTruth | None = None
     photo: Path | None = None
     segmentations: Path | None = None
     header: dict[str, Any] | None = None
@@ -73,8 +73,8 @@ class Case:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
-        if self.truth is not None:
-            return self.truth.size
+        if self.ground_truth is not None:
+            return self.ground_truth.size
         assert self.header is not None
         return self.header["height"], self.header["width"]
 
@@ -90,7 +90,8 @@ class Protocol:
 
 
 class ScoreJob:
-    """Scores one case; picklable. The segmenter of the protocol self is loaded once per process, on first use."""
+    """Scores one case; picklable. The segmenter of the protocol consistency is loaded once per process, on first
+    use."""
 
     def __init__(self, protocol: str, settings: dict[str, Any], origin: dict[str, Any]) -> None:
         self.protocol = protocol
@@ -126,14 +127,14 @@ class Evaluation:
     predictions: Predictions
     cases: tuple[Case, ...]
     empty: tuple[str, ...]
-    source: dict[str, Any]  # of the truth, for the record
+    source: dict[str, Any]  # of the ground truth, for the record
 
     @classmethod
     def open(
         cls,
         protocol: ProtocolName,
         predictions: str | Path,
-        truth: str | Path | None = None,
+        ground_truth: str | Path | None = None,
         *,
         dataset: str = "auto",
         split: str | None = None,
@@ -153,23 +154,25 @@ class Evaluation:
         found = open_predictions(predictions)
         if isinstance(found, UcmFolder) and protocol != "bsds":
             raise InputError(f"{found.path}: expected masks for the protocol {protocol}; got contour maps, for bsds")
-        if protocol == "self":
-            if truth is not None:
-                raise InputError("expected no ground truth for the protocol self; got one; choose another protocol")
-            cases, empty = _self_cases(found, only, images, allow_empty)
-            return cls(protocol, "no truth", {}, found, tuple(cases), tuple(empty), {})
-        if truth is None:
+        if protocol == "consistency":
+            if ground_truth is not None:
+                raise InputError(
+                    "expected no ground truth for the protocol consistency; got one; choose another protocol"
+                )
+            cases, empty = _consistency_cases(found, only, images, allow_empty)
+            return cls(protocol, "no ground truth", {}, found, tuple(cases), tuple(empty), {})
+        if ground_truth is None:
             raise InputError(f"expected ground truth for the protocol {protocol}; got none; give --gt")
-        path = Path(truth)
+        path = Path(ground_truth)
         dataset, split = _choose(protocol, path, dataset, split)
-        known = read_truth(dataset, path, split=split, check_counts=check_counts, only=only)
+        known = read_ground_truth(dataset, path, split=split, check_counts=check_counts, only=only)
         predicted, empty = pair(found, known.images, ignore_extra=only is not None, allow_empty=allow_empty)
         photos, segmentations = _folders(path, dataset, split, images)
         cases = [
             Case(
                 image.name,
                 prediction,
-                truth=image,
+                ground_truth=image,
                 photo=None if photos is None else photos / image.name,
                 segmentations=None if segmentations is None else segmentations / f"{without_suffix(image.name)}.mat",
             )
@@ -179,13 +182,13 @@ class Evaluation:
         settings |= {"kind": kind} if protocol == "ar" else {}
         settings |= {"boundaries": boundaries} if protocol == "bsds" else {}
         source = {
-            "truth": "/".join(path.resolve().parts[-2:]),
-            "truth_sha256": sha256_of(path) if path.is_file() else None,
+            "ground_truth": "/".join(path.resolve().parts[-2:]),
+            "ground_truth_sha256": sha256_of(path) if path.is_file() else None,
             "licence": known.licence,
         }
         return cls(protocol, known.dataset, settings, found, tuple(cases), tuple(empty), source)
 
-    def run(self, *, workers: int = 0, show_progress: bool = False) -> Result:
+    def run(self, *, workers: int = 0, show_progress: bool = False) -> EvaluationResult:
         """Score all images.
 
         Raises:
@@ -209,7 +212,7 @@ class Evaluation:
 def evaluate(
     protocol: ProtocolName,
     predictions: str | Path,
-    truth: str | Path | None = None,
+    ground_truth: str | Path | None = None,
     *,
     dataset: str = "auto",
     split: str | None = None,
@@ -221,21 +224,22 @@ def evaluate(
     check_counts: bool = True,
     workers: int = 0,
     show_progress: bool = False,
-) -> Result:
-    """Score predictions against a truth, or, for the protocol self, without any.
+) -> EvaluationResult:
+    """Score predictions against a ground truth, or, for the protocol consistency, without any.
 
     Args:
         protocol: ar (recall and precision of masks or boxes), points (clicks), bsds (regions and contours of
-            BSDS500), hierarchy (of parents and children), self (stability and structure; no truth).
+            BSDS500), hierarchy (of parents and children), consistency (stability and structure; no ground truth).
         predictions: folder of trees, label set, COCO file, or folder of ``ucm2`` files (protocol bsds).
-        truth: COCO file, or what the data set's layout says.
+        ground_truth: COCO file, or what the data set's layout says.
         dataset: name in ``masktree.evaluate.datasets.DATASETS``; auto takes a file for COCO json and a folder with
             ``groundTruth`` for BSDS500 (with its only split, if ``split`` is None and there is one).
         split: of the data set.
         kind: masks or boxes (protocol ar).
         boundaries: whether bsds scores boundary F, which takes most of its time.
-        only: names of the images to evaluate; truth and predictions are restricted to them.
-        images: folder of the photographs, for the protocol self (by default where they were when the trees were made).
+        only: names of the images to evaluate; ground truth and predictions are restricted to them.
+        images: folder of the photographs, for the protocol consistency (by default where they were when the trees
+        were made).
         allow_empty: count images without predictions as images in which nothing was found, instead of refusing them.
         check_counts: refuse a benchmark with other counts of images and annotations than published.
         workers: processes; 0 means one per core.
@@ -248,7 +252,7 @@ def evaluate(
     ready = Evaluation.open(
         protocol,
         predictions,
-        truth,
+        ground_truth,
         dataset=dataset,
         split=split,
         kind=kind,
@@ -263,27 +267,27 @@ def evaluate(
 
 def evaluate_predictor(
     predictor: points.Predictor,
-    truth: GroundTruth,
+    ground_truth: GroundTruth,
     images: str | Path,
     *,
     name: str = "predictor",
     show_progress: bool = False,
-) -> Result:
+) -> EvaluationResult:
     """Point prompts answered by any object with segment-anything's ``set_image`` and ``predict``, in this process.
 
     Args:
         predictor: gets each image once, then clicks.
-        truth: from ``masktree.evaluate.datasets.read_truth``.
+        ground_truth: from ``masktree.evaluate.datasets.read_ground_truth``.
         images: folder of the photographs.
         name: what the result calls the predictor.
         show_progress: a bar on standard error.
 
     Raises:
-        InputError: a photograph is missing or of another size than its truth, or an answer cannot be scored.
+        InputError: a photograph is missing or of another size than its ground truth, or an answer cannot be scored.
     """
     stats = []
-    with progress_bar("evaluate points", len(truth), 0, show=show_progress) as progress:
-        for image in truth.images:
+    with progress_bar("evaluate points", len(ground_truth), 0, show=show_progress) as progress:
+        for image in ground_truth.images:
             path = Path(images) / image.name
             if not path.is_file():
                 raise InputError(f"expected the photograph of {image.name}; got no {path}")
@@ -292,17 +296,17 @@ def evaluate_predictor(
             stats.append(click(predictor, photo, image))
             progress.advance()
     origin = {"predictions": name, "kind": "predictor"}
-    return _result("points", truth.dataset, {}, [image.name for image in truth.images], stats, origin)
+    return _result("points", ground_truth.dataset, {}, [image.name for image in ground_truth.images], stats, origin)
 
 
-def click(predictor: points.Predictor, image: np.ndarray | None, truth: ImageTruth) -> Stats:
+def click(predictor: points.Predictor, image: np.ndarray | None, ground_truth: ImageGroundTruth) -> Stats:
     """Stats of ``points.score_image``, and clicks and failures with oracle granularity, as ``noc80_oracle`` ..."""
-    oracle = points.score_image(predictor, image, truth, granularity="oracle")
+    oracle = points.score_image(predictor, image, ground_truth, granularity="oracle")
     again = {f"{name}_oracle": value for name, value in oracle.items() if name.startswith(("noc", "nof"))}
-    return points.score_image(predictor, image, truth) | again
+    return points.score_image(predictor, image, ground_truth) | again
 
 
-# --- the truth and its images ---------------------------------------------------------------------------------------
+# --- the ground truth and its images ----------------------------------------------------------------------------------
 
 
 def _choose(protocol: str, path: Path, dataset: str, split: str | None) -> tuple[str, str | None]:
@@ -342,10 +346,10 @@ def _folders(path: Path, dataset: str, split: str | None, images: str | Path | N
     return usual if usual.is_dir() else None, segmentations
 
 
-# --- without a truth --------------------------------------------------------------------------------------------------
+# --- without a ground truth -------------------------------------------------------------------------------------------
 
 
-def _self_cases(
+def _consistency_cases(
     predictions: Predictions, only: Sequence[str] | None, images: str | Path | None, allow_empty: bool
 ) -> tuple[list[Case], list[str]]:
     """A case for each tree, with its photograph, and the names of trees without masks."""
@@ -408,7 +412,7 @@ def _score_all(
 ) -> list[Stats]:
     """The stats of all cases, in their order."""
     # The device of a segmenter loads its weights: what fails for every image fails here.
-    accelerated = job.protocol == "self" and job.segmenter.device != "cpu"
+    accelerated = job.protocol == "consistency" and job.segmenter.device != "cpu"
     workers = batch.choose_workers(workers, alone=accelerated or len(cases) <= _FEW)
     place = {case.name: index for index, case in enumerate(cases)}
     stats: list[Stats | None] = [None] * len(cases)
@@ -429,8 +433,8 @@ def _result(
     names: Sequence[str],
     stats: Sequence[Stats],
     origin: dict[str, Any],
-) -> Result:
-    return Result(
+) -> EvaluationResult:
+    return EvaluationResult(
         protocol=protocol,
         dataset=dataset,
         settings=settings,
@@ -449,14 +453,14 @@ def _result(
 
 
 def _ar(case: Case, job: ScoreJob) -> Stats:
-    truth = _truth(case)
-    return recall.score_image(truth, case.prediction.detections(truth.size), kind=job.settings["kind"])
+    ground_truth = _ground_truth(case)
+    return recall.score_image(ground_truth, case.prediction.detections(ground_truth.size), kind=job.settings["kind"])
 
 
 def _points(case: Case, job: ScoreJob) -> Stats:
-    truth = _truth(case)
-    predictor = Predictor(case.prediction.tree(truth.size, nested=False))
-    return click(predictor, None, truth)
+    ground_truth = _ground_truth(case)
+    predictor = Predictor(case.prediction.tree(ground_truth.size, nested=False))
+    return click(predictor, None, ground_truth)
 
 
 def _bsds(case: Case, job: ScoreJob) -> Stats:
@@ -466,11 +470,11 @@ def _bsds(case: Case, job: ScoreJob) -> Stats:
 
 
 def _hierarchy(case: Case, job: ScoreJob) -> Stats:
-    truth = _truth(case)
-    return nesting.score_image(truth, case.prediction.tree(truth.size))
+    ground_truth = _ground_truth(case)
+    return nesting.score_image(ground_truth, case.prediction.tree(ground_truth.size))
 
 
-def _self(case: Case, job: ScoreJob) -> Stats:
+def _consistency(case: Case, job: ScoreJob) -> Stats:
     assert case.photo is not None
     assert case.header is not None
     recorded = case.header.get("sha256")
@@ -487,9 +491,9 @@ def _self(case: Case, job: ScoreJob) -> Stats:
     return stability.score_image(read_image(case.photo), segment, tree, seed=own)
 
 
-def _truth(case: Case) -> ImageTruth:
-    assert case.truth is not None
-    return case.truth
+def _ground_truth(case: Case) -> ImageGroundTruth:
+    assert case.ground_truth is not None
+    return case.ground_truth
 
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -497,5 +501,5 @@ PROTOCOLS: dict[str, Protocol] = {
     "points": Protocol("Point prompts", "max_iou", _points, points.summarise),
     "bsds": Protocol("BSDS500 regions and boundaries", "covering_ois", _bsds, bsds.summarise),
     "hierarchy": Protocol("Hierarchy", "parent_child_f1", _hierarchy, nesting.summarise),
-    "self": Protocol("Without any truth", "stability", _self, stability.summarise),
+    "consistency": Protocol("Without any ground truth", "stability", _consistency, stability.summarise),
 }

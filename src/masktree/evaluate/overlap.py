@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Float64
 
-from masktree.evaluate.recall import THRESHOLDS
+from masktree.evaluate.recall import IOU_THRESHOLDS
 from masktree.trees import rle
 from masktree.types import checked
 
@@ -20,4 +20,4 @@ def best_ious(a: Sequence[bytes], b: Sequence[bytes], size: tuple[int, int]) -> 
 @checked
 def times_found(best: Float[np.ndarray, " n"]) -> np.ndarray:
     """(n,) int64 in 0..10: at how many of the ten thresholds an IoU counts as found."""
-    return np.searchsorted(THRESHOLDS, best, side="right")
+    return np.searchsorted(IOU_THRESHOLDS, best, side="right")

@@ -25,7 +25,7 @@ from numba import njit
 from scipy import ndimage
 
 from masktree.errors import InputError
-from masktree.evaluate.ground_truth import ImageTruth
+from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.trees import rle
 from masktree.types import RGB, Mask, checked
 
@@ -66,7 +66,7 @@ def farthest_point(mask: Mask) -> tuple[int, int]:
 def score_image(
     predictor: Predictor,
     image: RGB | None,
-    truth: ImageTruth,
+    ground_truth: ImageGroundTruth,
     *,
     clicks: int = CLICKS,
     granularity: Granularity = None,
@@ -79,7 +79,7 @@ def score_image(
         predictor: gets the image once, then clicks. It is asked for several masks at the first click, and with oracle
             granularity always.
         image: whatever the predictor wants; None for a ``masktree.Predictor`` of a tree.
-        truth: with masks.
+        ground_truth: with masks.
         clicks: the most of one entity, at least 1; 20 is the field's.
         granularity: None: the loop works with the mask of the highest score; "oracle": with the best mask returned.
 
@@ -88,19 +88,20 @@ def score_image(
         and ``nof80`` ... (entities).
 
     Raises:
-        InputError: truth without masks, an option out of range, or an answer of another shape or with scores that are
+        InputError: ground truth without masks, an option out of range, or an answer of another shape or with scores
+        that are
             not finite.
     """
     if clicks < 1 or granularity not in (None, "oracle"):
         raise InputError(f"expected at least 1 click and granularity None or 'oracle'; got {clicks}, {granularity!r}")
-    rles = truth.masks()
-    areas = rle.areas(rles, truth.size)
+    rles = ground_truth.masks()
+    areas = rle.areas(rles, ground_truth.size)
     names = ["max_iou", "oracle_iou", "one_iou", *(f"{what}{t}" for what in ("noc", "nof") for t in TARGETS)]
     stats: Stats = {"n": 0, "clicks": clicks, **dict.fromkeys(names, 0.0)}
     predictor.set_image(image)
-    for index in np.flatnonzero(~truth.crowd & (areas > 0)):
-        target = rle.decode(rles[index], truth.size)
-        for name, value in _click_through(predictor, target, int(areas[index]), clicks, granularity, truth.name):
+    for index in np.flatnonzero(~ground_truth.crowd & (areas > 0)):
+        target = rle.decode(rles[index], ground_truth.size)
+        for name, value in _click_through(predictor, target, int(areas[index]), clicks, granularity, ground_truth.name):
             stats[name] += value
         stats["n"] += 1
     return stats

@@ -15,8 +15,8 @@ import numpy as np
 
 from masktree.coco.predictions import CocoImage, read_coco
 from masktree.errors import FormatError, InputError
-from masktree.evaluate.detections import Detections
-from masktree.evaluate.ground_truth import ImageTruth
+from masktree.evaluate.detections import ImageDetections
+from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.evaluate.ucm import read_ucm
 from masktree.io.files import read_json
 from masktree.labels import LabelSet
@@ -35,7 +35,7 @@ class ImagePrediction(Protocol):
     Each method raises InputError where this kind of prediction has no such thing, or its size is not ``size``.
     """
 
-    def detections(self, size: tuple[int, int]) -> Detections:
+    def detections(self, size: tuple[int, int]) -> ImageDetections:
         """Scored masks or boxes of an image of (height, width) pixels."""
 
     def tree(self, size: tuple[int, int], *, nested: bool = True) -> MaskTree:
@@ -66,8 +66,8 @@ class Predictions(Protocol):
     def names(self) -> Sequence[str]:
         """One name per predicted image, by which the other methods are called."""
 
-    def find(self, truth: ImageTruth) -> str | None:
-        """The name under which an image of the truth was predicted."""
+    def find(self, ground_truth: ImageGroundTruth) -> str | None:
+        """The name under which an image of the ground truth was predicted."""
 
     def size(self, name: str) -> tuple[int, int] | None:
         """(height, width) of the predicted masks; None where nothing tells it."""
@@ -85,8 +85,8 @@ class TreeFile:
 
     path: Path
 
-    def detections(self, size: tuple[int, int]) -> Detections:
-        return Detections.from_tree(self.tree(size))
+    def detections(self, size: tuple[int, int]) -> ImageDetections:
+        return ImageDetections.from_tree(self.tree(size))
 
     def tree(self, size: tuple[int, int], *, nested: bool = True) -> MaskTree:
         tree = MaskTree.load(self.path)
@@ -138,8 +138,10 @@ class TreeFolder:
     def names(self) -> Sequence[str]:
         return list(self.headers)
 
-    def find(self, truth: ImageTruth) -> str | None:
-        return next((name for name in (truth.name, without_suffix(truth.name)) if name in self.headers), None)
+    def find(self, ground_truth: ImageGroundTruth) -> str | None:
+        return next(
+            (name for name in (ground_truth.name, without_suffix(ground_truth.name)) if name in self.headers), None
+        )
 
     def size(self, name: str) -> tuple[int, int] | None:
         return self.headers[name]["height"], self.headers[name]["width"]
@@ -190,10 +192,10 @@ class CocoFile:
     def names(self) -> Sequence[str]:
         return list(self.images)
 
-    def find(self, truth: ImageTruth) -> str | None:
+    def find(self, ground_truth: ImageGroundTruth) -> str | None:
         if self.by_name:
-            return truth.name if truth.name in self.images else None
-        return str(truth.id)  # a list of results cannot tell an image where nothing was found from a missing one
+            return ground_truth.name if ground_truth.name in self.images else None
+        return str(ground_truth.id)  # a list of results cannot tell an image where nothing was found from a missing one
 
     def size(self, name: str) -> tuple[int, int] | None:
         return self.images[name].size if name in self.images else None
@@ -211,7 +213,7 @@ class UcmFile:
 
     path: Path
 
-    def detections(self, size: tuple[int, int]) -> Detections:
+    def detections(self, size: tuple[int, int]) -> ImageDetections:
         raise self._wrong("scored masks")
 
     def tree(self, size: tuple[int, int], *, nested: bool = True) -> MaskTree:
@@ -241,8 +243,8 @@ class UcmFolder:
     def names(self) -> Sequence[str]:
         return list(self.files)
 
-    def find(self, truth: ImageTruth) -> str | None:
-        name = without_suffix(truth.name)
+    def find(self, ground_truth: ImageGroundTruth) -> str | None:
+        name = without_suffix(ground_truth.name)
         return name if name in self.files else None
 
     def size(self, name: str) -> tuple[int, int] | None:
@@ -278,12 +280,16 @@ def open_predictions(path: str | Path) -> Predictions:
 
 
 def pair(
-    predictions: Predictions, images: Sequence[ImageTruth], *, ignore_extra: bool = False, allow_empty: bool = False
+    predictions: Predictions,
+    images: Sequence[ImageGroundTruth],
+    *,
+    ignore_extra: bool = False,
+    allow_empty: bool = False,
 ) -> tuple[list[ImagePrediction], list[str]]:
     """The prediction of each image, and the names of the images in which nothing was found.
 
     Args:
-        ignore_extra: pass over predictions of other images (the truth was restricted to a list).
+        ignore_extra: pass over predictions of other images (the ground truth was restricted to a list).
         allow_empty: accept images without any prediction.
 
     Raises:
@@ -301,7 +307,8 @@ def pair(
     if extra and not ignore_extra:
         what = "names" if predictions.kind != "COCO results" else "image ids"
         raise InputError(
-            f"{path}: expected predictions for the {len(images)} images of the truth only; got {what} it does not "
+            f"{path}: expected predictions for the {len(images)} images of the ground truth only; got {what} it "
+            f"does not "
             f"have: {_some(extra)}; check that both are of one data set, or give --only with a list of images"
         )
     keys = [str(key) for key in found.values()]
@@ -322,7 +329,8 @@ def check_size(what: str | Path, got: tuple[int, int], expected: tuple[int, int]
     """Raises InputError if two (height, width) differ."""
     if tuple(got) != tuple(expected):
         raise InputError(
-            f"{what}: expected masks of {expected[0]} x {expected[1]} pixels (height x width) like the truth; got "
+            f"{what}: expected masks of {expected[0]} x {expected[1]} pixels (height x width) like the ground "
+            f"truth; got "
             f"{got[0]} x {got[1]}; predict on the original image, or scale the masks back to it"
         )
 

@@ -6,7 +6,8 @@ page). Average precision, and all numbers by size, are taken at 1000 detections,
 them at 100. Equal to pycocotools, which the tests compare.
 
 Two choices of the official matching that are not obvious: within one threshold the detections choose in order of
-score, each the free truth of highest IoU, of equal ones the last; and a detection that matches only a truth out of the
+score, each the free ground truth of highest IoU, of equal ones the last; and a detection that matches only a ground
+truth out of the
 size range or a crowd, or matches nothing and is itself out of the range, counts neither for nor against.
 
 The matching is written out here although faster-coco-eval has one: what its evaluation of an image yields cannot be
@@ -26,39 +27,51 @@ import numpy as np
 from numba import njit
 
 from masktree.errors import FormatError, InputError, MasktreeError
-from masktree.evaluate.detections import Detections
-from masktree.evaluate.ground_truth import ImageTruth
+from masktree.evaluate.detections import ImageDetections
+from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.trees import rle
 
 Stats = dict[str, Any]
 
-THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of the IoU, in the official spacing: 0.05 * i differs in the last digit
-RANGES = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))  # of areas: all, small, medium, large
-MOST = 1000  # detections of an image
-RECALLS = ("ar10", "ar100", "ar1000", "ar_s", "ar_m", "ar_l")
-METRICS = (*RECALLS, "ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l")
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of the IoU, in the official spacing: 0.05 * i differs in the last digit
+AREA_RANGES = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))  # of areas: all, small, medium, large
+MAX_DETECTIONS = 1000  # detections of an image
+RECALL_NAMES = ("ar10", "ar100", "ar1000", "ar_s", "ar_m", "ar_l")
+METRIC_NAMES = (*RECALL_NAMES, "ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l")
 
-_T, _A = len(THRESHOLDS), len(RANGES)
+_T, _A = len(IOU_THRESHOLDS), len(AREA_RANGES)
 _RECALL_POINTS = np.linspace(0.0, 1.0, 101)
-_BEST = (10, 100, MOST, MOST, MOST, MOST)  # detections that each of RECALLS looks at
+_BEST = (
+    10,
+    100,
+    MAX_DETECTIONS,
+    MAX_DETECTIONS,
+    MAX_DETECTIONS,
+    MAX_DETECTIONS,
+)  # detections that each of RECALLS looks at
 _RANGE = (0, 0, 0, 1, 2, 3)  # and its size range
 # what is packed of a detection: score, ranges, hits, excused
 _PACKED: tuple[np.dtype[Any], ...] = tuple(map(np.dtype, ("<f8", "u1", "<u8", "<u8")))
 _BYTES = sum(dtype.itemsize for dtype in _PACKED)
 
 
-def score_image(truth: ImageTruth, found: Detections, *, kind: Literal["masks", "boxes"] = "masks") -> Stats:
+def score_image(
+    ground_truth: ImageGroundTruth, found: ImageDetections, *, kind: Literal["masks", "boxes"] = "masks"
+) -> Stats:
     """What one image adds to the benchmark; plain data for JSON.
 
-    The 1000 best detections count; of equal scores, the first. An image without detections, or without truths, is
-    valid. Time for n detections and g truths is that of :func:`masktree.trees.rle.cross_intersections` plus O(n g);
+    The 1000 best detections count; of equal scores, the first. An image without detections, or without ground truths,
+    is
+    valid. Time for n detections and g ground truths is that of :func:`masktree.trees.rle.cross_intersections` plus
+    O(n g);
     memory 8 n g bytes a few times over and that of the runs.
 
     Returns:
-        ``image``: id. ``truths``: non-crowd truths. ``detections``: those that count, at most 1000.
-        ``found``, ``sought``: for each of ``RECALLS`` the sum over the ten thresholds of the truths found, and of
-        the truths there are; over images both add up, and the recall is their quotient.
-        ``best_iou``: for each non-crowd truth, in order, the IoU of the best detection, three digits.
+        ``image``: id. ``ground_truths``: non-crowd ground truths. ``detections``: those that count, at most 1000.
+        ``found``, ``sought``: for each of ``RECALLS`` the sum over the ten thresholds of the ground truths found, and
+        of
+        the ground truths there are; over images both add up, and the recall is their quotient.
+        ``best_iou``: for each non-crowd ground truth, in order, the IoU of the best detection, three digits.
         ``empty_truths``, ``empty_detections``: masks without a pixel (boxes without an area) among them. As in the
         official tool they count, though nothing can match them; a report should say how many there are.
         ``matches``: scores and fates of the detections for :func:`collect`, as text.
@@ -67,41 +80,44 @@ def score_image(truth: ImageTruth, found: Detections, *, kind: Literal["masks", 
         InputError: the detections are of another image size or of the other kind, a run-length string is damaged, a
             box has a negative side. The message names the image.
     """
-    if found.size != truth.size:
+    if found.size != ground_truth.size:
         raise InputError(
-            f"{truth.name}: expected predictions of {_by(truth.size)} pixels (height x width); got {_by(found.size)}; "
+            f"{ground_truth.name}: expected predictions of {_by(ground_truth.size)} pixels (height x width); got "
+            f"{_by(found.size)}; "
             "scale them to the annotated image"
         )
-    order = np.argsort(-found.scores, kind="stable")[:MOST]
+    order = np.argsort(-found.scores, kind="stable")[:MAX_DETECTIONS]
     if kind == "masks":
-        overlaps, areas, empty = _mask_overlaps(truth, found, order)
+        overlaps, areas, empty = _mask_overlaps(ground_truth, found, order)
     elif kind == "boxes":
-        overlaps, areas, empty = _box_overlaps(truth, found, order)
+        overlaps, areas, empty = _box_overlaps(ground_truth, found, order)
     else:
         raise InputError(f"expected masks or boxes; got {kind!r}")
 
-    ignored = truth.crowd | ~_within(truth.areas)  # (a, g)
-    near = overlaps >= THRESHOLDS[0]
+    ignored = ground_truth.crowd | ~_within(ground_truth.areas)  # (a, g)
+    near = overlaps >= IOU_THRESHOLDS[0]
     first = np.concatenate([[0], np.cumsum(near.sum(1))])
     within = _within(areas)
-    hits, excused = _match(first, np.nonzero(near)[1], overlaps[near], within, ignored, truth.crowd, THRESHOLDS)
+    hits, excused = _match(
+        first, np.nonzero(near)[1], overlaps[near], within, ignored, ground_truth.crowd, IOU_THRESHOLDS
+    )
     hit = (hits[:, None] >> np.arange(_A * _T, dtype=np.uint64) & np.uint64(1)).astype(np.int64).reshape(-1, _A, _T)
-    best = overlaps[:, ~truth.crowd].max(0, initial=0.0)
+    best = overlaps[:, ~ground_truth.crowd].max(0, initial=0.0)
     return {
-        "image": int(truth.id),
-        "truths": len(best),
+        "image": int(ground_truth.id),
+        "ground_truths": len(best),
         "detections": len(order),
         "found": [int(hit[:most, a].sum()) for most, a in zip(_BEST, _RANGE, strict=True)],
         "sought": [_T * int((~ignored[a]).sum()) for a in _RANGE],
         "best_iou": [round(value, 3) for value in best.tolist()],
-        "empty_truths": int((empty & ~truth.crowd).sum()),
+        "empty_ground_truths": int((empty & ~ground_truth.crowd).sum()),
         "empty_detections": int((areas == 0).sum()),
         "matches": _packed(found.scores[order], _bits(within), hits, excused),
     }
 
 
 def summarise(stats: Sequence[Stats]) -> dict[str, float | None]:
-    """The numbers of ``METRICS``, in [0, 1], over a data set; None where it has no truth of the size.
+    """The numbers of ``METRICS``, in [0, 1], over a data set; None where it has no ground truth of the size.
 
     The order of the images does not matter; one may stand several times. For many weightings of the same images, as in
     a bootstrap, :func:`collect` once.
@@ -118,7 +134,8 @@ class Collected:
 
     ``found``, ``sought`` (n, 6) int64 as in the stats. ``image`` (d,) int32 index of the image. ``ranges`` (d,) uint8:
     bit a is set if the detection's area is in range a. ``hits``, ``excused`` (d,) uint64: bit 10 a + t is set if at
-    threshold t the detection matches a truth that is sought in range a, or is itself in range a, but matches one that
+    threshold t the detection matches a ground truth that is sought in range a, or is itself in range a, but matches
+    one that
     is not sought. It counts as false where its area is in the range and neither bit is set.
     """
 
@@ -145,14 +162,14 @@ class Collected:
         weights = weights.astype(np.int64)
         found, sought = weights @ self.found, weights @ self.sought
         values = [float(f / s) if s else None for f, s in zip(found, sought, strict=True)]
-        truths = sought[2:] // _T  # per range
+        ground_truths = sought[2:] // _T  # per range
         columns = (self.image, self.ranges, self.hits, self.excused)
-        precision = _precision(*columns, weights, truths, _RECALL_POINTS)
+        precision = _precision(*columns, weights, ground_truths, _RECALL_POINTS)
         whole, small, medium, large = (
-            float(row.mean()) if count else None for row, count in zip(precision, truths, strict=True)
+            float(row.mean()) if count else None for row, count in zip(precision, ground_truths, strict=True)
         )
-        at50, at75 = (float(precision[0, t]) if truths[0] else None for t in (0, 5))
-        return dict(zip(METRICS, (*values, whole, at50, at75, small, medium, large), strict=True))
+        at50, at75 = (float(precision[0, t]) if ground_truths[0] else None for t in (0, 5))
+        return dict(zip(METRIC_NAMES, (*values, whole, at50, at75, small, medium, large), strict=True))
 
 
 def collect(stats: Sequence[Stats]) -> Collected:
@@ -185,7 +202,7 @@ def _by(size: tuple[int, int]) -> str:
 
 def _within(areas: np.ndarray) -> np.ndarray:
     """(a, n) bool: which ranges an area is in; both ends belong to a range, so that 1024 is small and medium."""
-    return np.array([(low <= areas) & (areas <= high) for low, high in RANGES])
+    return np.array([(low <= areas) & (areas <= high) for low, high in AREA_RANGES])
 
 
 def _bits(rows: np.ndarray) -> np.ndarray:
@@ -194,45 +211,47 @@ def _bits(rows: np.ndarray) -> np.ndarray:
 
 
 def _mask_overlaps(
-    truth: ImageTruth, found: Detections, order: np.ndarray
+    ground_truth: ImageGroundTruth, found: ImageDetections, order: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(n, g) IoU of masks, (n,) areas of the detections in ``order``, (g,) truths that are empty."""
-    theirs = truth.masks()
+    """(n, g) IoU of masks, (n,) areas of the detections in ``order``, (g,) ground truths that are empty."""
+    theirs = ground_truth.masks()
     if found.rles is None:
-        raise InputError(f"{truth.name}: expected predicted masks; got boxes only; score them with kind='boxes'")
+        raise InputError(f"{ground_truth.name}: expected predicted masks; got boxes only; score them with kind='boxes'")
     try:
-        truth_areas = rle.areas(theirs, truth.size)
+        gt_areas = rle.areas(theirs, ground_truth.size)
     except MasktreeError as error:
-        raise InputError(f"{truth.name}: truth: {error}") from error
+        raise InputError(f"{ground_truth.name}: ground truth: {error}") from error
     try:
-        areas = rle.areas(found.rles, truth.size)[order]
+        areas = rle.areas(found.rles, ground_truth.size)[order]
     except MasktreeError as error:
-        raise InputError(f"{truth.name}: predictions: {error}") from error
+        raise InputError(f"{ground_truth.name}: predictions: {error}") from error
     ours = [found.rles[i] for i in order]
-    shared = rle.cross_intersections(ours, theirs, truth.size).astype(np.float64)
-    return _quotients(shared, areas, truth_areas, truth.crowd), areas, truth_areas == 0
+    shared = rle.cross_intersections(ours, theirs, ground_truth.size).astype(np.float64)
+    return _quotients(shared, areas, gt_areas, ground_truth.crowd), areas, gt_areas == 0
 
 
-def _box_overlaps(truth: ImageTruth, found: Detections, order: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _box_overlaps(
+    ground_truth: ImageGroundTruth, found: ImageDetections, order: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """As ``_mask_overlaps``, of boxes."""
-    ours, theirs = found.boxes[order], truth.boxes
-    for what, boxes, rows in (("predictions", ours, order), ("truth", theirs, np.arange(len(theirs)))):
+    ours, theirs = found.boxes[order], ground_truth.boxes
+    for what, boxes, rows in (("predictions", ours, order), ("ground_truth", theirs, np.arange(len(theirs)))):
         wrong = np.flatnonzero((boxes[:, 2:] < 0).any(1))
         if len(wrong):
             raise InputError(
-                f"{truth.name}: {what}: expected boxes as x, y, width, height with sides from 0; "
+                f"{ground_truth.name}: {what}: expected boxes as x, y, width, height with sides from 0; "
                 f"got {boxes[wrong[0]].tolist()} in box {rows[wrong[0]]}; corners are not the COCO form"
             )
     low = np.maximum(ours[:, None, :2], theirs[:, :2])
     high = np.minimum(ours[:, None, :2] + ours[:, None, 2:], theirs[:, :2] + theirs[:, 2:])
     shared = np.maximum(high - low, 0).prod(2)
-    areas, truth_areas = ours[:, 2:].prod(1), theirs[:, 2:].prod(1)
-    return _quotients(shared, areas, truth_areas, truth.crowd), areas, truth_areas == 0
+    areas, gt_areas = ours[:, 2:].prod(1), theirs[:, 2:].prod(1)
+    return _quotients(shared, areas, gt_areas, ground_truth.crowd), areas, gt_areas == 0
 
 
-def _quotients(shared: np.ndarray, areas: np.ndarray, truth_areas: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+def _quotients(shared: np.ndarray, areas: np.ndarray, gt_areas: np.ndarray, crowd: np.ndarray) -> np.ndarray:
     """Intersection over union; over the detection's own area for a crowd. 0 where nothing is shared."""
-    whole = areas[:, None] + truth_areas - shared
+    whole = areas[:, None] + gt_areas - shared
     whole[:, crowd] = areas[:, None]
     return np.divide(shared, whole, out=np.zeros_like(shared), where=shared > 0)
 
@@ -252,7 +271,7 @@ def _match(first, column, overlap, within, ignored, crowd, thresholds):
             taken = np.zeros(len(crowd), np.bool_)
             for d in range(n):
                 best = -1
-                for aside in (False, True):  # an ignored truth only if no other one matches
+                for aside in (False, True):  # an ignored ground truth only if no other one matches
                     least = thresholds[t]
                     for k in range(first[d], first[d + 1]):
                         g = column[k]
@@ -296,14 +315,14 @@ def _unpacked(stats: Stats) -> list[np.ndarray]:
 
 
 @njit(cache=True, nogil=True)
-def _precision(image, ranges, hits, excused, weights, truths, points):
+def _precision(image, ranges, hits, excused, weights, ground_truths, points):
     """Interpolated precision, averaged over the recall points, of each range and threshold: (a, t).
 
     The precision at a recall is the highest at this or any higher recall. So the detections are walked from the worst
     to the best, keeping the highest precision so far: no curve is ever stored. Detections that count are counted once
     per range, with a correction at the few thresholds where one matches (``extra``).
     """
-    n_ranges = len(truths)
+    n_ranges = len(ground_truths)
     right = np.zeros((n_ranges, _T), np.int64)
     extra = np.zeros((n_ranges, _T), np.int64)
     inside = np.zeros(n_ranges, np.int64)
@@ -312,7 +331,7 @@ def _precision(image, ranges, hits, excused, weights, truths, points):
     for backwards in (False, True):
         if backwards:  # all is counted; points above the recall reached are left out: their precision is 0
             for a in range(n_ranges):
-                point[a] = np.searchsorted(points, right[a] / max(truths[a], 1), side="right") - 1
+                point[a] = np.searchsorted(points, right[a] / max(ground_truths[a], 1), side="right") - 1
         for i in range(len(image)):
             d = len(image) - 1 - i if backwards else i
             weight = weights[image[d]]
@@ -326,7 +345,7 @@ def _precision(image, ranges, hits, excused, weights, truths, points):
                         if hits[d] & bit:
                             if backwards:
                                 highest[a, t] = max(highest[a, t], right[a, t] / (inside[a] + extra[a, t]))
-                                before = (right[a, t] - weight) / truths[a]
+                                before = (right[a, t] - weight) / ground_truths[a]
                                 while point[a, t] > 0 and points[point[a, t]] > before:
                                     total[a, t] += highest[a, t]
                                     point[a, t] -= 1

@@ -17,7 +17,7 @@ from masktree.errors import ImageError, MasktreeError
 from masktree.evaluate import thumbnails
 from masktree.evaluate.harness import PROTOCOLS, Case
 from masktree.evaluate.metrics import number, title
-from masktree.evaluate.result import Result, Stats
+from masktree.evaluate.result import EvaluationResult, Stats
 from masktree.io.files import write_atomically
 from masktree.io.images import read_image
 from masktree.jobs.progress import one_line
@@ -49,15 +49,22 @@ _LEADING = {
         "coverage",
         "best_cut",
     ),
-    "self": ("stability", "stability_flip", "stability_crop", "stability_noise", "coverage", "boundary_contrast"),
+    "consistency": (
+        "stability",
+        "stability_flip",
+        "stability_crop",
+        "stability_noise",
+        "coverage",
+        "boundary_contrast",
+    ),
 }
 _LEGENDS = {
     "bsds": '<i class="border"></i> predicted borders at the best threshold of the image',
-    "self": "the entities of the tree at granularity 0.5",
+    "consistency": "the entities of the tree at granularity 0.5",
 }
 _FOUND_LEGEND = (
-    '<i class="found"></i> best prediction of a truth that was found (IoU from .5) '
-    '<i class="missed"></i> truth that was missed'
+    '<i class="found"></i> best prediction of a ground truth that was found (IoU from .5) '
+    '<i class="missed"></i> ground truth that was missed'
 )
 
 
@@ -70,7 +77,7 @@ class Scored:
     value: float | None
 
 
-def write_page(path: str | Path, result: Result, cases: Sequence[Case]) -> None:
+def write_page(path: str | Path, result: EvaluationResult, cases: Sequence[Case]) -> None:
     """Write the report; whole or not at all.
 
     Args:
@@ -82,7 +89,7 @@ def write_page(path: str | Path, result: Result, cases: Sequence[Case]) -> None:
     write_atomically(Path(path), lambda handle: handle.write(text.encode("utf-8", "backslashreplace")))
 
 
-def page(result: Result, cases: Sequence[Case]) -> str:
+def page(result: EvaluationResult, cases: Sequence[Case]) -> str:
     """The HTML text of the report."""
     protocol = PROTOCOLS[result.protocol]
     images = [
@@ -104,13 +111,13 @@ def page(result: Result, cases: Sequence[Case]) -> str:
 # --- numbers --------------------------------------------------------------------------------------------------------
 
 
-def _subtitle(result: Result) -> str:
+def _subtitle(result: EvaluationResult) -> str:
     made = result.provenance
     parts = [result.subject(), str(made.get("date", ""))[:10]]
     return f"<p>{' &middot; '.join(_text(part) for part in parts if part)}</p>"
 
 
-def _cards(result: Result) -> str:
+def _cards(result: EvaluationResult) -> str:
     cards = [
         f'<div class="card"><b>{number(result.metrics[name])}</b><span>{_text(name)}</span>'
         f"<small>{_text(title(name))}</small></div>"
@@ -120,7 +127,7 @@ def _cards(result: Result) -> str:
     return f'<section class="cards">{"".join(cards)}</section>'
 
 
-def _all_metrics(result: Result) -> str:
+def _all_metrics(result: EvaluationResult) -> str:
     rows = "".join(
         f"<tr><th>{_text(name)}</th><td>{number(value)}</td><td>{_text(title(name))}</td></tr>"
         for name, value in result.metrics.items()
@@ -128,7 +135,7 @@ def _all_metrics(result: Result) -> str:
     return f"<section><h2>All metrics</h2><table>{rows}</table></section>"
 
 
-def _origin(result: Result) -> str:
+def _origin(result: EvaluationResult) -> str:
     rows = []
     for name, value in result.provenance.items():
         if isinstance(value, dict):
@@ -155,10 +162,13 @@ def _spread(images: Sequence[Scored], main: str) -> str:
 
 
 def _recall_by_size(images: Sequence[Scored]) -> str:
-    """Share of truths found at IoU .5 and .75, by sqrt(area); for protocols that tell each truth's best IoU."""
-    if not all("best_iou" in image.stats and image.case.truth is not None for image in images):
+    """Share of ground truths found at IoU .5 and .75, by sqrt(area); for protocols that tell each ground truth's
+    best IoU."""
+    if not all("best_iou" in image.stats and image.case.ground_truth is not None for image in images):
         return ""
-    areas = np.concatenate([image.case.truth.areas[~image.case.truth.crowd] for image in images if image.case.truth])
+    areas = np.concatenate(
+        [image.case.ground_truth.areas[~image.case.ground_truth.crowd] for image in images if image.case.ground_truth]
+    )
     best = np.concatenate([np.array(image.stats["best_iou"], np.float64) for image in images])
     if len(areas) != len(best) or not len(best):
         return ""
@@ -170,7 +180,7 @@ def _recall_by_size(images: Sequence[Scored]) -> str:
         name = f"{SIZES[index]}-{SIZES[index + 1]}" if index + 1 < len(SIZES) else f"{SIZES[index]}+"
         label = f"{100 * at50:.0f} %" if len(inside) else ""
         bars.append(([(at50, "pale"), (at75, "solid")], label, f"{name}\n{len(inside)}"))
-    note = "share of truths found at IoU .5 (pale) and .75 (full); side of the truth in pixels, number of truths"
+    note = "share of annotations found at IoU .5 (pale) and .75 (full); sqrt(area) in pixels, number of annotations"
     return _chart("Recall by size", note, bars)
 
 
@@ -200,7 +210,7 @@ def _chart(name: str, note: str, bars: Sequence[tuple[Sequence[tuple[float, str]
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
-def _pictures(result: Result, images: Sequence[Scored]) -> list[str]:
+def _pictures(result: EvaluationResult, images: Sequence[Scored]) -> list[str]:
     there = [image for image in images if image.case.photo is not None and image.case.photo.is_file()]
     absent = len(images) - len(there)
     note = ""
@@ -221,28 +231,31 @@ def _pictures(result: Result, images: Sequence[Scored]) -> list[str]:
 
 
 def _chosen(images: Sequence[Scored]) -> dict[str, list[Scored]]:
-    """The worst and the best by the main metric, and of the others those that miss most truths; each image once."""
+    """The worst and the best by the main metric, and of the others those that miss most ground truths; each image
+    once."""
     known = [image for image in images if image.value is not None]
-    # Of equal ones those with more truths come first: they show more.
-    worst = sorted(known, key=lambda image: (image.value or 0.0, -_truths(image)))[: min(EACH, -(-len(known) // 2))]
+    # Of equal ones those with more ground truths come first: they show more.
+    worst = sorted(known, key=lambda image: (image.value or 0.0, -_num_ground_truths(image)))[
+        : min(EACH, -(-len(known) // 2))
+    ]
     rest = {image.case.name for image in known} - {image.case.name for image in worst}
     best = [image for image in known if image.case.name in rest]
-    best = sorted(best, key=lambda image: (image.value or 0.0, _truths(image)), reverse=True)[:EACH]
+    best = sorted(best, key=lambda image: (image.value or 0.0, _num_ground_truths(image)), reverse=True)[:EACH]
     shown = {image.case.name for image in (*worst, *best)}
     missing = [image for image in images if image.case.name not in shown and _missed(image) > 0]
     missing = sorted(missing, key=lambda image: -_missed(image))[:EACH]
-    return {"Worst images": worst, "Best images": best, "Most missed truths": missing}
+    return {"Worst images": worst, "Best images": best, "Most missed ground truths": missing}
 
 
-def _truths(image: Scored) -> int:
-    return 0 if image.case.truth is None else len(image.case.truth)
+def _num_ground_truths(image: Scored) -> int:
+    return 0 if image.case.ground_truth is None else len(image.case.ground_truth)
 
 
 def _missed(image: Scored) -> int:
     return sum(iou < thumbnails.FOUND_IOU for iou in image.stats.get("best_iou", []))
 
 
-def _figure(result: Result, image: Scored) -> str:
+def _figure(result: EvaluationResult, image: Scored) -> str:
     case = image.case
     assert case.photo is not None
     main = PROTOCOLS[result.protocol].main
@@ -253,15 +266,15 @@ def _figure(result: Result, image: Scored) -> str:
             raise ImageError(f"expected {case.size} pixels; got {photo.shape[:2]}")
         if result.protocol == "bsds":
             picture = thumbnails.borders(photo, case.prediction.contours(case.size), _best_level(image.stats))
-        elif result.protocol == "self":
+        elif result.protocol == "consistency":
             picture = thumbnails.entities(photo, case.prediction.tree(case.size, nested=False))
         else:
-            assert case.truth is not None
+            assert case.ground_truth is not None
             boxes = result.settings.get("kind") == "boxes"
             found = case.prediction.detections(case.size)
-            picture, missed = thumbnails.found_and_missed(photo, case.truth, found, boxes=boxes)
-            sought = int((~case.truth.crowd).sum())
-            caption += f" &middot; {sought - missed} of {sought} truths found"
+            picture, missed = thumbnails.found_and_missed(photo, case.ground_truth, found, boxes=boxes)
+            sought = int((~case.ground_truth.crowd).sum())
+            caption += f" &middot; {sought - missed} of {sought} ground truths found"
     except MasktreeError as error:
         return f'<figure><div class="gone">{_text(error)}</div><figcaption>{caption}</figcaption></figure>'
     source = thumbnails.data_uri(picture)

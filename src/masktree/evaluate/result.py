@@ -5,7 +5,7 @@ Layout of the file (version 1)::
     {"format": "masktree-evaluation", "version": 1,
      "protocol": .., "dataset": .., "settings": {..}, "metrics": {"ar1000": .., ..},
      "provenance": {"masktree", "commit", "date", "predictions", "kind", "configuration", "weights", "images",
-                    "empty", "list_sha256", "truth", "truth_sha256", "licence"},
+                    "empty", "list_sha256", "ground_truth", "ground_truth_sha256", "licence"},
      "images": [{"name": .., "stats": {..}}, ..]}
 """
 
@@ -36,15 +36,15 @@ _SHAPE: dict[str, type] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
+class EvaluationResult:
     """Scores of one set of predictions.
 
     Attributes:
-        protocol: ar, points, bsds, hierarchy or self.
-        dataset: name of the truth's data set; "no truth" for self.
+        protocol: ar, points, bsds, hierarchy or consistency.
+        dataset: name of the ground truth's data set; "no ground truth" for consistency.
         settings: what else decides the numbers.
-        metrics: by name; None where undefined, as the recall of small truths where there are none.
-        names: the images, in the order of the truth.
+        metrics: by name; None where undefined, as the recall of small ground truths where there are none.
+        names: the images, in the order of the ground truth.
         stats: what each image added; ``masktree.evaluate.compare`` resamples these.
         provenance: see the layout of the file.
     """
@@ -58,15 +58,19 @@ class Result:
     provenance: dict[str, Any]
 
     def subject(self) -> str:
-        """What was evaluated, in a line: images, truth, settings, and how many images are empty."""
-        truth = f"{self.dataset} ({self.provenance['truth']})" if self.provenance.get("truth") else self.dataset
+        """What was evaluated, in a line: images, ground truth, settings, and how many images are empty."""
+        ground_truth = (
+            f"{self.dataset} ({self.provenance['ground_truth']})"
+            if self.provenance.get("ground_truth")
+            else self.dataset
+        )
         chosen = [
             key if value is True else f"no {key}" if value is False else f"{key} {value}"
             for key, value in self.settings.items()
         ]
         empty = [f"nothing found in {self.provenance['empty']}"] if self.provenance.get("empty") else []
         images = f"{len(self.names)} image{'' if len(self.names) == 1 else 's'}"
-        return ", ".join([images, truth, *chosen, *empty])
+        return ", ".join([images, ground_truth, *chosen, *empty])
 
     def table(self) -> str:
         """The metrics for a terminal: name, value, meaning; and what they are of, in two lines above."""
@@ -93,7 +97,7 @@ class Result:
         )
 
     @classmethod
-    def read(cls, path: str | Path) -> Result:
+    def read(cls, path: str | Path) -> EvaluationResult:
         """Read a file written by ``write``.
 
         Raises:

@@ -1,6 +1,7 @@
 """What a tree of masks says about itself: coverage, nesting, redundancy, masks by level.
 
-No truth and no image is needed. The numbers describe a tree; alone they do not say that it is right: one mask over
+No ground truth and no image is needed. The numbers describe a tree; alone they do not say that it is right: one mask
+over
 the whole image covers everything and nests perfectly.
 """
 

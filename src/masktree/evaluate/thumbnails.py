@@ -10,14 +10,14 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from masktree.evaluate.detections import Detections
-from masktree.evaluate.ground_truth import ImageTruth
+from masktree.evaluate.detections import ImageDetections
+from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
 from masktree.types import RGB, Mask
 
 SIDE = 520  # longest side in pixels: 24 such pictures are about a megabyte (our choice)
-FOUND_IOU = 0.5  # from here on a truth is drawn as found: the lowest of the thresholds of average recall
+FOUND_IOU = 0.5  # from here on a ground truth is drawn as found: the lowest of the thresholds of average recall
 
 FOUND = (46, 230, 200)
 MISSED = (255, 66, 92)
@@ -25,27 +25,30 @@ BORDER = (255, 214, 10)
 _THICKNESS = 2  # pixels of a thumbnail
 
 
-def found_and_missed(image: RGB, truth: ImageTruth, found: Detections, *, boxes: bool = False) -> tuple[RGB, int]:
-    """The best prediction of each truth that was found, as an outline, and the truths that were missed, filled.
+def found_and_missed(
+    image: RGB, ground_truth: ImageGroundTruth, found: ImageDetections, *, boxes: bool = False
+) -> tuple[RGB, int]:
+    """The best prediction of each ground truth that was found, as an outline, and the ground truths that were missed,
+    filled.
 
     Args:
-        image: (H, W, 3) uint8 RGB of the truth's size.
+        image: (H, W, 3) uint8 RGB of the ground truth's size.
         boxes: compare and draw boxes.
 
     Returns:
-        The thumbnail, and how many truths were missed: no prediction reaches IoU .5.
+        The thumbnail, and how many ground truths were missed: no prediction reaches IoU .5.
     """
     picture = shrink(image)
-    kept = np.flatnonzero(~truth.crowd)
-    overlaps = _box_ious(truth.boxes[kept], found.boxes) if boxes else _mask_ious(truth, kept, found)
+    kept = np.flatnonzero(~ground_truth.crowd)
+    overlaps = _box_ious(ground_truth.boxes[kept], found.boxes) if boxes else _mask_ious(ground_truth, kept, found)
     best = overlaps.max(1, initial=0.0)
     missed = best < FOUND_IOU
-    areas = truth.areas[kept]
+    areas = ground_truth.areas[kept]
     for index in sorted(np.flatnonzero(missed), key=lambda i: -areas[i]):  # small ones stay visible on top
         shape = (
-            _box_mask(truth.boxes[kept[index]], truth.size)
+            _box_mask(ground_truth.boxes[kept[index]], ground_truth.size)
             if boxes
-            else rle.decode(_rle(truth, kept[index]), truth.size)
+            else rle.decode(_rle(ground_truth, kept[index]), ground_truth.size)
         )
         _paint(picture, shape, MISSED, fill=0.4)
     for number in sorted({int(overlaps[index].argmax()) for index in np.flatnonzero(~missed)}):
@@ -111,11 +114,11 @@ def _shrink_mask(mask: Mask, shape: tuple[int, ...], *, any_pixel: bool = False)
     return share > 0 if any_pixel or share.max() < 128 else share >= 128
 
 
-def _mask_ious(truth: ImageTruth, kept: np.ndarray, found: Detections) -> np.ndarray:
-    theirs = [_rle(truth, index) for index in kept]
+def _mask_ious(ground_truth: ImageGroundTruth, kept: np.ndarray, found: ImageDetections) -> np.ndarray:
+    theirs = [_rle(ground_truth, index) for index in kept]
     ours = found.rles or ()
-    shared = rle.cross_intersections(theirs, ours, truth.size).astype(np.float64)
-    union = rle.areas(theirs, truth.size)[:, None] + rle.areas(ours, truth.size) - shared
+    shared = rle.cross_intersections(theirs, ours, ground_truth.size).astype(np.float64)
+    union = rle.areas(theirs, ground_truth.size)[:, None] + rle.areas(ours, ground_truth.size) - shared
     return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
 
 
@@ -127,8 +130,8 @@ def _box_ious(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
 
 
-def _rle(truth: ImageTruth, index: int) -> bytes:
-    return truth.masks()[index]
+def _rle(ground_truth: ImageGroundTruth, index: int) -> bytes:
+    return ground_truth.masks()[index]
 
 
 def _box_mask(box: np.ndarray, size: tuple[int, int]) -> Mask:

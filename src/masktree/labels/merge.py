@@ -18,15 +18,15 @@ from masktree.trees import hierarchy, rle
 from masktree.trees.masktree import MaskTree
 from masktree.trees.nms import mask_nms
 
-Name = Literal["union", "add"]
-# UnSAM+'s bound for add. For union the one of ``mask_nms`` (our choice: pooled sets give near-copies, which 0.9
+RuleName = Literal["union", "fill"]
+# UnSAM+'s bound for fill. For union the one of ``mask_nms`` (our choice: pooled sets give near-copies, which 0.9
 # removes while it leaves an object and its slightly smaller main part).
-IOU = {"union": 0.9, "add": 0.02}
+DEFAULT_IOU = {"union": 0.9, "fill": 0.02}
 _PAIRS = 2**23  # whose overlaps are counted at a time: 64 MB (our choice)
 
 
 @dataclass(frozen=True)
-class Pool:
+class MaskPool:
     """n masks of one image, and where they come from.
 
     Attributes:
@@ -43,13 +43,13 @@ class Pool:
     def __len__(self) -> int:
         return len(self.rles)
 
-    def __getitem__(self, index: np.ndarray) -> Pool:
+    def __getitem__(self, index: np.ndarray) -> MaskPool:
         """The masks at integer positions, in their order."""
         rles = tuple(self.rles[i] for i in index)
-        return Pool(rles, self.scores[index], self.stabilities[index], self.sources[index])
+        return MaskPool(rles, self.scores[index], self.stabilities[index], self.sources[index])
 
     @classmethod
-    def joined(cls, pools: Sequence[Pool]) -> Pool:
+    def joined(cls, pools: Sequence[MaskPool]) -> MaskPool:
         """All masks of several pools, one pool after the other."""
         if not pools:
             return cls((), np.zeros(0), np.zeros(0), np.zeros(0, np.int64))
@@ -63,7 +63,7 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Rule:
+class MergeRule:
     """How masks are merged.
 
     Attributes:
@@ -75,38 +75,43 @@ class Rule:
         InputError: unknown name, or an IoU out of range.
     """
 
-    name: Name = "union"
+    name: RuleName = "union"
     iou: float | None = None
     strict: bool = False
     bound: float = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.name not in get_args(Name):
+        if self.name not in get_args(RuleName):
             raise InputError(f"expected a rule {' or '.join(get_args(Name))}; got {self.name!r}")
-        object.__setattr__(self, "bound", IOU[self.name] if self.iou is None else self.iou)
+        object.__setattr__(self, "bound", DEFAULT_IOU[self.name] if self.iou is None else self.iou)
         if not 0 <= self.bound <= 1:
             raise InputError(f"expected an IoU in [0, 1]; got {self.iou}; {IOU[self.name]} is the default")
 
-    def merge(self, pools: Sequence[Pool], size: tuple[int, int]) -> Pool:
+    def merge(self, pools: Sequence[MaskPool], size: tuple[int, int]) -> MaskPool:
         """The masks that stay of one pool per source, all of (height, width) ``size``."""
         if self.name == "union":
             return union(pools, size, iou=self.bound)
-        return add(pools[0], pools[1:], size, iou=self.bound, strict=self.strict)
+        return fill(pools[0], pools[1:], size, iou=self.bound, strict=self.strict)
 
 
-def union(pools: Sequence[Pool], size: tuple[int, int], *, iou: float = IOU["union"]) -> Pool:
+def union(pools: Sequence[MaskPool], size: tuple[int, int], *, iou: float = DEFAULT_IOU["union"]) -> MaskPool:
     """Exact non-maximum suppression over all masks, best first: ``mask_nms``.
 
     Best is the higher score, then the larger area, then the earlier string, then the lower number of the source, so
     that the order of the pools does not matter.
     """
-    everything = _ordered(Pool.joined(pools), size)
+    everything = _ordered(MaskPool.joined(pools), size)
     return everything[mask_nms(everything.rles, size, everything.scores, iou_threshold=iou)]
 
 
-def add(
-    trusted: Pool, others: Sequence[Pool], size: tuple[int, int], *, iou: float = IOU["add"], strict: bool = False
-) -> Pool:
+def fill(
+    trusted: MaskPool,
+    others: Sequence[MaskPool],
+    size: tuple[int, int],
+    *,
+    iou: float = DEFAULT_IOU["fill"],
+    strict: bool = False,
+) -> MaskPool:
     """All masks of ``trusted``, as they are, then those of ``others`` whose IoU with each of them is at most ``iou``.
 
     Where nothing is trusted, everything is added. What several ``others`` add goes through ``union``, since each may
@@ -115,11 +120,11 @@ def add(
     Args:
         strict: an IoU of exactly ``iou`` is too much; so in UnSAM's rounds.
     """
-    new = Pool.joined(others)
+    new = MaskPool.joined(others)
     new = _ordered(new[_apart(trusted.rles, new.rles, size, iou, strict)], size)
     if len(others) > 1:
         new = union([new], size)
-    return Pool.joined([trusted, new])
+    return MaskPool.joined([trusted, new])
 
 
 def _apart(
@@ -139,7 +144,7 @@ def _apart(
     return np.concatenate(kept) if kept else np.zeros(0, np.int64)
 
 
-def _ordered(pool: Pool, size: tuple[int, int]) -> Pool:
+def _ordered(pool: MaskPool, size: tuple[int, int]) -> MaskPool:
     """Best first, whatever the order was."""
     areas = rle.areas(pool.rles, size)
 

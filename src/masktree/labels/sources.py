@@ -21,7 +21,7 @@ from masktree.coco.stream import read_records
 from masktree.errors import FormatError, InputError
 from masktree.io.files import sha256_of
 from masktree.labels.dataset import LabelSet
-from masktree.labels.merge import Pool
+from masktree.labels.merge import MaskPool
 from masktree.trees import rle
 
 Kind = Literal["labels", "coco", "sa1b"]
@@ -30,17 +30,17 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Found:
+class SourceMasks:
     """The masks of an image of (height, width) ``size``, and how many annotations were left out, by reason:
     ``crowd``: regions of many entities; ``empty``: no pixel, or no mask."""
 
     size: Size
-    pool: Pool
+    pool: MaskPool
     left_out: Counter[str]
 
 
 @dataclass(frozen=True)
-class Source:
+class LabelSource:
     """A source of masks.
 
     Attributes:
@@ -59,7 +59,7 @@ class Source:
     label_free: bool
     images: Mapping[str, Any] = field(repr=False)
 
-    def read(self, name: str, number: int) -> Found:
+    def read(self, name: str, number: int) -> SourceMasks:
         """The masks of an image of ``images``, with ``number`` as their source.
 
         Masks have the score that the file gives them; without one, as people's have none, it is 1.
@@ -79,7 +79,7 @@ class Source:
         }
 
 
-def open_source(path: str | Path) -> Source:
+def open_source(path: str | Path) -> LabelSource:
     """The source at a path: a COCO file, the folder of a label set, or a folder with the files of SA-1B.
 
     Reads all of it once.
@@ -108,7 +108,7 @@ def open_source(path: str | Path) -> Source:
 
 
 @dataclass(frozen=True)
-class CocoSource(Source):
+class CocoSource(LabelSource):
     """One COCO file, or the files of a label set. Its images: file, id and size of each."""
 
     files: tuple[_Places, ...] = ()
@@ -126,7 +126,7 @@ class CocoSource(Source):
                 images[name] = number, image_id, size
         return cls(path, kind, sha256, root, label_free, images, places)
 
-    def read(self, name: str, number: int) -> Found:
+    def read(self, name: str, number: int) -> SourceMasks:
         place, image_id, size = self.images[name]
         places = self.files[place]
         where = f"{places.path}, image {image_id} ({name})"
@@ -213,7 +213,7 @@ class _Places:
 
 
 @dataclass(frozen=True)
-class Sa1bSource(Source):
+class Sa1bSource(LabelSource):
     """A folder with one file per image; github.com/facebookresearch/segment-anything, "Dataset". Its images: the file
     of each. Photographs may stand beside the files."""
 
@@ -251,7 +251,7 @@ class Sa1bSource(Source):
         beside = any((folder / name).is_file() for name in list(images)[:100])
         return cls(folder, "sa1b", digest.hexdigest(), folder if beside else None, False, images)
 
-    def read(self, name: str, number: int) -> Found:
+    def read(self, name: str, number: int) -> SourceMasks:
         file = self.images[name]
         document = _loads(file.read_bytes(), str(file))
         annotations = document.get("annotations")
@@ -319,7 +319,7 @@ def _without_suffix(name: str) -> str:
     return name.removesuffix(PurePosixPath(name).suffix)
 
 
-def _found(annotations: Sequence[Any], size: Size, where: str, number: int) -> Found:
+def _found(annotations: Sequence[Any], size: Size, where: str, number: int) -> SourceMasks:
     left_out: Counter[str] = Counter()
     rles, scores, stabilities = [], [], []
     for index, annotation in enumerate(annotations):
@@ -338,8 +338,8 @@ def _found(annotations: Sequence[Any], size: Size, where: str, number: int) -> F
         rles.append(text)
         scores.append(_share(annotation, ("score", "predicted_iou"), place))
         stabilities.append(_share(annotation, ("stability", "stability_score"), place))
-    pool = Pool(tuple(rles), np.array(scores), np.array(stabilities), np.full(len(rles), number, np.int64))
-    return Found(size, pool, left_out)
+    pool = MaskPool(tuple(rles), np.array(scores), np.array(stabilities), np.full(len(rles), number, np.int64))
+    return SourceMasks(size, pool, left_out)
 
 
 def _share(annotation: dict[str, Any], keys: tuple[str, str], where: str) -> float:

@@ -19,8 +19,8 @@ from masktree.jobs import batch
 from masktree.jobs.record import RunRecord, fingerprint
 from masktree.labels import LabelSet, LabelSetWriter
 from masktree.labels.exports import read_coco_info, write_coco, write_sa1b
-from masktree.labels.merge import Pool, Rule
-from masktree.labels.sources import Source, match_images, open_source
+from masktree.labels.merge import MaskPool, MergeRule
+from masktree.labels.sources import LabelSource, match_images, open_source
 from masktree.labels.writer import pending_folder
 from masktree.stages.segment import Outcome, run_batch
 from masktree.trees import file as treefile
@@ -42,7 +42,7 @@ class Merged:
 def merge(
     sources: Sequence[str | Path],
     output: Path,
-    rule: Rule | None = None,
+    rule: MergeRule | None = None,
     *,
     to: Target = "labels",
     images: Path | None = None,
@@ -57,7 +57,7 @@ def merge(
     does, and the rest goes on. The tree is made anew: parents by coverage, levels by depth.
 
     Args:
-        sources: label sets, COCO files, folders of SA-1B; see ``masktree.labels.sources``. With the rule add the first
+        sources: label sets, COCO files, folders of SA-1B; see ``masktree.labels.sources``. With the rule fill the first
             is the trusted one; otherwise their order does not matter.
         output: folder of a label set or of SA-1B files, or COCO file.
         rule: union at IoU 0.9 if not given.
@@ -72,7 +72,7 @@ def merge(
             photographs or none, another merge in ``output``, or files of others there.
         FormatError: a source is damaged.
     """
-    rule = rule or Rule()
+    rule = rule or MergeRule()
     if not sources:
         raise InputError("expected at least one source to merge; got none")
     for path in sources:
@@ -140,7 +140,12 @@ class MergeJob:
     """
 
     def __init__(
-        self, sources: Sequence[Source], rule: Rule, matches: Sequence[Mapping[Path, str]], output: Path, run: str
+        self,
+        sources: Sequence[LabelSource],
+        rule: MergeRule,
+        matches: Sequence[Mapping[Path, str]],
+        output: Path,
+        run: str,
     ) -> None:
         self.sources, self.rule, self.matches, self.output, self.run = sources, rule, matches, output, run
 
@@ -162,7 +167,7 @@ class MergeJob:
             text = ", ".join(f"{h} x {w} in {self.sources[n].path}" for n, (h, w) in sizes.items())
             raise InputError(f"expected one size (height x width) in all sources; got {text}; scale the masks to it")
         size = next(iter(sizes.values()))
-        pools = [found[n].pool if n in found else Pool.joined([]) for n in range(len(self.sources))]
+        pools = [found[n].pool if n in found else MaskPool.joined([]) for n in range(len(self.sources))]
         merged = self.rule.merge(pools, size)
         if len(merged) > MAX_MASKS:
             raise InputError(f"expected at most {MAX_MASKS} masks; got {len(merged)}; merge fewer sources")
@@ -175,9 +180,9 @@ class MergeJob:
         merged.tree(size).save(self.path(photo), image={"file_name": os.fspath(photo.path), "run": self.run} | origin)
 
 
-def _in_order(sources: list[Source], rule: Rule) -> list[Source]:
+def _in_order(sources: list[LabelSource], rule: MergeRule) -> list[LabelSource]:
     """The order that numbers them, whatever the order they were given in; the trusted one of add stays first."""
-    first = 1 if rule.name == "add" else 0
+    first = 1 if rule.name == "fill" else 0
     ordered = sources[:first] + sorted(sources[first:], key=lambda source: (source.sha256, str(source.path)))
     seen: dict[str, Path] = {}
     for source in ordered:
@@ -187,7 +192,7 @@ def _in_order(sources: list[Source], rule: Rule) -> list[Source]:
     return ordered
 
 
-def _identity(sources: Sequence[Source], rule: Rule) -> dict[str, Any]:
+def _identity(sources: Sequence[LabelSource], rule: MergeRule) -> dict[str, Any]:
     """What decides the result."""
     return {
         "method": f"merge ({rule.name})",
@@ -197,13 +202,13 @@ def _identity(sources: Sequence[Source], rule: Rule) -> dict[str, Any]:
     }
 
 
-def _weights(sources: Sequence[Source]) -> dict[str, Any]:
+def _weights(sources: Sequence[LabelSource]) -> dict[str, Any]:
     """Stands for the weights that labels are made with."""
     digest = hashlib.sha256("".join(source.sha256 for source in sources).encode()).hexdigest()
     return {"name": "merge", "sha256": digest, "label_free": all(source.label_free for source in sources)}
 
 
-def _root(sources: Sequence[Source], images: Path | None, *, needed: bool) -> Path | None:
+def _root(sources: Sequence[LabelSource], images: Path | None, *, needed: bool) -> Path | None:
     """Folder of the photographs."""
     if images is not None:
         if not images.is_dir():
@@ -219,7 +224,9 @@ def _root(sources: Sequence[Source], images: Path | None, *, needed: bool) -> Pa
     raise InputError(f"expected the folder of the photographs, one for all sources; got {got}; give --images FOLDER")
 
 
-def _match(sources: Sequence[Source], root: Path | None) -> tuple[list[Photo], list[dict[Path, str]], list[list[str]]]:
+def _match(
+    sources: Sequence[LabelSource], root: Path | None
+) -> tuple[list[Photo], list[dict[Path, str]], list[list[str]]]:
     """The photographs that a source has, for each source its images by photograph, and its images without one.
 
     Without a folder of photographs the images' own names stand for it; then all sources must call an image the same.
@@ -247,7 +254,7 @@ def _match(sources: Sequence[Source], root: Path | None) -> tuple[list[Photo], l
     return [photo for photo in photos if photo.path in wanted], matches, missing
 
 
-def _refuse_look_alikes(sources: Sequence[Source], names: Sequence[str]) -> None:
+def _refuse_look_alikes(sources: Sequence[LabelSource], names: Sequence[str]) -> None:
     """Without photographs nobody can say whether 7.jpg of one source is val/7.jpg of another."""
     for source in sources:
         others = [name for name in names if name not in source.images]

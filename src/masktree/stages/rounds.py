@@ -24,7 +24,7 @@ import numpy as np
 from masktree.errors import InputError, TrainingError
 from masktree.io.files import only_writer, read_json, sha256_of, write_json
 from masktree.labels import LabelSet
-from masktree.labels.merge import Rule
+from masktree.labels.merge import MergeRule
 from masktree.models.saved import weight_file
 from masktree.stages.merge import merge
 from masktree.stages.segment import Config, discover
@@ -75,7 +75,7 @@ class Rounds:
             raise InputError(f"expected at least one round; got {self.rounds}")
         if not 0 <= self.min_score < 1:
             raise InputError(f"expected a least score of predictions in [0, 1); got {self.min_score}")
-        Rule("add", self.iou)
+        MergeRule("fill", self.iou)
 
     def preset(self, before: Preset) -> Preset:
         """What each round trains with: what the first run was trained with, but for the values given."""
@@ -116,7 +116,7 @@ def run_rounds(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
             "expected one process for whole rounds; got several; or take the steps one by one: masktree discover "
-            "--model RUN, masktree merge --rule add --iou 0.5, and masktree train --from RUN under torchrun"
+            "--model RUN, masktree merge --rule fill --iou 0.5, and masktree train --from RUN under torchrun"
         )
     start, label_set = Start.open(run), LabelSet.open(labels, root=root)
     photographs = Path(label_set.index["root"])
@@ -203,7 +203,7 @@ def _relabel(
             f"expected predictions with a score above {settings.min_score} in {found['images']} images; got none; "
             "lower --teacher-score, say how many you want with --predictions-per-image, or train the first run longer"
         )
-    rule = Rule("add", settings.iou, strict=True)
+    rule = MergeRule("fill", settings.iou, strict=True)
     merge([predictions, old], folder / "labels", rule, images=photographs, show_progress=show)
 
 

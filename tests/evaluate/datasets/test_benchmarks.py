@@ -7,7 +7,7 @@ import pytest
 from scipy.io import savemat
 
 from masktree.errors import FormatError, InputError
-from masktree.evaluate.datasets import read_truth
+from masktree.evaluate.datasets import read_ground_truth
 from masktree.evaluate.datasets.lvis import DUPLICATE_IOU
 from masktree.evaluate.datasets.regions import masks_of
 from masktree.trees import rle
@@ -15,7 +15,7 @@ from tests.evaluate.datasets.tiny import annotation, box_mask, compressed, docum
 
 
 def read(dataset, path, **options):
-    return read_truth(dataset, path, check_counts=False, **options)
+    return read_ground_truth(dataset, path, check_counts=False, **options)
 
 
 # --- COCO's format ----------------------------------------------------------------------------------------------
@@ -27,12 +27,12 @@ def test_coco(tmp_path, place):
     records = [annotation(1, box_mask(1, 1, 2, 2), iscrowd=0), crowd]
     path = write(tmp_path / place / "instances_val2017.json", document([image(139, "000000000139.jpg")], []))
     write(path, document([image(1, "000000000001.jpg")], records))
-    truth = read("coco", tmp_path)
-    assert truth.images[0].name == "000000000001.jpg"
-    assert truth.images[0].crowd.tolist() == [False, True]
-    assert masks(truth.images[0])[1] == box_mask(0, 0, 1, 8).tolist()
-    assert read("coco", path).sha256 == truth.sha256
-    assert "CC BY 4.0" in truth.licence
+    ground_truth = read("coco", tmp_path)
+    assert ground_truth.images[0].name == "000000000001.jpg"
+    assert ground_truth.images[0].crowd.tolist() == [False, True]
+    assert masks(ground_truth.images[0])[1] == box_mask(0, 0, 1, 8).tolist()
+    assert read("coco", path).sha256 == ground_truth.sha256
+    assert "CC BY 4.0" in ground_truth.licence
     with pytest.raises(
         InputError, match=r"expected instances_train2017\.json or annotations/instances_train2017\.json"
     ):
@@ -61,12 +61,12 @@ def test_objects365(tmp_path):
         {"id": 3, "image_id": 1, "bbox": [0, 0, 9, 4], **flags, "iscrowd": 1},
     ]
     write(tmp_path / "annotations/zhiyuan_objv2_val.json", document([image(1, "images/v1/patch8/a.jpg")], records))
-    truth = read("objects365", tmp_path).images[0]
-    assert truth.rles is None
-    assert truth.crowd.tolist() == [False, False, True]
-    assert truth.boxes[0].tolist() == [1.5, 2, 3, 4]
+    ground_truth = read("objects365", tmp_path).images[0]
+    assert ground_truth.rles is None
+    assert ground_truth.crowd.tolist() == [False, False, True]
+    assert ground_truth.boxes[0].tolist() == [1.5, 2, 3, 4]
     with pytest.raises(InputError, match="boxes only"):
-        truth.masks()
+        ground_truth.masks()
 
 
 # --- LVIS -------------------------------------------------------------------------------------------------------
@@ -82,9 +82,9 @@ def test_lvis_names_have_cocos_folders(tmp_path):
     polygon = {"id": 1, "image_id": 25, "segmentation": [[1, 1, 4, 1, 4, 3, 1, 3]], "area": 6.0, "bbox": [1, 1, 3, 2]}
     images = [lvis_image(139), lvis_image(25, "train2017")]
     path = write(tmp_path / "lvis_v1_val.json", document(images, [polygon]))
-    truth = read("lvis", path)
-    assert [i.name for i in truth.images] == ["val2017/000000000139.jpg", "train2017/000000000025.jpg"]
-    assert masks(truth.images[1]) == [box_mask(1, 1, 3, 2).tolist()]
+    ground_truth = read("lvis", path)
+    assert [i.name for i in ground_truth.images] == ["val2017/000000000139.jpg", "train2017/000000000025.jpg"]
+    assert masks(ground_truth.images[1]) == [box_mask(1, 1, 3, 2).tolist()]
     assert len(read("lvis", path, only=["train2017/000000000025.jpg"])) == 1
     del images[0]["coco_url"]
     write(path, document(images, [polygon]))
@@ -107,18 +107,18 @@ def test_coco_and_lvis_without_duplicates(tmp_path, rng):
     images = [image(3, "c.jpg"), image(4, "d.jpg")]
     write(tmp_path / "annotations/instances_val2017.json", document(images, [*coco, annotation(60, ours[0], 3)]))
     write(tmp_path / "annotations/lvis_v1_val.json", document([lvis_image(4), lvis_image(9)], lvis))
-    truth = read("coco_lvis", tmp_path)
+    ground_truth = read("coco_lvis", tmp_path)
 
     def is_new(mask):
         return not any((mask & o).sum() / (mask | o).sum() > DUPLICATE_IOU for o in ours)
 
     new = [i for i, mask in enumerate([*theirs, crowd]) if is_new(mask)]
     assert 0 < len(new) < 26
-    assert [i.name for i in truth.images] == ["c.jpg", "d.jpg"]
-    assert truth.images[1].areas.tolist() == [*range(12), 80, *(100 + i for i in new)]
-    assert masks(truth.images[1])[13:] == [[*theirs, crowd][i].tolist() for i in new]
-    assert truth.images[1].crowd.tolist() == [False] * 12 + [True] + [False] * len(new)
-    assert len(truth.images[0]) == 1  # LVIS does not have it
+    assert [i.name for i in ground_truth.images] == ["c.jpg", "d.jpg"]
+    assert ground_truth.images[1].areas.tolist() == [*range(12), 80, *(100 + i for i in new)]
+    assert masks(ground_truth.images[1])[13:] == [[*theirs, crowd][i].tolist() for i in new]
+    assert ground_truth.images[1].crowd.tolist() == [False] * 12 + [True] + [False] * len(new)
+    assert len(ground_truth.images[0]) == 1  # LVIS does not have it
     assert [i.name for i in read("coco_lvis", tmp_path, only=["d.jpg"]).images] == ["d.jpg"]
 
     write(tmp_path / "annotations/lvis_v1_val.json", document([lvis_image(4, size=(8, 9))], []))
@@ -142,9 +142,9 @@ def test_paco_parts_lie_under_their_objects(tmp_path):
         annotation(9, part, obj_ann_id=9),
     ]
     path = write(tmp_path / "paco_lvis_v1_val.json", document([image(1, "val2017/a.jpg")], records))
-    truth = read("paco", tmp_path).images[0]
-    assert truth.parents.tolist() == [1, -1, -1]
-    assert truth.name == "val2017/a.jpg"
+    ground_truth = read("paco", tmp_path).images[0]
+    assert ground_truth.parents.tolist() == [1, -1, -1]
+    assert ground_truth.name == "val2017/a.jpg"
     records[0]["obj_ann_id"] = 77
     with pytest.raises(FormatError, match="annotation 5: expected parent_id"):
         read("paco", write(path, document([image()], records)))
@@ -163,12 +163,12 @@ def test_partimagenet_joins_objects_and_parts(tmp_path):
     whole_path = tmp_path / "annotations/val_whole/val.json"
     write(part_path, document([image(10, names[0]), image(11, names[1])], parts))
     write(whole_path, document([image(32, names[1]), image(33, names[0])], wholes))
-    truth = read("partimagenet", tmp_path)
-    assert [(i.id, i.name) for i in truth.images] == [(10, names[0]), (11, names[1])]
-    assert masks(truth.images[0]) == [m.tolist() for m in (first, second, inside, across, outside)]
-    assert truth.images[0].parents.tolist() == [-1, -1, 1, -1, -1]  # across: two pixels each, no half of five
-    assert len(truth.images[1]) == 0
-    assert truth.images[1].masks() == ()
+    ground_truth = read("partimagenet", tmp_path)
+    assert [(i.id, i.name) for i in ground_truth.images] == [(10, names[0]), (11, names[1])]
+    assert masks(ground_truth.images[0]) == [m.tolist() for m in (first, second, inside, across, outside)]
+    assert ground_truth.images[0].parents.tolist() == [-1, -1, 1, -1, -1]  # across: two pixels each, no half of five
+    assert len(ground_truth.images[1]) == 0
+    assert ground_truth.images[1].masks() == ()
     assert len(read("partimagenet", tmp_path, only=[names[1], names[0]])) == 2
 
     write(whole_path, document([image(33, names[0])], wholes))
@@ -198,22 +198,22 @@ def test_sa1b(tmp_path):
     for number in (2, 10, 1):
         sa1b_file(tmp_path, number, [box_mask(0, 0, number, 2), box_mask(1, 1, 2, 2)])
     sa1b_file(tmp_path, 3, [])
-    truth = read_truth("sa1b", tmp_path)  # no counts to check
-    assert [(i.id, i.name, len(i)) for i in truth.images] == [
+    ground_truth = read_ground_truth("sa1b", tmp_path)  # no counts to check
+    assert [(i.id, i.name, len(i)) for i in ground_truth.images] == [
         (1, "sa_1.jpg", 2),
         (2, "sa_2.jpg", 2),
         (3, "sa_3.jpg", 0),
         (10, "sa_10.jpg", 2),
     ]
-    assert truth.images[2].masks() == ()
-    assert truth.images[3].areas.tolist() == [20, 4]
+    assert ground_truth.images[2].masks() == ()
+    assert ground_truth.images[3].areas.tolist() == [20, 4]
     (tmp_path / "sa_2.json").write_text("{", encoding="utf-8")
-    chosen = read_truth("sa1b", tmp_path, only=["sa_10.jpg", "sa_1.jpg"])  # the damaged one is not opened
+    chosen = read_ground_truth("sa1b", tmp_path, only=["sa_10.jpg", "sa_1.jpg"])  # the damaged one is not opened
     assert [i.name for i in chosen.images] == ["sa_1.jpg", "sa_10.jpg"]
     with pytest.raises(FormatError, match=r"sa_2\.json: expected JSON"):
-        read_truth("sa1b", tmp_path)
+        read_ground_truth("sa1b", tmp_path)
     with pytest.raises(InputError, match=r"got none for .*sa_4\.json and 1 more"):
-        read_truth("sa1b", tmp_path, only=["sa_1.jpg", "sa_4.jpg", "sa_5.jpg"])
+        read_ground_truth("sa1b", tmp_path, only=["sa_1.jpg", "sa_4.jpg", "sa_5.jpg"])
 
 
 @pytest.mark.parametrize(
@@ -228,14 +228,14 @@ def test_sa1b(tmp_path):
 def test_sa1b_damage(tmp_path, content, match):
     write(tmp_path / "sa_7.json", content)
     with pytest.raises(FormatError, match=match):
-        read_truth("sa1b", tmp_path)
+        read_ground_truth("sa1b", tmp_path)
 
 
 def test_sa1b_nothing_there(tmp_path):
     with pytest.raises(InputError, match=r"expected files sa_\*\.json; got none"):
-        read_truth("sa1b", tmp_path)
+        read_ground_truth("sa1b", tmp_path)
     with pytest.raises(InputError, match="expected a folder with files"):
-        read_truth("sa1b", tmp_path / "none")
+        read_ground_truth("sa1b", tmp_path / "none")
 
 
 # --- label maps -------------------------------------------------------------------------------------------------
@@ -270,10 +270,10 @@ def test_panoptic(tmp_path, place):
     numbers[3:6, 6:] = 7
     segments = [{"id": 7, "iscrowd": 1}, {"id": 5_000_000, "iscrowd": 0}, {"id": 300}]
     path = panoptic(folder, numbers, segments)
-    truth = read("coco_panoptic", tmp_path).images[0]
-    assert (truth.id, truth.name) == (139, "000000000139.jpg")
-    assert masks(truth) == [(numbers == n).tolist() for n in (7, 5_000_000, 300)]
-    assert truth.crowd.tolist() == [True, False, False]
+    ground_truth = read("coco_panoptic", tmp_path).images[0]
+    assert (ground_truth.id, ground_truth.name) == (139, "000000000139.jpg")
+    assert masks(ground_truth) == [(numbers == n).tolist() for n in (7, 5_000_000, 300)]
+    assert ground_truth.crowd.tolist() == [True, False, False]
     for wrong, match in (
         (segments[:2], "got number 300"),
         ([*segments, {"id": 8}], "segment 8: expected it once and in"),
@@ -320,12 +320,12 @@ def test_ade20k(tmp_path):
     folder = tmp_path / "annotations_instance/validation"
     picture(folder / "ADE_val_00000012.png", rgb)
     picture(folder / "ADE_val_00000002.png", np.zeros((3, 4, 3)))
-    truth = read("ade20k", tmp_path)
-    assert [(i.id, i.name, i.size) for i in truth.images] == [
+    ground_truth = read("ade20k", tmp_path)
+    assert [(i.id, i.name, i.size) for i in ground_truth.images] == [
         (2, "ADE_val_00000002.jpg", (3, 4)),
         (12, "ADE_val_00000012.jpg", (8, 10)),
     ]
-    assert masks(truth.images[1]) == [(rgb[..., 1] == number).tolist() for number in (1, 2, 200)]
+    assert masks(ground_truth.images[1]) == [(rgb[..., 1] == number).tolist() for number in (1, 2, 200)]
     assert len(read("ade20k", tmp_path, only=["ADE_val_00000012.jpg"])) == 1
     rgb[5, 0, 0] = 4
     picture(folder / "ADE_val_00000012.png", rgb)
@@ -357,10 +357,10 @@ def test_bsds500_has_each_region_once(tmp_path, place):
     quarter = halves.copy()
     quarter[4:, 5:] = 3
     bsds(tmp_path / place, "2018", [halves, quarter, halves])
-    truth = read("bsds500", tmp_path).images[0]
-    assert (truth.id, truth.name) == (2018, "2018.jpg")
+    ground_truth = read("bsds500", tmp_path).images[0]
+    assert (ground_truth.id, ground_truth.name) == (2018, "2018.jpg")
     expected = [halves == 1, halves == 2, quarter == 2, quarter == 3]
-    assert masks(truth) == [mask.tolist() for mask in expected]
+    assert masks(ground_truth) == [mask.tolist() for mask in expected]
 
 
 def test_bsds500_damage(tmp_path):
@@ -389,8 +389,8 @@ def test_bsds500_itself(shared):
     folder = shared / "data" / "BSDS500"
     if not (folder / "images" / "val").is_dir():
         pytest.skip("BSDS500 is not on this machine")
-    truth = read_truth("bsds500", folder, split="val")  # 100 images, as expected
-    assert len(truth) == 100
-    assert all(len(set(image.masks())) == len(image) for image in truth.images)
-    name = truth.images[3].name
-    assert len(read_truth("bsds500", folder, split="val", only=[name])) == 1
+    ground_truth = read_ground_truth("bsds500", folder, split="val")  # 100 images, as expected
+    assert len(ground_truth) == 100
+    assert all(len(set(image.masks())) == len(image) for image in ground_truth.images)
+    name = ground_truth.images[3].name
+    assert len(read_ground_truth("bsds500", folder, split="val", only=[name])) == 1

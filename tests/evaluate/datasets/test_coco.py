@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from masktree.errors import FormatError, InputError
-from masktree.evaluate.datasets import read_truth
+from masktree.evaluate.datasets import read_ground_truth
 from masktree.trees import rle
 from tests.evaluate.datasets.tiny import annotation, box_mask, document, image, masks, write
 
 
 def read_one(path, records, size=(8, 10)):
     write(path, document([image(size=size)], records))
-    return read_truth("json", path).images[0]
+    return read_ground_truth("json", path).images[0]
 
 
 def random_polygons(rng, size, count):
@@ -38,16 +38,16 @@ def test_polygons_are_drawn_as_by_coco(tmp_path, rng, size):
     coco = pytest.importorskip("pycocotools.mask")
     polygons = list(random_polygons(rng, size, 40))
     records = [{"id": i, "image_id": 1, "segmentation": pieces} for i, pieces in enumerate(polygons)]
-    truth = read_one(tmp_path / "a.json", records, size)
-    for mask, pieces in zip(truth.masks(), polygons, strict=True):
+    ground_truth = read_one(tmp_path / "a.json", records, size)
+    for mask, pieces in zip(ground_truth.masks(), polygons, strict=True):
         longest_first = sorted(
             pieces, key=len, reverse=True
         )  # COCO's reader takes a first piece of two points for a box
         assert mask == coco.merge(coco.frPyObjects(longest_first, *size))["counts"]
-    theirs = [{"size": list(size), "counts": mask} for mask in truth.masks()]
-    assert truth.areas.tolist() == coco.area(theirs).tolist()
-    assert truth.boxes.tolist() == coco.toBbox(theirs).tolist()
-    assert max(truth.areas) > 0
+    theirs = [{"size": list(size), "counts": mask} for mask in ground_truth.masks()]
+    assert ground_truth.areas.tolist() == coco.area(theirs).tolist()
+    assert ground_truth.boxes.tolist() == coco.toBbox(theirs).tolist()
+    assert max(ground_truth.areas) > 0
 
 
 def test_three_ways_to_write_a_mask(tmp_path):
@@ -61,18 +61,18 @@ def test_three_ways_to_write_a_mask(tmp_path):
     records = [{"id": i, "image_id": 1, "segmentation": entry} for i, entry in enumerate(lists)]
     records.append(annotation(9, mask))
     records.append({"id": 10, "image_id": 1, "segmentation": [[2, 3, 6, 3, 6, 5, 2, 5]]})
-    truth = read_one(tmp_path / "a.json", records)
-    got = masks(truth)
+    ground_truth = read_one(tmp_path / "a.json", records)
+    got = masks(ground_truth)
     assert got[0] == got[4] == got[5] == mask.tolist()
     column_major = np.zeros(80, bool)
     column_major[5:13] = True
     assert got[1] == column_major.reshape(10, 8).T.tolist()
     assert not np.any(got[2])
     assert np.all(got[3])
-    assert truth.areas.tolist() == [8, 8, 0, 80, 8, 8]
-    assert truth.boxes[0].tolist() == [2, 3, 4, 2]
-    assert not truth.crowd.any()
-    assert (truth.parents == -1).all()
+    assert ground_truth.areas.tolist() == [8, 8, 0, 80, 8, 8]
+    assert ground_truth.boxes[0].tolist() == [2, 3, 4, 2]
+    assert not ground_truth.crowd.any()
+    assert (ground_truth.parents == -1).all()
 
 
 def test_annotated_values_come_before_computed_ones(tmp_path):
@@ -82,33 +82,33 @@ def test_annotated_values_come_before_computed_ones(tmp_path):
         annotation(2, mask, area=6),
         annotation(3, mask, bbox=[0, 0, 1, 1], iscrowd=0),
     ]
-    truth = read_one(tmp_path / "a.json", records)
-    assert truth.areas.tolist() == [7.5, 6, 8]
-    assert truth.boxes.tolist() == [[1, 2, 3.5, 4], [2, 3, 4, 2], [0, 0, 1, 1]]
-    assert truth.crowd.tolist() == [True, False, False]
+    ground_truth = read_one(tmp_path / "a.json", records)
+    assert ground_truth.areas.tolist() == [7.5, 6, 8]
+    assert ground_truth.boxes.tolist() == [[1, 2, 3.5, 4], [2, 3, 4, 2], [0, 0, 1, 1]]
+    assert ground_truth.crowd.tolist() == [True, False, False]
 
 
 def test_parents_are_ids_of_annotations(tmp_path):
     nested = [box_mask(0, 0, k, k) for k in (2, 8, 5)]
     records = [annotation(70 + i, mask) for i, mask in enumerate(nested)]
     records[0]["parent_id"], records[1]["parent_id"], records[2]["parent_id"] = 72, None, 71
-    truth = read_one(tmp_path / "a.json", records)
-    assert truth.parents.tolist() == [2, -1, 1]
+    ground_truth = read_one(tmp_path / "a.json", records)
+    assert ground_truth.parents.tolist() == [2, -1, 1]
 
 
 def test_images_keep_order_ids_and_names(tmp_path):
     images = [image(7, "val/./b.jpg"), image(3, "a.jpg", (4, 5)), image(5, "empty.jpg")]
     records = [annotation(2, box_mask(0, 0, 2, 2, (4, 5)), 3), annotation(1, box_mask(1, 1, 3, 3), 7)]
     write(tmp_path / "annotations.json", document(images, records))
-    truth = read_truth("json", tmp_path)  # a folder with annotations.json will do
-    assert [(i.id, i.name, i.size, len(i)) for i in truth.images] == [
+    ground_truth = read_ground_truth("json", tmp_path)  # a folder with annotations.json will do
+    assert [(i.id, i.name, i.size, len(i)) for i in ground_truth.images] == [
         (7, "val/b.jpg", (8, 10), 1),
         (3, "a.jpg", (4, 5), 1),
         (5, "empty.jpg", (8, 10), 0),
     ]
-    assert truth.images[2].masks() == ()
-    assert truth.dataset == "json"
-    assert [i.name for i in read_truth("json", tmp_path, only=["a.jpg"]).images] == ["a.jpg"]
+    assert ground_truth.images[2].masks() == ()
+    assert ground_truth.dataset == "json"
+    assert [i.name for i in read_ground_truth("json", tmp_path, only=["a.jpg"]).images] == ["a.jpg"]
 
 
 def test_boxes_alone(tmp_path):
@@ -117,10 +117,10 @@ def test_boxes_alone(tmp_path):
         {"id": 2, "image_id": 1, "bbox": [0, 0, 2, 2], "area": 3},
     ]
     records[1]["segmentation"] = []
-    truth = read_one(tmp_path / "a.json", records)
-    assert truth.rles is None
-    assert truth.boxes.tolist() == [[1, 2, 3, 4.5], [0, 0, 2, 2]]
-    assert truth.areas.tolist() == [13.5, 3]
+    ground_truth = read_one(tmp_path / "a.json", records)
+    assert ground_truth.rles is None
+    assert ground_truth.boxes.tolist() == [[1, 2, 3, 4.5], [0, 0, 2, 2]]
+    assert ground_truth.areas.tolist() == [13.5, 3]
 
 
 GOOD = document([image()], [annotation(i, box_mask(i, 1, 3, 3), area=9, bbox=[i, 1, 3, 3]) for i in (1, 2)])
@@ -201,7 +201,7 @@ def test_damage_is_named(tmp_path, name):
     broken = copy.deepcopy(GOOD)
     change(broken)
     with pytest.raises(FormatError, match=match) as error:
-        read_truth("json", write(tmp_path / "a.json", broken))
+        read_ground_truth("json", write(tmp_path / "a.json", broken))
     assert str(tmp_path / "a.json") in str(error.value)
 
 
@@ -214,21 +214,21 @@ def test_neither_mask_nor_box(tmp_path):
 def test_not_the_right_json(tmp_path, text):
     (tmp_path / "a.json").write_text(text, encoding="utf-8")
     with pytest.raises(FormatError, match=r"a\.json: expected"):
-        read_truth("json", tmp_path / "a.json")
+        read_ground_truth("json", tmp_path / "a.json")
     (tmp_path / "a.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(FormatError, match="damaged"):
-        read_truth("json", tmp_path / "a.json")
+        read_ground_truth("json", tmp_path / "a.json")
 
 
 def test_nothing_there(tmp_path):
     with pytest.raises(InputError, match="got nothing; check the path"):
-        read_truth("json", tmp_path / "none.json")
+        read_ground_truth("json", tmp_path / "none.json")
     with pytest.raises(InputError, match=r"expected annotations\.json in this folder"):
-        read_truth("json", tmp_path)
+        read_ground_truth("json", tmp_path)
     with pytest.raises(InputError, match="at least one image"):
-        read_truth("json", write(tmp_path / "a.json", document([], [])))
+        read_ground_truth("json", write(tmp_path / "a.json", document([], [])))
     with pytest.raises(InputError, match="expected annotations"):
-        read_truth("json", write(tmp_path / "a.json", document([image()], [])))
+        read_ground_truth("json", write(tmp_path / "a.json", document([image()], [])))
 
 
 def test_one_large_image(tmp_path):
@@ -238,9 +238,9 @@ def test_one_large_image(tmp_path):
         {"id": i, "image_id": 1, "segmentation": [[0, 0, 6000 - i, 0, 6000 - i, 4000 - i, 0, 4000 - i]]}
         for i in range(1000)
     ]
-    truth = read_one(tmp_path / "a.json", records, size)
-    assert len(truth) == 1000
-    assert truth.areas[10] == 5990 * 3990
+    ground_truth = read_one(tmp_path / "a.json", records, size)
+    assert len(ground_truth) == 1000
+    assert ground_truth.areas[10] == 5990 * 3990
 
 
 @pytest.mark.parametrize(
@@ -250,8 +250,8 @@ def test_small_evaluation_sets(shared, name, images, annotations):
     path = shared / "data" / "eval" / name / "annotations.json"
     if not path.exists():
         pytest.skip("this set is not on this machine")
-    truth = read_truth("json", path)
-    assert (len(truth), sum(map(len, truth.images))) == (images, annotations)
-    for entry in truth.images:
+    ground_truth = read_ground_truth("json", path)
+    assert (len(ground_truth), sum(map(len, ground_truth.images))) == (images, annotations)
+    for entry in ground_truth.images:
         assert np.allclose(entry.areas, rle.areas(entry.masks(), entry.size))
         assert (entry.parents >= 0).any() == (name != "msrc") or len(entry) < 2

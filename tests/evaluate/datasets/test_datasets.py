@@ -8,7 +8,7 @@ import pytest
 
 from masktree.errors import InputError
 from masktree.evaluate import datasets
-from masktree.evaluate.datasets import DATASETS, read_list, read_truth
+from masktree.evaluate.datasets import DATASETS, read_ground_truth, read_list
 from masktree.evaluate.datasets.dataset import Counts
 from tests.evaluate.datasets.tiny import annotation, box_mask, document, image, write
 
@@ -49,16 +49,16 @@ def test_another_count_fails(coco, monkeypatch):
     with pytest.raises(
         InputError, match=r"expected COCO 2017, val2017, to have 5,000 images; got 3; download it again"
     ):
-        read_truth("coco", coco)
+        read_ground_truth("coco", coco)
     expect(monkeypatch, "coco", val2017=Counts(3, 6))
     with pytest.raises(InputError, match="to have 6 annotations; got 5"):
-        read_truth("coco", coco)
-    assert len(read_truth("coco", coco, check_counts=False)) == 3
+        read_ground_truth("coco", coco)
+    assert len(read_ground_truth("coco", coco, check_counts=False)) == 3
     expect(monkeypatch, "coco", val2017=Counts(3, 5))
-    assert len(read_truth("coco", coco)) == 3
-    assert len(read_truth("coco", coco, only=["2.jpg"])) == 1  # counts are of the file
+    assert len(read_ground_truth("coco", coco)) == 3
+    assert len(read_ground_truth("coco", coco, only=["2.jpg"])) == 1  # counts are of the file
     expect(monkeypatch, "coco", val2017=Counts(3, None))
-    assert len(read_truth("coco", coco)) == 3
+    assert len(read_ground_truth("coco", coco)) == 3
 
 
 def test_every_reader_counts(tmp_path):
@@ -78,25 +78,25 @@ def test_every_reader_counts(tmp_path):
         for file in files:
             write(tmp_path / dataset / file, one)
         with pytest.raises(InputError, match=rf"to have {DATASETS[dataset].images:,} images; got 1"):
-            read_truth(dataset, tmp_path / dataset)
+            read_ground_truth(dataset, tmp_path / dataset)
 
 
 def test_unknown_names(coco):
     with pytest.raises(InputError, match=r"expected a data set of json, coco, .*; got 'koko'"):
-        read_truth("koko", coco)
+        read_ground_truth("koko", coco)
     with pytest.raises(InputError, match="split of coco one of val2017, train2017; got 'test'"):
-        read_truth("coco", coco, split="test")
+        read_ground_truth("coco", coco, split="test")
     with pytest.raises(InputError, match="split of json none"):
-        read_truth("json", coco, split="val")
+        read_ground_truth("json", coco, split="val")
     with pytest.raises(InputError, match=r"got '7\.jpg' and 1 more that are none"):
-        read_truth("json", coco, only=["2.jpg", "7.jpg", "9.jpg"])
+        read_ground_truth("json", coco, only=["2.jpg", "7.jpg", "9.jpg"])
 
 
 def test_lists(tmp_path, coco):
     path = tmp_path / "held_out.txt"
     path.write_text("# held out\n3.jpg\n\n  1.jpg \n", encoding="utf-8")
     assert read_list(path) == ["3.jpg", "1.jpg"]
-    assert [i.name for i in read_truth("json", coco, only=read_list(path)).images] == ["1.jpg", "3.jpg"]
+    assert [i.name for i in read_ground_truth("json", coco, only=read_list(path)).images] == ["1.jpg", "3.jpg"]
     path.write_text("1.jpg\n3.jpg\n1.jpg\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"got '1\.jpg' twice"):
         read_list(path)
@@ -111,4 +111,4 @@ def test_lists(tmp_path, coco):
 
 
 def test_public_names():
-    assert set(datasets.__all__) == {"DATASETS", "Dataset", "read_list", "read_truth"}
+    assert set(datasets.__all__) == {"DATASETS", "Dataset", "read_list", "read_ground_truth"}

@@ -46,6 +46,6 @@ def document(images: list[dict[str, Any]], annotations: list[dict[str, Any]]) ->
     return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
 
 
-def masks(truth: Any) -> list[list[list[bool]]]:
-    """Dense masks of an image's truth, comparable by ==."""
-    return [rle.decode(mask, truth.size).tolist() for mask in truth.masks()]
+def masks(ground_truth: Any) -> list[list[list[bool]]]:
+    """Dense masks of an image's ground truth, comparable by ==."""
+    return [rle.decode(mask, ground_truth.size).tolist() for mask in ground_truth.masks()]

@@ -1,4 +1,4 @@
-"""Truth of the benchmarks in the papers, read from the original downloads, class-agnostic.
+"""Ground truth of the benchmarks in the papers, read from the original downloads, class-agnostic.
 
 Counts stand beside each data set with where they come from; a split without a trustworthy count has None. A reader that
 finds another count fails, unless it is told not to check. Which split or file a paper evaluated is stated where its
@@ -15,7 +15,7 @@ from masktree.evaluate.datasets import coco, lvis, parts, regions, sa1b
 from masktree.evaluate.datasets.dataset import Counts, Dataset, Reading
 from masktree.evaluate.ground_truth import GroundTruth
 
-__all__ = ["DATASETS", "Dataset", "read_list", "read_truth"]
+__all__ = ["DATASETS", "Dataset", "read_ground_truth", "read_list"]
 
 _COCO_IMAGES = "photographs under their Flickr licences"
 
@@ -128,7 +128,7 @@ DATASETS: dict[str, Dataset] = {
 }
 
 
-def read_truth(
+def read_ground_truth(
     dataset: str,
     path: str | Path,
     *,
@@ -136,7 +136,7 @@ def read_truth(
     check_counts: bool = True,
     only: Sequence[str] | None = None,
 ) -> GroundTruth:
-    """Read the truth of a benchmark.
+    """Read the ground truth of a benchmark.
 
     Args:
         dataset: a name of ``DATASETS``; "json" is any COCO-style file.

@@ -18,7 +18,7 @@ import numpy as np
 from masktree.coco.masks import REMEDY, pack_polygons, read_mask
 from masktree.errors import FormatError, InputError, MasktreeError
 from masktree.evaluate.datasets.dataset import Counts, Only, Reading, locate, wanted
-from masktree.evaluate.ground_truth import ImageTruth
+from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.trees import rle
 
 Record = dict[str, Any]
@@ -92,7 +92,7 @@ def read_images(
     for record in file.images:
         image_name = (name or file_name)(file, record)
         if wanted(image_name, only):
-            images.append(image_truth(file, record, image_name, parent_key=parent_key))
+            images.append(image_ground_truth(file, record, image_name, parent_key=parent_key))
     return Reading(images, file.counts)
 
 
@@ -175,8 +175,8 @@ def integer(record: Record, key: str, where: str) -> int:
     return value
 
 
-def image_truth(file: CocoFile, image: Record, name: str, *, parent_key: str = "parent_id") -> ImageTruth:
-    """The truth of one image. Areas and boxes are as annotated, or else those of the mask.
+def image_ground_truth(file: CocoFile, image: Record, name: str, *, parent_key: str = "parent_id") -> ImageGroundTruth:
+    """The ground truth of one image. Areas and boxes are as annotated, or else those of the mask.
 
     Raises FormatError on a mask that cannot be read or belongs to another image size, and on wrong values.
     """
@@ -188,7 +188,7 @@ def image_truth(file: CocoFile, image: Record, name: str, *, parent_key: str = "
     if file.has_masks:
         masks = [read_mask(record, size, where) for record, where in zip(records, wheres, strict=True)]
     try:
-        return ImageTruth(
+        return ImageGroundTruth(
             id=image["id"],
             name=name,
             size=size,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from masktree.errors import InputError
-from masktree.evaluate.ground_truth import ImageTruth
+from masktree.evaluate.ground_truth import ImageGroundTruth
 
 Only = frozenset[str] | None  # names of the images to read; None for all
 
@@ -24,7 +24,7 @@ class Reading(NamedTuple):
     """What a reader returns: the wanted images in the data set's order, and how much there is in the files, wanted or
     not. Annotations are counted as the files list them; None where only reading every image would tell."""
 
-    images: list[ImageTruth]
+    images: list[ImageGroundTruth]
     found: Counts
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from masktree.errors import FormatError
-from masktree.evaluate.datasets.coco import CocoFile, Record, file_name, image_truth, read_file, read_images
+from masktree.evaluate.datasets.coco import CocoFile, Record, file_name, image_ground_truth, read_file, read_images
 from masktree.evaluate.datasets.dataset import Counts, Only, Reading, inside, locate, wanted
-from masktree.evaluate.ground_truth import ImageTruth
+from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.trees import rle
 
 DUPLICATE_IOU = 0.5  # (our choice) above it, one prediction can pass for both masks at the loosest threshold of AR
@@ -49,9 +49,13 @@ def read_coco_lvis(path: Path, split: str, only: Only = None) -> Reading:
         image_name = file_name(coco, image)
         if not wanted(image_name, only):
             continue
-        truth = image_truth(coco, image, image_name)
+        ground_truth = image_ground_truth(coco, image, image_name)
         other = lvis_images.get(image["id"])
-        images.append(truth if other is None else _merged(truth, image_truth(lvis, other, image_name), lvis.path))
+        images.append(
+            ground_truth
+            if other is None
+            else _merged(ground_truth, image_ground_truth(lvis, other, image_name), lvis.path)
+        )
     return Reading(images, Counts(len(coco.images), None))
 
 
@@ -70,7 +74,7 @@ def _name(file: CocoFile, image: Record) -> str:
     return "/".join(url.split("/")[-2:])
 
 
-def _merged(coco: ImageTruth, lvis: ImageTruth, path: Path) -> ImageTruth:
+def _merged(coco: ImageGroundTruth, lvis: ImageGroundTruth, path: Path) -> ImageGroundTruth:
     if coco.size != lvis.size:
         raise FormatError(
             f"{path}, image {lvis.id} ({lvis.name}): expected the size {coco.size} (height, width) of COCO; "
@@ -80,7 +84,7 @@ def _merged(coco: ImageTruth, lvis: ImageTruth, path: Path) -> ImageTruth:
     shared = rle.cross_intersections(lvis.masks(), single, coco.size)
     union = rle.areas(lvis.masks(), coco.size)[:, None] + rle.areas(single, coco.size) - shared
     new = ~(shared > DUPLICATE_IOU * union).any(1)
-    return ImageTruth.from_masks(
+    return ImageGroundTruth.from_masks(
         coco.id,
         coco.name,
         coco.size,

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from masktree.errors import FormatError
-from masktree.evaluate.datasets.coco import Record, file_name, image_truth, read_file, read_images
+from masktree.evaluate.datasets.coco import Record, file_name, image_ground_truth, read_file, read_images
 from masktree.evaluate.datasets.dataset import Counts, Only, Reading, inside, locate, wanted
-from masktree.evaluate.ground_truth import ImageTruth
+from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.trees import rle
 
 
@@ -58,7 +58,7 @@ def read_partimagenet(path: Path, split: str, only: Only = None) -> Reading:
     images = []
     for image, name in zip(parts.images, names, strict=True):
         if wanted(name, only):
-            part, whole = image_truth(parts, image, name), image_truth(wholes, objects[name], name)
+            part, whole = image_ground_truth(parts, image, name), image_ground_truth(wholes, objects[name], name)
             if part.size != whole.size:
                 raise FormatError(
                     f"{wholes.path}, image {name}: expected the size {part.size} (height, width) that the parts have; "
@@ -68,7 +68,7 @@ def read_partimagenet(path: Path, split: str, only: Only = None) -> Reading:
     return Reading(images, Counts(len(names), None))
 
 
-def _joined(whole: ImageTruth, part: ImageTruth) -> ImageTruth:
+def _joined(whole: ImageGroundTruth, part: ImageGroundTruth) -> ImageGroundTruth:
     """Objects first, then those parts that are none of the objects."""
     known = set(whole.masks())
     new = np.array([mask not in known for mask in part.masks()], np.bool_)
@@ -78,7 +78,7 @@ def _joined(whole: ImageTruth, part: ImageTruth) -> ImageTruth:
         shared = rle.cross_intersections(masks, whole.masks(), whole.size)
         most = 2 * shared.max(1) > rle.areas(masks, whole.size)
         parents[most] = shared.argmax(1)[most]
-    return ImageTruth.from_masks(
+    return ImageGroundTruth.from_masks(
         part.id,
         part.name,
         part.size,

@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 from masktree.errors import FormatError, InputError
-from masktree.evaluate.bsds import read_ground_truth
+from masktree.evaluate.bsds import read_segmentations
 from masktree.evaluate.datasets.coco import CocoFile, Record, file_name, index, integer, load
 from masktree.evaluate.datasets.dataset import Counts, Only, Reading, inside, wanted
-from masktree.evaluate.ground_truth import ImageTruth
+from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.trees import rle
 
 
@@ -52,12 +52,12 @@ def read_panoptic(path: Path, split: str, only: Only = None) -> Reading:
             f"{json_path}: expected one annotation for each of {len(images)} images; got {len(by_image)} that fit; "
             "get the file again"
         )
-    truths = []
+    ground_truths = []
     for image in file.images:
         name = file_name(file, image)
         if wanted(name, only):
-            truths.append(_segments(file, image, name, by_image[image["id"]], folder))
-    return Reading(truths, Counts(len(images), None))
+            ground_truths.append(_segments(file, image, name, by_image[image["id"]], folder))
+    return Reading(ground_truths, Counts(len(images), None))
 
 
 def read_ade20k(path: Path, split: str, only: Only = None) -> Reading:
@@ -86,7 +86,7 @@ def read_ade20k(path: Path, split: str, only: Only = None) -> Reading:
             if len({number // 256 for number in instances}) != len(instances):
                 raise FormatError(f"{file}: expected one class for each instance; got two; get the file again")
             size = (rgb.shape[0], rgb.shape[1])
-            images.append(ImageTruth.from_masks(_number(file), name, size, instances.values()))
+            images.append(ImageGroundTruth.from_masks(_number(file), name, size, instances.values()))
     return Reading(images, Counts(len(files), None))
 
 
@@ -101,9 +101,9 @@ def read_bsds500(path: Path, split: str, only: Only = None) -> Reading:
     pictures = inside(path, f"images/{split}", f"data/images/{split}", f"BSDS500/data/images/{split}")
     folder = inside(pictures.parents[1], f"groundTruth/{split}")
     files = sorted(pictures.glob("*.jpg"))
-    truths = {file.stem: file for file in folder.glob("*.mat")}
-    if {file.stem for file in files} != set(truths):
-        odd = min({file.stem for file in files} ^ set(truths))
+    ground_truths = {file.stem: file for file in folder.glob("*.mat")}
+    if {file.stem for file in files} != set(ground_truths):
+        odd = min({file.stem for file in files} ^ set(ground_truths))
         raise InputError(
             f"{pictures}: expected an image for each file of {folder}; got {odd} in one of them only; "
             "unpack the data set again"
@@ -111,25 +111,25 @@ def read_bsds500(path: Path, split: str, only: Only = None) -> Reading:
     images = []
     for file in files:
         if wanted(file.name, only):
-            images.append(_annotated(file, truths[file.stem]))
+            images.append(_annotated(file, ground_truths[file.stem]))
     return Reading(images, Counts(len(files), None))
 
 
-def _annotated(picture: Path, mat: Path) -> ImageTruth:
+def _annotated(picture: Path, mat: Path) -> ImageGroundTruth:
     try:
         with Image.open(picture) as image:  # the header only
             size = (image.height, image.width)
     except (OSError, SyntaxError) as error:
         raise FormatError(f"{picture}: expected an image; got a damaged one ({error}); get it again") from error
-    maps = read_ground_truth(mat)
+    maps = read_segmentations(mat)
     for labels in maps:
         if labels.shape != size:
             raise FormatError(f"{mat}: expected label maps of its image's size {size}; got {labels.shape}")
     masks = dict.fromkeys(mask for labels in maps for mask in masks_of(labels).values())
-    return ImageTruth.from_masks(_number(picture), picture.name, size, masks)
+    return ImageGroundTruth.from_masks(_number(picture), picture.name, size, masks)
 
 
-def _segments(file: CocoFile, image: Record, name: str, annotation: Record, folder: Path) -> ImageTruth:
+def _segments(file: CocoFile, image: Record, name: str, annotation: Record, folder: Path) -> ImageGroundTruth:
     where = f"{file.path}, image {image['id']} ({name})"
     segments, picture_name = annotation.get("segments_info"), annotation.get("file_name")
     if not isinstance(segments, list) or not isinstance(picture_name, str):
@@ -149,7 +149,7 @@ def _segments(file: CocoFile, image: Record, name: str, annotation: Record, fold
     if unknown:
         raise FormatError(f"{where}: expected segments of the file in {picture_name}; got number {min(unknown)}")
     flags = np.array(list(crowd.values()), np.bool_)
-    return ImageTruth.from_masks(image["id"], name, size, [masks[number] for number in crowd], crowd=flags)
+    return ImageGroundTruth.from_masks(image["id"], name, size, [masks[number] for number in crowd], crowd=flags)
 
 
 def _picture(path: Path) -> np.ndarray:

@@ -10,9 +10,9 @@ import re
 from pathlib import Path, PurePosixPath
 
 from masktree.errors import FormatError, InputError
-from masktree.evaluate.datasets.coco import file_name, image_truth, index, load
+from masktree.evaluate.datasets.coco import file_name, image_ground_truth, index, load
 from masktree.evaluate.datasets.dataset import Counts, Only, Reading
-from masktree.evaluate.ground_truth import ImageTruth
+from masktree.evaluate.ground_truth import ImageGroundTruth
 
 
 def read_sa1b(path: Path, split: str, only: Only = None) -> Reading:
@@ -43,7 +43,7 @@ def read_sa1b(path: Path, split: str, only: Only = None) -> Reading:
     return Reading(images, Counts(len(images), sum(map(len, images))))
 
 
-def _image(path: Path) -> ImageTruth:
+def _image(path: Path) -> ImageGroundTruth:
     document = load(path)
     image, annotations = document.get("image"), document.get("annotations")
     if not isinstance(image, dict) or not isinstance(annotations, list):
@@ -54,7 +54,7 @@ def _image(path: Path) -> ImageTruth:
             raise FormatError(f"{path}: expected records as annotations; got {annotation!r}; get the file again")
         annotation["image_id"] = image["id"]
     file = index(path, [image], annotations)
-    return image_truth(file, image, file_name(file, image))
+    return image_ground_truth(file, image, file_name(file, image))
 
 
 def _order(file: Path) -> tuple[int, str]:
