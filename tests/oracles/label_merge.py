@@ -19,7 +19,7 @@ def union(masks: list[np.ndarray], ranks: list[tuple], bound: float) -> list[int
     return kept
 
 
-def add(trusted: list[np.ndarray], others: list[np.ndarray], bound: float, strict: bool) -> list[int]:
+def fill(trusted: list[np.ndarray], others: list[np.ndarray], bound: float, strict: bool) -> list[int]:
     """Indices of the others that overlap with no trusted mask by more than the bound, or by as much."""
     kept = []
     for i, mask in enumerate(others):

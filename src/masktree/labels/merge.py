@@ -82,10 +82,10 @@ class MergeRule:
 
     def __post_init__(self) -> None:
         if self.name not in get_args(RuleName):
-            raise InputError(f"expected a rule {' or '.join(get_args(Name))}; got {self.name!r}")
+            raise InputError(f"expected a rule {' or '.join(get_args(RuleName))}; got {self.name!r}")
         object.__setattr__(self, "bound", DEFAULT_IOU[self.name] if self.iou is None else self.iou)
         if not 0 <= self.bound <= 1:
-            raise InputError(f"expected an IoU in [0, 1]; got {self.iou}; {IOU[self.name]} is the default")
+            raise InputError(f"expected an IoU in [0, 1]; got {self.iou}; {DEFAULT_IOU[self.name]} is the default")
 
     def merge(self, pools: Sequence[MaskPool], size: tuple[int, int]) -> MaskPool:
         """The masks that stay of one pool per source, all of (height, width) ``size``."""
