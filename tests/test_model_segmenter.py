@@ -28,13 +28,13 @@ CONFIG = Mask2FormerConfig(
     kind="sohes",
     backbone="embedded",
     image_size=96,
-    hidden=32,
-    heads=2,
-    feedforward=32,
-    pixel_layers=1,
+    hidden_dim=32,
+    num_heads=2,
+    feedforward_dim=32,
+    pixel_decoder_layers=1,
     decoder_layers=2,
-    queries=12,
-    detections=10,
+    num_queries=12,
+    max_detections=10,
 )
 
 
@@ -258,7 +258,7 @@ def test_a_closer_look_is_an_option_that_is_recorded(run, segmenter, collection,
         assert same(segment([image])[0], tree)
         return tree[np.arange(len(tree)) == 0]
 
-    monkeypatch.setattr(crops, "look_closer", first_alone)
+    monkeypatch.setattr(crops, "segment_crops", first_alone)
     image = read_image(collection / "0.png")
     assert masktree.load(run, crops=True)(image).rles == segmenter(image).rles[:1]
     out = tmp_path / "out"

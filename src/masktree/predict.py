@@ -162,7 +162,7 @@ class ModelSegmenter:
         """
         import torch
 
-        from masktree.models.crops import look_closer
+        from masktree.models.crops import segment_crops
         from masktree.models.trees import segment_images
 
         def segment(shown: Sequence[RGB]) -> list[MaskTree]:
@@ -179,7 +179,7 @@ class ModelSegmenter:
         pictures = [as_rgb(image) for image in images]
         trees = segment(pictures)
         if self.crops:
-            trees = [look_closer(image, tree, segment) for image, tree in zip(pictures, trees, strict=True)]
+            trees = [segment_crops(image, tree, segment) for image, tree in zip(pictures, trees, strict=True)]
         return [self._snapped(image, tree) for image, tree in zip(pictures, trees, strict=True)]
 
     def _snapped(self, image: RGB, tree: MaskTree) -> MaskTree:

@@ -13,7 +13,14 @@ from masktree.models.config import Mask2FormerConfig
 from masktree.models.structures import Batch
 
 CONFIG = Mask2FormerConfig(
-    kind="unsam", image_size=64, hidden=8, heads=1, feedforward=8, pixel_layers=1, decoder_layers=1, queries=4
+    kind="unsam",
+    image_size=64,
+    hidden_dim=8,
+    num_heads=1,
+    feedforward_dim=8,
+    pixel_decoder_layers=1,
+    decoder_layers=1,
+    num_queries=4,
 )
 
 
@@ -24,14 +31,14 @@ class PlantedDetections:
     scores: Tensor
     logits: Tensor
     canvas: tuple[int, int]
-    content: tuple[int, int]
+    valid_size: tuple[int, int]
     ancestors: Tensor | None = None
     levels: Tensor | None = None
 
     def render(self, start: int, stop: int, size: tuple[int, int]) -> Tensor:
         logits = self.logits[start:stop, None].float()
         full = functional.interpolate(logits, self.canvas, mode="bilinear", align_corners=False)
-        seen = full[..., : self.content[0], : self.content[1]]
+        seen = full[..., : self.valid_size[0], : self.valid_size[1]]
         return functional.interpolate(seen, size, mode="bilinear", align_corners=False)[:, 0] > 0
 
 
@@ -43,9 +50,12 @@ class TinyModel(nn.Module):
         self.config = config
         self.wants_cues = wants_cues
         self.body = nn.Sequential(
-            nn.Conv2d(3, config.hidden, 3, 2, 1), nn.ReLU(), nn.Conv2d(config.hidden, config.hidden, 3, 2, 1), nn.ReLU()
+            nn.Conv2d(3, config.hidden_dim, 3, 2, 1),
+            nn.ReLU(),
+            nn.Conv2d(config.hidden_dim, config.hidden_dim, 3, 2, 1),
+            nn.ReLU(),
         )
-        self.masks = nn.Conv2d(config.hidden, config.queries, 1)
+        self.masks = nn.Conv2d(config.hidden_dim, config.num_queries, 1)
 
     def logits(self, images: Tensor) -> Tensor:
         return self.masks(self.body(images - 0.5))
@@ -63,11 +73,11 @@ class TinyModel(nn.Module):
         return {"mask": total / torch.as_tensor(number, device=total.device).clamp(min=1)}
 
     def detect(
-        self, images: Tensor, cues: Tensor | None, content: Sequence[tuple[int, int]]
+        self, images: Tensor, cues: Tensor | None, valid_sizes: Sequence[tuple[int, int]]
     ) -> list[PlantedDetections]:
         assert (cues is not None) == self.wants_cues
         found = []
-        for own, inside in zip(self.logits(images), content, strict=True):
+        for own, inside in zip(self.logits(images), valid_sizes, strict=True):
             scores, order = own.sigmoid().mean((1, 2)).sort(descending=True)
             canvas = (images.shape[2], images.shape[3])
             found.append(PlantedDetections(scores.float(), own[order], canvas, inside))

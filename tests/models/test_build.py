@@ -15,12 +15,12 @@ from masktree.models.config import CascadeConfig, Mask2FormerConfig
 from masktree.models.mask2former.model import Mask2Former
 from tests.models.standins import CONFIG, TinyModel
 
-SMALL = {"image_size": 64, "hidden": 32, "detections": 20}
-QUERIES = {"heads": 2, "feedforward": 32, "pixel_layers": 1, "decoder_layers": 1, "queries": 12}
+SMALL = {"image_size": 64, "hidden_dim": 32, "max_detections": 20}
+QUERIES = {"num_heads": 2, "feedforward_dim": 32, "pixel_decoder_layers": 1, "decoder_layers": 1, "num_queries": 12}
 CONFIGS = {
     "sohes": Mask2FormerConfig(kind="sohes", backbone="embedded", **SMALL, **QUERIES),
     "unsam": Mask2FormerConfig(kind="unsam", backbone="embedded", **SMALL, **QUERIES),
-    "hassod": CascadeConfig(backbone="embedded", box_width=32, mask_layers=1, test_proposals=30, **SMALL),
+    "hassod": CascadeConfig(backbone="embedded", box_head_dim=32, mask_head_layers=1, test_proposals=30, **SMALL),
 }
 
 

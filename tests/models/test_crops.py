@@ -47,7 +47,7 @@ def test_parts_of_a_large_mask_are_added_at_their_place(image):
     outer, part, deeper = box(10, 20, 30, 40), box(15, 25, 10, 8), box(17, 26, 4, 4)
     other = box(50, 90, 5, 5)
     model = Planted(part, deeper, box(0, 0, 60, 25))
-    tree = crops.look_closer(image, tree_of(outer, other), model)
+    tree = crops.segment_crops(image, tree_of(outer, other), model)
     assert model.shown == [(7, 16, 43, 64)]  # a tenth of the sides around it
     assert len(tree) == 4  # the third of the model's masks reaches too far out of the outer one
     np.testing.assert_array_equal(tree.mask(2), part)
@@ -60,30 +60,30 @@ def test_parts_of_a_large_mask_are_added_at_their_place(image):
 def test_small_masks_and_those_that_fill_the_image_are_not_looked_at(image):
     model = Planted(box(20, 20, 5, 5))
     tree = tree_of(box(10, 10, 10, 20), box(0, 0, 60, 90))
-    assert crops.look_closer(image, tree, model) is tree
+    assert crops.segment_crops(image, tree, model) is tree
     assert model.shown == []
 
 
 def test_copies_are_not_added(image):
     outer, part = box(10, 20, 30, 40), box(15, 25, 10, 10)
     near = box(15, 25, 10, 9)  # IoU .9 with the part: a copy
-    tree = crops.look_closer(image, tree_of(outer, part), Planted(outer, near, box(30, 30, 8, 8)))
+    tree = crops.segment_crops(image, tree_of(outer, part), Planted(outer, near, box(30, 30, 8, 8)))
     assert len(tree) == 3
     # Two outer masks show the same new one; the higher score of near-copies stays.
     two = tree_of(outer, box(8, 18, 34, 44))
     model = Planted(box(15, 25, 20, 20), box(15, 25, 19, 20), scores=(0.25, 0.75))
-    tree = crops.look_closer(image, two, model)
+    tree = crops.segment_crops(image, two, model)
     assert len(model.shown) == 2
     assert tree.scores[2:].tolist() == [0.75]
 
 
 def test_the_tree_keeps_its_parents_and_the_number_of_crops_is_bounded(image, monkeypatch):
-    monkeypatch.setattr(crops, "MOST", 2)
+    monkeypatch.setattr(crops, "MAX_CROPS", 2)
     outer = [box(0, 30 * i, 30, 25) for i in range(3)]
     plain = tree_of(*outer, box(31, 0, 4, 4), scores=(0.2, 0.9, 0.6, 0.5))
     odd = MaskTree.from_rles(plain.rles, SIZE, np.array([-1, -1, -1, 0], np.int32), scores=plain.scores)
     model = Planted(box(5, 35, 9, 9), box(5, 65, 9, 9), box(5, 5, 9, 9))
-    tree = crops.look_closer(image, odd, model)
+    tree = crops.segment_crops(image, odd, model)
     assert len(model.shown) == 2
     assert model.shown[0][1] == 28  # best first
     assert tree.parents.tolist() == [-1, -1, -1, 0, 1, 2]
@@ -92,4 +92,4 @@ def test_the_tree_keeps_its_parents_and_the_number_of_crops_is_bounded(image, mo
 
 def test_no_masks(image):
     empty = MaskTree.from_rles((), SIZE, np.zeros(0, np.int32))
-    assert crops.look_closer(image, empty, Planted(box(0, 0, 4, 4))) is empty
+    assert crops.segment_crops(image, empty, Planted(box(0, 0, 4, 4))) is empty

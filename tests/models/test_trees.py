@@ -18,7 +18,7 @@ from tests.models.standins import PlantedDetections, TinyModel
 
 
 def planted(masks: list[np.ndarray], **heads) -> PlantedDetections:
-    """Detections that render to exactly these masks at their own size."""
+    """ModelDetections that render to exactly these masks at their own size."""
     size = masks[0].shape
     logits = torch.from_numpy(np.stack(masks)).float() * 2 - 1
     return PlantedDetections(torch.linspace(0.9, 0.1, len(masks)), logits, size, size, **heads)
@@ -132,7 +132,7 @@ def test_detections_of_both_models_become_trees(kind):
     if kind == "boxes":
         edges = torch.tensor(sides).float() / 2
         found = BoxDetections(
-            edges, torch.tensor([0.9, 0.8, 0.7]), torch.eye(3), torch.ones(3, 28, 28), content=(32, 48)
+            edges, torch.tensor([0.9, 0.8, 0.7]), torch.eye(3), torch.ones(3, 28, 28), valid_size=(32, 48)
         )
     else:
         grid = torch.arange(0, 16).float()
@@ -154,7 +154,7 @@ def test_detections_of_both_models_become_trees(kind):
 
 
 @pytest.mark.parametrize(
-    ("size", "content", "padded"),
+    ("size", "valid_size", "padded"),
     [
         ((60, 100), (38, 64), (64, 64)),
         ((300, 128), (64, 27), (64, 32)),
@@ -163,13 +163,13 @@ def test_detections_of_both_models_become_trees(kind):
         ((64, 64), (64, 64), (64, 64)),
     ],
 )
-def test_longer_side_is_the_models_size_and_padding_is_zero(rng, size, content, padded):
+def test_longer_side_is_the_models_size_and_padding_is_zero(rng, size, valid_size, padded):
     image = rng.integers(1, 256, (*size, 3), np.uint8)
     item = prepare(image, 64, cues=True)
-    assert (item.content, item.size) == (content, size)
+    assert (item.valid_size, item.size) == (valid_size, size)
     assert item.pixels.shape == (3, *padded)
     assert item.cues.shape == (CUES, padded[0] // 2, padded[1] // 2)
-    h, w = content
+    h, w = valid_size
     assert item.pixels[:, :h, :w].min() > 0
     assert item.pixels.max() <= 1
     assert item.pixels[:, h:].abs().sum() + item.pixels[:, :, w:].abs().sum() == 0

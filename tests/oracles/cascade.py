@@ -1,6 +1,6 @@
 """Parts of a Cascade Mask R-CNN written out with loops over plain numbers, from their published definitions.
 
-Faster R-CNN (Ren et al. 2015, arXiv 1506.01497) for anchors and steps, Mask R-CNN (He et al. 2017, 1703.06870) for
+Faster R-CNN (Ren et al. 2015, arXiv 1506.01497) for anchors and deltas, Mask R-CNN (He et al. 2017, 1703.06870) for
 RoIAlign, the focal loss (Lin et al. 2017, 1708.02002), DropLoss (Wang et al. 2023, 2301.11320).
 """
 

@@ -39,7 +39,7 @@ def iou(a, b) -> float:
     return both / either if either else 0.0
 
 
-def without_copies(masks, limit) -> list[int]:
+def dense_mask_nms(masks, limit) -> list[int]:
     kept: list[int] = []
     for i, mask in enumerate(masks):
         if all(iou(mask, masks[k]) <= limit for k in kept):
@@ -53,7 +53,7 @@ def fourier(x, y, side, frequencies) -> list[float]:
     return [math.sin(t) for t in turns] + [math.cos(t) for t in turns]
 
 
-def told(row, column, marks, box, cells, *, side, cell) -> list[float]:
+def prompt_maps(row, column, marks, box, cells, *, side, cell) -> list[float]:
     """Of a cell: nearness at three widths and highest cosine, for clicks inside and outside; how far inside the box."""
     depth, rows, columns = cells.shape
 

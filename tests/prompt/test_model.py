@@ -22,16 +22,16 @@ from tests.trees.test_snap import quarters
 CONFIG = PromptableConfig(
     backbone="embedded",
     image_size=96,
-    hidden=32,
-    heads=2,
-    feedforward=32,
-    pixel_layers=1,
-    prompt_layers=1,
-    cell=8,
-    clicks=4,
-    corrections=1,
-    grid=6,
-    detections=40,
+    hidden_dim=32,
+    num_heads=2,
+    feedforward_dim=32,
+    pixel_decoder_layers=1,
+    prompt_decoder_layers=1,
+    embedding_stride=8,
+    prompts_per_image=4,
+    max_correction_clicks=1,
+    points_per_side=6,
+    max_detections=40,
 )
 
 
@@ -225,7 +225,7 @@ def test_a_grid_of_clicks_gives_a_tree(segmenter, photo):
     tree = AutomaticMaskGenerator(segmenter, points_per_side=4, points_per_batch=3).tree(photo)
     other = AutomaticMaskGenerator(segmenter, points_per_side=4, points_per_batch=100).tree(photo)
     assert tree.size == (120, 160)
-    assert 1 <= len(tree) <= CONFIG.detections
+    assert 1 <= len(tree) <= CONFIG.max_detections
     assert (np.diff(tree.scores) <= 0).all()
     assert ((tree.stabilities >= 0) & (tree.stabilities <= 1)).all()
     assert len(tree) == len(other)

@@ -92,7 +92,7 @@ def by_coverage(tree: MaskTree) -> MaskTree:
 
 
 def test_sohes_learns_masks_and_their_parents(planted, tmp_path):
-    preset = small("sohes", {"queries": 20, "detections": 20}, steps=60, batch=8, rate=2e-3)
+    preset = small("sohes", {"num_queries": 20, "max_detections": 20}, steps=60, batch=8, rate=2e-3)
     found = learn(planted, tmp_path / "run", preset, min_score=0.5)
     _, trees = planted
     metrics = recall_of(trees, found)
@@ -106,7 +106,7 @@ def test_sohes_learns_masks_and_their_parents(planted, tmp_path):
 
 
 def test_hassod_learns_masks_and_their_levels(planted, tmp_path):
-    shape = {"hidden": 32, "mask_layers": 1, "roi_batch": 16, "train_proposals": 50, "test_proposals": 50}
+    shape = {"hidden_dim": 32, "mask_head_layers": 1, "roi_batch_size": 16, "train_proposals": 50, "test_proposals": 50}
     preset = small("hassod", shape, steps=100, batch=4, rate=0.05)
     found = learn(planted, tmp_path / "run", preset, min_score=0.5)
     _, trees = planted

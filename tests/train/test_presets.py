@@ -19,12 +19,12 @@ def test_the_base_presets_have_the_published_numbers():
         assert preset.augmentation.crop == preset.model.image_size == 1024
         assert preset.augmentation.max_masks == 200
     assert (sohes.model.kind, sohes.model.backbone) == ("sohes", "dino-vitb8")
-    assert (unsam.model.backbone, unsam.model.queries, unsam.model.detections) == ("dino-resnet50", 2000, 1000)
+    assert (unsam.model.backbone, unsam.model.num_queries, unsam.model.max_detections) == ("dino-resnet50", 2000, 1000)
     o = hassod.optimisation
     assert (o.optimiser, o.rate, o.decay, o.steps, o.warm_up, o.batch) == ("sgd", 0.01, 5e-5, 40_000, 1000, 16)
     assert o.schedule == "constant"
     assert isinstance(hassod.model, CascadeConfig)
-    assert (hassod.model.train_proposals, hassod.model.roi_batch) == (4000, 512)
+    assert (hassod.model.train_proposals, hassod.model.roi_batch_size) == (4000, 512)
     assert hassod.augmentation.short_side == (240, 1024)
     assert hassod.augmentation.paste_scale == (0.3, 1.0)
 
@@ -46,10 +46,10 @@ def test_only_what_is_given_changes():
     )
     before = find_preset("sohes", "tiny")
     assert (preset.model.backbone, preset.model.image_size, preset.augmentation.crop) == ("dino-vits8", 128, 128)
-    assert (preset.model.queries, preset.model.detections) == (20, 20)
+    assert (preset.model.num_queries, preset.model.max_detections) == (20, 20)
     assert (preset.optimisation.steps, preset.optimisation.batch) == (7, 2)
     assert preset.optimisation.rate == before.optimisation.rate
-    assert preset.model.hidden == before.model.hidden
+    assert preset.model.hidden_dim == before.model.hidden_dim
 
 
 def test_what_makes_no_sense_is_refused():

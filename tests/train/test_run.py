@@ -149,14 +149,14 @@ def test_a_finished_run_is_left_as_it_is(labels, unbroken):
 def test_other_settings_are_refused_by_name_and_passes_are_free(labels, unbroken):
     changed = replace(
         PRESET,
-        model=replace(CONFIG, queries=7),
+        model=replace(CONFIG, num_queries=7),
         optimisation=replace(OPTIMISATION, rate=0.5),
         augmentation=Augmentation(crop=64, scale=(0.5, 1.0), paste=0.5, jitter=0.5),
     )
     with pytest.raises(InputError) as caught:
         run(labels, unbroken, changed, seed=1)
     for part in (
-        "model.queries (4 there, 7 now)",
+        "model.num_queries (4 there, 7 now)",
         "optimisation.rate (0.01 there, 0.5 now)",
         "augmentation.scale ([0.8, 1.4] there, [0.5, 1.0] now)",
         "seed (0 there, 1 now)",

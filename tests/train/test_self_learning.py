@@ -68,7 +68,7 @@ def test_what_the_labels_miss_is_found_more_often_after_self_training(planted, t
     folder, labelled, missing = planted
     preset = find_preset("sohes", "tiny", image_size=SIDE)
     few = replace(preset.optimisation, steps=80, batch=8, rate=2e-3, warm_up=10, schedule="cosine", average=0.9)
-    model = replace(preset.model, queries=16, detections=16, hidden=64)  # type: ignore[call-arg]
+    model = replace(preset.model, num_queries=16, max_detections=16, hidden_dim=64)  # type: ignore[call-arg]
     train(
         folder / "labels",
         tmp_path / "a",

@@ -299,9 +299,17 @@ def test_losses_left_out_are_recorded_but_not_learned():
     "config",
     [
         Mask2FormerConfig(
-            image_size=64, hidden=32, heads=2, feedforward=32, pixel_layers=1, decoder_layers=1, queries=6
+            image_size=64,
+            hidden_dim=32,
+            num_heads=2,
+            feedforward_dim=32,
+            pixel_decoder_layers=1,
+            decoder_layers=1,
+            num_queries=6,
         ),
-        CascadeConfig(backbone="embedded", image_size=64, hidden=16, box_width=16, mask_layers=1, roi_batch=8),
+        CascadeConfig(
+            backbone="embedded", image_size=64, hidden_dim=16, box_head_dim=16, mask_head_layers=1, roi_batch_size=8
+        ),
     ],
 )
 def test_images_without_teachers_masks_teach_nothing(config):
@@ -319,13 +327,13 @@ def test_images_without_teachers_masks_teach_nothing(config):
 
     cues = torch.zeros(2, *_cues_shape(model)) if model.wants_cues else None
     mixed = replace(batch_of(2, 0), cues=cues)
-    silent = replace(mixed, blank_teaches=False)
+    silent = replace(mixed, learn_from_empty=False)
     assert not torch.allclose(gradient(mixed, 2.0), gradient(silent, 2.0), atol=1e-6)
     changed = replace(silent, images=torch.cat([silent.images[:1], torch.rand_like(silent.images[:1])]))
     torch.testing.assert_close(gradient(changed, 2.0), gradient(silent, 2.0), rtol=1e-3, atol=1e-5)
-    empty = replace(batch_of(0, 0), cues=cues, blank_teaches=False)
+    empty = replace(batch_of(0, 0), cues=cues, learn_from_empty=False)
     assert gradient(empty, 0.0).abs().max() == 0
-    assert gradient(replace(empty, blank_teaches=True), 0.0).abs().max() > 0
+    assert gradient(replace(empty, learn_from_empty=True), 0.0).abs().max() > 0
 
 
 def _cues_shape(model: object) -> tuple[int, int, int]:
@@ -352,11 +360,18 @@ def test_a_run_begins_with_the_weights_of_another(first, labels, tmp_path):
 def test_of_another_architecture_what_fits_is_taken_if_the_pyramid_does(tmp_path):
     from masktree.models.build import save_pretrained
 
-    shape = {"image_size": 64, "hidden": 32, "heads": 2, "feedforward": 32, "pixel_layers": 1, "decoder_layers": 1}
+    shape = {
+        "image_size": 64,
+        "hidden_dim": 32,
+        "num_heads": 2,
+        "feedforward_dim": 32,
+        "pixel_decoder_layers": 1,
+        "decoder_layers": 1,
+    }
     torch.manual_seed(0)
-    source = build_model(Mask2FormerConfig(kind="sohes", queries=6, **shape), weights=False)
+    source = build_model(Mask2FormerConfig(kind="sohes", num_queries=6, **shape), weights=False)
     save_pretrained(source, tmp_path)
-    target = build_model(Mask2FormerConfig(kind="unsam", queries=5, **shape), weights=False)
+    target = build_model(Mask2FormerConfig(kind="unsam", num_queries=5, **shape), weights=False)
     before = {name: value.clone() for name, value in target.state_dict().items()}  # type: ignore[attr-defined]
     said = Start.open(tmp_path).load_into(target)  # type: ignore[arg-type]
     given, after = source.state_dict(), target.state_dict()  # type: ignore[attr-defined]
@@ -365,7 +380,7 @@ def test_of_another_architecture_what_fits_is_taken_if_the_pyramid_does(tmp_path
     assert all(torch.equal(after[name], before[name]) for name in after if name not in fitting)
     assert 0 < len(after) - len(fitting) < 5  # what belongs to a query
     assert said.startswith(f"{len(fitting)} of {len(after)} tensors; new are ")
-    other = build_model(Mask2FormerConfig(kind="unsam", queries=6, backbone="embedded", **shape), weights=False)
+    other = build_model(Mask2FormerConfig(kind="unsam", num_queries=6, backbone="embedded", **shape), weights=False)
     other.pyramid = torch.nn.Linear(2, 2)  # type: ignore[attr-defined]
     with pytest.raises(WeightsError, match=r"feature pyramid; got no fitting 'pyramid.weight' and 1 more"):
         Start.open(tmp_path).load_into(other)  # type: ignore[arg-type]

@@ -12,24 +12,26 @@ from masktree.trees.nms import mask_nms
 from masktree.types import RGB
 
 # All our choice.
-LARGE = 0.05  # share of the image that a mask has at least
-CLOSER = 1.5  # times that its crop is enlarged at least: below, the model sees what it has seen
-MARGIN = 0.1  # of the box's sides, on each side: a mask that reaches the edge of its crop may be cut off
-MOST = 16  # crops of an image, by descending score
-INSIDE = 0.9  # share of a found mask that lies in the mask it was looked for in (UnSAM's conquer, arXiv 2406.20081)
-COPY = 0.9  # IoU with a mask that is there, from which on a mask is a copy
+MIN_AREA_FRACTION = 0.05  # share of the image that a mask has at least
+MIN_MAGNIFICATION = 1.5  # times that its crop is enlarged at least: below, the model sees what it has seen
+CROP_MARGIN = 0.1  # of the box's sides, on each side: a mask that reaches the edge of its crop may be cut off
+MAX_CROPS = 16  # crops of an image, by descending score
+MIN_COVERAGE = (
+    0.9  # share of a found mask that lies in the mask it was looked for in (UnSAM's conquer, arXiv 2406.20081)
+)
+DUPLICATE_IOU = 0.9  # IoU with a mask that is there, from which on a mask is a copy
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right
 
 
-def look_closer(image: RGB, tree: MaskTree, segment: Callable[[Sequence[RGB]], Sequence[MaskTree]]) -> MaskTree:
+def segment_crops(image: RGB, tree: MaskTree, segment: Callable[[Sequence[RGB]], Sequence[MaskTree]]) -> MaskTree:
     """The tree of an (H, W, 3) image with what ``segment`` finds inside its large masks added behind its own masks.
 
     The tree's own masks stay as they are, with their parents. The parent of a new one is the smallest mask that covers
-    it; its level follows from its depth. Of copies among the new ones the higher score stays. Time is that of ``MOST``
-    images at most.
+    it; its level follows from its depth. Of copies among the new ones the higher score stays. Time is that of at
+    most ``MAX_CROPS`` images.
     """
-    outer = [index for index in np.argsort(-tree.scores, kind="stable") if _is_worth_it(tree, index)][:MOST]
+    outer = [index for index in np.argsort(-tree.scores, kind="stable") if _is_worth_it(tree, index)][:MAX_CROPS]
     boxes = [_around(tree.boxes[index], tree.size) for index in outer]
     found = segment([np.ascontiguousarray(image[top:bottom, left:right]) for top, left, bottom, right in boxes])
     rles: list[bytes] = []
@@ -37,7 +39,7 @@ def look_closer(image: RGB, tree: MaskTree, segment: Callable[[Sequence[RGB]], S
     for index, box, inner in zip(outer, boxes, found, strict=True):
         placed = [rle.encode_at(inner.mask(k), box[0], box[1], tree.size) for k in range(len(inner))]
         shared = rle.cross_intersections(placed, [tree.rles[index]], tree.size)[:, 0]
-        within = np.flatnonzero((shared > 0) & (shared >= INSIDE * rle.areas(placed, tree.size)))
+        within = np.flatnonzero((shared > 0) & (shared >= MIN_COVERAGE * rle.areas(placed, tree.size)))
         rles += [placed[k] for k in within]
         scores += inner.scores[within].tolist()
     return _joined(tree, rles, np.array(scores, np.float32))
@@ -46,13 +48,13 @@ def look_closer(image: RGB, tree: MaskTree, segment: Callable[[Sequence[RGB]], S
 def _is_worth_it(tree: MaskTree, index: int) -> bool:
     top, left, bottom, right = _around(tree.boxes[index], tree.size)
     closer = max(tree.size) / max(bottom - top, right - left)
-    return bool(tree.areas[index] >= LARGE * tree.size[0] * tree.size[1]) and closer >= CLOSER
+    return bool(tree.areas[index] >= MIN_AREA_FRACTION * tree.size[0] * tree.size[1]) and closer >= MIN_MAGNIFICATION
 
 
 def _around(box: np.ndarray, size: tuple[int, int]) -> Box:
     """An XYWH box with its margin, cut at the image's borders."""
     x, y, width, height = (int(v) for v in box)
-    dx, dy = round(MARGIN * width), round(MARGIN * height)
+    dx, dy = round(CROP_MARGIN * width), round(CROP_MARGIN * height)
     return max(0, y - dy), max(0, x - dx), min(size[0], y + height + dy), min(size[1], x + width + dx)
 
 
@@ -61,8 +63,8 @@ def _joined(tree: MaskTree, rles: list[bytes], scores: np.ndarray) -> MaskTree:
     size, own = tree.size, len(tree)
     shared = rle.cross_intersections(rles, tree.rles, size)
     areas = rle.areas(rles, size)
-    new = np.flatnonzero((shared / (areas[:, None] + tree.areas - shared) < COPY).all(axis=1))
-    new = new[mask_nms([rles[k] for k in new], size, scores[new], iou_threshold=COPY)]
+    new = np.flatnonzero((shared / (areas[:, None] + tree.areas - shared) < DUPLICATE_IOU).all(axis=1))
+    new = new[mask_nms([rles[k] for k in new], size, scores[new], iou_threshold=DUPLICATE_IOU)]
     if len(new) == 0:
         return tree
     together = (*tree.rles, *(rles[k] for k in new))

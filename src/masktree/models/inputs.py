@@ -23,7 +23,7 @@ class Input:
 
     pixels: Tensor
     cues: Tensor | None
-    content: tuple[int, int]
+    valid_size: tuple[int, int]
     size: tuple[int, int]
 
 

@@ -35,7 +35,7 @@ class Batch:
     ``images`` (b, 3, H, W) float32 RGB in [0, 1], H and W multiples of 32, 0 where there is no photograph; ``cues``
     (b, CUES, H/2, W/2) float32, the hand-made evidence, for pyramids that want it, else None. ``seeds`` (b,) int64: of
     every random choice made for an image, so that a step does not depend on how its images are spread over
-    processes. ``names``: of the images, for messages. ``blank_teaches``: whether an image without any target teaches
+    processes. ``names``: of the images, for messages. ``learn_from_empty``: whether an image without any target teaches
     that nothing is in it; else it has no loss, though means over images count it.
     """
 
@@ -44,12 +44,12 @@ class Batch:
     targets: Sequence[Targets]
     seeds: Tensor
     names: Sequence[str]
-    blank_teaches: bool = True
+    learn_from_empty: bool = True
 
     @property
-    def says(self) -> Tensor:
+    def loss_weights(self) -> Tensor:
         """(b,) float32, on the images' device: factor on the losses of each image, 0 for one that teaches nothing."""
-        said = [float(self.blank_teaches or len(targets.masks) > 0) for targets in self.targets]
+        said = [float(self.learn_from_empty or len(targets.masks) > 0) for targets in self.targets]
         return torch.tensor(said, device=self.images.device)
 
     def to(self, device: torch.device) -> Batch:
@@ -61,7 +61,7 @@ class Batch:
         )
 
 
-class Detections(Protocol):
+class ModelDetections(Protocol):
     """What a model finds in one image: n masks, best score first.
 
     ``scores`` (n,) float32 in [0, 1]. ``ancestors`` (n, n) float32: probability that mask j is an ancestor of mask i,
@@ -83,7 +83,7 @@ class Detections(Protocol):
 
 
 class Model(Protocol):
-    """A network that is trained on ``Batch`` and gives ``Detections``; a ``torch.nn.Module`` besides.
+    """A network that is trained on ``Batch`` and gives ``ModelDetections``; a ``torch.nn.Module`` besides.
 
     ``config`` decides its shape; ``wants_cues`` says whether its input has cues.
     """
@@ -98,6 +98,8 @@ class Model(Protocol):
         are divided: the mean over processes; None takes that of the batch (at least 1)."""
         ...
 
-    def detect(self, images: Tensor, cues: Tensor | None, content: Sequence[tuple[int, int]]) -> Sequence[Detections]:
+    def detect(
+        self, images: Tensor, cues: Tensor | None, valid_sizes: Sequence[tuple[int, int]]
+    ) -> Sequence[ModelDetections]:
         """``images`` and ``cues`` as in ``Batch``; ``content``: height and width of each image within its padding."""
         ...

@@ -10,7 +10,7 @@ import torch
 
 from masktree.errors import InputError
 from masktree.models.inputs import prepare, stack
-from masktree.models.structures import Detections, Model
+from masktree.models.structures import Model, ModelDetections
 from masktree.trees import hierarchy, rle
 from masktree.trees.masktree import MaskTree
 from masktree.types import RGB
@@ -20,7 +20,7 @@ _DENSE = 64 * 2**20  # bytes of dense masks at a time (our choice); a mask that 
 
 
 def tree_of(
-    detections: Detections,
+    detections: ModelDetections,
     size: tuple[int, int],
     *,
     min_area: int = MIN_AREA,
@@ -96,13 +96,13 @@ def segment_images(
                 torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
             ):
                 pixels, cues = stack([inputs[i] for i in part], device)
-                found = model.detect(pixels, cues, [inputs[i].content for i in part])
+                found = model.detect(pixels, cues, [inputs[i].valid_size for i in part])
             for i, detections in zip(part, found, strict=True):
                 trees[i] = tree_of(detections, inputs[i].size, min_area=min_area, min_score=min_score)
     return [trees[i] for i in range(len(images))]
 
 
-def encode_masks(detections: Detections, count: int, size: tuple[int, int]) -> list[bytes]:
+def encode_masks(detections: ModelDetections, count: int, size: tuple[int, int]) -> list[bytes]:
     """Run-length strings of the first ``count`` masks at an image's (height, width). A few are dense at a time."""
     step = max(1, _DENSE // (size[0] * size[1]))
     rles: list[bytes] = []

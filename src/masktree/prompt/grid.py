@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from masktree.models.promptable.generate import everything
+from masktree.models.promptable.generate import generate_masks
 from masktree.models.trees import MIN_AREA, tree_of
 from masktree.prompt.model import Network
 from masktree.trees.masktree import MaskTree
@@ -40,23 +40,23 @@ def tree_of_clicks(
             2304.02643, appendix B).
 
     Masks below ``segmenter.min_area`` or ``segmenter.min_score``, and copies of better ones, are left out, and at most
-    ``config.detections`` kept; then they are redrawn, if the segmenter has ``snap_backbone``. Memory: the logits of a
-    batch, and the vectors and coarse maps of the candidates.
+    ``config.max_detections`` kept; then they are redrawn, if the segmenter has ``snap_backbone``. Memory: the
+    logits of a batch, and the vectors and coarse maps of the candidates.
     """
     network = Network(segmenter, image)
     content = network.content
     points = None if grid is None else torch.tensor(grid * (content[1], content[0]), dtype=torch.float32)
     with torch.inference_mode(), network.precision():
-        found = everything(
+        found = generate_masks(
             network.model.decode,
             network.encoded,
             content,
             network.model.config,
             points=points,
-            at_once=batch or POINTS,
-            least=max(least, segmenter.min_score),
-            stable=stable,
-            offset=offset,
+            points_per_batch=batch or POINTS,
+            pred_iou_thresh=max(least, segmenter.min_score),
+            stability_score_thresh=stable,
+            stability_score_offset=offset,
         )
         assert found.stabilities is not None
         area = MIN_AREA if segmenter.min_area is None else segmenter.min_area

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from masktree import discover
 from masktree.models.inputs import prepare, stack
-from masktree.models.mask2former.model import within
+from masktree.models.mask2former.model import crop_to_valid
 from masktree.models.promptable.model import Promptable
 from masktree.models.promptable.prompt_encoder import STRIDE, Prompts
 from masktree.prompt.candidates import LEAST, Answer, Candidates, choose, click_costs
@@ -45,7 +45,7 @@ class Network:
         self._device = next(self.model.parameters()).device
         self._half = segmenter.dtype == "bfloat16"
         seen = prepare(image, self.model.config.image_size, cues=self.model.wants_cues)
-        self.content = seen.content
+        self.content = seen.valid_size
         with torch.inference_mode(), self.precision():
             self.encoded = self.model.encode(*stack([seen], self._device))
         self.dendrogram = (
@@ -74,7 +74,7 @@ class Network:
         if said or len(prompt.labels) != 1:
             order = np.array([0, *others])[:count]
             return order, ious[order]
-        inside = (within(logits, self.content) > 0).flatten(1).cpu().numpy()
+        inside = (crop_to_valid(logits, self.content) > 0).flatten(1).cpu().numpy()
         some = others[inside[others].any(1)]
         if len(some) == 0:
             return others[:1], np.zeros(1)

@@ -54,13 +54,15 @@ PRESETS: Mapping[Kind, Preset] = {
     # SOHES (arXiv 2404.12386): DINO ViT-B/8 with ViT-Adapter, Mask2Former and ancestor head. The paper does not give
     # its optimisation: UnSAM's, for 8 epochs of its 200,000 images (our choice).
     "sohes": Preset(
-        Mask2FormerConfig(kind="sohes", backbone="dino-vitb8", image_size=1024, queries=1000, detections=1000),
+        Mask2FormerConfig(kind="sohes", backbone="dino-vitb8", image_size=1024, num_queries=1000, max_detections=1000),
         replace(_MASK2FORMER, steps=100_000),
         Augmentation(crop=1024, scale=(0.1, 2.0), max_masks=200),
     ),
     # UnSAM (arXiv 2406.20081): ResNet-50 of DINO, 2000 queries, crops of 1024, large-scale jitter of Mask2Former.
     "unsam": Preset(
-        Mask2FormerConfig(kind="unsam", backbone="dino-resnet50", image_size=1024, queries=2000, detections=1000),
+        Mask2FormerConfig(
+            kind="unsam", backbone="dino-resnet50", image_size=1024, num_queries=2000, max_detections=1000
+        ),
         _MASK2FORMER,
         Augmentation(crop=1024, scale=(0.1, 2.0), max_masks=200),
     ),
@@ -98,29 +100,29 @@ _SMALLER: Mapping[Size, dict[str, Any]] = {
     "small": {
         "mask2former": {
             "image_size": 512,
-            "hidden": 128,
-            "feedforward": 512,
-            "pixel_layers": 3,
+            "hidden_dim": 128,
+            "feedforward_dim": 512,
+            "pixel_decoder_layers": 3,
             "decoder_layers": 6,
-            "queries": 300,
-            "detections": 300,
+            "num_queries": 300,
+            "max_detections": 300,
         },
         "promptable": {
             "image_size": 512,
-            "hidden": 128,
-            "feedforward": 512,
-            "pixel_layers": 3,
-            "clicks": 30,
-            "detections": 300,
+            "hidden_dim": 128,
+            "feedforward_dim": 512,
+            "pixel_decoder_layers": 3,
+            "prompts_per_image": 30,
+            "max_detections": 300,
         },
         "cascade": {
             "image_size": 512,
-            "hidden": 128,
-            "box_width": 512,
+            "hidden_dim": 128,
+            "box_head_dim": 512,
             "train_proposals": 2000,
             "test_proposals": 600,
-            "roi_batch": 256,
-            "detections": 300,
+            "roi_batch_size": 256,
+            "max_detections": 300,
         },
         "adamw": {"rate": 2e-4, "backbone_rate": 0.3, "steps": 20_000, "warm_up": 200, "batch": 8, "average": 0.999},
         "sgd": {"rate": 0.01, "steps": 20_000, "warm_up": 500, "batch": 8, "average": 0.999},
@@ -129,34 +131,34 @@ _SMALLER: Mapping[Size, dict[str, Any]] = {
     "tiny": {
         "mask2former": {
             "image_size": 192,
-            "hidden": 64,
-            "heads": 4,
-            "feedforward": 128,
-            "pixel_layers": 1,
+            "hidden_dim": 64,
+            "num_heads": 4,
+            "feedforward_dim": 128,
+            "pixel_decoder_layers": 1,
             "decoder_layers": 3,
-            "queries": 200,
-            "detections": 200,
+            "num_queries": 200,
+            "max_detections": 200,
         },
         "promptable": {
             "image_size": 192,
-            "hidden": 64,  # as wide as the others, so that a run of theirs can be gone on from
-            "heads": 4,
-            "feedforward": 128,
-            "pixel_layers": 1,
-            "cell": 16,  # cells of 8 take twice the time a step, and learn as much in the same time (docs/log.md)
-            "clicks": 12,
-            "grid": 16,
-            "detections": 100,
+            "hidden_dim": 64,  # as wide as the others, so that a run of theirs can be gone on from
+            "num_heads": 4,
+            "feedforward_dim": 128,
+            "pixel_decoder_layers": 1,
+            "embedding_stride": 16,  # cells of 8 take twice the time a step, and learn as much in the same time
+            "prompts_per_image": 12,
+            "points_per_side": 16,
+            "max_detections": 100,
         },
         "cascade": {
             "image_size": 256,
-            "hidden": 64,
-            "box_width": 128,
-            "mask_layers": 2,
+            "hidden_dim": 64,
+            "box_head_dim": 128,
+            "mask_head_layers": 2,
             "train_proposals": 500,
             "test_proposals": 300,
-            "roi_batch": 64,
-            "detections": 100,
+            "roi_batch_size": 64,
+            "max_detections": 100,
         },
         # Measured by the average recall of the labels of held-out photographs (docs/log.md). The backbone stays as it
         # is: in equal time that is worth more than anything else that was tried. Rates 5e-4, 1e-3 and 2e-3: .16, .19,
@@ -211,7 +213,7 @@ def find_preset(
     if queries is not None:
         if not isinstance(model, Mask2FormerConfig):
             raise InputError(f"expected no number of queries for {kind}, which has none; leave it out")
-        model = replace(model, queries=queries, detections=min(model.detections, queries))
+        model = replace(model, num_queries=queries, max_detections=min(model.max_detections, queries))
     augmentation = preset.augmentation
     if image_size is not None:
         model, augmentation = replace(model, image_size=image_size), replace(augmentation, crop=image_size)

@@ -249,7 +249,7 @@ class _Lessons:
             )
             self.report |= report
             without = frozenset() if self.settings.mask_loss else MASK_LOSSES
-            parts.append(Part(replace(taught, blank_teaches=False), weight, "teacher_", without))
+            parts.append(Part(replace(taught, learn_from_empty=False), weight, "teacher_", without))
         return parts
 
     def note(self, bar: Progress) -> dict[str, float]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from masktree.errors import InputError, TrainingError
-from masktree.models.structures import Batch, Detections, Targets
+from masktree.models.structures import Batch, ModelDetections, Targets
 from masktree.models.trees import encode_masks
 from masktree.train.augmentation import choose_masks
 from masktree.train.geometry import Geometry
@@ -151,7 +151,7 @@ class Teacher:
                     result.append(self._outline(detections, geometry, name))
         return result
 
-    def _outline(self, detections: Detections, geometry: Geometry, name: str) -> Found:
+    def _outline(self, detections: ModelDetections, geometry: Geometry, name: str) -> Found:
         """What may be kept of the detections of one image."""
         scores = detections.scores.float().cpu().double().numpy()
         if not np.isfinite(scores).all():

@@ -41,10 +41,10 @@ def test_boxes_of_no_masks_and_of_an_empty_one():
 def test_steps_are_those_of_the_paper_and_lead_back(weights):
     boxes, anchors = random_boxes(20, 0), random_boxes(20, 1)
     anchors[0] = torch.tensor([3.0, 3.0, 4.0, 90.0])  # one pixel wide
-    steps = encode(boxes, anchors, weights)
+    deltas = encode(boxes, anchors, weights)
     wanted = [oracle.encode(tuple(b), tuple(a), weights) for b, a in zip(boxes.tolist(), anchors.tolist(), strict=True)]
-    torch.testing.assert_close(steps, torch.tensor(wanted), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(decode(steps, anchors, weights), boxes, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(deltas, torch.tensor(wanted), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(decode(deltas, anchors, weights), boxes, rtol=1e-4, atol=1e-3)
 
 
 def test_a_wild_step_stays_finite():

@@ -18,13 +18,13 @@ from tests.oracles import cascade as oracle
 SIDE_OF_IMAGES = 96
 CONFIG = CascadeConfig(
     image_size=SIDE_OF_IMAGES,
-    hidden=32,
-    box_width=64,
-    mask_layers=2,
+    hidden_dim=32,
+    box_head_dim=64,
+    mask_head_layers=2,
     train_proposals=100,
     test_proposals=100,
-    roi_batch=32,
-    detections=50,
+    roi_batch_size=32,
+    max_detections=50,
 )
 # Left, top, right, bottom, level and parent of what is in each of two images.
 SQUARES = (
@@ -117,7 +117,7 @@ def test_losses_start_where_nothing_is_known():
 
 
 def test_equal_seeds_give_equal_bits_and_nothing_else_is_drawn():
-    model = make_model(roi_batch=8)
+    model = make_model(roi_batch_size=8)
     state = torch.get_rng_state()
     first = model.losses(make_batch())
     assert torch.equal(torch.get_rng_state(), state)
@@ -194,15 +194,15 @@ def planted_stages(monkeypatch, model: CascadeMaskRCNN, shift: float) -> list:
     told = []
     losses = BoxStage.losses
 
-    def record(self, judged, labelled, ious, boxes, levels):
-        told.append((labelled, ious))
-        return losses(self, judged, labelled, ious, boxes, levels)
+    def record(self, predictions, rois, ious, boxes, levels):
+        told.append((rois, ious))
+        return losses(self, predictions, rois, ious, boxes, levels)
 
     monkeypatch.setattr(BoxStage, "losses", record)
     with torch.no_grad():
         for stage in model.stages:
-            stage.steps.weight.zero_()
-            stage.steps.bias.copy_(torch.tensor([shift * stage.weights[0], 0, 0, 0]))
+            stage.deltas.weight.zero_()
+            stage.deltas.bias.copy_(torch.tensor([shift * stage.weights[0], 0, 0, 0]))
     return told
 
 
@@ -216,12 +216,12 @@ def test_stages_label_anew_by_their_own_overlap(monkeypatch):
     model.losses(batch)
     targets = [tuple(map(float, square[:4])) for square in SQUARES[1]]
     counts = []
-    for (labelled, found), threshold in zip(told, (0.5, 0.6, 0.7), strict=True):
-        ious = np.array([[oracle.iou(tuple(box), target) for target in targets] for box in labelled.boxes.tolist()])
+    for (rois, found), threshold in zip(told, (0.5, 0.6, 0.7), strict=True):
+        ious = np.array([[oracle.iou(tuple(box), target) for target in targets] for box in rois.boxes.tolist()])
         np.testing.assert_allclose(found, ious.max(1), atol=1e-5)  # boxes do not move: DropLoss sees the same
-        assert labelled.positive.tolist() == (ious.max(1) >= threshold).tolist()
-        own = labelled.positive.numpy()
-        assert (labelled.targets.numpy() == ious.argmax(1))[own].all()
+        assert rois.positive.tolist() == (ious.max(1) >= threshold).tolist()
+        own = rois.positive.numpy()
+        assert (rois.targets.numpy() == ious.argmax(1))[own].all()
         counts.append(int(own.sum()))
     assert counts == [6, 5, 4]  # the targets' own three boxes are among them
     assert len(told[0][0].boxes) == 8
@@ -268,7 +268,7 @@ def test_two_images_are_learned_by_heart():
         assert found.scores[which].min() > 0.5
 
 
-def check(found: BoxDetections, content: tuple[int, int], most: int) -> None:
+def check(found: BoxDetections, valid_size: tuple[int, int], most: int) -> None:
     n = len(found.scores)
     assert 0 < n <= most
     assert found.boxes.shape == (n, 4)
@@ -278,7 +278,7 @@ def check(found: BoxDetections, content: tuple[int, int], most: int) -> None:
     assert (found.scores.diff() <= 0).all()
     assert ((found.scores >= 0) & (found.scores <= 1)).all()
     torch.testing.assert_close(found.levels.sum(1), torch.ones(n))
-    assert (found.boxes[:, 2:] <= torch.tensor([content[1], content[0]])).all()
+    assert (found.boxes[:, 2:] <= torch.tensor([valid_size[1], valid_size[0]])).all()
     assert (found.boxes[:, :2] >= 0).all()
     for value in (found.boxes, found.scores, found.levels, found.masks):
         assert value.dtype == torch.float32
@@ -287,9 +287,9 @@ def check(found: BoxDetections, content: tuple[int, int], most: int) -> None:
 
 @pytest.mark.parametrize("half", [False, True])
 def test_detections_stay_in_the_photograph(half):
-    model, batch, content = make_model().eval(), make_batch(), [(96, 50), (31, 96)]
+    model, batch, valid_sizes = make_model().eval(), make_batch(), [(96, 50), (31, 96)]
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
-        for found, own in zip(model.detect(batch.images, None, content), content, strict=True):
+        for found, own in zip(model.detect(batch.images, None, valid_sizes), valid_sizes, strict=True):
             check(found, own, 50)
             assert found.render(0, 5, (17, 23)).shape == (5, 17, 23)
             boxes = [tuple(box) for box in found.boxes.tolist()]
@@ -305,7 +305,7 @@ def test_detections_do_not_depend_on_the_companions():
 
 
 def test_few_detections_and_other_shapes():
-    model = make_model(detections=3).eval()
+    model = make_model(max_detections=3).eval()
     (found,) = model.detect(torch.rand(1, 3, 32, 160), None, [(1, 160)])
     check(found, (1, 160), 3)
 
@@ -322,9 +322,9 @@ def test_cues_reach_the_pyramid():
 # --- pasting --------------------------------------------------------------------------------------------------------
 
 
-def detections(boxes: list, masks: Tensor, content: tuple[int, int]) -> BoxDetections:
+def detections(boxes: list, masks: Tensor, valid_size: tuple[int, int]) -> BoxDetections:
     n = len(boxes)
-    return BoxDetections(torch.tensor(boxes).float(), torch.ones(n), torch.ones(n, 3) / 3, masks, content)
+    return BoxDetections(torch.tensor(boxes).float(), torch.ones(n), torch.ones(n, 3) / 3, masks, valid_size)
 
 
 def test_render_is_bilinear_at_the_centres_of_pixels(rng):

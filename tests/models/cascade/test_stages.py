@@ -7,10 +7,10 @@ import torch
 from masktree.models.cascade.boxes import encode
 from masktree.models.cascade.stages import (
     SIDE,
+    BoxPredictions,
     BoxStage,
-    Judged,
-    Labelled,
     MaskHead,
+    SampledRois,
     class_losses,
     level_losses,
     mask_loss,
@@ -87,35 +87,37 @@ def make_stage() -> BoxStage:
 def test_losses_of_a_stage_from_their_definitions():
     stage = make_stage()
     targets, levels = torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 70]]), torch.tensor([2, 0])
-    labelled = Labelled(
+    rois = SampledRois(
         torch.tensor([[0.0, 0, 10, 12], [48, 50, 60, 72], [20, 20, 30, 30]]),
         torch.tensor([True, True, False]),
         torch.tensor([0, 1, 0]),
     )
-    judged = Judged(
+    predictions = BoxPredictions(
         torch.tensor([[0.1, 0.9], [0.4, -0.2], [2.0, 1.0]]),
         torch.tensor([[0.1, -0.2, 0.3, 0.4], [0.0, 0.0, 0.0, 0.0], [9.0, 9.0, 9.0, 9.0]]),
         torch.tensor([[0.2, -1.0, 0.5], [1.0, 0.0, -2.0], [5.0, 5.0, 5.0]]),
     )
     ious = torch.tensor([0.8, 0.7, 0.0])
-    classes, distance, level = stage.losses(judged, labelled, ious, targets, levels)
-    pairs = list(zip(judged.logits.tolist(), [True, True, False], strict=True))
+    classes, distance, level = stage.losses(predictions, rois, ious, targets, levels)
+    pairs = list(zip(predictions.logits.tolist(), [True, True, False], strict=True))
     wanted = [oracle.drop_loss(tuple(pair), kind, (0, 0, 1, 1), [(0, 0, 1, 1)]) for pair, kind in pairs[:2]]
     assert classes.item() == pytest.approx(sum(wanted) / 3, rel=1e-5)
-    code = encode(targets, labelled.boxes[:2], WEIGHTS)
-    assert distance.item() == pytest.approx((judged.steps[:2] - code).abs().sum().item() / 3, rel=1e-5)
-    focal = [oracle.focal(judged.levels[i, j].item(), int(j == (2, 0)[i])) for i in range(2) for j in range(3)]
+    code = encode(targets, rois.boxes[:2], WEIGHTS)
+    assert distance.item() == pytest.approx((predictions.deltas[:2] - code).abs().sum().item() / 3, rel=1e-5)
+    focal = [oracle.focal(predictions.levels[i, j].item(), int(j == (2, 0)[i])) for i in range(2) for j in range(3)]
     assert level.item() == pytest.approx(np.mean(focal), rel=1e-5)
 
 
 def test_losses_without_boxes_positives_or_targets_are_zero():
     stage = make_stage()
     for count in (0, 4):
-        judged = Judged(torch.randn(count, 2), torch.randn(count, 4), torch.randn(count, 3))
-        nothing = Labelled(
+        predictions = BoxPredictions(torch.randn(count, 2), torch.randn(count, 4), torch.randn(count, 3))
+        nothing = SampledRois(
             torch.rand(count, 4), torch.zeros(count, dtype=torch.bool), torch.zeros(count, dtype=torch.int64)
         )
-        losses = stage.losses(judged, nothing, torch.zeros(count), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+        losses = stage.losses(
+            predictions, nothing, torch.zeros(count), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+        )
         assert [float(loss) for loss in losses] == [0, 0, 0]
 
 
@@ -126,8 +128,8 @@ def test_what_flows_back_to_the_maps_is_scaled():
     for scale in (1.0, 1 / 3):
         maps = [one.requires_grad_() for one in make_maps()]
         stage.zero_grad()
-        judged = stage(maps, boxes, scale=scale)
-        (judged.logits.sum() + judged.levels.sum()).backward()
+        predictions = stage(maps, boxes, scale=scale)
+        (predictions.logits.sum() + predictions.levels.sum()).backward()
         gradients.append(maps[1].grad)
         weights.append(stage.levels.weight.grad.clone())
     assert gradients[0].abs().max() > 0
@@ -141,9 +143,9 @@ def test_heads_give_float32(dtype):
     stage, head = make_stage(), MaskHead(3, 2)
     boxes = [torch.tensor([[10.0, 20, 130, 141]]), torch.zeros(0, 4)]
     with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
-        judged, logits = stage(make_maps(), boxes), head(make_maps(), boxes)
-    assert judged.logits.shape == (1, 2)
+        predictions, logits = stage(make_maps(), boxes), head(make_maps(), boxes)
+    assert predictions.logits.shape == (1, 2)
     assert logits.shape == (1, SIDE, SIDE)
-    for value in (judged.logits, judged.steps, judged.levels, logits):
+    for value in (predictions.logits, predictions.deltas, predictions.levels, logits):
         assert value.dtype == torch.float32
         assert torch.isfinite(value).all()

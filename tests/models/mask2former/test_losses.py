@@ -3,22 +3,22 @@ import pytest
 import torch
 
 from masktree.models.mask2former import losses
-from masktree.models.mask2former.losses import Points
+from masktree.models.mask2former.losses import LossPoints
 from tests.oracles import mask_losses as oracle
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def points() -> Points:
-    return Points.draw(40, 3, CPU)
+def points() -> LossPoints:
+    return LossPoints.draw(40, 3, CPU)
 
 
 def test_points_are_the_same_for_a_seed_and_lie_in_the_image(points):
-    again, other = Points.draw(40, 3, CPU), Points.draw(40, 4, CPU)
+    again, other = LossPoints.draw(40, 3, CPU), LossPoints.draw(40, 4, CPU)
     assert torch.equal(points.all, again.all)
     assert not torch.equal(points.all, other.all)
-    assert points.even.shape == (40, 2)
+    assert points.uniform.shape == (40, 2)
     assert points.candidates.shape == (120, 2)
     assert points.all.min() >= 0
     assert points.all.max() < 1
@@ -28,13 +28,13 @@ def test_points_leave_the_global_generator_alone(points):
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    Points.draw(10, 1, CPU)
+    LossPoints.draw(10, 1, CPU)
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_sampled_map_is_the_bilinear_interpolation(points):
     grid = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(0))
-    sampled = losses.sample_map(grid, points.all)
+    sampled = losses.sample_features(grid, points.all)
     expected = [[oracle.bilinear(plane, *xy) for xy in points.all.tolist()] for plane in grid.numpy()]
     assert torch.allclose(sampled, torch.tensor(expected, dtype=torch.float32), atol=1e-5)
 
@@ -56,7 +56,7 @@ def test_a_point_just_below_one_is_in_the_last_pixel():
 def test_three_quarters_of_the_points_are_the_least_sure(points):
     logits = torch.randn(3, 160, generator=torch.Generator().manual_seed(1))
     targets = torch.arange(3 * 160).view(3, 160) % 2 == 0
-    taken, wanted = losses.chosen(logits, targets, points)
+    taken, wanted = losses.select_loss_points(logits, targets, points)
     assert taken.shape == wanted.shape == (3, 40)
     assert torch.equal(taken[:, :10], logits[:, :10])
     for row, all_logits in zip(taken[:, 10:], logits[:, 40:], strict=True):
@@ -67,10 +67,10 @@ def test_three_quarters_of_the_points_are_the_least_sure(points):
 
 
 def test_shared_candidates_give_each_mask_points_at_its_own_border():
-    points = Points.draw(400, 0, CPU)
+    points = LossPoints.draw(400, 0, CPU)
     x = points.all[:, 0]
     logits = torch.stack([100 * (x - 0.2), 100 * (x - 0.8)])
-    marked, _ = losses.chosen(logits, torch.zeros(2, 1600, dtype=torch.bool), points)
+    marked, _ = losses.select_loss_points(logits, torch.zeros(2, 1600, dtype=torch.bool), points)
     assert (marked[:, 100:].abs() < 20).all()  # within a fifth of the width: 3 / 4 of 400 points among 1200
     assert marked[:, :100].abs().max() > 60
 
@@ -100,7 +100,7 @@ def test_class_loss_by_definition():
 
 def test_no_masks_have_no_losses(points):
     none, nothing = torch.zeros(0, 160, requires_grad=True), torch.zeros(0, 160, dtype=torch.bool)
-    taken, wanted = losses.chosen(none, nothing, points)
+    taken, wanted = losses.select_loss_points(none, nothing, points)
     assert losses.mask_loss(taken, wanted).sum() == 0
     assert losses.dice_loss(taken, wanted).sum() == 0
     assert losses.sample_masks(torch.zeros(0, 8, 8, dtype=torch.bool), points.all).shape == (0, 160)

@@ -18,7 +18,14 @@ from tests.oracles import mask_scores as oracle
 from tests.oracles.mask_losses import bilinear
 
 CONFIG = Mask2FormerConfig(
-    kind="sohes", hidden=32, heads=4, feedforward=64, pixel_layers=1, decoder_layers=3, queries=20, detections=15
+    kind="sohes",
+    hidden_dim=32,
+    num_heads=4,
+    feedforward_dim=64,
+    pixel_decoder_layers=1,
+    decoder_layers=3,
+    num_queries=20,
+    max_detections=15,
 )
 
 
@@ -248,7 +255,7 @@ def test_a_single_mask_and_more_masks_than_queries():
     batch = planted(images=1)
     targets = batch.targets[0]
     one = replace(batch, targets=[Targets(targets.masks[:1], targets.parents[:1], targets.levels[:1])])
-    for model, given in ((build(), one), (build(replace(CONFIG, queries=4)), batch)):
+    for model, given in ((build(), one), (build(replace(CONFIG, num_queries=4)), batch)):
         parts = model.losses(given)
         total(parts).backward()
         assert all(loss.isfinite() for loss in parts.values())
@@ -256,7 +263,7 @@ def test_a_single_mask_and_more_masks_than_queries():
 
 def test_masks_that_are_found_exactly_cost_nothing(monkeypatch):
     model, batch = build(), planted(images=1)
-    queries, targets = CONFIG.queries, batch.targets[0]
+    queries, targets = CONFIG.num_queries, batch.targets[0]
     # one channel of the map for each mask, in an order that the matching must find
     cells = targets.masks[:, 2::4, 2::4].float()
     pixels = torch.zeros(1, 32, 16, 24)
@@ -271,7 +278,7 @@ def test_masks_that_are_found_exactly_cost_nothing(monkeypatch):
         model.entity.weight[0, 0] = 1
         model.entity.bias.zero_()
     found = mask2former._Found([states], [vectors], pixels)
-    monkeypatch.setattr(model, "_find", lambda images, cues: found)
+    monkeypatch.setattr(model, "_decode_queries", lambda images, cues: found)
     parts = model.losses(batch)
     assert parts["class"] < 1e-6
     assert parts["dice"] < 0.5  # of 5: points within a cell of a border are blended by the interpolation
@@ -291,9 +298,9 @@ def test_cues_reach_the_pyramid():
 
 def test_points_are_no_more_than_half_of_the_cells(monkeypatch):
     counts = []
-    draw = mask2former.Points.draw
+    draw = mask2former.LossPoints.draw
     monkeypatch.setattr(
-        mask2former.Points, "draw", lambda count, seed, device: counts.append(count) or draw(count, seed, device)
+        mask2former.LossPoints, "draw", lambda count, seed, device: counts.append(count) or draw(count, seed, device)
     )
     model = build()
     model.losses(planted())
@@ -330,27 +337,27 @@ def test_an_image_is_found_the_same_in_any_company():
     assert (together.render(0, 15, (100, 140)) ^ alone.render(0, 15, (100, 140))).float().mean() < 1e-3
 
 
-def detections(content, cells, seed=0, n=5) -> QueryDetections:
+def detections(valid_size, cells, seed=0, n=5) -> QueryDetections:
     """Smooth random masks, small ones among them."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(1, n, 5, 5, generator=generator)
     pixels = functional.interpolate(coarse, cells, mode="bicubic")[0] - torch.arange(n)[:, None, None] / 3
-    return QueryDetections(torch.ones(n), None, torch.eye(n), pixels, content)
+    return QueryDetections(torch.ones(n), None, torch.eye(n), pixels, valid_size)
 
 
-@pytest.mark.parametrize("content", [(64, 96), (61, 96), (64, 90), (33, 7)])
+@pytest.mark.parametrize("valid_size", [(64, 96), (61, 96), (64, 90), (33, 7)])
 @pytest.mark.parametrize("size", [(64, 96), (150, 211), (20, 31), (1, 1), (400, 3)])
-def test_rendered_masks_are_interpolated_at_the_pixels_centres(content, size):
-    found = detections(content, (16, 24))
+def test_rendered_masks_are_interpolated_at_the_pixels_centres(valid_size, size):
+    found = detections(valid_size, (16, 24))
     masks = found.render(0, 5, size)
     logits = found.logits(0, 5).numpy()
     rows, columns = logits.shape[1:]
     rng = np.random.default_rng(0)
     for _ in range(150):
         i, y, x = rng.integers(5), rng.integers(size[0]), rng.integers(size[1])
-        # of the content, then of the cells that it reaches
-        v = (y + 0.5) / size[0] * content[0] / (4 * rows)
-        u = (x + 0.5) / size[1] * content[1] / (4 * columns)
+        # of the photograph, then of the cells that it reaches
+        v = (y + 0.5) / size[0] * valid_size[0] / (4 * rows)
+        u = (x + 0.5) / size[1] * valid_size[1] / (4 * columns)
         value = bilinear(logits[i], u, v)
         if abs(value) > 1e-4:
             assert bool(masks[i, y, x]) == (value > 0)
@@ -388,7 +395,7 @@ def test_a_mask_of_one_cell_is_not_lost():
 
 def test_a_hidden_width_that_does_not_fit_is_refused():
     with pytest.raises(InputError, match="hidden as a multiple of 32; got 48"):
-        build(replace(CONFIG, hidden=48))
+        build(replace(CONFIG, hidden_dim=48))
 
 
 def test_without_transformers_the_error_says_what_to_install(monkeypatch):

@@ -20,14 +20,14 @@ runtime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 SIDE = 64
-SMALL = {"backbone": "embedded", "image_size": SIDE, "hidden": 32}
-QUERIES = {"heads": 2, "feedforward": 32, "pixel_layers": 1, "decoder_layers": 1, "queries": 12}
+SMALL = {"backbone": "embedded", "image_size": SIDE, "hidden_dim": 32}
+QUERIES = {"num_heads": 2, "feedforward_dim": 32, "pixel_decoder_layers": 1, "decoder_layers": 1, "num_queries": 12}
 
 
 def spread_out(model: CascadeMaskRCNN) -> CascadeMaskRCNN:
     """New heads say the same of all boxes: larger weights make them differ."""
     for stage in model.stages:
-        for last in (stage.logits, stage.steps, stage.levels):
+        for last in (stage.logits, stage.deltas, stage.levels):
             torch.nn.init.normal_(last.weight, std=0.3)
     for last in (model.mask_head.logits, model.proposals.head.cls_logits, model.proposals.head.bbox_pred):
         torch.nn.init.normal_(last.weight, std=0.2)
@@ -74,7 +74,7 @@ def test_queries_in_onnxruntime_are_those_of_the_model(tmp_path, seen):
 
 
 def test_boxes_in_onnxruntime_are_those_of_the_model(tmp_path, seen):
-    config = CascadeConfig(box_width=32, mask_layers=1, test_proposals=60, detections=20, **SMALL)
+    config = CascadeConfig(box_head_dim=32, mask_head_layers=1, test_proposals=60, max_detections=20, **SMALL)
     model = spread_out(build_model(config, weights=True)).eval()
     export_onnx(model, tmp_path / "model.onnx")
     got = run(tmp_path / "model.onnx", *seen)
@@ -95,7 +95,7 @@ def test_wrapped_models_say_what_detect_says(seen):
         scores, _ = wrapped(*seen)
         assert torch.allclose(scores[0].sort(descending=True)[0], unsam.detect(*seen, [(SIDE, SIDE)])[0].scores)
     for count, kept in ((5, 3), (300, 200)):
-        config = CascadeConfig(box_width=32, mask_layers=1, test_proposals=count, detections=kept, **SMALL)
+        config = CascadeConfig(box_head_dim=32, mask_head_layers=1, test_proposals=count, max_detections=kept, **SMALL)
         hassod = spread_out(build_model(config, weights=True)).eval()
         with torch.inference_mode():
             boxes, scores, levels, masks = Boxes(hassod)(*seen)

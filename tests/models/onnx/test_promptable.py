@@ -16,7 +16,7 @@ from masktree.models.build import build_model, save_pretrained
 from masktree.models.config import PromptableConfig
 from masktree.models.inputs import prepare, stack
 from masktree.models.onnx.export import export_onnx
-from masktree.models.onnx.promptable import FRAME
+from masktree.models.onnx.promptable import FRAME_SIZE
 from masktree.models.promptable.model import Promptable
 from masktree.models.promptable.prompt_encoder import Prompts
 from masktree.prompt.candidates import Candidates, choose, click_costs
@@ -29,7 +29,14 @@ pytest.importorskip("onnxscript")
 yaml = pytest.importorskip("yaml")
 
 SIDE = 64
-SMALL = {"image_size": SIDE, "hidden": 32, "heads": 2, "feedforward": 32, "pixel_layers": 1, "cell": 8}
+SMALL = {
+    "image_size": SIDE,
+    "hidden_dim": 32,
+    "num_heads": 2,
+    "feedforward_dim": 32,
+    "pixel_decoder_layers": 1,
+    "embedding_stride": 8,
+}
 NOTHING = {"mask_input": np.zeros((1, 1, 256, 256), np.float32), "has_mask_input": np.zeros(1, np.float32)}
 
 
@@ -80,7 +87,7 @@ def seen(pair):
 
 def answers(model, encoded, points, labels, granularity=None, masks=None):
     g = None if granularity is None else torch.tensor([granularity])
-    places = torch.tensor([points], dtype=torch.float32) * SIDE / FRAME
+    places = torch.tensor([points], dtype=torch.float32) * SIDE / FRAME_SIZE
     with torch.inference_mode():
         found = model.decode(encoded, Prompts(places, torch.tensor([labels]), None, masks, g))
     return found.logits()[0].numpy(), found.ious[0].numpy()

@@ -10,11 +10,11 @@ import torch
 from masktree.errors import InputError
 from masktree.models.build import read_model, save_pretrained
 from masktree.models.config import Mask2FormerConfig, PromptableConfig, from_json, to_json
-from masktree.models.mask2former.losses import sample_map
+from masktree.models.mask2former.losses import sample_features
 from masktree.models.mask2former.model import Mask2Former
-from masktree.models.promptable.generate import SAME, everything, grid_points, without_copies
+from masktree.models.promptable.generate import NMS_IOU, dense_mask_nms, grid_points
 from masktree.models.promptable.model import Promptable
-from masktree.models.promptable.predictions import ANSWERS, mask_logits
+from masktree.models.promptable.predictions import NUM_MASK_TOKENS, mask_logits
 from masktree.models.promptable.prompt_encoder import Prompts
 from masktree.models.structures import Batch, Targets
 from masktree.models.trees import tree_of
@@ -24,7 +24,15 @@ from tests.oracles import clicks as oracle
 from tests.oracles.mask_losses import bilinear
 
 CONFIG = PromptableConfig(
-    image_size=96, hidden=32, heads=4, feedforward=64, pixel_layers=1, cell=8, clicks=4, corrections=1, grid=6
+    image_size=96,
+    hidden_dim=32,
+    num_heads=4,
+    feedforward_dim=64,
+    pixel_decoder_layers=1,
+    embedding_stride=8,
+    prompts_per_image=4,
+    max_correction_clicks=1,
+    points_per_side=6,
 )
 NAN = math.nan
 
@@ -64,7 +72,7 @@ def encoded(model):
 
 @pytest.mark.parametrize("cell", [8, 16, 32])
 def test_an_image_is_encoded_once_at_any_size(cell):
-    model = build(replace(CONFIG, cell=cell)).eval()
+    model = build(replace(CONFIG, embedding_stride=cell)).eval()
     for size in ((32, 32), (64, 96), (160, 32)):
         with torch.inference_mode():
             encoded = model.encode(torch.rand(2, 3, *size))
@@ -72,8 +80,8 @@ def test_an_image_is_encoded_once_at_any_size(cell):
         assert encoded.size == size
         assert encoded.cells.shape == (2, 32, size[0] // cell, size[1] // cell)
         assert encoded.places.shape == (size[0] // cell * size[1] // cell, 32)
-        assert answers.logits().shape == (3, ANSWERS, size[0] // 4, size[1] // 4)
-        assert answers.ious.shape == (3, ANSWERS)
+        assert answers.logits().shape == (3, NUM_MASK_TOKENS, size[0] // 4, size[1] // 4)
+        assert answers.ious.shape == (3, NUM_MASK_TOKENS)
         assert answers.ious.min() >= 0
         assert answers.ious.max() <= 1
 
@@ -128,7 +136,7 @@ def test_logits_are_products_with_the_pixels_and_a_coarse_map(model, encoded):
         answers = model.decode(encoded[0], questions(2))
         logits = answers.logits(slice(1, 2), slice(2, 4))
         points = torch.rand(20, 2)
-        sampled = answers.at(points, sample_map(answers.pixels, points))
+        sampled = answers.at(points, sample_features(answers.pixels, points))
     for m, (y, x) in enumerate([(0, 0), (5, 17)]):
         vector, pixel = answers.vectors[1, 2 + m], answers.pixels[:, y, x]
         coarse = bilinear(answers.coarse[1, 2 + m].numpy(), (x + 0.5) / 24, (y + 0.5) / 16)
@@ -147,12 +155,12 @@ def test_what_cannot_be_asked_is_refused(model, encoded):
         model.decode(encoded, questions(1))
     with pytest.raises(InputError, match=r"earlier masks of \(16, 24\) cells; got \(256, 256\)"):
         model.decode(encoded[0], replace(questions(2), masks=torch.zeros(2, 256, 256)))
-    with pytest.raises(InputError, match="cell of 8, 16 or 32 pixels; got 4"):
-        replace(CONFIG, cell=4)
+    with pytest.raises(InputError, match="embedding_stride of 8, 16 or 32 pixels; got 4"):
+        replace(CONFIG, embedding_stride=4)
     with pytest.raises(InputError, match="hidden as a multiple of 2 x heads; got 32 and 12"):
-        replace(CONFIG, heads=12)
+        replace(CONFIG, num_heads=12)
     with pytest.raises(InputError, match="hidden as a multiple of 32; got 48"):
-        build(replace(CONFIG, hidden=48))
+        build(replace(CONFIG, hidden_dim=48))
 
 
 # --- learning -------------------------------------------------------------------------------------------------------
@@ -190,7 +198,7 @@ def test_losses_are_repeatable_and_leave_the_global_generator_alone():
 
 
 def test_first_and_last_answers_are_learned_and_those_in_between_are_not(monkeypatch):
-    model, batch, clicks, learned = build(replace(CONFIG, corrections=4)), planted(), [], []
+    model, batch, clicks, learned = build(replace(CONFIG, max_correction_clicks=4)), planted(), [], []
     decode = model.decode
 
     def watched(encoded, prompts):
@@ -274,7 +282,7 @@ def iou(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def test_a_click_and_a_granularity_choose_one_of_two_nested_boxes():
     images, targets = two_boxes()
-    model = build(replace(CONFIG, image_size=64, clicks=3))
+    model = build(replace(CONFIG, image_size=64, prompts_per_image=3))
     # After 140 steps rounding decides whether all 16 boxes are learned; after 200 they are first, with each seed tried.
     losses = learn(model, images, targets, steps=200, rate=4e-3)
     assert np.mean(losses[-5:]) < 0.4 * losses[0]
@@ -288,13 +296,13 @@ def test_a_click_and_a_granularity_choose_one_of_two_nested_boxes():
             found = (answers.logits() > 0).repeat_interleave(4, 2).repeat_interleave(4, 3)
             for k in (0, 1):
                 assert iou(found[k, 0], own.masks[k]) > 0.8
-                assert max(iou(found[2, m], own.masks[k]) for m in range(1, ANSWERS)) > 0.8
+                assert max(iou(found[2, m], own.masks[k]) for m in range(1, NUM_MASK_TOKENS)) > 0.8
             # clicked everywhere, both boxes are among the best, before what is made of the background
-            best = everything(model.decode, encoded[i], (64, 64), model.config).render(0, 5, (64, 64))
+            best = generate_masks(model.decode, encoded[i], (64, 64), model.config).render(0, 5, (64, 64))
             assert all(max(iou(mask, box) for mask in best) > 0.8 for box in own.masks)
 
 
-# --- everything -----------------------------------------------------------------------------------------------------
+# --- generating all masks ------------------------------------------------------------------------------------------
 
 
 def test_points_are_as_far_apart_along_both_sides():
@@ -310,30 +318,30 @@ def test_copies_are_left_out_as_by_the_definition():
     rng = np.random.default_rng(0)
     bases = rng.random((6, 50)) < 0.5
     masks = bases[rng.integers(0, 6, 40)] ^ (rng.random((40, 50)) < 0.06)
-    kept = without_copies(torch.tensor(masks), 0.7)
-    assert kept.tolist() == oracle.without_copies(masks.tolist(), 0.7)
+    kept = dense_mask_nms(torch.tensor(masks), 0.7)
+    assert kept.tolist() == oracle.dense_mask_nms(masks.tolist(), 0.7)
     assert 6 <= len(kept) < 40
-    assert without_copies(torch.zeros(0, 9, dtype=torch.bool)).tolist() == []
+    assert dense_mask_nms(torch.zeros(0, 9, dtype=torch.bool)).tolist() == []
 
 
 def test_everything_in_an_image_is_sorted_and_different(model):
     batch = planted()
-    content = [(64, 96), (50, 70)]
-    found = model.detect(batch.images, None, content)
-    for own, size in zip(found, content, strict=True):
-        assert 0 < len(own.scores) <= CONFIG.detections
+    valid_sizes = [(64, 96), (50, 70)]
+    found = model.detect(batch.images, None, valid_sizes)
+    for own, size in zip(found, valid_sizes, strict=True):
+        assert 0 < len(own.scores) <= CONFIG.max_detections
         assert own.scores.tolist() == sorted(own.scores.tolist(), reverse=True)
         assert own.logits(0, 2).shape == (2, -(-size[0] // 4), -(-size[1] // 4))
         masks = (own.logits(0, len(own.scores)) > 0).flatten(1)
         assert masks.any(1).all()
-        assert oracle.without_copies(masks.tolist(), SAME) == list(range(len(masks)))
+        assert oracle.dense_mask_nms(masks.tolist(), NMS_IOU) == list(range(len(masks)))
         tree = tree_of(own, (100, 140), min_area=1)
         assert tree.size == (100, 140)
         assert (np.diff(tree.scores) <= 0).all()
 
 
 def test_few_are_kept_and_parts_change_nothing(monkeypatch):
-    model = build(replace(CONFIG, detections=5)).eval()
+    model = build(replace(CONFIG, max_detections=5)).eval()
     images = planted().images[:1]
     whole = model.detect(images, None, [(64, 96)])[0]
     monkeypatch.setattr("masktree.models.promptable.generate._MEMORY", 1)  # point by point
@@ -349,7 +357,7 @@ def test_an_image_may_have_nothing(model, encoded):
         return replace(answers, vectors=0 * answers.vectors, coarse=torch.full_like(answers.coarse, -1.0))
 
     with torch.inference_mode():
-        found = everything(blind, encoded[0], (64, 96), CONFIG)
+        found = generate_masks(blind, encoded[0], (64, 96), CONFIG)
     assert found.scores.shape == (0,)
     assert found.render(0, 0, (64, 96)).shape == (0, 64, 96)
     assert len(tree_of(found, (64, 96))) == 0
@@ -367,7 +375,10 @@ def test_bfloat16_finds_masks_that_can_be_drawn_outside_of_autocast(model):
 
 def test_the_encoder_of_the_other_models_fits_by_name():
     other = Mask2Former(
-        Mask2FormerConfig(kind="sohes", hidden=32, heads=4, feedforward=64, pixel_layers=1, queries=5), TinyPyramid()
+        Mask2FormerConfig(
+            kind="sohes", hidden_dim=32, num_heads=4, feedforward_dim=64, pixel_decoder_layers=1, num_queries=5
+        ),
+        TinyPyramid(),
     )
     own, theirs = build().state_dict(), other.state_dict()
     shared = {name for name in own if name.startswith(("pyramid.", "pixel_decoder."))}

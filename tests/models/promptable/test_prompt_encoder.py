@@ -44,7 +44,7 @@ def test_frequencies_are_those_of_every_encoder(encoder):
 
 def test_boxes_are_two_more_points(encoder, pixels):
     boxes = torch.tensor([[4.0, 8.0, 40.0, 60.0], [NAN] * 4])
-    points, labels = Prompts(POINTS, LABELS, boxes).marks()
+    points, labels = Prompts(POINTS, LABELS, boxes).points_and_corners()
     assert points.shape == (2, 4, 2)
     assert points[0, 2:].tolist() == [[4.0, 8.0], [40.0, 60.0]]
     assert labels.tolist() == [[1, 0, TOP_LEFT, BOTTOM_RIGHT], [1, 1, -1, -1]]
@@ -104,14 +104,14 @@ def test_every_cell_is_told_where_the_prompts_are(encoder):
     points = torch.tensor([[[10.5, 20.5], [40.0, 3.0], [90.0, 60.0]], [[0.0, 64.0], [95.0, 1.0], [NAN, NAN]]])
     labels = torch.tensor([[1, 0, 1], [1, 1, -1]])
     boxes = torch.tensor([[4.0, 8.0, 40.0, 60.0], [NAN] * 4])
-    told = encoder.told(Prompts(points, labels, boxes), cells)
+    told = encoder.prompt_maps(Prompts(points, labels, boxes), cells)
     assert told.shape == (2, 8, 12, 9)
     for n, (row, column) in itertools.product((0, 1), [(0, 0), (2, 1), (5, 3), (7, 11)]):
         marks = list(zip(points[n].tolist(), labels[n].tolist(), strict=True))
         box = boxes[n].tolist() if n == 0 else None
-        expected = oracle.told(row, column, marks, box, cells.double().numpy(), side=96, cell=8)
+        expected = oracle.prompt_maps(row, column, marks, box, cells.double().numpy(), side=96, cell=8)
         assert told[n, row, column].tolist() == pytest.approx(expected, abs=1e-5)
-    nothing = encoder.told(Prompts(points[:, :0], labels[:, :0]), cells)
+    nothing = encoder.prompt_maps(Prompts(points[:, :0], labels[:, :0]), cells)
     assert not nothing.any()
 
 

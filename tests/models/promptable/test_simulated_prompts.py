@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from masktree.models.mask2former.losses import Points, sample_masks
-from masktree.models.promptable.losses import all_losses, best_answer, mask_ious, single_losses
+from masktree.models.mask2former.losses import LossPoints, sample_masks
+from masktree.models.promptable.losses import best_mask_index, mask_ious, multimask_losses, target_mask_losses
 from masktree.models.promptable.simulated_prompts import (
-    Questions,
+    PromptBatch,
     draw_boxes,
     draw_points,
     draw_targets,
@@ -91,8 +91,8 @@ def test_of_many_masks_those_that_differ_most_are_learned():
     rng = np.random.default_rng(1)
     for n in (1, 5, 6, 7, 12, 40):
         areas = rng.integers(1, 10_000, n)
-        fitting = torch.ones(1, n, dtype=torch.bool)
-        index, exists = pick(fitting, torch.tensor(areas), 6)
+        candidate_masks = torch.ones(1, n, dtype=torch.bool)
+        index, exists = pick(candidate_masks, torch.tensor(areas), 6)
         assert index[exists].tolist() == oracle.most_different(areas.tolist(), 6)
     index, exists = pick(torch.tensor([[False, True, False], [True, True, True]]), torch.tensor([5, 5, 5]), 2)
     assert index[0, 0] == 1
@@ -101,7 +101,7 @@ def test_of_many_masks_those_that_differ_most_are_learned():
 
 
 def test_questions_mean_what_their_prompts_say(targets):
-    questions = Questions.draw(targets, 100, seeded())
+    questions = PromptBatch.draw(targets, 100, seeded())
     prompts, boxed = questions.prompts, ~questions.prompts.boxes.isnan().any(1)
     assert len(prompts) == len(questions.targets) == 200
     assert questions.open.tolist() == [False] * 100 + [True] * 100
@@ -110,43 +110,45 @@ def test_questions_mean_what_their_prompts_say(targets):
     assert 0.15 < boxed.float().mean() < 0.35
     assert torch.equal(prompts.labels[:, 0], torch.where(boxed, -1, 1))
     g = oracle.granularity(targets.masks.sum((1, 2)).tolist(), targets.parents.tolist())
-    bare = 0
+    background = 0
     for i in range(200):
         x, y = prompts.points[i, 0].long().tolist()
         inside = targets.masks[:, y, x].tolist()
         own = int(questions.targets[i])
         if not any(inside):
-            bare += 1
+            background += 1
             assert questions.open[i]
             assert not boxed[i]
-            assert not questions.fitting[i].any()
+            assert not questions.candidate_masks[i].any()
             continue
         assert inside[own]
-        assert questions.fitting[i].tolist() == ([k == own for k in range(4)] if boxed[i] else inside)
+        assert questions.candidate_masks[i].tolist() == ([k == own for k in range(4)] if boxed[i] else inside)
         if not questions.open[i]:
             assert prompts.granularity[i] == pytest.approx(g[own])
-    assert 0.1 < bare / (questions.open & ~boxed).sum() < 0.4  # half of the image is bare, at most a quarter is asked
+    assert (
+        0.1 < background / (questions.open & ~boxed).sum() < 0.4
+    )  # half of the image is background, at most a quarter is asked
 
 
 def test_where_masks_cover_everything_all_clicks_mean_one(targets):
     masks = torch.cat([targets.masks, ~targets.masks.any(0, keepdim=True)])
     whole = Targets(masks, torch.tensor([-1, 0, 1, -1, -1]), torch.tensor([0, 1, 2, 0, 0]))
-    assert Questions.draw(whole, 100, seeded()).fitting.any(1).all()
+    assert PromptBatch.draw(whole, 100, seeded()).candidate_masks.any(1).all()
 
 
 def test_further_clicks_are_where_the_answer_is_wrong(targets):
-    first = Questions.draw(targets, 40, seeded())
+    first = PromptBatch.draw(targets, 40, seeded())
     points = torch.rand(4000, 2, generator=seeded(3))
     wanted = sample_masks(targets.masks, points)
     answers = torch.randn(80, 16, 16, generator=seeded(4))
     inside = torch.rand(80, 4000, generator=seeded(5)) < 0.3
     inside[7] = wanted[first.targets[7]]  # wrong nowhere
-    second = first.go_on(answers, inside, wanted, points, seeded(6))
-    known = first.fitting.any(1)
+    second = first.add_correction_clicks(answers, inside, wanted, points, seeded(6))
+    known = first.candidate_masks.any(1)
     assert 0 < (~known).sum() < 20
     assert torch.equal(second.single, known)
     assert (second.prompts.labels[~known, 1] == -1).all()  # where no mask is meant nothing can be clicked right
-    assert not second.fitting[~known].any()
+    assert not second.candidate_masks[~known].any()
     alone = second.prompts.masks.isnan().all((1, 2))
     assert torch.equal(second.prompts.masks[~alone], answers[~alone])
     assert 0.3 < alone[known].float().mean() < 0.7
@@ -154,14 +156,14 @@ def test_further_clicks_are_where_the_answer_is_wrong(targets):
     assert not alone[7]  # without a click and without the answer the question would be another one
     assert second.prompts.points.shape == (80, 2, 2)
     assert second.prompts.labels[7, 1] == -1
-    assert torch.equal(second.fitting[7], first.fitting[7])
+    assert torch.equal(second.candidate_masks[7], first.candidate_masks[7])
     for i in [k for k in range(80) if k != 7 and known[k]]:
         at = (points * SIDE - second.prompts.points[i, 1]).abs().sum(1).argmin()
         label = bool(second.prompts.labels[i, 1])
         own = first.targets[i]
         assert inside[i, at] != wanted[own, at] == label
-        assert second.fitting[i].tolist() == (first.fitting[i] & (wanted[:, at] == label)).tolist()
-        assert second.fitting[i, own]
+        assert second.candidate_masks[i].tolist() == (first.candidate_masks[i] & (wanted[:, at] == label)).tolist()
+        assert second.candidate_masks[i, own]
     dropped = second.prompts.granularity[:40].isnan().float().mean()
     assert 0.25 < dropped < 0.75
     assert second.prompts.granularity[40:].isnan().all()
@@ -171,17 +173,17 @@ def test_further_clicks_are_where_the_answer_is_wrong(targets):
 
 
 def lesson(targets: Targets, count: int = 5, seed: int = 0):
-    points = Points.draw(40, seed, torch.device("cpu"))
+    points = LossPoints.draw(40, seed, torch.device("cpu"))
     wanted = sample_masks(targets.masks, points.all)
-    questions = Questions.draw(targets, count, seeded(seed))
+    questions = PromptBatch.draw(targets, count, seeded(seed))
     logits = 3 * torch.randn(2 * count, 7, len(points.all), generator=seeded(seed + 1))
     ious = torch.rand(2 * count, 7, generator=seeded(seed + 2))
     return points, wanted, questions, logits, ious, targets.masks.sum((1, 2))
 
 
-def at_points(row: torch.Tensor, mask: torch.Tensor, points: Points) -> tuple[list[float], list[bool]]:
+def at_points(row: torch.Tensor, mask: torch.Tensor, points: LossPoints) -> tuple[list[float], list[bool]]:
     """Those that a mask learns from: the last quarter of the even ones is replaced by the least sure candidates."""
-    even = len(points.even)
+    even = len(points.uniform)
     sought = int(0.75 * even)
     doubtful = even + row[even:].abs().argsort()[:sought]
     index = torch.cat([torch.arange(even - sought), doubtful])
@@ -198,18 +200,18 @@ def test_the_single_answer_learns_the_mask_that_was_meant(targets):
         own = at_points(logits[i, 0], mask, points)
         error = float(ious[i, 0]) - oracle.iou((logits[i, 0] > 0).tolist(), mask.tolist())
         rows.append([mask_losses.mask_loss(*own), mask_losses.dice_loss(*own), error**2])
-    got = single_losses(logits, ious, questions, wanted, points)
+    got = target_mask_losses(logits, ious, questions, wanted, points)
     assert got.tolist() == pytest.approx(np.mean(rows, 0).tolist(), rel=1e-4)
 
 
 def test_the_other_answers_learn_all_masks_by_the_cheapest_assignment(targets):
     points, wanted, questions, logits, ious, areas = lesson(targets, seed=3)
     pairs, errors = [], []
-    even = len(points.even)
+    even = len(points.uniform)
     for i in range(len(questions.targets)):
         if not questions.open[i]:
             continue
-        meant = questions.fitting[i].nonzero()[:, 0].tolist()
+        meant = questions.candidate_masks[i].nonzero()[:, 0].tolist()
         own = logits[i, 1:]
 
         def cost(k, m, own=own):
@@ -230,23 +232,25 @@ def test_the_other_answers_learn_all_masks_by_the_cheapest_assignment(targets):
             if k in matched:
                 at = at_points(own[k], wanted[matched[k]], points)
                 pairs.append([mask_losses.mask_loss(*at), mask_losses.dice_loss(*at)])
-    got = all_losses(logits, ious, questions, wanted, points, areas)
+    got = multimask_losses(logits, ious, questions, wanted, points, areas)
     assert got.tolist() == pytest.approx([*np.mean(pairs, 0), np.mean(errors)], rel=1e-4)
 
 
 def test_clicks_where_no_mask_is_teach_that_nothing_fits(targets):
     points, wanted, questions, logits, _, areas = lesson(targets)
-    nothing = replace(questions, fitting=questions.fitting & False)
+    nothing = replace(questions, candidate_masks=questions.candidate_masks & False)
     for known, expected in ((0.0, 0.0), (0.5, 0.25)):
-        got = all_losses(logits, torch.full(logits.shape[:2], known), nothing, wanted, points, areas)
+        got = multimask_losses(logits, torch.full(logits.shape[:2], known), nothing, wanted, points, areas)
         assert got.tolist() == [0, 0, expected]
 
 
 def test_questions_without_a_single_meaning_teach_no_single_answer(targets):
     points, wanted, questions, logits, ious, _ = lesson(targets)
     logits.requires_grad_(True)
-    none = Questions(questions.prompts, questions.targets, questions.single & False, questions.open, questions.fitting)
-    got = single_losses(logits, ious, none, wanted, points)
+    none = PromptBatch(
+        questions.prompts, questions.targets, questions.single & False, questions.open, questions.candidate_masks
+    )
+    got = target_mask_losses(logits, ious, none, wanted, points)
     got.sum().backward()
     assert got.tolist() == [0, 0, 0]
     assert logits.grad.abs().sum() == 0
@@ -254,7 +258,7 @@ def test_questions_without_a_single_meaning_teach_no_single_answer(targets):
 
 def test_further_clicks_correct_the_answer_that_fits_best(targets):
     _, wanted, questions, logits, _, _ = lesson(targets, count=8)
-    best = best_answer(logits, questions, wanted)
+    best = best_mask_index(logits, questions, wanted)
     for i, number in enumerate(best.tolist()):
         if questions.single[i]:
             assert number == 0
@@ -271,12 +275,14 @@ def test_perfect_answers_have_nothing_left_to_learn(targets):
     signed = torch.where(wanted, 40.0, -40.0)
     logits = signed[questions.targets][:, None].repeat(1, 7, 1)
     for i in range(len(logits)):
-        members = questions.fitting[i].nonzero()[:, 0]
+        members = questions.candidate_masks[i].nonzero()[:, 0]
         logits[i, 1 : 1 + len(members)] = signed[members]
     ious = torch.ones_like(ious)
     # the smoothed dice of a mask without any point is 0 too
-    assert single_losses(logits, ious, questions, wanted, points)[:2].tolist() == pytest.approx([0, 0], abs=1e-4)
-    assert all_losses(logits, ious, questions, wanted, points, areas)[:2].tolist() == pytest.approx([0, 0], abs=1e-4)
+    assert target_mask_losses(logits, ious, questions, wanted, points)[:2].tolist() == pytest.approx([0, 0], abs=1e-4)
+    assert multimask_losses(logits, ious, questions, wanted, points, areas)[:2].tolist() == pytest.approx(
+        [0, 0], abs=1e-4
+    )
 
 
 def test_ious_of_nothing_are_0():

@@ -51,19 +51,19 @@ def proper(boxes: Tensor) -> Tensor:
 
 
 def encode(boxes: Tensor, anchors: Tensor, weights: Weights) -> Tensor:
-    """(k, 4) steps from ``anchors`` to ``boxes``: shift of the centre in units of the anchor's width and height, and
+    """(k, 4) deltas from ``anchors`` to ``boxes``: shift of the centre in units of the anchor's width and height, and
     logarithms of the growth of both, times ``weights`` (Girshick et al. 2014, arXiv 1311.2524, appendix C)."""
     size, anchor_size = boxes[:, 2:] - boxes[:, :2], anchors[:, 2:] - anchors[:, :2]
     shift = (boxes[:, :2] + size / 2 - anchors[:, :2] - anchor_size / 2) / anchor_size
     return torch.cat([shift, torch.log(size / anchor_size)], 1) * shift.new_tensor(weights)
 
 
-def decode(steps: Tensor, anchors: Tensor, weights: Weights) -> Tensor:
-    """The boxes that ``encode`` gave ``steps`` for; (..., 4) both. A side grows at most 62.5 times."""
-    steps = steps / steps.new_tensor(weights)
+def decode(deltas: Tensor, anchors: Tensor, weights: Weights) -> Tensor:
+    """The boxes that ``encode`` gave ``deltas`` for; (..., 4) both. A side grows at most 62.5 times."""
+    deltas = deltas / deltas.new_tensor(weights)
     anchor_size = anchors[..., 2:] - anchors[..., :2]
-    centre = anchors[..., :2] + anchor_size / 2 + steps[..., :2] * anchor_size
-    half = anchor_size * torch.exp(steps[..., 2:].clamp(max=_LARGEST)) / 2
+    centre = anchors[..., :2] + anchor_size / 2 + deltas[..., :2] * anchor_size
+    half = anchor_size * torch.exp(deltas[..., 2:].clamp(max=_LARGEST)) / 2
     return torch.cat([centre - half, centre + half], -1)
 
 

@@ -14,14 +14,14 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from masktree.models.cascade.boxes import Weights, boxes_of, clip, crop, decode, overlaps, proper, sample
 from masktree.models.cascade.proposals import ProposalNetwork
-from masktree.models.cascade.stages import SIDE, BoxStage, Labelled, MaskHead, mask_loss
+from masktree.models.cascade.stages import SIDE, BoxStage, MaskHead, SampledRois, mask_loss
 from masktree.models.config import CascadeConfig
 from masktree.models.structures import Batch
 
 if TYPE_CHECKING:
     from masktree.models.pyramid.pyramid import Pyramid
 
-# IoU from which a box is a mask, and units of the steps, in each stage (Cascade R-CNN).
+# IoU from which a box is a mask, and units of the deltas, in each stage (Cascade R-CNN).
 _STAGES: tuple[tuple[float, Weights], ...] = (
     (0.5, (10.0, 10.0, 5.0, 5.0)),
     (0.6, (20.0, 20.0, 10.0, 10.0)),
@@ -43,11 +43,11 @@ class CascadeMaskRCNN(nn.Module):
     def __init__(self, config: CascadeConfig, pyramid: Pyramid) -> None:
         super().__init__()
         self.config, self.pyramid, self.wants_cues = config, pyramid, pyramid.wants_cues
-        self.maps = FeaturePyramidNetwork(list(pyramid.channels), config.hidden, LastLevelMaxPool())
-        self.proposals = ProposalNetwork(config.hidden)
-        stages = nn.ModuleList(BoxStage(config.hidden, config.box_width, *stage) for stage in _STAGES)
+        self.maps = FeaturePyramidNetwork(list(pyramid.channels), config.hidden_dim, LastLevelMaxPool())
+        self.proposals = ProposalNetwork(config.hidden_dim)
+        stages = nn.ModuleList(BoxStage(config.hidden_dim, config.box_head_dim, *stage) for stage in _STAGES)
         self.stages = cast("Sequence[BoxStage]", stages)
-        self.mask_head = MaskHead(config.hidden, config.mask_layers)
+        self.mask_head = MaskHead(config.hidden_dim, config.mask_head_layers)
 
     def losses(self, batch: Batch, masks: Tensor | None = None) -> Mapping[str, Tensor]:
         """Objectives of a batch by name: ``rpn_objectness``, ``rpn_box``, ``class``, ``box``, ``level`` (sums over the
@@ -55,7 +55,7 @@ class CascadeMaskRCNN(nn.Module):
 
         Each is a mean over images of a mean within the image, so images may be spread over processes in any way;
         ``masks`` is not used. An image without targets teaches that its anchors are background, and no more: DropLoss
-        leaves out the classes of all its boxes; not even that where ``batch.blank_teaches`` is false.
+        leaves out the classes of all its boxes; not even that where ``batch.learn_from_empty`` is false.
 
         Raises:
             InputError: a target mask without a pixel.
@@ -64,36 +64,36 @@ class CascadeMaskRCNN(nn.Module):
         size = (batch.images.shape[2], batch.images.shape[3])
         generators = [torch.Generator().manual_seed(int(seed)) for seed in batch.seeds]
         boxes = [boxes_of(targets.masks) for targets in batch.targets]
-        logits, steps, anchors = self.proposals(maps)
+        logits, deltas, anchors = self.proposals(maps)
         joined = torch.cat(anchors)
-        objectness, distance = self.proposals.losses(logits, steps, joined, boxes, generators, batch.says)
+        objectness, distance = self.proposals.losses(logits, deltas, joined, boxes, generators, batch.loss_weights)
         count = self.config.train_proposals
-        proposed = self.proposals.propose(logits, steps, anchors, [size] * len(boxes), count, training=True)
-        labelled = [self._choose(*own) for own in zip(proposed, boxes, generators, strict=True)]
+        proposed = self.proposals.propose(logits, deltas, anchors, [size] * len(boxes), count, training=True)
+        rois = [self._choose(*own) for own in zip(proposed, boxes, generators, strict=True)]
         return {
             "rpn_objectness": objectness,
             "rpn_box": distance,
-            **self._stage_losses(maps, labelled, boxes, [targets.levels for targets in batch.targets], size),
-            "mask": self._mask_loss(maps, labelled, [targets.masks for targets in batch.targets]),
+            **self._stage_losses(maps, rois, boxes, [targets.levels for targets in batch.targets], size),
+            "mask": self._mask_loss(maps, rois, [targets.masks for targets in batch.targets]),
         }
 
     @torch.no_grad()
     def detect(
-        self, images: Tensor, cues: Tensor | None, content: Sequence[tuple[int, int]]
+        self, images: Tensor, cues: Tensor | None, valid_sizes: Sequence[tuple[int, int]]
     ) -> Sequence[BoxDetections]:
         """What is found in each image; see ``Model``. Boxes that overlap a better one by more than 0.5 are left out."""
         maps = self.features(images, cues)
-        logits, steps, anchors = self.proposals(maps)
+        logits, deltas, anchors = self.proposals(maps)
         count = self.config.test_proposals
-        boxes = self.proposals.propose(logits, steps, anchors, content, count, training=False)
+        boxes = self.proposals.propose(logits, deltas, anchors, valid_sizes, count, training=False)
         counts = [len(own) for own in boxes]
         scores, levels = [], []
         for stage in self.stages:
-            judged = stage(maps, boxes)
-            scores.append(judged.logits.softmax(1)[:, 1])
-            levels.append(judged.levels.softmax(1))
-            moved = decode(judged.steps, torch.cat(boxes), stage.weights).split(counts)
-            boxes = [clip(own, size) for own, size in zip(moved, content, strict=True)]
+            predictions = stage(maps, boxes)
+            scores.append(predictions.logits.softmax(1)[:, 1])
+            levels.append(predictions.levels.softmax(1))
+            moved = decode(predictions.deltas, torch.cat(boxes), stage.weights).split(counts)
+            boxes = [clip(own, size) for own, size in zip(moved, valid_sizes, strict=True)]
         mean_scores, mean_levels = torch.stack(scores).mean(0), torch.stack(levels).mean(0)
         kept = [self._best(*own) for own in zip(boxes, mean_scores.split(counts), strict=True)]
         found = []
@@ -105,7 +105,7 @@ class CascadeMaskRCNN(nn.Module):
                     scores=mean_scores.split(counts)[i][own],
                     levels=mean_levels.split(counts)[i][own],
                     masks=self._fill([one[i : i + 1] for one in maps], own_boxes),
-                    content=content[i],
+                    valid_size=valid_sizes[i],
                 )
             )
         return found
@@ -113,19 +113,19 @@ class CascadeMaskRCNN(nn.Module):
     # --- learning -----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _choose(self, proposed: Tensor, targets: Tensor, generator: torch.Generator) -> Labelled:
+    def _choose(self, proposed: Tensor, targets: Tensor, generator: torch.Generator) -> SampledRois:
         """Boxes to learn from: some of those proposed, and of the targets' own, so that there are positives from the
         first step on."""
         boxes = torch.cat([proposed, targets])
         found = overlaps(boxes, targets)
         positive = found.ious >= self.stages[0].iou
-        chosen = sample(positive, ~positive, self.config.roi_batch, _POSITIVES, generator)
-        return Labelled(boxes[chosen], positive[chosen], found.targets[chosen])
+        chosen = sample(positive, ~positive, self.config.roi_batch_size, _POSITIVES, generator)
+        return SampledRois(boxes[chosen], positive[chosen], found.targets[chosen])
 
     def _stage_losses(
         self,
         maps: Sequence[Tensor],
-        labelled: Sequence[Labelled],
+        rois: Sequence[SampledRois],
         targets: Sequence[Tensor],
         levels: Sequence[Tensor],
         size: tuple[int, int],
@@ -134,27 +134,27 @@ class CascadeMaskRCNN(nn.Module):
         names = ("class", "box", "level")
         total = dict.fromkeys(names, maps[0].new_zeros((), dtype=torch.float32))
         for number, stage in enumerate(self.stages):
-            judged = stage(maps, [own.boxes for own in labelled], scale=1 / len(self.stages))
+            predictions = stage(maps, [own.boxes for own in rois], scale=1 / len(self.stages))
             following, terms = [], []
-            for i, said in enumerate(judged.split([len(own.boxes) for own in labelled])):
-                moved = clip(decode(said.steps.detach(), labelled[i].boxes, stage.weights), size)
+            for i, said in enumerate(predictions.split([len(own.boxes) for own in rois])):
+                moved = clip(decode(said.deltas.detach(), rois[i].boxes, stage.weights), size)
                 found = overlaps(moved, targets[i])
-                terms.append(torch.stack(stage.losses(said, labelled[i], found.ious, targets[i], levels[i])))
+                terms.append(torch.stack(stage.losses(said, rois[i], found.ious, targets[i], levels[i])))
                 if number + 1 < len(self.stages):
                     usable = proper(moved)
                     positive = found.ious[usable] >= self.stages[number + 1].iou
-                    following.append(Labelled(moved[usable], positive, found.targets[usable]))
+                    following.append(SampledRois(moved[usable], positive, found.targets[usable]))
             for name, term in zip(names, torch.stack(terms).mean(0), strict=True):
                 total[name] = total[name] + term
-            labelled = following
+            rois = following
         return total
 
-    def _mask_loss(self, maps: Sequence[Tensor], labelled: Sequence[Labelled], masks: Sequence[Tensor]) -> Tensor:
+    def _mask_loss(self, maps: Sequence[Tensor], rois: Sequence[SampledRois], masks: Sequence[Tensor]) -> Tensor:
         """The mask head learns from the positives of the first stage."""
-        boxes = [own.boxes[own.positive] for own in labelled]
+        boxes = [own.boxes[own.positive] for own in rois]
         logits = self.mask_head(maps, boxes).split([len(own) for own in boxes])
         terms = []
-        for i, own in enumerate(labelled):
+        for i, own in enumerate(rois):
             terms.append(mask_loss(logits[i], crop(masks[i], own.targets[own.positive], boxes[i], SIDE)))
         return torch.stack(terms).mean()
 
@@ -169,7 +169,7 @@ class CascadeMaskRCNN(nn.Module):
 
     def _best(self, boxes: Tensor, scores: Tensor) -> Tensor:
         usable = (proper(boxes) & torch.isfinite(scores)).nonzero().flatten()
-        return usable[nms(boxes[usable], scores[usable], NMS)[: self.config.detections]]
+        return usable[nms(boxes[usable], scores[usable], NMS)[: self.config.max_detections]]
 
     def _fill(self, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
         return torch.cat([self.mask_head(maps, [some]).sigmoid() for some in boxes.split(_FILLED)])
@@ -177,22 +177,22 @@ class CascadeMaskRCNN(nn.Module):
 
 @dataclass(frozen=True)
 class BoxDetections:
-    """Masks of one image as probabilities inside boxes, best score first; ``Detections``.
+    """Masks of one image as probabilities inside boxes, best score first; ``ModelDetections``.
 
     ``boxes`` (n, 4) on the pixels that the network saw, of which ``content`` (height, width) is the image; ``masks``
-    (n, SIDE, SIDE) float32 in [0, 1]; ``scores`` (n,) and ``levels`` (n, 3) as in ``Detections``.
+    (n, SIDE, SIDE) float32 in [0, 1]; ``scores`` (n,) and ``levels`` (n, 3) as in ``ModelDetections``.
     """
 
     boxes: Tensor
     scores: Tensor
     levels: Tensor
     masks: Tensor
-    content: tuple[int, int]
+    valid_size: tuple[int, int]
     ancestors: None = None
 
     def render(self, start: int, stop: int, size: tuple[int, int]) -> Tensor:
-        """See ``Detections``; a mask may be empty. Besides the result, one mask is in memory as float32."""
-        scale = self.boxes.new_tensor([size[1] / self.content[1], size[0] / self.content[0]] * 2)
+        """See ``ModelDetections``; a mask may be empty. Besides the result, one mask is in memory as float32."""
+        scale = self.boxes.new_tensor([size[1] / self.valid_size[1], size[0] / self.valid_size[0]] * 2)
         boxes, masks = self.boxes[start:stop] * scale, self.masks[start:stop]
         rendered = torch.zeros((len(boxes), *size), dtype=torch.bool, device=boxes.device)
         for number, (left, top, right, bottom) in enumerate(boxes.tolist()):

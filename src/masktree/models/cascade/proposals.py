@@ -34,11 +34,11 @@ class ProposalNetwork(nn.Module):
         self.anchors = AnchorGenerator(tuple((side,) for side in _SIDES), (_ASPECTS,) * len(_SIDES))
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Logits (b, k) and steps (b, k, 4) of all k anchors, map by map, and the anchors (k_i, 4) of each map."""
-        logits, steps = self.head(list(maps))
+        """Logits (b, k) and deltas (b, k, 4) of all k anchors, map by map, and the anchors (k_i, 4) of each map."""
+        logits, deltas = self.head(list(maps))
         aspects = len(_ASPECTS)
         flat_logits = [one.permute(0, 2, 3, 1).flatten(1).float() for one in logits]
-        flat_steps = [one.unflatten(1, (aspects, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3).float() for one in steps]
+        flat_steps = [one.unflatten(1, (aspects, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3).float() for one in deltas]
         # The generator would take its type from the maps: bfloat16 has no room for pixel coordinates.
         self.anchors.set_cell_anchors(torch.float32, maps[0].device)
         sizes = [list(one.shape[-2:]) for one in maps]
@@ -48,15 +48,15 @@ class ProposalNetwork(nn.Module):
     def losses(
         self,
         logits: Tensor,
-        steps: Tensor,
+        deltas: Tensor,
         anchors: Tensor,
         targets: Sequence[Tensor],
         generators: Sequence[torch.Generator],
-        says: Tensor | None = None,
+        loss_weights: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of a sample of anchors, and L1 distance of the steps of its positives, both divided by the
-        number of images times that of the sample. ``targets``: (n, 4) boxes of each image, n may be 0. ``says``: (b,)
-        factor on the losses of each image; None for 1."""
+        """Cross-entropy of a sample of anchors, and L1 distance of the deltas of its positives, both divided by the
+        number of images times that of the sample. ``targets``: (n, 4) boxes of each image, n may be 0.
+        ``loss_weights``: (b,) factor on the losses of each image; None for 1."""
         objectness, distance = [], []
         for i, generator in enumerate(generators):
             found = overlaps(anchors, targets[i])
@@ -66,16 +66,16 @@ class ProposalNetwork(nn.Module):
             objectness.append(functional.binary_cross_entropy_with_logits(logits[i, chosen], wanted, reduction="sum"))
             own = chosen[positive[chosen]]
             code = encode(targets[i][found.targets[own]], anchors[own], PLAIN)
-            distance.append(functional.l1_loss(steps[i, own], code, reduction="sum"))
+            distance.append(functional.l1_loss(deltas[i, own], code, reduction="sum"))
         both = torch.stack([torch.stack(objectness), torch.stack(distance)])
-        both = both if says is None else both * says
+        both = both if loss_weights is None else both * loss_weights
         return both[0].mean() / _SAMPLED, both[1].mean() / _SAMPLED
 
     @torch.no_grad()
     def propose(
         self,
         logits: Tensor,
-        steps: Tensor,
+        deltas: Tensor,
         anchors: Sequence[Tensor],
         sizes: Sequence[tuple[int, int]],
         count: int,
@@ -86,7 +86,7 @@ class ProposalNetwork(nn.Module):
         top = _TRAIN_TOP if training else max(TEST_TOP, count)
         kept_logits, kept_boxes, maps = [], [], []
         numbers = [len(one) for one in anchors]
-        per_map = zip(logits.split(numbers, 1), steps.split(numbers, 1), strict=True)
+        per_map = zip(logits.split(numbers, 1), deltas.split(numbers, 1), strict=True)
         for level, (own_logits, own_steps) in enumerate(per_map):
             best, where = own_logits.topk(min(top, numbers[level]), 1)
             chosen = own_steps.gather(1, where[..., None].expand(-1, -1, 4))

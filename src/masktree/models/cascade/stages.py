@@ -22,21 +22,21 @@ _ALPHA, _GAMMA = 0.25, 2.0  # focal loss (Lin et al. 2017, arXiv 1708.02002)
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What a stage says of k boxes, float32: ``logits`` (k, 2) of nothing and of a mask, ``steps`` (k, 4) to a better
+class BoxPredictions:
+    """What a stage says of k boxes, float32: ``logits`` (k, 2) of nothing and of a mask, ``deltas`` (k, 4) to a better
     box, ``levels`` (k, 3) logits of whole, part and subpart."""
 
     logits: Tensor
-    steps: Tensor
+    deltas: Tensor
     levels: Tensor
 
-    def split(self, counts: list[int]) -> list[Judged]:
-        parts = zip(self.logits.split(counts), self.steps.split(counts), self.levels.split(counts), strict=True)
-        return [Judged(*part) for part in parts]
+    def split(self, counts: list[int]) -> list[BoxPredictions]:
+        parts = zip(self.logits.split(counts), self.deltas.split(counts), self.levels.split(counts), strict=True)
+        return [BoxPredictions(*part) for part in parts]
 
 
 @dataclass(frozen=True)
-class Labelled:
+class SampledRois:
     """Boxes (k, 4) of one image to learn from: whether each is a mask, ``positive`` (k,) bool, and which, ``targets``
     (k,) int64 (of no meaning for the others)."""
 
@@ -52,7 +52,7 @@ class BoxStage(nn.Module):
         channels: of the maps.
         width: of the fully connected layers.
         iou: with a target, from which a box counts as a mask.
-        weights: units of the steps; see ``boxes.encode``.
+        weights: units of the deltas; see ``boxes.encode``.
     """
 
     def __init__(self, channels: int, width: int, iou: float, weights: Weights) -> None:
@@ -61,27 +61,27 @@ class BoxStage(nn.Module):
         self.layers = nn.Sequential(
             nn.Flatten(), nn.Linear(channels * BOX_SIDE**2, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
         )
-        self.logits, self.steps, self.levels = nn.Linear(width, 2), nn.Linear(width, 4), nn.Linear(width, 3)
+        self.logits, self.deltas, self.levels = nn.Linear(width, 2), nn.Linear(width, 4), nn.Linear(width, 3)
         for layer in self.layers:
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_uniform_(layer.weight, a=1)
                 nn.init.zeros_(layer.bias)
         # Standard deviations of Detectron2's code: all boxes start alike, and where they are.
-        for last, deviation in ((self.logits, 0.01), (self.steps, 0.001), (self.levels, 0.01)):
+        for last, deviation in ((self.logits, 0.01), (self.deltas, 0.001), (self.levels, 0.01)):
             nn.init.normal_(last.weight, std=deviation)
             nn.init.zeros_(last.bias)
 
-    def forward(self, maps: Sequence[Tensor], boxes: Sequence[Tensor], *, scale: float = 1.0) -> Judged:
+    def forward(self, maps: Sequence[Tensor], boxes: Sequence[Tensor], *, scale: float = 1.0) -> BoxPredictions:
         """Judge the boxes (k_i, 4) of each image, in one list. What flows back to the maps is multiplied by
         ``scale``."""
         pooled = pool(maps, boxes, BOX_SIDE)
         if pooled.requires_grad and scale != 1:
             pooled.register_hook(lambda gradient: gradient * scale)
         x = self.layers(pooled)
-        return Judged(self.logits(x).float(), self.steps(x).float(), self.levels(x).float())
+        return BoxPredictions(self.logits(x).float(), self.deltas(x).float(), self.levels(x).float())
 
     def losses(
-        self, judged: Judged, labelled: Labelled, ious: Tensor, boxes: Tensor, levels: Tensor
+        self, predictions: BoxPredictions, rois: SampledRois, ious: Tensor, boxes: Tensor, levels: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Objectives of one image for classes, boxes and levels: means over its k boxes, its k boxes, its positives.
 
@@ -89,17 +89,17 @@ class BoxStage(nn.Module):
         whatever their number.
 
         Args:
-            judged, labelled: what is said of the k boxes, and what is true.
-            ious: (k,) largest IoU of the boxes that ``judged`` moves them to with any target.
+            predictions, rois: what is said of the k boxes, and what is true.
+            ious: (k,) largest IoU of the boxes that ``predictions`` moves them to with any target.
             boxes, levels: (n, 4) and (n,) of the targets.
         """
-        count, own = max(len(ious), 1), labelled.positive
-        which = labelled.targets[own]
-        code = encode(boxes[which], labelled.boxes[own], self.weights)
+        count, own = max(len(ious), 1), rois.positive
+        which = rois.targets[own]
+        code = encode(boxes[which], rois.boxes[own], self.weights)
         return (
-            class_losses(judged.logits, own, ious).sum() / count,
-            functional.l1_loss(judged.steps[own], code, reduction="sum") / count,
-            level_losses(judged.levels[own], levels[which]).sum() / max(3 * len(which), 1),
+            class_losses(predictions.logits, own, ious).sum() / count,
+            functional.l1_loss(predictions.deltas[own], code, reduction="sum") / count,
+            level_losses(predictions.levels[own], levels[which]).sum() / max(3 * len(which), 1),
         )
 
 

@@ -23,14 +23,14 @@ IMPORTANCE = 0.75  # share of the points that is taken where the network is leas
 
 
 @dataclass(frozen=True)
-class Points:
-    """Random points of one image: ``even`` (p, 2), and ``candidates`` (OVERSAMPLE x p, 2) to choose from."""
+class LossPoints:
+    """Random points of one image: ``uniform`` (p, 2), and ``candidates`` (OVERSAMPLE x p, 2) to choose from."""
 
-    even: Tensor
+    uniform: Tensor
     candidates: Tensor
 
     @classmethod
-    def draw(cls, count: int, seed: int, device: torch.device) -> Points:
+    def draw(cls, count: int, seed: int, device: torch.device) -> LossPoints:
         """``count`` points and their candidates, the same for the same seed on every device."""
         points = torch.rand(count * (1 + OVERSAMPLE), 2, generator=torch.Generator().manual_seed(seed)).to(device)
         return cls(points[:count], points[count:])
@@ -38,10 +38,10 @@ class Points:
     @property
     def all(self) -> Tensor:
         """(p + OVERSAMPLE x p, 2)."""
-        return torch.cat([self.even, self.candidates])
+        return torch.cat([self.uniform, self.candidates])
 
 
-def sample_map(features: Tensor, points: Tensor) -> Tensor:
+def sample_features(features: Tensor, points: Tensor) -> Tensor:
     """(d, p): a (d, h, w) map at (p, 2) points, bilinear; beyond the outer cells' centres their value goes on."""
     grid = (2 * points - 1)[None, None]
     return functional.grid_sample(features[None], grid, padding_mode="border", align_corners=False)[0, :, 0]
@@ -58,21 +58,21 @@ def sample_masks(masks: Tensor, points: Tensor) -> Tensor:
     return masks.flatten(1)[:, y * W + x]
 
 
-def least_sure(logits: Tensor, count: int) -> Tensor:
+def most_uncertain(logits: Tensor, count: int) -> Tensor:
     """(n, count) int64: for each of n masks the candidates whose (n, c) logits are nearest to 0, in no order."""
     return logits.detach().abs().topk(count, dim=1, largest=False, sorted=False).indices
 
 
-def chosen(logits: Tensor, targets: Tensor, points: Points) -> tuple[Tensor, Tensor]:
+def select_loss_points(logits: Tensor, targets: Tensor, points: LossPoints) -> tuple[Tensor, Tensor]:
     """Logits and targets, (n, p) each, at the points that the masks learn from.
 
     ``logits`` (n, points) and ``targets`` (n, points) bool stand at ``points.all``.
     """
-    even = len(points.even)
-    sought = int(IMPORTANCE * even)
-    index = even + least_sure(logits[:, even:], sought)
-    taken = torch.cat([logits[:, : even - sought], logits.gather(1, index)], dim=1)
-    wanted = torch.cat([targets[:, : even - sought], targets.gather(1, index)], dim=1)
+    even = len(points.uniform)
+    num_uncertain = int(IMPORTANCE * even)
+    index = even + most_uncertain(logits[:, even:], num_uncertain)
+    taken = torch.cat([logits[:, : even - num_uncertain], logits.gather(1, index)], dim=1)
+    wanted = torch.cat([targets[:, : even - num_uncertain], targets.gather(1, index)], dim=1)
     return taken, wanted.to(logits.dtype)
 
 

@@ -31,10 +31,10 @@ def build_pixel_decoder(config: Mask2FormerConfig | PromptableConfig, channels: 
         channels: of the maps at strides 4, 8, 16 and 32.
 
     Raises:
-        InputError: ``config.hidden`` no multiple of 32, or transformers missing or too old.
+        InputError: ``config.hidden_dim`` no multiple of 32, or transformers missing or too old.
     """
-    if config.hidden % GROUPS:
-        raise InputError(f"expected hidden as a multiple of {GROUPS}; got {config.hidden}")
+    if config.hidden_dim % GROUPS:
+        raise InputError(f"expected hidden as a multiple of {GROUPS}; got {config.hidden_dim}")
     try:
         import transformers
     except ImportError as error:
@@ -48,15 +48,15 @@ def build_pixel_decoder(config: Mask2FormerConfig | PromptableConfig, channels: 
             "install a release of version 5"
         ) from error
     theirs = Theirs(
-        feature_size=config.hidden,
-        mask_feature_size=config.hidden,
-        encoder_feedforward_dim=config.feedforward,
-        encoder_layers=config.pixel_layers,
-        num_attention_heads=config.heads,
+        feature_size=config.hidden_dim,
+        mask_feature_size=config.hidden_dim,
+        encoder_feedforward_dim=config.feedforward_dim,
+        encoder_layers=config.pixel_decoder_layers,
+        num_attention_heads=config.num_heads,
         dropout=0.0,
     )
     decoder = Mask2FormerPixelDecoder(theirs, list(channels))
-    _begin(decoder, config.heads)
+    _begin(decoder, config.num_heads)
     return decoder
 
 

@@ -184,9 +184,9 @@ class Boxes(nn.Module):
             x = stage.layers(_pool(maps, boxes, stages.BOX_SIDE))
             scores.append(stage.logits(x).softmax(1)[:, 1])
             levels.append(stage.levels(x).softmax(1))
-            boxes = clip(decode(stage.steps(x), boxes, stage.weights), size)
+            boxes = clip(decode(stage.deltas(x), boxes, stage.weights), size)
         mean = torch.stack(scores).mean(0)
-        count = min(model.config.detections, len(boxes))
+        count = min(model.config.max_detections, len(boxes))
         mean, best = _best(boxes, torch.where(wanted, mean, -1.0), cascade.NMS, count)
         found = boxes[best]
         masks = model.mask_head.logits(model.mask_head.layers(_pool(maps, found, stages.MASK_SIDE)))[:, 0].sigmoid()
@@ -194,11 +194,11 @@ class Boxes(nn.Module):
 
     def _propose(self, maps: list[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """(k, 4) boxes, and (k,) whether they are meant."""
-        logits, steps, anchors = self.model.proposals(maps)
+        logits, deltas, anchors = self.model.proposals(maps)
         count = self.model.config.test_proposals
         numbers = [len(one) for one in anchors]
         chosen, ranks, offsets = [], [], []
-        for level, (own, step) in enumerate(zip(logits[0].split(numbers), steps[0].split(numbers), strict=True)):
+        for level, (own, step) in enumerate(zip(logits[0].split(numbers), deltas[0].split(numbers), strict=True)):
             best, where = own.topk(min(max(proposals.TEST_TOP, count), numbers[level]))
             chosen.append(clip(decode(step[where], anchors[level][where], proposals.PLAIN), size))
             ranks.append(best.sigmoid())

@@ -1,8 +1,9 @@
 """A promptable model as two ONNX files with segment-anything's inputs and outputs, and the YAML that tools ask for.
 
 The encoder runs once for a photograph, the decoder once for a click. Programs made for such pairs (Kirillov et al.
-2023, arXiv 2304.02643, and their exported models) send points in pixels of a photograph whose longer side is ``FRAME``,
-give six inputs by name, and show the first mask. So whatever size the network sees, that frame is kept, and the masks
+2023, arXiv 2304.02643, and their exported models) send points in pixels of a photograph whose longer side is
+``FRAME_SIZE``, give six inputs by name, and show the first mask. So whatever size the network sees, that frame is kept,
+and the masks
 come best first.
 """
 
@@ -21,13 +22,13 @@ from masktree.backbones.texture import CUES
 from masktree.io.files import write_atomically
 from masktree.models.onnx.export import INPUTS, about, files_of, to_onnx, write
 from masktree.models.promptable.model import Promptable
-from masktree.models.promptable.predictions import Encoded
+from masktree.models.promptable.predictions import ImageEmbedding
 from masktree.models.promptable.prompt_encoder import STRIDE, Prompts
 
-FRAME = 1024  # pixels of the longer side of the photograph that points are given in (segment-anything's)
-SIDE = 256  # cells a side of earlier masks (segment-anything's)
+FRAME_SIZE = 1024  # pixels of the longer side of the photograph that points are given in (segment-anything's)
+MASK_INPUT_SIZE = 256  # cells a side of earlier masks (segment-anything's)
 _CLICKED = 0.5  # as ``masktree.prompt.candidates.CLICKED``
-ANSWERS = 3  # masks of an answer (segment-anything's for an ambiguous click)
+NUM_OUTPUT_MASKS = 3  # masks of an answer (segment-anything's for an ambiguous click)
 
 
 def export_prompts(model: Promptable, path: Path, side: int) -> list[Path]:
@@ -66,37 +67,37 @@ def tool_settings(encoder: str, decoder: str) -> str:
         "display_name": f"{name} (masktree)",
         "encoder_model_path": encoder,
         "decoder_model_path": decoder,
-        "input_size": FRAME,
-        "max_width": FRAME,
-        "max_height": FRAME * 2 // 3,
+        "input_size": FRAME_SIZE,
+        "max_width": FRAME_SIZE,
+        "max_height": FRAME_SIZE * 2 // 3,
     }
     return "".join(f"{key}: {json.dumps(value)}\n" for key, value in lines.items())  # JSON's values are YAML's
 
 
-class Encoder(nn.Module):
+class ImageEncoderOnnxModel(nn.Module):
     """What the decoder asks, in one array: the pixels' vectors of a cell side by side, then the cell's."""
 
     def __init__(self, model: Promptable) -> None:
         super().__init__()
         self.model = model
-        self.shrink = model.config.cell // STRIDE
+        self.shrink = model.config.embedding_stride // STRIDE
 
     def forward(self, image: Tensor, cues: Tensor | None = None) -> Tensor:
         found = self.model.encode(image, cues)
         return torch.cat([functional.pixel_unshuffle(found.pixels, self.shrink), found.cells], 1)
 
 
-class Photograph(nn.Module):
+class ResizingEncoderOnnxModel(nn.Module):
     """The encoder of a photograph of any size.
 
-    It is seen at places that are spread evenly, so many that each pixel of a photograph of ``FRAME`` has its own, and
-    their means are what the network sees: nothing here has a size that depends on the photograph's.
+    It is seen at places that are spread evenly, so many that each pixel of a photograph of ``FRAME_SIZE`` has its own,
+    and their means are what the network sees: nothing here has a size that depends on the photograph's.
     """
 
     def __init__(self, encoder: nn.Module, side: int) -> None:
         super().__init__()
         self.encoder, self.side = encoder, side
-        self.finer = max(1, round(FRAME / side))
+        self.finer = max(1, round(FRAME_SIZE / side))
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[0], image.shape[1]
@@ -110,7 +111,7 @@ class Photograph(nn.Module):
         return self.encoder(functional.avg_pool2d(pixels * inside, self.finer))
 
 
-class Decoder(nn.Module):
+class MaskDecoderOnnxModel(nn.Module):
     """Answers in segment-anything's form; inputs are described by ``_INPUTS``."""
 
     places: Tensor
@@ -120,8 +121,8 @@ class Decoder(nn.Module):
     def __init__(self, model: Promptable, side: int) -> None:
         super().__init__()
         self.model, self.side = model, side
-        self.shrink = model.config.cell // STRIDE
-        cells = side // model.config.cell
+        self.shrink = model.config.embedding_stride // STRIDE
+        cells = side // model.config.embedding_stride
         self.register_buffer("places", model.prompts.grid(cells, cells).detach().clone())
 
     def forward(
@@ -134,16 +135,16 @@ class Decoder(nn.Module):
         orig_im_size: Tensor,
         granularity: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        hidden = self.model.config.hidden
+        hidden = self.model.config.hidden_dim
         pixels = functional.pixel_shuffle(image_embeddings[:, :-hidden], self.shrink)
         means = functional.avg_pool2d(pixels, self.shrink)
-        encoded = Encoded(pixels, image_embeddings[:, -hidden:], means, self.places)
+        encoded = ImageEmbedding(pixels, image_embeddings[:, -hidden:], means, self.places)
         count = self.side // STRIDE
         earlier = functional.interpolate(mask_input, (count, count), mode="bilinear", align_corners=False)[:, 0]
         earlier = torch.where(has_mask_input[:, None, None] > 0, earlier, torch.nan)
         labels = point_labels.round().long()
         answers = self.model.decode(
-            encoded, Prompts(point_coords * (self.side / FRAME), labels, None, earlier, granularity)
+            encoded, Prompts(point_coords * (self.side / FRAME_SIZE), labels, None, earlier, granularity)
         )
         logits = answers.logits()
         # answer 0 is the one that was meant, and is left out after a click alone, which may mean any mask around it
@@ -155,10 +156,10 @@ class Decoder(nn.Module):
         scores = torch.cat([answers.ious[:, :1], torch.where(alone[:, None], likely, answers.ious[:, 1:])], 1)
         first = torch.where(alone[:, None], -2.0, 2.0)
         ahead = torch.cat([first, (chosen & alone[:, None]).float()], 1)
-        order = (scores + ahead).topk(ANSWERS, 1).indices
+        order = (scores + ahead).topk(NUM_OUTPUT_MASKS, 1).indices
         ious = scores.gather(1, order)
         logits = logits.gather(1, order[:, :, None, None].expand(-1, -1, count, count))
-        low = functional.interpolate(logits, (SIDE, SIDE), mode="bilinear", align_corners=False)
+        low = functional.interpolate(logits, (MASK_INPUT_SIZE, MASK_INPUT_SIZE), mode="bilinear", align_corners=False)
         return self._enlarge(logits, orig_im_size), ious, low
 
     def _enlarge(self, logits: Tensor, size: Tensor) -> Tensor:
@@ -184,7 +185,7 @@ def _choose(inside: Tensor, ious: Tensor) -> tuple[Tensor, Tensor]:
     chances = torch.where(areas > 0, ious / areas.clamp(min=1) ** _CLICKED, 0.0)
     chances = chances / chances.sum(1, keepdim=True).clamp(min=1e-9)
     best, chosen = torch.zeros_like(ious), torch.zeros_like(ious, dtype=torch.bool)
-    for _ in range(ANSWERS):
+    for _ in range(NUM_OUTPUT_MASKS):
         gains = ((overlaps - best[:, None]).clamp(min=0) @ chances[:, :, None])[..., 0] * ious
         found = torch.where(chosen, -1.0, gains).argmax(1, keepdim=True)
         chosen = chosen | (torch.arange(ious.shape[1]) == found)
@@ -197,10 +198,14 @@ def _encoder(model: Promptable, side: int) -> tuple[Any, dict[str, Any]]:
     outputs = {"image_embeddings": "for the decoder"}
     if model.wants_cues:
         inputs = [torch.rand(1, 3, side, side), torch.rand(1, CUES, side // 2, side // 2)]
-        return to_onnx(Encoder(model), inputs, list(INPUTS), list(outputs)), about(model, side, INPUTS, outputs)
+        return to_onnx(ImageEncoderOnnxModel(model), inputs, list(INPUTS), list(outputs)), about(
+            model, side, INPUTS, outputs
+        )
     free = ({0: torch.export.Dim("height"), 1: torch.export.Dim("width")},)
-    photograph = [255 * torch.rand(FRAME * 2 // 3, FRAME, 3)]
-    proto = to_onnx(Photograph(Encoder(model), side), photograph, ["image"], list(outputs), free)
+    photograph = [255 * torch.rand(FRAME_SIZE * 2 // 3, FRAME_SIZE, 3)]
+    proto = to_onnx(
+        ResizingEncoderOnnxModel(ImageEncoderOnnxModel(model), side), photograph, ["image"], list(outputs), free
+    )
     return proto, about(model, side, {"image": "(H, W, 3) float32: RGB from 0 to 255, of any size"}, outputs)
 
 
@@ -208,13 +213,13 @@ def _decoder(model: Promptable, side: int) -> tuple[Any, dict[str, Any]]:
     """The decoder's file, whose granularity has a value where none is given: not a number, as if left out."""
     import onnx
 
-    decoder = Decoder(model, side)
-    cells = side // model.config.cell
+    decoder = MaskDecoderOnnxModel(model, side)
+    cells = side // model.config.embedding_stride
     inputs = [
-        torch.rand(1, model.config.hidden * (1 + decoder.shrink**2), cells, cells),
-        FRAME * torch.rand(1, 3, 2),
+        torch.rand(1, model.config.hidden_dim * (1 + decoder.shrink**2), cells, cells),
+        FRAME_SIZE * torch.rand(1, 3, 2),
         torch.tensor([[1.0, 0.0, -1.0]]),
-        torch.zeros(1, 1, SIDE, SIDE),
+        torch.zeros(1, 1, MASK_INPUT_SIZE, MASK_INPUT_SIZE),
         torch.zeros(1),
         torch.tensor([600.0, 800.0]),
         torch.tensor([torch.nan]),
@@ -227,16 +232,17 @@ def _decoder(model: Promptable, side: int) -> tuple[Any, dict[str, Any]]:
 
 _INPUTS = {
     "image_embeddings": "of the encoder",
-    "point_coords": f"(1, k, 2) float32, k >= 1: x and y in pixels of the photograph with a longer side of {FRAME}",
+    "point_coords": f"(1, k, 2) float32, k >= 1: x and y in pixels of a photograph of longer side {FRAME_SIZE}",
     "point_labels": "(1, k) float32: 1 inside, 0 outside, 2 and 3 upper left and lower right corner of a box, "
     "-1 no point",
-    "mask_input": f"(1, 1, {SIDE}, {SIDE}) float32: low_res_masks of an earlier answer",
+    "mask_input": f"(1, 1, {MASK_INPUT_SIZE}, {MASK_INPUT_SIZE}) float32: low_res_masks of an earlier answer",
     "has_mask_input": "(1,) float32: 1 if it is meant, 0 if not",
     "orig_im_size": "(2,) float32: height and width in pixels of the masks that are wanted",
     "granularity": "(1,) float32 in [0.1, 1], finest to coarsest; need not be given",
 }
 _OUTPUTS = {
-    "masks": f"(1, {ANSWERS}, H, W) float32 logits, inside above 0, best first",
-    "iou_predictions": f"(1, {ANSWERS}) float32: how well each is expected to fit what is meant",
-    "low_res_masks": f"(1, {ANSWERS}, {SIDE}, {SIDE}) float32 logits over the square of the photograph's longer side",
+    "masks": f"(1, {NUM_OUTPUT_MASKS}, H, W) float32 logits, inside above 0, best first",
+    "iou_predictions": f"(1, {NUM_OUTPUT_MASKS}) float32: how well each is expected to fit what is meant",
+    "low_res_masks": f"(1, {NUM_OUTPUT_MASKS}, {MASK_INPUT_SIZE}, {MASK_INPUT_SIZE}) float32 logits over the square "
+    "of the photograph's longer side",
 }

@@ -20,13 +20,13 @@ from torch.nn import functional
 
 from masktree.errors import InputError
 from masktree.models.config import PromptableConfig
-from masktree.models.mask2former.losses import POINTS, Points, sample_map, sample_masks
+from masktree.models.mask2former.losses import POINTS, LossPoints, sample_features, sample_masks
 from masktree.models.mask2former.pixel_decoder import build_pixel_decoder, decode_pixels
-from masktree.models.promptable.generate import PromptDetections, everything
-from masktree.models.promptable.losses import all_losses, best_answer, single_losses
-from masktree.models.promptable.predictions import ANSWERS, Answers, Encoded
+from masktree.models.promptable.generate import PromptDetections, generate_masks
+from masktree.models.promptable.losses import best_mask_index, multimask_losses, target_mask_losses
+from masktree.models.promptable.predictions import NUM_MASK_TOKENS, ImageEmbedding, MaskPredictions
 from masktree.models.promptable.prompt_encoder import STRIDE, PromptEncoder, Prompts
-from masktree.models.promptable.simulated_prompts import Questions
+from masktree.models.promptable.simulated_prompts import PromptBatch
 from masktree.models.promptable.two_way import TwoWayDecoder
 from masktree.models.structures import Batch, Targets
 
@@ -42,7 +42,7 @@ class Promptable(nn.Module):
     ``points``: that a mask learns from, as in ``Mask2Former``.
 
     Raises:
-        InputError: ``config.hidden`` no multiple of 32, or transformers missing or too old.
+        InputError: ``config.hidden_dim`` no multiple of 32, or transformers missing or too old.
     """
 
     def __init__(self, config: PromptableConfig, pyramid: Pyramid) -> None:
@@ -51,21 +51,21 @@ class Promptable(nn.Module):
         self.wants_cues = pyramid.wants_cues
         self.points = POINTS
         self.pyramid = pyramid
-        hidden = config.hidden
+        hidden = config.hidden_dim
         self.pixel_decoder: Any = build_pixel_decoder(config, pyramid.channels)
-        self.prompts = PromptEncoder(hidden, config.image_size, config.cell)
-        self.masks = nn.Embedding(ANSWERS, hidden)
-        self.decoder = TwoWayDecoder(hidden, config.heads, config.feedforward, config.prompt_layers)
+        self.prompts = PromptEncoder(hidden, config.image_size, config.embedding_stride)
+        self.masks = nn.Embedding(NUM_MASK_TOKENS, hidden)
+        self.decoder = TwoWayDecoder(hidden, config.num_heads, config.feedforward_dim, config.prompt_decoder_layers)
         self.fine, self.coarse, self.iou = _mlp(hidden, hidden), _mlp(hidden, hidden), _mlp(hidden, 1)
 
-    def encode(self, images: Tensor, cues: Tensor | None = None) -> Encoded:
+    def encode(self, images: Tensor, cues: Tensor | None = None) -> ImageEmbedding:
         """What is asked about b images, which may be kept: ``images`` and ``cues`` as in ``Batch``."""
         maps, pixels = decode_pixels(self.pixel_decoder, self.pyramid(images, cues))
-        cells = maps[{32: 0, 16: 1, 8: 2}[self.config.cell]]
-        means = functional.avg_pool2d(pixels, self.config.cell // STRIDE)
-        return Encoded(pixels, cells, means, self.prompts.grid(*cells.shape[2:]))
+        cells = maps[{32: 0, 16: 1, 8: 2}[self.config.embedding_stride]]
+        means = functional.avg_pool2d(pixels, self.config.embedding_stride // STRIDE)
+        return ImageEmbedding(pixels, cells, means, self.prompts.grid(*cells.shape[2:]))
 
-    def decode(self, encoded: Encoded, prompts: Prompts) -> Answers:
+    def decode(self, encoded: ImageEmbedding, prompts: Prompts) -> MaskPredictions:
         """The answers to n questions about one image, each by itself.
 
         Memory grows with n: about 40 x hidden x h x w x n bytes, h x w being the map's cells (at 1024 pixels, hidden
@@ -82,18 +82,19 @@ class Promptable(nn.Module):
         tokens, known = self.prompts.tokens(prompts, pixels)
         masks = self.masks.weight.expand(len(prompts), -1, -1)
         tokens = torch.cat([masks, tokens.to(masks.dtype)], 1)
-        known = torch.cat([known.new_ones(len(prompts), ANSWERS), known], 1)
+        known = torch.cat([known.new_ones(len(prompts), NUM_MASK_TOKENS), known], 1)
         states, cells = self.decoder(tokens, known, cells, encoded.places)
-        states = states[:, :ANSWERS]
-        coarse = self.coarse(states) @ cells.transpose(1, 2) / math.sqrt(self.config.hidden)
+        states = states[:, :NUM_MASK_TOKENS]
+        coarse = self.coarse(states) @ cells.transpose(1, 2) / math.sqrt(self.config.hidden_dim)
         ious = self.iou(states)[..., 0].float().sigmoid()
-        return Answers(self.fine(states), coarse.unflatten(2, (rows, columns)), ious, pixels)
+        return MaskPredictions(self.fine(states), coarse.unflatten(2, (rows, columns)), ious, pixels)
 
     def losses(self, batch: Batch, masks: Tensor | None = None) -> Mapping[str, Tensor]:
         """Weighted objectives: ``mask``, ``dice`` and ``iou`` of the single answers, and, with ``_all``, of the masks
         of all granularities; means over the questions of an image and over two rounds of them: as they are asked first,
-        and after 1 to ``config.corrections`` further clicks, a number that is drawn for each image. Answers in between
-        are not learned from (RITM, Sofiiuk et al. 2021, arXiv 2102.06583): time and memory are those of two rounds.
+        and after 1 to ``config.max_correction_clicks`` further clicks, a number that is drawn for each image. Answers
+        in between are not learned from (RITM, Sofiiuk et al. 2021, arXiv 2102.06583): time and memory are those of two
+        rounds.
 
         An image counts as its masks do, so that with ``masks`` the mean over processes with equally many images, the
         mean of their losses is the loss of all their images together.
@@ -111,17 +112,17 @@ class Promptable(nn.Module):
         names = ("mask", "dice", "iou", "mask_all", "dice_all", "iou_all")
         return dict(zip(names, weighted.flatten(), strict=True))
 
-    def _image_losses(self, encoded: Encoded, targets: Targets, seed: int) -> Tensor:
+    def _image_losses(self, encoded: ImageEmbedding, targets: Targets, seed: int) -> Tensor:
         """(2, 3): mask, dice and iou of single answers and of all granularities, means over two rounds of questions."""
         device, cells = encoded.pixels.device, encoded.pixels.shape[2] * encoded.pixels.shape[3]
-        points = Points.draw(min(self.points, -(-cells // 2)), seed, device)
+        points = LossPoints.draw(min(self.points, -(-cells // 2)), seed, device)
         places = points.all
         wanted = sample_masks(targets.masks, places)
         areas = targets.masks.sum((1, 2))
         generator = torch.Generator().manual_seed(seed ^ 1)  # other numbers than the points'
-        questions = Questions.draw(targets, self.config.clicks, generator)
-        last = int(torch.randint(1, 1 + self.config.corrections, (1,), generator=generator))
-        rounds, pixels = [], sample_map(encoded.pixels[0].float(), places)
+        questions = PromptBatch.draw(targets, self.config.prompts_per_image, generator)
+        last = int(torch.randint(1, 1 + self.config.max_correction_clicks, (1,), generator=generator))
+        rounds, pixels = [], sample_features(encoded.pixels[0].float(), places)
         for number in range(1 + last):
             learned = number in (0, last)
             with torch.set_grad_enabled(learned and torch.is_grad_enabled()):
@@ -129,17 +130,17 @@ class Promptable(nn.Module):
                 with torch.autocast(device.type, enabled=False):
                     logits = answers.at(places, pixels)
                     if learned:
-                        single = single_losses(logits, answers.ious, questions, wanted, points)
-                        every = all_losses(logits, answers.ious, questions, wanted, points, areas)
+                        single = target_mask_losses(logits, answers.ious, questions, wanted, points)
+                        every = multimask_losses(logits, answers.ious, questions, wanted, points, areas)
                         rounds.append(torch.stack([single, every]))
             if number < last:
                 with torch.no_grad():
-                    best = best_answer(logits, questions, wanted)
+                    best = best_mask_index(logits, questions, wanted)
                     inside = logits[torch.arange(len(best), device=device), best] > 0
-                    questions = questions.go_on(answers.chosen(best), inside, wanted, places, generator)
+                    questions = questions.add_correction_clicks(answers.chosen(best), inside, wanted, places, generator)
         return torch.stack(rounds).mean(0)
 
-    def _nothing(self, encoded: Encoded) -> Tensor:
+    def _nothing(self, encoded: ImageEmbedding) -> Tensor:
         """0, by way of every parameter: other processes wait for their gradients."""
         points = encoded.pixels.new_full((2, 1, 2), encoded.size[0] / 2)
         absent = points.new_full((2,), math.nan)
@@ -150,14 +151,14 @@ class Promptable(nn.Module):
 
     @torch.no_grad()
     def detect(
-        self, images: Tensor, cues: Tensor | None, content: Sequence[tuple[int, int]]
+        self, images: Tensor, cues: Tensor | None, valid_sizes: Sequence[tuple[int, int]]
     ) -> Sequence[PromptDetections]:
         """All masks of each image: those of all granularities at the points of a grid, best first by expected IoU.
 
-        Of masks that overlap by an IoU above ``SAME`` the best stays; at most ``config.detections`` are kept.
+        Of masks that overlap by an IoU above ``NMS_IOU`` the best stays; at most ``config.max_detections`` are kept.
         """
         encoded = self.encode(images, cues)
-        return [everything(self.decode, encoded[i], size, self.config) for i, size in enumerate(content)]
+        return [generate_masks(self.decode, encoded[i], size, self.config) for i, size in enumerate(valid_sizes)]
 
 
 def _mlp(hidden: int, out: int) -> nn.Sequential:

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from masktree.models.mask2former.losses import sample_map
+from masktree.models.mask2former.losses import sample_features
 from masktree.models.promptable.prompt_encoder import STRIDE
 
-TOKENS = 6  # masks of different granularity for one click (UnSAM, arXiv 2406.20081, section 3.3)
-ANSWERS = 1 + TOKENS
+NUM_MULTIMASK_OUTPUTS = 6  # masks of different granularity for one click (UnSAM, arXiv 2406.20081, section 3.3)
+NUM_MASK_TOKENS = 1 + NUM_MULTIMASK_OUTPUTS
 
 
 @dataclass(frozen=True)
-class Encoded:
+class ImageEmbedding:
     """What is kept of b images of one size to answer any questions about them.
 
     ``pixels`` (b, hidden, H/4, W/4): vectors that masks are made of; ``cells`` (b, hidden, h, w): the map that is
@@ -29,8 +29,8 @@ class Encoded:
     means: Tensor
     places: Tensor
 
-    def __getitem__(self, i: int) -> Encoded:
-        return Encoded(self.pixels[i : i + 1], self.cells[i : i + 1], self.means[i : i + 1], self.places)
+    def __getitem__(self, i: int) -> ImageEmbedding:
+        return ImageEmbedding(self.pixels[i : i + 1], self.cells[i : i + 1], self.means[i : i + 1], self.places)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -39,9 +39,9 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Of n questions: ANSWERS masks each, as vectors and small maps; number 0 is the single answer, 1 to 6 the masks
-    of all granularities.
+class MaskPredictions:
+    """Of n questions: NUM_MASK_TOKENS masks each, as vectors and small maps; number 0 is the single answer, 1 to 6
+    the masks of all granularities.
 
     ``vectors`` (n, 7, hidden): their products with the (hidden, H/4, W/4) ``pixels`` are the fine part of the masks'
     logits; ``coarse`` (n, 7, h, w): the coarse part. ``ious`` (n, 7) float32 in [0, 1]: how well each mask is expected
@@ -72,7 +72,7 @@ class Answers:
         """(n, 7, p) float32 logits at (p, 2) points in [0, 1], fractions of width and height, where the image has the
         vectors ``pixels`` (hidden, p)."""
         fine = self.vectors.float() @ pixels
-        coarse = sample_map(self.coarse.float().flatten(0, 1), points).unflatten(0, self.coarse.shape[:2])
+        coarse = sample_features(self.coarse.float().flatten(0, 1), points).unflatten(0, self.coarse.shape[:2])
         return fine + coarse
 
 

@@ -19,17 +19,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from masktree.errors import InputError
-from masktree.models.mask2former.losses import sample_map
+from masktree.models.mask2former.losses import sample_features
 
 NEGATIVE, POSITIVE, TOP_LEFT, BOTTOM_RIGHT = range(4)  # labels of points; the last two are a box's corners, as in SAM
 PADDING = -1  # label of what is no point
-LEAST_GRANULARITY = 0.1  # of the smallest mask of an instance; its largest has 1 (UnSAMv2, arXiv 2511.13714)
+MIN_GRANULARITY = 0.1  # of the smallest mask of an instance; its largest has 1 (UnSAMv2, arXiv 2511.13714)
 STRIDE = 4  # pixels per cell of a mask
 _SLOWEST, _FASTEST = 0.5, 16.0  # waves per image side (our choice): from the whole image to a 32nd of it
 _OCTAVES = 8  # of the Fourier features of a granularity (our choice)
 _WIDTHS = (1 / 32, 1 / 8, 1 / 2)  # standard deviations of how near a cell is to a click, image sides (our choice)
 _SOFT = 1 / 64  # image sides over which a box ends (our choice)
-_SAID = 2 * (len(_WIDTHS) + 1) + 1  # values that a cell is told: of clicks inside and outside, and of the box
+_PROMPT_MAP_CHANNELS = (
+    2 * (len(_WIDTHS) + 1) + 1
+)  # values that a cell is told: of clicks inside and outside, and of the box
 _SURE = 8.0  # logits of an earlier mask beyond it say no more (our choice)
 
 
@@ -78,7 +80,7 @@ class Prompts:
     def to(self, device: torch.device | str) -> Prompts:
         return Prompts(*(None if value is None else value.to(device) for value in vars(self).values()))  # type: ignore[arg-type]
 
-    def marks(self) -> tuple[Tensor, Tensor]:
+    def points_and_corners(self) -> tuple[Tensor, Tensor]:
         """Points and labels with the boxes as two more points each, (n, k + 2, 2) and (n, k + 2), or as many as there
         are; what is no point is at 0, 0."""
         points, labels = self.points, self.labels
@@ -107,7 +109,7 @@ class PromptEncoder(nn.Module):
         # Saved with the weights: points of other frequencies would mean nothing to them.
         self.register_buffer("frequencies", _frequencies(hidden // 2))
         self.labels = nn.Embedding(4, hidden)
-        self.content = nn.Linear(hidden, hidden)
+        self.point_feature_proj = nn.Linear(hidden, hidden)
         self.granularity = nn.Sequential(nn.Linear(2 * _OCTAVES, hidden), nn.GELU(), nn.Linear(hidden, hidden))
         self.no_granularity = nn.Parameter(0.02 * torch.randn(hidden))
         shrink = cell // STRIDE
@@ -115,7 +117,9 @@ class PromptEncoder(nn.Module):
             nn.Conv2d(1, hidden // 4, shrink, shrink), nn.GELU(), nn.Conv2d(hidden // 4, hidden, 1)
         )
         self.no_mask = nn.Parameter(0.02 * torch.randn(hidden))
-        self.said = nn.Sequential(nn.Linear(_SAID, hidden), nn.GELU(), nn.Linear(hidden, hidden))
+        self.prompt_map_mlp = nn.Sequential(
+            nn.Linear(_PROMPT_MAP_CHANNELS, hidden), nn.GELU(), nn.Linear(hidden, hidden)
+        )
 
     def places(self, points: Tensor) -> Tensor:
         """(..., hidden) Fourier features of (..., 2) points in pixels."""
@@ -133,11 +137,11 @@ class PromptEncoder(nn.Module):
 
         ``pixels``: (hidden, H/4, W/4) vectors of the image.
         """
-        points, labels = prompts.marks()
+        points, labels = prompts.points_and_corners()
         known = labels >= 0
         size = points.new_tensor([pixels.shape[2] * STRIDE, pixels.shape[1] * STRIDE])
-        seen = sample_map(pixels, (points / size).flatten(0, 1)).T.unflatten(0, known.shape)
-        marks = self.places(points) + self.labels(labels.clamp(min=0)) + self.content(seen)
+        seen = sample_features(pixels, (points / size).flatten(0, 1)).T.unflatten(0, known.shape)
+        marks = self.places(points) + self.labels(labels.clamp(min=0)) + self.point_feature_proj(seen)
         tokens = torch.cat([self._granularity(prompts)[:, None].to(marks.dtype), marks], 1)
         return tokens, torch.cat([known.new_ones(len(known), 1), known], 1)
 
@@ -149,7 +153,7 @@ class PromptEncoder(nn.Module):
         Raises:
             InputError: masks of another size than (H/4, W/4).
         """
-        maps = self.said(self.told(prompts, means)).permute(0, 3, 1, 2)
+        maps = self.prompt_map_mlp(self.prompt_maps(prompts, means)).permute(0, 3, 1, 2)
         none = self.no_mask[None, :, None, None]
         if prompts.masks is None:
             return maps + none
@@ -160,14 +164,14 @@ class PromptEncoder(nn.Module):
         masks = prompts.masks.float().nan_to_num().clamp(-_SURE, _SURE) / _SURE
         return maps + torch.where(absent, none, self.mask(masks[:, None]))
 
-    def told(self, prompts: Prompts, means: Tensor) -> Tensor:
+    def prompt_maps(self, prompts: Prompts, means: Tensor) -> Tensor:
         """(n, h, w, 9) float32: what each cell is told about the prompts; ``means`` as in ``dense``.
 
         For clicks inside, then for those outside: exp(-d^2 / (2 s^2)) of the nearest one, at a distance of d, for each
         s of ``_WIDTHS``; the highest cosine with the vectors under them, if above 0. Last, from 0 outside to 1 inside,
         the box. All are 0 where there is none.
         """
-        points, labels = prompts.marks()
+        points, labels = prompts.points_and_corners()
         rows, columns = means.shape[1:]
         # One more, which is no point: of no points there is no highest value.
         points = functional.pad(points.float(), (0, 0, 0, 1))
@@ -177,7 +181,7 @@ class PromptEncoder(nn.Module):
         apart = (places - points[:, :, None]) / self.side  # (n, k, h w, 2)
         vectors = functional.normalize(means.float(), dim=0)
         size = points.new_tensor([columns * self.cell, rows * self.cell])
-        under = functional.normalize(sample_map(vectors, (points / size).flatten(0, 1)), dim=0).T
+        under = functional.normalize(sample_features(vectors, (points / size).flatten(0, 1)), dim=0).T
         alike = (under @ vectors.flatten(1)).unflatten(0, labels.shape[:2])
         squares = apart.square().sum(-1)
         near = [(-squares / (2 * width**2)).exp() for width in _WIDTHS]

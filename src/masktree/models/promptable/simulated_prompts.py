@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from masktree.models.cascade.boxes import boxes_of, clip
-from masktree.models.promptable.prompt_encoder import LEAST_GRANULARITY, PADDING, Prompts
+from masktree.models.promptable.prompt_encoder import MIN_GRANULARITY, PADDING, Prompts
 from masktree.models.structures import Targets
 
 BOXES = 0.25  # share of questions asked by a box (our choice; SAM: half)
-BARE = 0.25  # largest share of open clicks where no mask is; their share of the image if less (our choice)
+MAX_BACKGROUND_FRACTION = (
+    0.25  # largest share of open clicks where no mask is; their share of the image if less (our choice)
+)
 CENTRAL = 0.5  # share of first clicks near the middle of their mask (our choice: people click there)
 DROPPED = 0.5  # chance that a further click comes without the granularity, and without the earlier mask (our choice:
 # SAM's training always has the mask, but people, and the field's protocols, ask with all their clicks and no mask)
@@ -30,22 +32,22 @@ _SHAKEN_MOST = 20.0
 
 
 @dataclass(frozen=True)
-class Questions:
+class PromptBatch:
     """2k questions about an image of n target masks, the first k with granularity.
 
     ``targets`` (2k,) int64: the masks they are about. ``single`` (2k,) bool: one mask is meant, the target. ``open``
     (2k,) bool: asked without granularity from the start, so that there are masks of all granularities to find.
-    ``fitting`` (2k, n) bool: the masks that an open question may mean, none for a click where no mask is.
+    ``candidate_masks`` (2k, n) bool: the masks that an open question may mean, none for a click where no mask is.
     """
 
     prompts: Prompts
     targets: Tensor
     single: Tensor
     open: Tensor
-    fitting: Tensor
+    candidate_masks: Tensor
 
     @classmethod
-    def draw(cls, targets: Targets, count: int, generator: torch.Generator) -> Questions:
+    def draw(cls, targets: Targets, count: int, generator: torch.Generator) -> PromptBatch:
         """``count`` questions with and as many without granularity about n > 0 masks.
 
         ``generator`` lives on the CPU; the same one asks the same on every device.
@@ -58,14 +60,18 @@ class Questions:
         boxed = (torch.rand(2 * count, generator=generator) < BOXES).to(masks.device)
         about = about.to(masks.device)
         is_open = torch.arange(2 * count, device=masks.device) >= count
-        bare = ~masks.any(0)
-        elsewhere = torch.rand(2 * count, generator=generator).to(masks.device) < bare.float().mean().clamp(max=BARE)
+        background = ~masks.any(0)
+        elsewhere = torch.rand(2 * count, generator=generator).to(masks.device) < background.float().mean().clamp(
+            max=MAX_BACKGROUND_FRACTION
+        )
         elsewhere &= is_open & ~boxed
         if elsewhere.any():
-            points[elsewhere] = draw_points(bare[None], torch.zeros(int(elsewhere.sum()), dtype=torch.int64), generator)
+            points[elsewhere] = draw_points(
+                background[None], torch.zeros(int(elsewhere.sum()), dtype=torch.int64), generator
+            )
         x, y = points.long().unbind(1)
-        fitting = masks[:, y, x].T & ~boxed[:, None]
-        fitting[torch.arange(2 * count, device=masks.device), about] = ~elsewhere
+        candidate_masks = masks[:, y, x].T & ~boxed[:, None]
+        candidate_masks[torch.arange(2 * count, device=masks.device), about] = ~elsewhere
         g = granularities(areas, targets.parents.cpu()).to(masks.device)[about]
         prompts = Prompts(
             points[:, None],
@@ -74,11 +80,11 @@ class Questions:
             None,
             torch.where(is_open, torch.nan, g),
         )
-        return cls(prompts, about, boxed | ~is_open, is_open, fitting)
+        return cls(prompts, about, boxed | ~is_open, is_open, candidate_masks)
 
-    def go_on(
+    def add_correction_clicks(
         self, answers: Tensor, inside: Tensor, wanted: Tensor, points: Tensor, generator: torch.Generator
-    ) -> Questions:
+    ) -> PromptBatch:
         """The same questions with one more click each, at a random point where the answer is wrong; with none where it
         is wrong nowhere. Half of the clicks come with the answer as an earlier mask, half without.
 
@@ -92,7 +98,7 @@ class Questions:
         meant = wanted[self.targets]
         which, found = _draw_true(inside != meant, draws[0])
         positive = meant.gather(1, which[:, None])
-        known = self.single | self.fitting.any(1)  # what no mask is meant by is asked once more as it was
+        known = self.single | self.candidate_masks.any(1)  # what no mask is meant by is asked once more as it was
         labels = torch.where((found & known)[:, None], positive.long(), PADDING)
         size = points.new_tensor([answers.shape[2] * 4, answers.shape[1] * 4])
         old = self.prompts
@@ -104,8 +110,8 @@ class Questions:
             torch.where((found & known & (draws[2] < DROPPED))[:, None, None], torch.nan, answers),
             torch.where(draws[1] < DROPPED, torch.nan, old.granularity),
         )
-        fitting = self.fitting & ((wanted.T[which] == positive) | ~found[:, None])
-        return replace(self, prompts=prompts, single=known, fitting=fitting)
+        candidate_masks = self.candidate_masks & ((wanted.T[which] == positive) | ~found[:, None])
+        return replace(self, prompts=prompts, single=known, candidate_masks=candidate_masks)
 
 
 def granularities(areas: Tensor, parents: Tensor) -> Tensor:
@@ -126,7 +132,7 @@ def granularities(areas: Tensor, parents: Tensor) -> Tensor:
     least = torch.full_like(sides, torch.inf).scatter_reduce(0, roots, sides, "amin")[roots]
     most = torch.zeros_like(sides).scatter_reduce(0, roots, sides, "amax")[roots]
     share = torch.where(most > least, (sides - least) / (most - least).clamp(min=1e-9), 1.0)
-    return (LEAST_GRANULARITY + (1 - LEAST_GRANULARITY) * share).float()
+    return (MIN_GRANULARITY + (1 - MIN_GRANULARITY) * share).float()
 
 
 def draw_targets(areas: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -167,7 +173,7 @@ def draw_boxes(masks: Tensor, which: Tensor, generator: torch.Generator) -> Tens
     return torch.cat([shaken[:, :2], torch.maximum(shaken[:, 2:], shaken[:, :2] + 1)], 1)
 
 
-def pick(fitting: Tensor, areas: Tensor, most: int) -> tuple[Tensor, Tensor]:
+def pick(candidate_masks: Tensor, areas: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """At most ``most`` of each question's masks, those that differ most in area: (k, most) int64, and bool where one
     is.
 
@@ -175,18 +181,18 @@ def pick(fitting: Tensor, areas: Tensor, most: int) -> tuple[Tensor, Tensor]:
     areas: first the smallest; of equal ones the first (our choice: Semantic-SAM has no more than six).
 
     Args:
-        fitting: (k, n) bool.
+        candidate_masks: (k, n) bool.
         areas: (n,) above 0.
     """
     sizes = areas.double().log().cpu()
-    index = torch.zeros(len(fitting), most, dtype=torch.int64)
-    exists = torch.zeros(len(fitting), most, dtype=torch.bool)
-    for row, own in enumerate(fitting.cpu()):
+    index = torch.zeros(len(candidate_masks), most, dtype=torch.int64)
+    exists = torch.zeros(len(candidate_masks), most, dtype=torch.bool)
+    for row, own in enumerate(candidate_masks.cpu()):
         members = own.nonzero()[:, 0]
         if len(members) > most:
             members = members[_spread(sizes[members], most)]
         index[row, : len(members)], exists[row, : len(members)] = members, True
-    return index.to(fitting.device), exists.to(fitting.device)
+    return index.to(candidate_masks.device), exists.to(candidate_masks.device)
 
 
 def _spread(sizes: Tensor, most: int) -> Tensor:
