@@ -37,10 +37,10 @@ def measure(name: str, dtype: str) -> dict[str, float]:
     import torch
 
     from masktree.backbones.hub import HubBackbone
-    from masktree.backbones.weights import WEIGHTS
+    from masktree.backbones.weights import PUBLISHED_WEIGHTS
 
     torch.set_num_threads(THREADS)
-    weights = WEIGHTS[name]
+    weights = PUBLISHED_WEIGHTS[name]
     resnet = weights.architecture.startswith("resnet")
     network = timm.create_model(weights.architecture, num_classes=0, **({} if resnet else {"dynamic_img_size": True}))
     keys = HubBackbone(network, weights, dtype=dtype)

@@ -57,7 +57,7 @@ def cosine_rule(image: np.ndarray, truths: list[np.ndarray], backbone: str, cell
     start = time.perf_counter()
     square = np.asarray(Image.fromarray(image).resize((480, 480), Image.Resampling.BILINEAR))
     network = loaded(backbone)
-    grid = network(square[None])[0] if cell == network.stride else network.look(square).embeddings
+    grid = network(square[None])[0] if cell == network.stride else network.predict_boundaries(square).embeddings
     tree = merge_tree(grid)
     seconds = time.perf_counter() - start
     H, W, _ = image.shape

@@ -41,21 +41,21 @@ def loaded(weights: Path) -> EmbeddedBackbone:
 
 
 def cosine(image: np.ndarray, backbone: EmbeddedBackbone) -> PartitionTree:
-    tree = merge_tree(backbone.look(resize_image(image, (480, 480))).embeddings)
+    tree = merge_tree(backbone.predict_boundaries(resize_image(image, (480, 480))).embeddings)
     H, W, _ = image.shape
     return tree.with_leaves(tree.leaves[(np.arange(H) * 120 // H)[:, None], np.arange(W) * 120 // W])
 
 
 def embeddings(image: np.ndarray, backbone: EmbeddedBackbone) -> PartitionTree:
-    seen = backbone.look(image)
-    leaves = method.watershed_leaves(seen.evidence.boundary)
-    return method._merge(leaves, seen.evidence.boundary, [seen.evidence], seen.embeddings, method.FEATURE_WEIGHT)
+    seen = backbone.predict_boundaries(image)
+    leaves = method.watershed_leaves(seen.cues.boundary)
+    return method.merge_leaves(leaves, seen.cues.boundary, [seen.cues], seen.embeddings, method.FEATURE_WEIGHT)
 
 
 def merged(share: float, weight: float, image: np.ndarray, backbone: EmbeddedBackbone) -> PartitionTree:
     shares = patch.object(method, "LEARNED_SHARE", np.float32(share))
     with shares, patch.object(method, "EMBEDDING_WEIGHT", weight):
-        return method.merge_sequence(image, backbone=backbone)
+        return method.build_cost_dendrogram(image, backbone=backbone)
 
 
 PARTS = {

@@ -4,7 +4,7 @@
     python benchmarks/pipeline.py FOLDER --big
 
 Each method runs in a process of its own, after one small image that loads and compiles. Seconds are CPU seconds per
-image; the time of a stage is its own, without that of stages inside it. features: backbone, or the evidence of
+image; the time of a stage is its own, without that of stages inside it. features: backbone, or the cues of
 borders. clustering: merge trees, cuts, MaskCut, leaves. refinement: the refiner, or the redrawing of borders at full
 size. hierarchy: suppression of duplicates, forest. writing: the JSON file. other: resizing, filters, run lengths.
 
@@ -73,18 +73,18 @@ def install(watch: Stopwatch) -> None:
     from masktree.trees import hierarchy
     from masktree.trees.masktree import MaskTree
 
-    modules = {name: sys.modules[f"masktree.discover.{name}"] for name in ("grids", *METHODS)}
+    modules = {name: sys.modules[f"masktree.discover.{name}"] for name in ("region_masks", *METHODS)}
     assert discover
     for module, name, stage in (
-        (modules["grids"], "merge_tree", "clustering"),
-        (modules["grids"], "pooled_regions", "clustering"),
+        (modules["region_masks"], "merge_tree", "clustering"),
+        (modules["region_masks"], "pooled_regions", "clustering"),
         (modules["sohes"], "pooled_regions", "clustering"),
         (modules["unsam"], "maskcut", "clustering"),
-        (modules["masktree"], "evidence", "features"),
+        (modules["masktree"], "boundary_cues", "features"),
         (modules["masktree"], "watershed_leaves", "clustering"),
-        (modules["masktree"], "_merge", "clustering"),
-        (modules["masktree"], "snap", "refinement"),
-        (hierarchy, "nms", "hierarchy"),
+        (modules["masktree"], "merge_leaves", "clustering"),
+        (modules["masktree"], "upsample_leaves", "refinement"),
+        (modules["region_masks"], "mask_nms", "hierarchy"),
         (hierarchy, "parents_by_coverage", "hierarchy"),
         (refine, "guided", "refinement"),
     ):

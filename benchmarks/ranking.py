@@ -36,9 +36,9 @@ from skimage.color import rgb2lab
 
 from masktree.backbones import load_backbone
 from masktree.backbones.embedded import PATH, load_network
-from masktree.backbones.embedded.network import Network, fold
-from masktree.backbones.texture import evidence
-from masktree.backbones.texture.words import WORDS
+from masktree.backbones.embedded.network import EmbeddedNetwork, fuse_batch_norm
+from masktree.backbones.texture import boundary_cues
+from masktree.backbones.texture.words import NUM_WORDS
 from masktree.cluster import merge_tree
 from masktree.evaluate import bsds, recall
 from masktree.evaluate.detections import ImageDetections
@@ -51,7 +51,7 @@ from masktree.trees.masktree import MaskTree
 from selfscores import read_truths
 
 CELLS = rank.SIDE // 8
-LEVELS = np.linspace(0.02, 1.98, 99)  # altitudes of the cosine rule are 1 - similarity, in [0, 2]
+COSINE_ALTITUDES = np.linspace(0.02, 1.98, 99)  # altitudes of the cosine rule are 1 - similarity, in [0, 2]
 THRESHOLDS = (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 TRUTHS = ("ods", "ois", "best", "ar", "cuts")
 SCORES = ("views", "regions", "score")
@@ -61,11 +61,11 @@ SEED = 7
 # --- extractors -----------------------------------------------------------------------------------------------------
 
 
-def state(path: Path) -> Network:
+def state(path: Path) -> EmbeddedNetwork:
     """An earlier state of the embedded network; cues that it did not have are left out by the caller."""
-    network = Network().eval()
+    network = EmbeddedNetwork().eval()
     network.load_state_dict(network.state_dict() | torch.load(path, weights_only=True, map_location="cpu")["averaged"])
-    fold(network)
+    fuse_batch_norm(network)
     return network.requires_grad_(False)
 
 
@@ -73,7 +73,7 @@ def has_cues(path: Path) -> bool:
     return "evidence.weight" in torch.load(path, weights_only=True, map_location="cpu")["averaged"]
 
 
-def damaged(sigma: float) -> Network:
+def damaged(sigma: float) -> EmbeddedNetwork:
     """The shipped weights with noise of ``sigma`` times the spread of each tensor."""
     network = load_network(PATH, None)
     generator = torch.Generator().manual_seed(0)
@@ -83,10 +83,10 @@ def damaged(sigma: float) -> Network:
     return network
 
 
-def untrained() -> Network:
+def untrained() -> EmbeddedNetwork:
     torch.manual_seed(1)
-    network = Network().eval()
-    fold(network)
+    network = EmbeddedNetwork().eval()
+    fuse_batch_norm(network)
     return network.requires_grad_(False)
 
 
@@ -115,15 +115,15 @@ def pool(work: Path, states: dict[str, Path]) -> Callable[[np.ndarray, int], dic
     def grids(image: np.ndarray, seed: int) -> dict[str, np.ndarray]:
         found = {name: network(image[None])[0] for name, network in hub.items()}
         pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None] / 255
-        cues = torch.from_numpy(evidence(image).cues[None])
+        cues = torch.from_numpy(boundary_cues(image).maps[None])
         with torch.inference_mode():
             for name, (network, seen) in networks.items():
                 units = torch.nn.functional.normalize(network(pixels, cues if seen else None)[1], dim=1)
                 found[name] = torch.nn.functional.avg_pool2d(units, 2)[0].permute(1, 2, 0).numpy()
         words = found["texture"] = texture(image[None])[0]
-        found["texture, colours"] = words[..., :WORDS]
-        found["texture, textons"] = words[..., WORDS : 2 * WORDS]
-        found["texture, kinship"] = words[..., 2 * WORDS :]
+        found["texture, colours"] = words[..., :NUM_WORDS]
+        found["texture, textons"] = words[..., NUM_WORDS : 2 * NUM_WORDS]
+        found["texture, pmi embedding"] = words[..., 2 * NUM_WORDS :]
         found |= simple(image) | worse(found["embedded"], np.random.default_rng(seed))
         return {name: np.ascontiguousarray(grid, np.float32) for name, grid in found.items()}
 
@@ -216,7 +216,7 @@ def measure_bsds(
         samples.append(one)
         views = read(store, "v")
         for name, tree in read(store).items():
-            scored = bsds.score_tree(at_size(tree, *truths[0].shape), truths, LEVELS)
+            scored = bsds.score_tree(at_size(tree, *truths[0].shape), truths, COSINE_ALTITUDES)
             stats.setdefault(name, []).append(scored)
             found.setdefault(name, []).append(rank.found_regions(tree, views[name], one))
     result, by_image = {}, {}

@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 import numpy as np
 import torch
 
-from masktree.backbones.texture import CUES
+from masktree.backbones.texture import NUM_CUES
 from masktree.models.build import build_model
 from masktree.models.structures import Batch, Targets
 from masktree.train.loop import State, fit, make_accelerator, resolve_process_device, whole
@@ -48,7 +48,7 @@ def synthetic(count: int, side: int, masks: int, *, cues: bool, seed: int) -> Ba
         targets.append(Targets(torch.from_numpy(boxes), torch.from_numpy(parents.astype(np.int64)), levels))
     return Batch(
         images=torch.from_numpy(rng.random((count, 3, side, side), np.float32)),
-        cues=torch.from_numpy(rng.random((count, CUES, side // 2, side // 2), np.float32)) if cues else None,
+        cues=torch.from_numpy(rng.random((count, NUM_CUES, side // 2, side // 2), np.float32)) if cues else None,
         targets=targets,
         seeds=torch.arange(count),
         names=[str(i) for i in range(count)],

@@ -6,7 +6,7 @@
 
 PHOTOS is a folder of images, or of tar files of images. Nothing else goes in: no label, no weight from outside.
 
-The regions that hand-made evidence finds in one image are noisy; a network that has to predict them for thousands of
+The regions that boundary cues find in one image are noisy; a network that has to predict them for thousands of
 images can only learn what they have in common. It learns at which of six granularities a border passes each pixel;
 which pixels lie in one region there, as the cosine of their embeddings against the thresholds of the published rules;
 and to know a region again in another view among those of all other photographs of the step. ``label --backbone
@@ -37,9 +37,15 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torch.nn import functional
 
-from masktree.backbones.embedded.network import COSINES, DIMENSIONS, LEVELS, Network, fold
-from masktree.backbones.texture import evidence
-from masktree.discover.masktree import granularity, merge_sequence
+from masktree.backbones.embedded.network import (
+    COSINE_THRESHOLDS,
+    EMBEDDING_DIM,
+    GRANULARITIES,
+    EmbeddedNetwork,
+    fuse_batch_norm,
+)
+from masktree.backbones.texture import boundary_cues
+from masktree.discover.masktree import build_cost_dendrogram, costs_to_granularities
 from masktree.errors import InputError, MasktreeError
 from masktree.io.files import write_atomically
 from masktree.io.images import pillow_to_rgb
@@ -148,8 +154,8 @@ def _read_all(folder: Path) -> Iterator[tuple[str, bytes]]:
 class Regions:
     """What one photograph teaches.
 
-    ``leaves`` (H, W) uint16; ``table`` (leaves, levels) uint16: region of each leaf at each of ``LEVELS``; ``cues``
-    (CUES, H/2, W/2) uint8 in units of 1 / ``CUE_UNIT``.
+    ``leaves`` (H, W) uint16; ``table`` (leaves, levels) uint16: region of each leaf at each of ``GRANULARITIES``;
+    ``cues`` (NUM_CUES, H/2, W/2) uint8 in units of 1 / ``CUE_UNIT``.
     """
 
     leaves: np.ndarray
@@ -182,13 +188,13 @@ def label(photos: Photos, labels: Path, backbone: str, workers: int) -> None:
 def _label(job: tuple[bytes, Path, str]) -> None:
     content, path, backbone = job
     image = decode(content)
-    tree = merge_sequence(image, backbone=_backbone(backbone), scales=SCALES)
-    tree = tree.with_altitudes(granularity(tree.altitudes, learned=backbone.startswith("embedded")))
-    columns = [np.unique(tree.cut_nodes(tree.merges_at(level)), return_inverse=True)[1] for level in LEVELS]
+    tree = build_cost_dendrogram(image, backbone=_backbone(backbone), scales=SCALES)
+    tree = tree.with_altitudes(costs_to_granularities(tree.altitudes, learned=backbone.startswith("embedded")))
+    columns = [np.unique(tree.cut_nodes(tree.merges_at(level)), return_inverse=True)[1] for level in GRANULARITIES]
     arrays = {
         "leaves": tree.leaves.astype(np.uint16),
         "table": np.stack(columns, axis=1).astype(np.uint16),
-        "cues": np.clip(np.rint(evidence(image).cues * CUE_UNIT), 0, 255).astype(np.uint8),
+        "cues": np.clip(np.rint(boundary_cues(image).maps * CUE_UNIT), 0, 255).astype(np.uint8),
     }
     write_atomically(path, lambda handle: np.savez(handle, **arrays))
 
@@ -313,7 +319,7 @@ def pair_loss(embeddings: Tensor, points: Tensor, regions: Tensor, scale: float)
     cosines = sampled @ sampled.transpose(1, 2)
     apart = ~torch.eye(points.shape[1], dtype=torch.bool, device=points.device)
     parts = []
-    for level, threshold in enumerate(COSINES):
+    for level, threshold in enumerate(COSINE_THRESHOLDS):
         same = regions[:, :, None, level] == regions[:, None, :, level]
         logits = scale * (cosines - threshold)
         answers = functional.softplus(-logits[same & apart]), functional.softplus(logits[~same])
@@ -357,13 +363,15 @@ def near_loss(embeddings: Tensor, points: Tensor, temperature: float) -> Tensor:
     return functional.cross_entropy(logits.fill_diagonal_(-1e4), partner)
 
 
-def hidden_loss(network: Network, averaged: Network, batch: dict[str, Tensor], settings: Settings) -> Tensor:
+def hidden_loss(
+    network: EmbeddedNetwork, averaged: EmbeddedNetwork, batch: dict[str, Tensor], settings: Settings
+) -> Tensor:
     """Self-distillation: name the prototypes of hidden blocks as the averaged network does, which sees them.
 
     After iBOT (Zhou et al. 2022, arXiv 2111.07832); balanced assignments (Caron et al. 2020, arXiv 2006.09882) to
     fixed random prototypes, which need no centring and no weights. Costs a second pass and a teacher's.
     """
-    directions = torch.randn(settings.prototypes, DIMENSIONS, generator=torch.Generator().manual_seed(settings.seed))
+    directions = torch.randn(settings.prototypes, EMBEDDING_DIM, generator=torch.Generator().manual_seed(settings.seed))
     prototypes = functional.normalize(directions, dim=1).to(batch["image"].device)
     hidden = batch["hidden"][:, None].float()
     keep = 1 - functional.interpolate(hidden, scale_factor=float(BLOCK))
@@ -395,7 +403,9 @@ def at_points(embeddings: Tensor, points: Tensor) -> Tensor:
     return functional.normalize(embeddings.float().flatten(2).gather(2, index), dim=1).transpose(1, 2)
 
 
-def losses(network: Network, averaged: Network, batch: dict[str, Tensor], settings: Settings) -> dict[str, Tensor]:
+def losses(
+    network: EmbeddedNetwork, averaged: EmbeddedNetwork, batch: dict[str, Tensor], settings: Settings
+) -> dict[str, Tensor]:
     """The weighted objectives of a batch."""
     with torch.autocast(batch["image"].device.type, torch.bfloat16):
         logits, embeddings = network(batch["image"], batch["cues"] if settings.cues else None)
@@ -428,7 +438,7 @@ class State:
     @classmethod
     def begin(cls, settings: Settings, device: str, start: Path | None) -> State:
         torch.manual_seed(settings.seed)
-        network = Network().to(device).to(memory_format=torch.channels_last)
+        network = EmbeddedNetwork().to(device).to(memory_format=torch.channels_last)
         if start is not None:  # cues that the earlier run did not have begin without effect
             earlier = torch.load(start / "state.pt", weights_only=True, map_location=device)["averaged"]
             network.load_state_dict(network.state_dict() | without_effect(network) | earlier)
@@ -518,7 +528,7 @@ def _step(state: State, batch: dict[str, Tensor], settings: Settings) -> dict[st
 
 
 @torch.no_grad()
-def judge(network: Network, photos: Photos, labels: Path, settings: Settings, device: str) -> dict[str, float]:
+def judge(network: EmbeddedNetwork, photos: Photos, labels: Path, settings: Settings, device: str) -> dict[str, float]:
     """The objectives on photographs that are never trained on: by these a run is chosen, without any label."""
     names = photos.held_out
     data = Views(photos, names, labels, replace(settings, seed=settings.seed + 1), 0, len(names))
@@ -537,7 +547,7 @@ def ready(batch: dict[str, Tensor], device: str) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def average(averaged: Network, network: Network, decay: float) -> None:
+def average(averaged: EmbeddedNetwork, network: EmbeddedNetwork, decay: float) -> None:
     """Move the averaged weights, batch norm's statistics among them, towards the present ones."""
     for old, new in zip(averaged.state_dict().values(), network.state_dict().values(), strict=True):
         if old.is_floating_point():
@@ -559,10 +569,10 @@ def export(runs: Sequence[Path], path: Path) -> None:
     """
     from safetensors.torch import save
 
-    network = Network()
+    network = EmbeddedNetwork()
     states = [torch.load(run / "state.pt", weights_only=True, map_location="cpu")["averaged"] for run in runs]
     network.load_state_dict({k: torch.stack([s[k].double() for s in states]).mean(0) for k in states[0]})
-    fold(network.eval())
+    fuse_batch_norm(network.eval())
     content = save({name: tensor.half().contiguous() for name, tensor in network.state_dict().items()})
     write_atomically(path, lambda handle: handle.write(content))
 

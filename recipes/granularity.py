@@ -3,7 +3,7 @@
     python recipes/granularity.py PHOTOS --images 200 --workers 2
 
 Prints the costs at which, over the photographs, the geometric mean of the number of regions left is N^(1 - g) for each
-granularity g of ``masktree.discover.masktree._LEVELS``, N being the geometric mean of the numbers of leaves.
+granularity g of ``masktree.discover.masktree._GRANULARITIES``, N being the geometric mean of the numbers of leaves.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ GRID = np.arange(0, 4, 0.0005)
 def regions_left(path: Path, backbone: str, quality: str) -> np.ndarray:
     """Logarithm of the number of regions of a photograph at each cost of ``GRID``; its highest cost in the end."""
     from masktree.backbones import load_backbone
-    from masktree.discover.masktree import SCALES, merge_sequence
+    from masktree.discover.masktree import SCALES, build_cost_dendrogram
     from masktree.io.images import read_image
 
-    tree = merge_sequence(read_image(path), backbone=load_backbone(backbone), scales=SCALES[quality])
+    tree = build_cost_dendrogram(read_image(path), backbone=load_backbone(backbone), scales=SCALES[quality])
     costs = tree.altitudes[tree.n_leaves :]
     return np.append(np.log(tree.n_leaves - np.searchsorted(costs, GRID, side="right")), tree.altitudes[-1])
 
 
 def main() -> None:
-    from masktree.discover.masktree import _LEVELS
+    from masktree.discover.masktree import _GRANULARITIES
     from masktree.io.images import find_photos
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -48,7 +48,7 @@ def main() -> None:
     with get_context("spawn").Pool(options.workers) as pool:
         found = np.stack(pool.map(job, chosen, chunksize=4))
     left, highest = found[:, :-1].mean(0), found[:, -1].max()
-    wanted = [(1 - level) * left[0] for level in _LEVELS[1:-1]]
+    wanted = [(1 - level) * left[0] for level in _GRANULARITIES[1:-1]]
     costs = [GRID[np.argmax(left <= logarithm)] for logarithm in wanted]
     print(f"{len(chosen)} photographs, {np.exp(left[0]):.0f} leaves; highest cost {highest:.3f}")
     print("_COSTS = (0.0, " + ", ".join(f"{cost:.4f}" for cost in costs) + f", {1.15 * highest:.1f})")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 
 import masktree
 from masktree import DiscoverySegmenter, MaskTree
-from masktree.discover import hassod
+from masktree.discover.hassod import hassod
 from masktree.errors import ImageError, InputError, WeightsError
 from masktree.io.images import read_image, resize_image
 from masktree.predict import as_rgb
@@ -158,11 +159,12 @@ def test_options_reach_the_method():
 
 
 def test_quality_chooses_the_refiner(monkeypatch):
-    from masktree import discover, refine
+    from masktree import refine
 
     given = {}
     for method in ("sohes", "unsam"):
-        monkeypatch.setattr(discover, method, lambda image, backbone, **options: given.update(options))
+        module = importlib.import_module(f"masktree.discover.{method}")
+        monkeypatch.setattr(module, method, lambda image, backbone, **options: given.update(options))
     for method in ("sohes", "unsam"):
         DiscoverySegmenter(PAINTED, method)(scene())
         assert given.pop("refiner") is refine.guided

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 
+from masktree.discover.methods import METHODS
 from masktree.errors import InputError
 from masktree.trees.masktree import MaskTree
 from masktree.types import RGB
@@ -97,19 +98,8 @@ class DiscoverySegmenter:
             InputError: an array of another shape or type.
         """
         rgb = as_rgb(image)
-        # Imported here: the method's rooms compile or load what they need on first use only.
-        from masktree import discover, refine
-
-        options = dict(self.options) if self.min_area is None else {"min_area": self.min_area} | self.options
-        if self.method == "masktree":
-            tree = discover.build_dendrogram(rgb, backbone=self.backbone, quality=self.quality)
-            return MaskTree.from_dendrogram(tree, **options)
-        if self.method == "hassod":
-            return discover.hassod(rgb, self.backbone, **options)
-        if self.quality == "fast":
-            options.setdefault("refiner", refine.guided)
-        find = discover.sohes if self.method == "sohes" else discover.unsam
-        return find(rgb, self.backbone, **options)
+        options = self.options if self.min_area is None else {"min_area": self.min_area} | self.options
+        return METHODS[self.method](rgb, self.backbone, quality=self.quality, **options)
 
 
 @dataclass(frozen=True)
@@ -186,10 +176,10 @@ class ModelSegmenter:
         """A tree of the image along the regions of its dendrogram, where there are ``snap_backbone``; else as it is."""
         if self.snap_backbone is None or len(tree) == 0:
             return tree
-        from masktree import discover
+        from masktree.discover.masktree import build_dendrogram
         from masktree.trees.snap import snap_to_regions
 
-        return snap_to_regions(tree, discover.build_dendrogram(image, backbone=self.snap_backbone))
+        return snap_to_regions(tree, build_dendrogram(image, backbone=self.snap_backbone))
 
     @property
     def _least_area(self) -> int:
@@ -289,12 +279,7 @@ def load_model(
 
 def method_options(method: Method) -> dict[str, Any]:
     """Keyword arguments that a method takes beside the image and the backbone, with their defaults."""
-    import inspect
-
-    from masktree import discover
-
-    function = MaskTree.from_dendrogram if method == "masktree" else getattr(discover, method)
-    return {p.name: p.default for p in inspect.signature(function).parameters.values() if p.kind == p.KEYWORD_ONLY}
+    return METHODS[method].options()
 
 
 def as_rgb(image: str | Path | RGB | Image) -> RGB:

@@ -10,8 +10,8 @@ import torch
 
 from masktree.backbones import embedded, load_backbone
 from masktree.backbones.base import Backbone
-from masktree.backbones.embedded.network import Network, fold
-from masktree.backbones.texture import CUES
+from masktree.backbones.embedded.network import EmbeddedNetwork, fuse_batch_norm
+from masktree.backbones.texture import NUM_CUES
 from masktree.errors import InputError, WeightsError
 from masktree.io.files import sha256_of
 
@@ -34,12 +34,12 @@ def two_halves(rng: np.random.Generator, size: int = 160) -> np.ndarray:
 @pytest.mark.parametrize("shape", [(1, 1), (5, 90), (33, 50), (64, 64), (97, 31)])
 def test_a_look_covers_images_of_any_size(backbone, rng, shape):
     image = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
-    look = backbone.look(image)
-    assert look.borders.shape == shape
-    assert look.borders.min() >= 0
-    assert look.borders.max() <= 1
-    assert look.embeddings.shape == (-(-shape[0] // 4), -(-shape[1] // 4), backbone.dim)
-    assert np.linalg.norm(look.embeddings, axis=-1) == pytest.approx(1, abs=1e-5)
+    predicted = backbone.predict_boundaries(image)
+    assert predicted.boundary.shape == shape
+    assert predicted.boundary.min() >= 0
+    assert predicted.boundary.max() <= 1
+    assert predicted.embeddings.shape == (-(-shape[0] // 4), -(-shape[1] // 4), backbone.dim)
+    assert np.linalg.norm(predicted.embeddings, axis=-1) == pytest.approx(1, abs=1e-5)
 
 
 def test_it_is_a_backbone(backbone, rng):
@@ -55,46 +55,46 @@ def test_it_is_a_backbone(backbone, rng):
 
 
 def test_a_planted_border_is_seen(backbone, rng):
-    look = backbone.look(two_halves(rng))
-    seam = look.borders[20:-20, 78:82].max(1).mean()
-    inside = np.concatenate([look.borders[20:-20, 20:60], look.borders[20:-20, 100:140]]).mean()
+    predicted = backbone.predict_boundaries(two_halves(rng))
+    seam = predicted.boundary[20:-20, 78:82].max(1).mean()
+    inside = np.concatenate([predicted.boundary[20:-20, 20:60], predicted.boundary[20:-20, 100:140]]).mean()
     assert seam > 3 * inside
-    left, right = look.embeddings[5:35, 5:15].mean((0, 1)), look.embeddings[5:35, 25:35].mean((0, 1))
-    within = (look.embeddings[5:35, 5:15] @ left).mean() / np.linalg.norm(left)
+    left, right = predicted.embeddings[5:35, 5:15].mean((0, 1)), predicted.embeddings[5:35, 25:35].mean((0, 1))
+    within = (predicted.embeddings[5:35, 5:15] @ left).mean() / np.linalg.norm(left)
     across = left @ right / np.linalg.norm(left) / np.linalg.norm(right)
     assert within > across + 0.2
 
 
 def test_bfloat16_is_close(backbone, rng):
     image = two_halves(rng, 64)
-    coarse = load_backbone("embedded", "cpu", "bfloat16").look(image)
-    exact = backbone.look(image)
-    assert np.abs(coarse.borders - exact.borders).max() < 0.1
+    coarse = load_backbone("embedded", "cpu", "bfloat16").predict_boundaries(image)
+    exact = backbone.predict_boundaries(image)
+    assert np.abs(coarse.boundary - exact.boundary).max() < 0.1
     assert (coarse.embeddings * exact.embeddings).sum(-1).min() > 0.95
 
 
 def test_folding_keeps_the_outputs():
     torch.manual_seed(0)
-    network = Network()
+    network = EmbeddedNetwork()
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 2)
     network.eval()
     folded = copy.deepcopy(network)
-    fold(folded)
-    inputs = torch.rand(1, 3, 32, 64), torch.rand(1, CUES, 16, 32)
+    fuse_batch_norm(folded)
+    inputs = torch.rand(1, 3, 32, 64), torch.rand(1, NUM_CUES, 16, 32)
     for before, after in zip(network(*inputs), folded(*inputs), strict=True):
         assert torch.allclose(before, after, atol=1e-4 * float(before.detach().abs().max()))
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
-    assert network.evidence.in_channels == CUES == 10  # of the shipped weights
+    assert network.evidence.in_channels == NUM_CUES == 10  # of the shipped weights
 
 
 def test_the_file_is_the_one_on_the_card():
-    assert embedded.PATH.stat().st_size <= 12e6
-    assert sha256_of(embedded.PATH) == embedded.WEIGHTS.sha256
-    card = (embedded.PATH.parent / "README.md").read_text()
-    assert str(embedded.WEIGHTS.sha256) in card
+    assert embedded.WEIGHT_FILE.stat().st_size <= 12e6
+    assert sha256_of(embedded.WEIGHT_FILE) == embedded.EMBEDDED_WEIGHTS.sha256
+    card = (embedded.WEIGHT_FILE.parent / "README.md").read_text()
+    assert str(embedded.EMBEDDED_WEIGHTS.sha256) in card
     for word in ("Data", "Recipe", "Cost", "Licence", "Known failures"):
         assert word in card, word
 
@@ -103,9 +103,9 @@ def test_wrong_files_are_refused(tmp_path):
     with pytest.raises(WeightsError, match="got no file"):
         embedded.load_network(tmp_path / "none.safetensors", None)
     damaged = tmp_path / "damaged.safetensors"
-    damaged.write_bytes(embedded.PATH.read_bytes()[:-1])
+    damaged.write_bytes(embedded.WEIGHT_FILE.read_bytes()[:-1])
     with pytest.raises(WeightsError, match="sha256"):
-        embedded.load_network(damaged, embedded.WEIGHTS.sha256)
+        embedded.load_network(damaged, embedded.EMBEDDED_WEIGHTS.sha256)
     with pytest.raises(WeightsError, match="damaged"):
         embedded.load_network(damaged, None)
     from safetensors.torch import save_file
@@ -118,15 +118,20 @@ def test_wrong_files_are_refused(tmp_path):
 def test_other_weights_for_the_network_are_taken_by_path(backbone, tmp_path, rng):
     from safetensors.torch import load_file, save_file
 
-    own = {name: 2 * tensor if name == "border.bias" else tensor for name, tensor in load_file(embedded.PATH).items()}
+    own = {
+        name: 2 * tensor if name == "border.bias" else tensor
+        for name, tensor in load_file(embedded.WEIGHT_FILE).items()
+    }
     save_file(own, tmp_path / "own.safetensors")
     other = load_backbone(f"embedded@{tmp_path / 'own.safetensors'}", "cpu")
     assert isinstance(other, embedded.EmbeddedBackbone)
     assert other.provenance.sha256 == sha256_of(tmp_path / "own.safetensors") != backbone.provenance.sha256
     assert not other.provenance.label_free  # nobody has said so
     image = two_halves(rng, 64)
-    np.testing.assert_array_equal(other.look(image).embeddings, backbone.look(image).embeddings)
-    assert np.abs(other.look(image).borders - backbone.look(image).borders).max() > 1e-3
+    np.testing.assert_array_equal(
+        other.predict_boundaries(image).embeddings, backbone.predict_boundaries(image).embeddings
+    )
+    assert np.abs(other.predict_boundaries(image).boundary - backbone.predict_boundaries(image).boundary).max() > 1e-3
     with pytest.raises(WeightsError, match="got no file"):
         load_backbone(f"embedded@{tmp_path / 'none.safetensors'}", "cpu")
 
@@ -135,5 +140,5 @@ def test_other_weights_for_the_network_are_taken_by_path(backbone, tmp_path, rng
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_the_gpu_gives_the_same(rng):
     image = two_halves(rng)
-    here, there = (load_backbone("embedded", device).look(image) for device in ("cpu", "cuda"))
-    assert np.abs(here.borders - there.borders).max() < 1e-3
+    here, there = (load_backbone("embedded", device).predict_boundaries(image) for device in ("cpu", "cuda"))
+    assert np.abs(here.boundary - there.boundary).max() < 1e-3

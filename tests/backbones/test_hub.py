@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from masktree.backbones import Backbone, load_backbone
 from masktree.backbones.device import resolve_device
 from masktree.backbones.hub import load_network
-from masktree.backbones.weights import IMAGENET_MEAN, IMAGENET_STD, WEIGHTS
+from masktree.backbones.weights import IMAGENET_MEAN, IMAGENET_STD, PUBLISHED_WEIGHTS
 from masktree.errors import InputError, WeightsError
 from tests.oracles import attention
 
@@ -240,9 +240,9 @@ def test_resnet_gives_layer3_at_stride_16(tmp_path, rng):
     np.testing.assert_array_equal(load_backbone(str(folder), "cpu", features="tokens")(image), got)
 
 
-@pytest.mark.parametrize("name", WEIGHTS)
+@pytest.mark.parametrize("name", PUBLISHED_WEIGHTS)
 def test_records_agree_with_the_architectures(name):
-    weights = WEIGHTS[name]
+    weights = PUBLISHED_WEIGHTS[name]
     if name == "dino-resnet50":
         stage = timm.create_model(weights.architecture, num_classes=0).feature_info[3]
         assert (stage["reduction"], stage["num_chs"]) == (weights.patch, weights.dim)
@@ -276,7 +276,7 @@ def test_authors_dinov3_files_are_understood(name, tmp_path, folders, monkeypatc
     _, record = load_network(str(folders[name]))
     small = timm.create_model(KINDS[name].architecture, num_classes=0, num_heads=2, **SMALL)
     state = random_state(small)
-    monkeypatch.setitem(WEIGHTS, "small3", record)
+    monkeypatch.setitem(PUBLISHED_WEIGHTS, "small3", record)
     monkeypatch.setattr("masktree.backbones.hub._build", lambda *_: small)
     torch.save(original_dinov3(state, 0.0), tmp_path / "v3.pth")
     image = pictures(rng, 1, 32, 48)
@@ -294,7 +294,7 @@ def test_authors_dinov2_files_with_registers_are_understood(tmp_path, folders, m
         kind.architecture, num_classes=0, num_heads=kind.heads, dynamic_img_size=True, **SMALL, **kind.extra
     )
     state = random_state(small)
-    monkeypatch.setitem(WEIGHTS, "small2", record)
+    monkeypatch.setitem(PUBLISHED_WEIGHTS, "small2", record)
     monkeypatch.setattr("masktree.backbones.hub._build", lambda *_: small)
     # the authors' position code has an entry for the class token, which timm adds to the token for good
     own = torch.linspace(-1, 1, 32).view(1, 1, 32)  # not constant, which the norms would remove

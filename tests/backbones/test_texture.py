@@ -1,4 +1,4 @@
-"""Texture evidence: planted borders are found, nothing depends on chance, and no image is too small or too flat."""
+"""Texture cues: planted borders are cues, nothing depends on chance, and no image is too small or too flat."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from masktree.backbones import Backbone, load_backbone
-from masktree.backbones.texture import TextureBackbone, evidence
-from masktree.backbones.texture.boundary import chi_distance, double, window_histograms, window_means
-from masktree.backbones.texture.pmi import embed_words
-from masktree.backbones.texture.words import WORDS, colour_words, halve, lab, textons
+from masktree.backbones.texture import TextureBackbone, boundary_cues
+from masktree.backbones.texture.gradients import chi_distance, upsample, window_histograms, window_means
+from masktree.backbones.texture.pmi import pmi_embedding
+from masktree.backbones.texture.words import NUM_WORDS, colour_words, halve, lab, textons
 from masktree.cluster.merge import merge_tree
 from masktree.errors import InputError
 
@@ -29,12 +29,12 @@ def test_lab_agrees_with_scikit_image(rng):
     assert lab(image) == pytest.approx(rgb2lab(image), abs=2e-3)
 
 
-def test_halve_and_double():
+def test_upsampling_inverts_halving_on_a_ramp():
     values = np.arange(15, dtype=np.float32).reshape(3, 5, 1)
     assert halve(values)[..., 0].tolist() == [[3, 5, 6.5], [10.5, 12.5, 14]]
     y, x = np.mgrid[:6, :8].astype(np.float32)
     ramp = 3 * y + x
-    back = double(halve(ramp[..., None])[..., 0], 6, 8)
+    back = upsample(halve(ramp[..., None])[..., 0], 6, 8)
     assert back[1:-1, 1:-1] == pytest.approx(ramp[1:-1, 1:-1])
 
 
@@ -54,7 +54,9 @@ def test_textons_see_pattern_and_not_light():
     diagonal = np.asarray(50 + 15 * np.sin(x[None] * 0.9 + np.arange(120)[:, None] * 0.9), np.float32)
     image = np.concatenate([stripes, dim, diagonal], axis=1)
     words = textons(image)
-    counts = np.stack([np.bincount(part.ravel(), minlength=WORDS) for part in np.array_split(words[10:-10], 3, axis=1)])
+    counts = np.stack(
+        [np.bincount(part.ravel(), minlength=NUM_WORDS) for part in np.array_split(words[10:-10], 3, axis=1)]
+    )
     shares = counts / counts.sum(1, keepdims=True)
     overlap = np.minimum(shares[:, None], shares[None]).sum(2)
     assert overlap[0, 1] > 0.6
@@ -77,12 +79,12 @@ def test_chi_distance_peaks_at_the_border():
     assert response[:, :5].max() < 1e-3
 
 
-def test_words_that_meet_are_kin(rng):
+def test_words_that_co_occur_have_similar_embeddings(rng):
     """Zebra: black meets white all over the left side, red meets green all over the right side."""
     words = np.empty((60, 80), np.int32)
     words[:, :40] = np.arange(60)[:, None] // 3 % 2
     words[:, 40:] = 2 + np.arange(60)[:, None] // 3 % 2
-    vectors = embed_words(words, 6)
+    vectors = pmi_embedding(words, 6)
     cosine = vectors @ vectors.T
     assert np.diag(cosine)[:4] == pytest.approx(np.ones(4), abs=1e-5)
     assert not vectors[4:].any()  # words that do not occur
@@ -91,8 +93,8 @@ def test_words_that_meet_are_kin(rng):
 
 
 def test_boundary_of_two_textures_lies_between_them(rng):
-    found = evidence(two_halves(rng))
-    profile = found.boundary[16:-16].mean(0)
+    cues = boundary_cues(two_halves(rng))
+    profile = cues.boundary[16:-16].mean(0)
     assert abs(int(np.argmax(profile)) - 64) <= 4
     assert profile[60:68].max() > 1.3 * np.median(profile)
 
@@ -101,14 +103,14 @@ def test_boundary_of_two_textures_lies_between_them(rng):
 @pytest.mark.parametrize("flat", [True, False])
 def test_any_size_and_uniform_images(rng, shape, flat):
     image = np.full((*shape, 3), 77, np.uint8) if flat else rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
-    found = evidence(image)
-    assert found.boundary.shape == shape
-    assert found.boundary.dtype == np.float32
-    assert np.isfinite(found.boundary).all()
-    assert found.boundary.min() >= 0
-    assert found.colours.shape == found.textures.shape == ((shape[0] + 1) // 2, (shape[1] + 1) // 2)
+    cues = boundary_cues(image)
+    assert cues.boundary.shape == shape
+    assert cues.boundary.dtype == np.float32
+    assert np.isfinite(cues.boundary).all()
+    assert cues.boundary.min() >= 0
+    assert cues.colour_words.shape == cues.textons.shape == ((shape[0] + 1) // 2, (shape[1] + 1) // 2)
     if flat:
-        assert found.boundary.max() < 1e-3
+        assert cues.boundary.max() < 1e-3
     grid = TextureBackbone()(image[None])
     assert grid.shape[1:3] == tuple(max(1, (side + 4) // 8) for side in shape)
     assert np.isfinite(grid).all()
@@ -116,22 +118,22 @@ def test_any_size_and_uniform_images(rng, shape, flat):
 
 def test_leaf_histograms_count_pixels(rng):
     image = rng.integers(0, 256, (21, 34, 3), dtype=np.uint8)
-    found = evidence(image)
+    cues = boundary_cues(image)
     leaves = (np.arange(21)[:, None] // 8 * 5 + np.arange(34) // 7).astype(np.int32)
-    counts = found.histograms(leaves, 15)
+    counts = cues.histograms(leaves, 15)
     areas = np.bincount(leaves.ravel())
-    assert counts.shape == (15, 2 * WORDS)
-    assert counts[:, :WORDS].sum(1) == pytest.approx(areas)
-    assert counts[:, WORDS:].sum(1) == pytest.approx(areas)
-    corner = found.colours[:4, :4].repeat(2, 0).repeat(2, 1)[:8, :7]
-    assert counts[0, :WORDS] == pytest.approx(np.bincount(corner.ravel(), minlength=WORDS))
+    assert counts.shape == (15, 2 * NUM_WORDS)
+    assert counts[:, :NUM_WORDS].sum(1) == pytest.approx(areas)
+    assert counts[:, NUM_WORDS:].sum(1) == pytest.approx(areas)
+    corner = cues.colour_words[:4, :4].repeat(2, 0).repeat(2, 1)[:8, :7]
+    assert counts[0, :NUM_WORDS] == pytest.approx(np.bincount(corner.ravel(), minlength=NUM_WORDS))
 
 
-def test_same_image_same_evidence(rng):
+def test_the_same_image_gives_the_same_cues(rng):
     image = two_halves(rng)
-    first, second = evidence(image), evidence(image.copy())
+    first, second = boundary_cues(image), boundary_cues(image.copy())
     assert np.array_equal(first.boundary, second.boundary)
-    assert np.array_equal(first.textures, second.textures)
+    assert np.array_equal(first.textons, second.textons)
 
 
 def test_backbone_contract(rng):

@@ -19,7 +19,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from masktree.backbones import load_backbone
-from masktree.backbones.weights import BUILT_IN, WEIGHTS, Weights, cached, find_weights, read_state
+from masktree.backbones.weights import BUILT_IN, PUBLISHED_WEIGHTS, Weights, cached, find_weights, read_state
 from masktree.errors import InputError, WeightsError
 from masktree.io.files import sha256_of
 
@@ -37,9 +37,9 @@ def state() -> dict[str, torch.Tensor]:
 def small(monkeypatch: pytest.MonkeyPatch) -> Weights:
     """A listed name with a small network behind it."""
     record = replace(
-        WEIGHTS["dino-vits16"], name="small", source="timm/test_vit.small", architecture="test_vit", dim=64
+        PUBLISHED_WEIGHTS["dino-vits16"], name="small", source="timm/test_vit.small", architecture="test_vit", dim=64
     )
-    monkeypatch.setitem(WEIGHTS, "small", record)
+    monkeypatch.setitem(PUBLISHED_WEIGHTS, "small", record)
     return record
 
 
@@ -172,7 +172,7 @@ def test_names_and_shapes_must_agree_exactly(small, state, tmp_path):
 
 
 def test_batch_norm_counters_may_be_absent(small, monkeypatch, tmp_path):
-    monkeypatch.setitem(WEIGHTS, "small", replace(small, architecture="test_resnet", dim=192))
+    monkeypatch.setitem(PUBLISHED_WEIGHTS, "small", replace(small, architecture="test_resnet", dim=192))
     conv = timm.create_model("test_resnet", num_classes=0).state_dict()
     save_file(conv, tmp_path / "all.safetensors")
     save_file({k: v for k, v in conv.items() if "num_batches" not in k}, tmp_path / "old.safetensors")
@@ -185,7 +185,7 @@ def test_unknown_names_get_suggestions_and_the_list():
     with pytest.raises(WeightsError) as caught:
         find_weights("dino-vit-b8")
     assert "did you mean dino-vitb8" in str(caught.value)
-    assert all(name in str(caught.value) for name in [*BUILT_IN, *WEIGHTS])
+    assert all(name in str(caught.value) for name in [*BUILT_IN, *PUBLISHED_WEIGHTS])
     with pytest.raises(WeightsError, match="got 'resnet-of-dreams'; give"):
         load_backbone("resnet-of-dreams@/nowhere.pth", "cpu")
     with pytest.raises(WeightsError, match="NAME@PATH"):
@@ -253,9 +253,9 @@ def test_cached_files_from_an_address_are_used_and_pinned_hashes_checked(offline
     torch.save(state, folder / "small.pth")
     digest = sha256_of(folder / "small.pth")
     address = replace(small, source="https://example.org/a/small.pth", sha256=digest)
-    monkeypatch.setitem(WEIGHTS, "small", address)
+    monkeypatch.setitem(PUBLISHED_WEIGHTS, "small", address)
     np.testing.assert_array_equal(grid("small"), reference)
-    monkeypatch.setitem(WEIGHTS, "small", replace(address, sha256="0" * 64))
+    monkeypatch.setitem(PUBLISHED_WEIGHTS, "small", replace(address, sha256="0" * 64))
     with pytest.raises(WeightsError, match=f"SHA-256 {'0' * 64}; got {digest}"):
         load_backbone("small", "cpu")
 
@@ -313,13 +313,13 @@ def test_incomplete_folders_are_refused(state, tmp_path):
 
 
 def test_the_list_is_label_free_licensed_and_frozen():
-    for name, weights in WEIGHTS.items():
+    for name, weights in PUBLISHED_WEIGHTS.items():
         assert weights.name == name
         assert weights.label_free
         assert weights.url.startswith("https://")
         assert ("not open source" in weights.licence) == name.startswith("dinov3")
     with pytest.raises(FrozenInstanceError):
-        WEIGHTS["dino-vitb8"].licence = "none"
+        PUBLISHED_WEIGHTS["dino-vitb8"].licence = "none"
 
 
 def test_importing_the_package_imports_no_torch():
@@ -337,7 +337,7 @@ def test_the_hand_made_extractor_does_not_pretend_to_use_a_device():
 
 
 def test_what_is_cached_is_found_without_the_network(offline: Path, small: Weights):
-    resnet = WEIGHTS["dino-resnet50"]
+    resnet = PUBLISHED_WEIGHTS["dino-resnet50"]
     assert cached(small) is None
     assert cached(resnet) is None
     file = offline / "torch" / "checkpoints" / "dino_resnet50_pretrain.pth"

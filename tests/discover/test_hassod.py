@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import pytest
 
-from masktree.discover import hassod
+from masktree.discover.hassod import hassod
 from masktree.refine import dense_crf
 from tests.oracles.discover import (
     BLACK,

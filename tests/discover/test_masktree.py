@@ -9,7 +9,7 @@ import pytest
 
 from masktree.backbones.texture import TextureBackbone
 from masktree.discover import masktree as method
-from masktree.discover.masktree import build_dendrogram, granularity, snap
+from masktree.discover.masktree import build_dendrogram, costs_to_granularities
 from masktree.errors import InputError
 
 
@@ -52,12 +52,12 @@ def test_altitudes_are_granularities(rng):
 
 
 @pytest.mark.parametrize(("learned", "highest"), [(False, 1.6), (True, 2.0)])
-def test_granularity_is_increasing_from_0_to_1(learned, highest):
-    values = granularity(np.linspace(0, highest, 500), learned=learned)
+def test_granularities_increase_from_0_to_1_with_the_cost(learned, highest):
+    values = costs_to_granularities(np.linspace(0, highest, 500), learned=learned)
     assert values[0] == 0
     assert values[-1] == 1
     assert np.all(np.diff(values) > 0)
-    assert granularity(np.array([9.0]), learned=learned) == 1
+    assert costs_to_granularities(np.array([9.0]), learned=learned) == 1
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2), (5, 31)])
@@ -77,25 +77,6 @@ def test_large_images_come_back_at_full_size_with_true_edges(rng, monkeypatch):
     assert tree.size == (480, 640)
     assert np.bincount(tree.leaves.ravel(), minlength=tree.n_leaves).min() > 0
     assert min(best_overlaps(tree, truth)) > 0.9
-
-
-def test_snap_redraws_borders_by_colour():
-    small_truth = np.zeros((10, 10), np.int32)
-    small_truth[:, 5:] = 1
-    y, x = np.mgrid[:80, :80]
-    full_truth = (x + 3 * np.sin(y / 7) >= 40).astype(np.int32)  # wavy at full size, straight at small size
-    colours = np.array([[30, 30, 30], [220, 220, 220]], np.uint8)
-    snapped = snap(small_truth, colours[small_truth], colours[full_truth])
-    assert (snapped == full_truth).mean() > 0.995
-    nearest = small_truth.repeat(8, 0).repeat(8, 1)
-    assert (snapped == full_truth).mean() > (nearest == full_truth).mean()
-
-
-def test_snap_never_loses_a_leaf(rng):
-    leaves = np.arange(64, dtype=np.int32).reshape(8, 8)
-    small = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    image = np.zeros((20, 24, 3), np.uint8)  # whose colours say nothing about the leaves
-    assert len(np.unique(snap(leaves, small, image))) == 64
 
 
 class Painted:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_opening
 
-from masktree.discover import sohes
+from masktree.discover.sohes import sohes
 from masktree.refine import dense_crf
 from tests.oracles.discover import (
     BLACK,

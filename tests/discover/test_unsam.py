@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from masktree.discover import unsam
+from masktree.discover.unsam import unsam
 from masktree.errors import InputError
 from masktree.refine import dense_crf
 from tests.oracles.discover import (

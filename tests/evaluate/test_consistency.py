@@ -256,12 +256,12 @@ def test_bad_input():
 
 
 def test_the_default_method_on_a_photograph(photos):
-    from masktree import discover
+    from masktree.discover.masktree import build_dendrogram
     from masktree.io.images import read_image
 
     image = read_image(photos[0])[::2, ::2].copy()
     find = partial(MaskTree.from_dendrogram, max_masks=50)
-    scores = summarise([score_image(image, lambda view: find(discover.build_dendrogram(view)))])
+    scores = summarise([score_image(image, lambda view: find(build_dendrogram(view)))])
     assert 0.3 < scores["stability"] <= 1
     assert scores["nesting"] in (None, 1.0)
     assert scores["boundary_contrast"] > 0.55

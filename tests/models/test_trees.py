@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from masktree.backbones.texture import CUES, evidence
+from masktree.backbones.texture import NUM_CUES, boundary_cues
 from masktree.errors import InputError
 from masktree.models import trees
 from masktree.models.cascade.model import BoxDetections
@@ -168,7 +168,7 @@ def test_longer_side_is_the_models_size_and_padding_is_zero(rng, size, valid_siz
     item = prepare(image, 64, cues=True)
     assert (item.valid_size, item.size) == (valid_size, size)
     assert item.pixels.shape == (3, *padded)
-    assert item.cues.shape == (CUES, padded[0] // 2, padded[1] // 2)
+    assert item.cues.shape == (NUM_CUES, padded[0] // 2, padded[1] // 2)
     h, w = valid_size
     assert item.pixels[:, :h, :w].min() > 0
     assert item.pixels.max() <= 1
@@ -180,7 +180,7 @@ def test_an_image_of_the_models_size_is_seen_as_it_is(rng):
     image = rng.integers(0, 256, (48, 64, 3), np.uint8)
     item = prepare(image, 64, cues=True)
     np.testing.assert_allclose(item.pixels[:, :48].permute(1, 2, 0) * 255, image, atol=1e-4)
-    np.testing.assert_array_equal(item.cues[:, :24].numpy(), evidence(image).cues)
+    np.testing.assert_array_equal(item.cues[:, :24].numpy(), boundary_cues(image).maps)
     assert prepare(image, 64, cues=False).cues is None
 
 

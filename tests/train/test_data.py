@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from masktree.backbones.texture import CUES, evidence
+from masktree.backbones.texture import NUM_CUES, boundary_cues
 from masktree.errors import FormatError, ImageError, InputError
 from masktree.labels import LabelSet
 from masktree.models.structures import Batch
@@ -64,7 +64,7 @@ def test_batches_keep_to_the_contract(folder):
         assert batch.images.dtype == torch.float32
         assert 0 <= batch.images.min() <= batch.images.max() <= 1
         assert batch.cues is not None
-        assert batch.cues.shape == (4, CUES, 32, 32)
+        assert batch.cues.shape == (4, NUM_CUES, 32, 32)
         assert batch.cues.dtype == torch.float32
         assert batch.seeds.dtype == torch.int64
         assert len(batch.names) == len(batch.targets) == 4
@@ -164,7 +164,7 @@ def test_cues_are_those_of_the_photograph_without_its_padding(folder):
         pixels = (batch.images[0] * 255).round().byte().permute(1, 2, 0).numpy()[:height, :width]
         cues = batch.cues[0].numpy()
         h, w = -(-height // 2), -(-width // 2)
-        np.testing.assert_array_equal(cues[:, :h, :w], evidence(np.ascontiguousarray(pixels)).cues)
+        np.testing.assert_array_equal(cues[:, :h, :w], boundary_cues(np.ascontiguousarray(pixels)).maps)
         assert not cues[:, h:].any()
         assert not cues[:, :, w:].any()
 

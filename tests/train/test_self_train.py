@@ -337,9 +337,9 @@ def test_images_without_teachers_masks_teach_nothing(config):
 
 
 def _cues_shape(model: object) -> tuple[int, int, int]:
-    from masktree.backbones.texture import CUES
+    from masktree.backbones.texture import NUM_CUES
 
-    return CUES, 32, 32
+    return NUM_CUES, 32, 32
 
 
 # --- beginning with another run ---------------------------------------------------------------------------------------

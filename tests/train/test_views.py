@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import RandomErasing
 
-from masktree.backbones.texture import CUES, evidence
+from masktree.backbones.texture import NUM_CUES, boundary_cues
 from masktree.errors import ImageError, InputError
 from masktree.labels import LabelSet
 from masktree.train import views as module
@@ -79,7 +79,7 @@ def test_views_keep_to_the_contract(folder):
             assert batch.images.dtype == torch.float32
             assert 0 <= batch.images.min() <= batch.images.max() <= 1
             assert batch.cues is not None
-            assert batch.cues.shape == (4, CUES, 32, 32)
+            assert batch.cues.shape == (4, NUM_CUES, 32, 32)
             assert batch.seeds.dtype == torch.int64
             assert [t.masks.shape for t in batch.targets] == [(0, 64, 64)] * 4
             assert [len(t.parents) + len(t.levels) for t in batch.targets] == [0] * 4
@@ -151,7 +151,7 @@ def test_cues_are_those_of_each_view_without_its_padding(folder):
         for image, cues, geometry in zip(batch.images, batch.cues, geometries, strict=True):
             height, width = (-(-side // 2) for side in geometry.window)
             seen = np.ascontiguousarray(pixels(image, geometry.window))
-            np.testing.assert_array_equal(cues[:, :height, :width].numpy(), evidence(seen).cues)
+            np.testing.assert_array_equal(cues[:, :height, :width].numpy(), boundary_cues(seen).maps)
             assert not cues[:, height:].any()
             assert not cues[:, :, width:].any()
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 from masktree.backbones.base import Backbone
-from masktree.backbones.weights import WEIGHTS, Weights
+from masktree.backbones.weights import PUBLISHED_WEIGHTS, Weights
 from masktree.errors import InputError
 
-__all__ = ["WEIGHTS", "Backbone", "Weights", "load_backbone"]
+__all__ = ["PUBLISHED_WEIGHTS", "Backbone", "Weights", "load_backbone"]
 
 
 def load_backbone(
@@ -27,7 +27,7 @@ def load_backbone(
         ``embedded`` (needs no download): the small network that ships with the package. ``texture``: a hand-made
         dense extractor of colour and texture without weights, on the CPU in float32 only. ``features`` and
         ``batch`` concern neither. ``embedded@PATH``: other weights for it, from ``recipes/embedded_backbone.py``.
-        A key of :data:`WEIGHTS` (``dino-vitb8``, ``dinov2-vits14-reg`` ...): from the cache, else downloaded
+        A key of :data:`PUBLISHED_WEIGHTS` (``dino-vitb8``, ``dinov2-vits14-reg`` ...): from the cache, else downloaded
         once. ``NAME@PATH``: a local file for such a network: safetensors, or .pth/.pt of tensors; timm's or
         the original authors' layout; checkpoints with ``teacher`` or ``state_dict`` inside. A folder with
         ``config.json`` (timm's ``architecture``, ``model_args``, and ``mean`` and ``std`` in

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.functional import interpolate, linear
 
 from masktree.backbones.base import Grids, Images, check_images, nearest_multiple
-from masktree.backbones.weights import WEIGHTS, Weights, fetch, find_weights, read_state
+from masktree.backbones.weights import PUBLISHED_WEIGHTS, Weights, fetch, find_weights, read_state
 from masktree.errors import WeightsError
 from masktree.io.files import sha256_of
 
@@ -186,7 +186,7 @@ def build_network(name: str) -> tuple[nn.Module, Weights]:
     known, _, file = name.partition("@")
     if not file and Path(name).is_file():
         raise WeightsError(
-            f"expected NAME@PATH for a local file, NAME one of {', '.join(WEIGHTS)}; got {name!r}; "
+            f"expected NAME@PATH for a local file, NAME one of {', '.join(PUBLISHED_WEIGHTS)}; got {name!r}; "
             "say which network the file belongs to"
         )
     weights = find_weights(known)
@@ -194,7 +194,7 @@ def build_network(name: str) -> tuple[nn.Module, Weights]:
 
 
 def _is_folder(name: str) -> bool:
-    return name not in WEIGHTS and Path(name).is_dir()
+    return name not in PUBLISHED_WEIGHTS and Path(name).is_dir()
 
 
 def _build_from_folder(folder: Path) -> tuple[nn.Module, Weights]:

@@ -100,7 +100,7 @@ _DINOV3 = {
 
 # timm hosts DINO's ViTs, DINOv2 and DINOv3 on the hub in its own layout (DINOv3 there under the same licence
 # as at Meta). It does not host DINO's ResNet-50: that one is read from the authors' own server.
-WEIGHTS: dict[str, Weights] = {
+PUBLISHED_WEIGHTS: dict[str, Weights] = {
     weights.name: weights
     for weights in (
         _published("dino-vits8", "timm/vit_small_patch8_224.dino", 8, 384, _DINO),
@@ -134,9 +134,9 @@ def find_weights(name: str) -> Weights:
     ------
     WeightsError: unknown name; the message has the closest ones and the full list.
     """
-    if name in WEIGHTS:
-        return WEIGHTS[name]
-    names = [*BUILT_IN, *WEIGHTS]
+    if name in PUBLISHED_WEIGHTS:
+        return PUBLISHED_WEIGHTS[name]
+    names = [*BUILT_IN, *PUBLISHED_WEIGHTS]
     close = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
     meant = f"did you mean {' or '.join(close)}? " if close else ""
     raise WeightsError(

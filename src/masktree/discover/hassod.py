@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from masktree.backbones.base import Backbone
-from masktree.discover.region_masks import Window, check_settings, cluster, encode_part, nest, resize_part
+from masktree.discover.region_masks import Window, build_forest, check_settings, cluster, encode_part, resize_part
 from masktree.io.images import resize_image
 from masktree.refine import Refiner, dense_crf, fill_holes, upsample_labels
 from masktree.trees.masktree import MaskTree
@@ -69,7 +69,7 @@ def hassod(
             if part.sum() >= min_area and _corners(part, window, size) <= max_corners:
                 rles.append(encode_part(fill_holes(part[None])[0], window, size))
                 scores.append(float(stable[label]))
-    return nest(rles, scores, size, duplicate_iou=duplicate_iou, cover=cover)
+    return build_forest(rles, scores, size, duplicate_iou=duplicate_iou, cover=cover)
 
 
 def _largest(labels: Labels, limit: int) -> tuple[Labels, int]:

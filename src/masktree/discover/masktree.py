@@ -1,155 +1,111 @@
-"""The package's own method: one tree of regions per image, at full resolution, from the finest leaf to the whole.
+"""The package's own method: one dendrogram per image, at full resolution, from small leaves to the whole image.
 
-Evidence of borders, made by hand and learned; basins of that evidence as leaves; then greedy merging of the most alike
-neighbours.
+Hand-crafted boundary cues, averaged with the boundaries that the embedded network predicts; watershed basins of that
+map as leaves; greedy merging of the most similar neighbours.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from numba import njit
+from PIL import Image
 
 from masktree.backbones.base import Backbone
 from masktree.backbones.embedded import EmbeddedBackbone
-from masktree.backbones.texture import Evidence, evidence
+from masktree.backbones.texture import BoundaryCues, boundary_cues
 from masktree.backbones.weights import BUILT_IN
 from masktree.cluster.leaves import adjacency, watershed_leaves
 from masktree.cluster.merge import merge_regions
+from masktree.cluster.upsample import upsample_leaves
 from masktree.errors import InputError
 from masktree.trees.dendrogram import PartitionTree
+from masktree.trees.masktree import MaskTree
 from masktree.types import RGB, Features, Labels, checked
 
-WORKING_SIDE = 640  # longer side in pixels above which images are clustered smaller; windows of 5-20 px fit this size
-SCALES = {"fast": (1.0,), "best": (1.0, 1.5, 2.0)}  # sizes at which evidence is taken, in units of the working size
-HISTOGRAM_WEIGHT = 0.3  # of the regions' chi-square beside the boundary's mean (our choice)
+WORKING_SIDE = 640  # larger images are downsampled to this longer side; the cues' 5-20 pixel windows suit this size
+SCALES = {"fast": (1.0,), "best": (1.0, 1.5, 2.0)}  # of the images whose boundaries are averaged, in working sizes
+HISTOGRAM_WEIGHT = 0.3  # of the regions' chi-square distance, added to the mean boundary (our choice)
 SIZE_POWER = 0.05  # small regions merge first (our choice; .05 to .1 were compared on BSDS500 val)
-LEARNED_SHARE = np.float32(0.5)  # of the learned borders in the boundary, beside the hand-made ones (our choice)
-BORDER_UNIT = np.float32(0.65)  # root of the learned borders at a clear border: mean 90 % quantile over photographs
-FEATURE_WEIGHT = 0.5  # of another network's (1 - cosine) beside the boundary's about 1 (our choice)
-EMBEDDING_WEIGHT = 0.2  # of the embedded network's, whose borders are in the boundary already (our choice; see the log)
-_RANGE = np.float32(1 / (2 * 15.0**2))  # when borders are redrawn, colours have a sigma of 15 levels (our choice)
+LEARNED_SHARE = np.float32(0.5)  # weight of the predicted boundaries, the rest is that of the cues (our choice)
+LEARNED_SCALE = np.float32(0.65)  # root of the predicted probability at a clear boundary: mean 90 % quantile
+FEATURE_WEIGHT = 0.5  # of (1 - cosine) of another network's features; the boundary term is about 1 (our choice)
+EMBEDDING_WEIGHT = 0.2  # the same of the embedded network, whose boundaries are used already (our choice; see the log)
 
 # Merge cost -> granularity g, so that the geometric mean over photographs of the number of regions left after all
 # merges up to a cost is N^(1-g), N = 736 leaves. From 200 unlabelled photographs of mixed origin (shorter side
 # 224-384 pixels) at quality fast; the last entry is above every cost met there (1.25). The costs of quality best
 # differ by less than 0.02 above g = 0.6. recipes/granularity.py makes such a table.
-_COSTS = (0.0, 0.4192, 0.5179, 0.5985, 0.6483, 0.6858, 0.7172, 0.7449, 0.7710, 0.7963, 0.8205, 0.8434, 0.8657,
+_CUE_COSTS = (0.0, 0.4192, 0.5179, 0.5985, 0.6483, 0.6858, 0.7172, 0.7449, 0.7710, 0.7963, 0.8205, 0.8434, 0.8657,
           0.8909, 0.9180, 0.9442, 0.9712, 1.001, 1.034, 1.065, 1.108, 1.153, 1.6)  # fmt: skip
 # The same with the embedded network: 200 photographs, N = 526.
 _LEARNED_COSTS = (0.0, 0.2865, 0.3895, 0.5125, 0.6010, 0.6715, 0.7305, 0.7835, 0.8345, 0.8855, 0.9350, 0.9865, 1.0380,
                   1.0945, 1.1460, 1.2030, 1.2590, 1.3155, 1.3785, 1.4570, 1.5330, 1.6030, 2.0)  # fmt: skip
-_LEVELS = (0.0, 0.02, *(k / 20 for k in range(1, 20)), 0.98, 1.0)
+_GRANULARITIES = (0.0, 0.02, *(k / 20 for k in range(1, 20)), 0.98, 1.0)
+
+
+def discover_masks(
+    image: RGB, backbone: Backbone | None = None, *, quality: Literal["fast", "best"] = "fast", **options: Any
+) -> MaskTree:
+    """Stable nodes of the dendrogram of an image; ``options`` are those of ``MaskTree.from_dendrogram``."""
+    return MaskTree.from_dendrogram(build_dendrogram(image, backbone=backbone, quality=quality), **options)
 
 
 @checked
 def build_dendrogram(
     image: RGB, *, backbone: Backbone | None = None, quality: Literal["fast", "best"] = "fast"
 ) -> PartitionTree:
-    """Tree of nested regions of an image of any size.
+    """Dendrogram of an image of any size.
 
     Args:
-        image: (H, W, 3) uint8 RGB; images above ``WORKING_SIDE`` are clustered smaller and the leaves brought back.
-        backbone: a network whose features join the merging criterion; None or the texture backbone: pixels alone.
-        quality: ``fast`` takes evidence at one scale, ``best`` at three, up to twice the working size, where leaves are
-            then found: finer, about seven times the time.
+        image: (H, W, 3) uint8 RGB; above ``WORKING_SIDE`` it is clustered at that size and the leaves are upsampled.
+        backbone: a network whose features enter the merge cost; None or the texture backbone: boundary cues alone.
+        quality: ``fast`` computes boundaries at one scale, ``best`` at three, up to twice the working size, where the
+            leaves are then found: finer, about seven times the time.
 
     Returns:
-        ``PartitionTree`` with leaves of shape (H, W) and altitudes in [0, 1]: the granularity g at which a merge
-        happens, calibrated so that a typical photograph of N leaves has about N^(1-g) regions at g.
+        ``PartitionTree`` with leaves of shape (H, W) and altitudes in [0, 1]: the granularity g of each merge,
+        calibrated so that a typical photograph of N leaves has about N^(1-g) regions at g.
 
     Raises:
         InputError: empty image or unknown quality.
     """
     if quality not in SCALES or image.size == 0:
         raise InputError(f"expected a non-empty image and quality 'fast' or 'best'; got {image.shape}, {quality!r}")
-    tree = merge_sequence(image, backbone=backbone, scales=SCALES[quality])
-    return tree.with_altitudes(granularity(tree.altitudes, learned=isinstance(backbone, EmbeddedBackbone)))
+    tree = build_cost_dendrogram(image, backbone=backbone, scales=SCALES[quality])
+    learned = isinstance(backbone, EmbeddedBackbone)
+    return tree.with_altitudes(costs_to_granularities(tree.altitudes, learned=learned))
 
 
-def merge_sequence(
+def build_cost_dendrogram(
     image: RGB, *, backbone: Backbone | None = None, scales: tuple[float, ...] = SCALES["fast"]
 ) -> PartitionTree:
-    """The tree of ``build_dendrogram`` with merge costs as altitudes, not calibrated; evidence at any scales."""
+    """The tree of ``build_dendrogram`` with uncalibrated merge costs as altitudes, and boundaries at any scales."""
     scale = WORKING_SIDE / max(WORKING_SIDE, *image.shape[:2])
-    looks = [_look(_scaled(image, scale * factor), backbone) for factor in scales]
-    fine = _scaled(image, min(1.0, scale * max(scales)))  # leaves have all the detail that the evidence has
-    boundary = np.stack([_fit(look.boundary, fine.shape[:2]) for look in looks]).mean(axis=0)
+    features = [_merge_features(_rescale(image, scale * factor), backbone) for factor in scales]
+    working = _rescale(image, min(1.0, scale * max(scales)))
+    boundary = np.stack([_resize_map(one.boundary, working.shape[:2]) for one in features]).mean(axis=0)
     leaves = watershed_leaves(boundary)
-    grid, weight = looks[0].embeddings, EMBEDDING_WEIGHT
+    grid, weight = features[0].embeddings, EMBEDDING_WEIGHT
     if grid is None and backbone is not None and backbone.name not in BUILT_IN:
-        grid, weight = backbone(fine[None])[0], FEATURE_WEIGHT
-    tree = _merge(leaves, boundary, [look.evidence for look in looks], grid, weight)
-    return tree if fine is image else tree.with_leaves(snap(leaves, fine, image))
+        grid, weight = backbone(working[None])[0], FEATURE_WEIGHT
+    tree = merge_leaves(leaves, boundary, [one.cues for one in features], grid, weight)
+    return tree if working is image else tree.with_leaves(upsample_leaves(leaves, working, image))
 
 
-def granularity(altitudes: np.ndarray, *, learned: bool) -> np.ndarray:
-    """Merge cost, with or without learned borders in it, to granularity in [0, 1]: piecewise linear, and strictly
-    increasing up to the table's last cost."""
-    return np.interp(altitudes, _LEARNED_COSTS if learned else _COSTS, _LEVELS)
+def costs_to_granularities(costs: np.ndarray, *, learned: bool) -> np.ndarray:
+    """Merge costs to granularities in [0, 1]: piecewise linear, strictly increasing up to the table's last cost.
 
-
-def snap(leaves: np.ndarray, small: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Bring an (h, w) int32 leaf map of the (h, w, 3) uint8 image ``small`` to the size of the (H, W, 3) ``image``.
-
-    A full-size pixel near a border of leaves joins the leaf whose pixels around it in the small image are nearest
-    in place and colour (joint bilateral upsampling, Kopf et al. 2007, doi 10.1145/1276377.1276497, of labels).
-    Memory: one int32 map of the image's size.
+    ``learned``: whether the costs include predictions of the embedded network.
     """
-    H, W, _ = image.shape
-    out = _snap(leaves, small, image)
-    kept = np.zeros(int(leaves.max()) + 1, bool)
-    kept[out] = True
-    if not kept.all():  # a leaf of hair width lost all its pixels: give it back those it had in the small image
-        h, w = leaves.shape
-        near = leaves[(np.arange(H) * h // H)[:, None], np.arange(W) * w // W]
-        lost = ~kept[near]
-        out[lost] = near[lost]
-    return out
+    return np.interp(costs, _LEARNED_COSTS if learned else _CUE_COSTS, _GRANULARITIES)
 
 
-def _scaled(image: np.ndarray, factor: float) -> np.ndarray:
-    from PIL import Image
-
-    if factor == 1:
-        return image
-    H, W = (max(1, round(side * factor)) for side in image.shape[:2])
-    how = Image.Resampling.BOX if image.shape[0] > H else Image.Resampling.BICUBIC
-    return np.asarray(Image.fromarray(image).resize((W, H), how))
-
-
-@dataclass(frozen=True)
-class _Look:
-    """Boundary (H, W) float32, about 1 at a clear border; the hand-made evidence behind it; embeddings, if learned."""
-
-    boundary: np.ndarray
-    evidence: Evidence
-    embeddings: Features | None = None
-
-
-def _look(image: np.ndarray, backbone: Backbone | None) -> _Look:
-    if not isinstance(backbone, EmbeddedBackbone):
-        found = evidence(image)
-        return _Look(found.boundary, found)
-    seen = backbone.look(image)
-    # The root brings out borders that are likely at fine levels only: merging needs their order too.
-    learned = np.sqrt(seen.borders) / BORDER_UNIT
-    return _Look((1 - LEARNED_SHARE) * seen.evidence.boundary + LEARNED_SHARE * learned, seen.evidence, seen.embeddings)
-
-
-def _fit(boundary: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    from PIL import Image
-
-    if boundary.shape == shape:
-        return boundary
-    return np.asarray(Image.fromarray(boundary).resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
-
-
-def _merge(
-    leaves: np.ndarray, boundary: np.ndarray, looks: list[Evidence], grid: Features | None, weight: float
+def merge_leaves(
+    leaves: Labels, boundary: np.ndarray, cues: list[BoundaryCues], grid: Features | None, grid_weight: float
 ) -> PartitionTree:
+    """Merge tree of leaves by boundary (H, W), histograms of the cues' words, and the features of a grid, if any."""
     edges, strengths, lengths = adjacency(leaves, boundary)
     areas = np.bincount(leaves.ravel()).astype(np.float64)
     return merge_regions(
@@ -157,17 +113,54 @@ def _merge(
         edges,
         areas,
         embeddings=None if grid is None else _sums_over_leaves(grid, leaves),
-        histograms=np.concatenate([look.histograms(leaves, len(areas)) for look in looks], axis=1),
+        histograms=np.concatenate([one.histograms(leaves, len(areas)) for one in cues], axis=1),
         boundary=strengths,
         lengths=lengths,
         histogram_weight=HISTOGRAM_WEIGHT,
         size_power=SIZE_POWER,
-        embedding_weight=0.0 if grid is None else weight,
+        embedding_weight=0.0 if grid is None else grid_weight,
     )
 
 
+@dataclass(frozen=True)
+class MergeFeatures:
+    """Inputs of the merging at one scale.
+
+    ``boundary`` (H, W) float32, about 1 at a clear boundary; ``cues``; ``embeddings`` of the embedded network, if used.
+    """
+
+    boundary: np.ndarray
+    cues: BoundaryCues
+    embeddings: Features | None = None
+
+
+def _merge_features(image: RGB, backbone: Backbone | None) -> MergeFeatures:
+    if not isinstance(backbone, EmbeddedBackbone):
+        cues = boundary_cues(image)
+        return MergeFeatures(cues.boundary, cues)
+    predicted = backbone.predict_boundaries(image)
+    # The root raises weak boundaries, likely at fine granularities only: merging needs their order too.
+    learned = np.sqrt(predicted.boundary) / LEARNED_SCALE
+    boundary = (1 - LEARNED_SHARE) * predicted.cues.boundary + LEARNED_SHARE * learned
+    return MergeFeatures(boundary, predicted.cues, predicted.embeddings)
+
+
+def _rescale(image: RGB, factor: float) -> RGB:
+    if factor == 1:
+        return image
+    H, W = (max(1, round(side * factor)) for side in image.shape[:2])
+    resample = Image.Resampling.BOX if image.shape[0] > H else Image.Resampling.BICUBIC
+    return np.asarray(Image.fromarray(image).resize((W, H), resample))
+
+
+def _resize_map(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if values.shape == shape:
+        return values
+    return np.asarray(Image.fromarray(values).resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
+
+
 def _sums_over_leaves(grid: Features, leaves: Labels) -> np.ndarray:
-    """(n, d) float32 sums over each of n leaves, per pixel, of an (h, w, d) feature grid that covers the image."""
+    """(n, d) float32: sum over the pixels of each of n leaves of an (h, w, d) feature grid that covers the image."""
     from scipy.sparse import csr_matrix
 
     h, w, d = grid.shape
@@ -175,55 +168,5 @@ def _sums_over_leaves(grid: Features, leaves: Labels) -> np.ndarray:
     cells = (np.arange(H) * h // H)[:, None] * w + np.arange(W) * w // W
     ones = np.ones(leaves.size, np.float32)
     shape = int(leaves.max()) + 1, h * w
-    shares = csr_matrix((ones, (leaves.ravel(), cells.ravel())), shape=shape)  # pixels of each leaf in each cell
-    return np.asarray(shares @ grid.reshape(h * w, d), np.float32)
-
-
-@njit(cache=True, nogil=True)
-def _near_border(leaves):
-    h, w = leaves.shape
-    out = np.zeros((h, w), np.bool_)
-    for y in range(h):
-        for x in range(w):
-            for v in range(max(y - 1, 0), min(y + 2, h)):
-                for u in range(max(x - 1, 0), min(x + 2, w)):
-                    out[y, x] |= leaves[v, u] != leaves[y, x]
-    return out
-
-
-@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def _snap(leaves, small, image):
-    h, w = leaves.shape
-    H, W, _ = image.shape
-    border = _near_border(leaves)
-    out = np.empty((H, W), np.int32)
-    names = np.empty(9, np.int32)
-    votes = np.empty(9, np.float32)
-    for i in range(H):
-        y = (i + np.float32(0.5)) * np.float32(h) / np.float32(H) - np.float32(0.5)
-        cy = min(max(int(np.rint(y)), 0), h - 1)
-        for j in range(W):
-            x = (j + np.float32(0.5)) * np.float32(w) / np.float32(W) - np.float32(0.5)
-            cx = min(max(int(np.rint(x)), 0), w - 1)
-            out[i, j] = leaves[cy, cx]
-            if not border[cy, cx]:
-                continue
-            count = 0
-            for v in range(max(cy - 1, 0), min(cy + 2, h)):
-                for u in range(max(cx - 1, 0), min(cx + 2, w)):
-                    colour = np.float32(0)
-                    for k in range(3):
-                        step = np.float32(image[i, j, k]) - np.float32(small[v, u, k])
-                        colour += step * step
-                    place = (v - y) * (v - y) + (u - x) * (u - x)
-                    # The second term decides where no colour fits: nearness alone.
-                    vote = np.exp(-place - colour * _RANGE) + np.float32(1e-6) / (1 + place)
-                    at = 0
-                    while at < count and names[at] != leaves[v, u]:
-                        at += 1
-                    if at == count:
-                        names[at], votes[at] = leaves[v, u], 0
-                        count += 1
-                    votes[at] += vote
-            out[i, j] = names[np.argmax(votes[:count])]
-    return out
+    pixel_counts = csr_matrix((ones, (leaves.ravel(), cells.ravel())), shape=shape)  # of each leaf in each cell
+    return np.asarray(pixel_counts @ grid.reshape(h * w, d), np.float32)

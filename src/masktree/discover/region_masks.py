@@ -113,9 +113,9 @@ def encode_part(part: Mask, window: Window, size: tuple[int, int]) -> bytes:
     )
 
 
-def distinct(rles: Sequence[bytes], size: tuple[int, int], *, iou: float) -> list[bytes]:
-    """Exact greedy NMS by mask IoU, larger masks first, in the given order where areas are equal."""
-    keep = mask_nms(rles, size, rle.areas(rles, size).astype(np.float64), iou_threshold=iou)
+def suppress_duplicates(rles: Sequence[bytes], size: tuple[int, int], *, iou_threshold: float) -> list[bytes]:
+    """The masks that mask NMS keeps, larger ones first in rank, in their given order."""
+    keep = mask_nms(rles, size, rle.areas(rles, size).astype(np.float64), iou_threshold=iou_threshold)
     return [rles[i] for i in np.sort(keep).tolist()]
 
 
@@ -174,7 +174,7 @@ def paste(region: Mask, window: Window) -> Mask:
 
 
 @dataclass
-class Refined:
+class RefinedMasks:
     """Masks at the original size that refinement and filters have passed, with their scores.
 
     Attributes:
@@ -214,12 +214,12 @@ class Refined:
                     self.rles.append(encode_part(part, placed, self.size))
                     self.scores.append(float(score))
 
-    def nest(self, *, duplicate_iou: float, cover: float) -> MaskTree:
-        """``nest`` of what was kept."""
-        return nest(self.rles, self.scores, self.size, duplicate_iou=duplicate_iou, cover=cover)
+    def build_forest(self, *, duplicate_iou: float, cover: float) -> MaskTree:
+        """``build_forest`` of the kept masks."""
+        return build_forest(self.rles, self.scores, self.size, duplicate_iou=duplicate_iou, cover=cover)
 
 
-def nest(
+def build_forest(
     rles: Sequence[bytes], scores: Sequence[float], size: tuple[int, int], *, duplicate_iou: float, cover: float
 ) -> MaskTree:
     """The forest of masks without duplicates: exact NMS, the best score first, then parents by coverage."""

@@ -8,17 +8,17 @@ import numpy as np
 
 from masktree.backbones.base import Backbone
 from masktree.discover.region_masks import (
-    Refined,
+    RefinedMasks,
     Window,
     box_window,
     check_settings,
     cluster,
     cluster_crops,
     crop,
-    distinct,
     pooled_regions,
     resize_mask,
     scale_window,
+    suppress_duplicates,
 )
 from masktree.io.images import resize_image
 from masktree.refine import Refiner, dense_crf
@@ -80,14 +80,14 @@ def sohes(
     is_small = regions.mean(axis=(1, 2)) < small
     windows, unseen = _small_windows(regions[is_small], (side, side), crop_scale, max_crops)
     pool = [rle.encode(resize_mask(region, (side, side))) for region in [*regions[~is_small], *unseen]]
-    refined = Refined(size, refiner, refine_iou, min_area, max_area)
-    refined.add(distinct(pool, (side, side), iou=duplicate_iou), resize_image(image, (side, side)))
+    refined = RefinedMasks(size, refiner, refine_iou, min_area, max_area)
+    refined.add(suppress_duplicates(pool, (side, side), iou_threshold=duplicate_iou), resize_image(image, (side, side)))
     crops = cluster_crops(image, windows, (side, side), backbone, side=crop_side, thresholds=thresholds)
     for window, seen in zip(windows, crops, strict=True):
         inner = seen[~_leaves_window(seen, window, (side, side))]
         local = [rle.encode(resize_mask(region, (crop_side, crop_side))) for region in inner]
         refined.add(local, crop(image, window, (side, side), crop_side), scale_window(window, (side, side), size))
-    return refined.nest(duplicate_iou=duplicate_iou, cover=cover)
+    return refined.build_forest(duplicate_iou=duplicate_iou, cover=cover)
 
 
 def _small_windows(

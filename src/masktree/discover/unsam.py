@@ -10,14 +10,14 @@ import numpy as np
 from masktree.backbones.base import Backbone
 from masktree.cluster import maskcut
 from masktree.discover.region_masks import (
-    Refined,
+    RefinedMasks,
     box_window,
     check_settings,
     cluster_crops,
-    distinct,
     encode_part,
     paste,
     resize_masks,
+    suppress_duplicates,
 )
 from masktree.errors import InputError
 from masktree.io.images import resize_image
@@ -82,9 +82,11 @@ def unsam(
     else:
         wholes = resize_masks(_checked_masks(detector(image), (image.shape[0], image.shape[1])), (side, side))
     parts = _conquer(image, wholes, backbone, thresholds, crop_side, min_cells, inside)
-    refined = Refined((image.shape[0], image.shape[1]), refiner, refine_iou, min_area, max_area)
-    refined.add(distinct([*map(rle.encode, wholes), *parts], (side, side), iou=duplicate_iou), working)
-    return refined.nest(duplicate_iou=duplicate_iou, cover=cover)
+    refined = RefinedMasks((image.shape[0], image.shape[1]), refiner, refine_iou, min_area, max_area)
+    refined.add(
+        suppress_duplicates([*map(rle.encode, wholes), *parts], (side, side), iou_threshold=duplicate_iou), working
+    )
+    return refined.build_forest(duplicate_iou=duplicate_iou, cover=cover)
 
 
 def _checked_masks(found: object, size: tuple[int, int]) -> Masks:

@@ -33,7 +33,7 @@ class Batch:
     """b images of one size with their targets.
 
     ``images`` (b, 3, H, W) float32 RGB in [0, 1], H and W multiples of 32, 0 where there is no photograph; ``cues``
-    (b, CUES, H/2, W/2) float32, the hand-made evidence, for pyramids that want it, else None. ``seeds`` (b,) int64: of
+    (b, NUM_CUES, H/2, W/2) float32, the boundary cues, for pyramids that want them, else None. ``seeds`` (b,) int64: of
     every random choice made for an image, so that a step does not depend on how its images are spread over
     processes. ``names``: of the images, for messages. ``learn_from_empty``: whether an image without any target teaches
     that nothing is in it; else it has no loss, though means over images count it.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from masktree import discover
+from masktree.discover.masktree import build_dendrogram
 from masktree.models.inputs import prepare, stack
 from masktree.models.mask2former.model import crop_to_valid
 from masktree.models.promptable.model import Promptable
@@ -49,9 +49,7 @@ class Network:
         with torch.inference_mode(), self.precision():
             self.encoded = self.model.encode(*stack([seen], self._device))
         self.dendrogram = (
-            None
-            if segmenter.snap_backbone is None
-            else discover.build_dendrogram(image, backbone=segmenter.snap_backbone)
+            None if segmenter.snap_backbone is None else build_dendrogram(image, backbone=segmenter.snap_backbone)
         )
 
     def answer(self, prompt: Prompt, count: int) -> Answer:

@@ -3,7 +3,7 @@
 Its features are merged by the published rule (``cluster.merge_tree``), and the regions are compared twice:
 
 * ``views``: with the regions found in another view of the photograph (a crop somewhere, mirrored, in other light);
-* ``regions``: with those of ``build_dendrogram(image)``, the default method on hand-made evidence alone.
+* ``regions``: with those of ``build_dendrogram(image)``, the default method on hand-crafted boundary cues alone.
 
 Two partitions are compared at equal numbers of regions, by how well each covers the other, and what a partition of
 *another* photograph would get is taken off: a fixed grid is perfectly stable, and agrees with nothing. The score is the
@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from masktree.backbones.base import Backbone
-from masktree.backbones.weights import BUILT_IN, WEIGHTS, cached
+from masktree.backbones.weights import BUILT_IN, PUBLISHED_WEIGHTS, cached
 from masktree.cluster import merge_tree
 from masktree.discover.masktree import build_dendrogram
 from masktree.errors import ImageError, InputError
@@ -58,7 +58,7 @@ class Sample:
     """A photograph ``image`` and its other ``view``, both (SIDE, SIDE, 3) uint8.
 
     ``rows`` and ``columns`` (POINTS,) in [0, 1): lattice points of the view as places in the photograph.
-    ``regions`` (len(COUNTS), POINTS, POINTS) int32: cuts of the photograph by hand-made evidence.
+    ``regions`` (len(COUNTS), POINTS, POINTS) int32: cuts of the photograph by hand-crafted boundary cues.
     """
 
     image: RGB
@@ -88,7 +88,7 @@ class Ranked:
 
 def available() -> list[str]:
     """Names of the backbones that need no download: built in, or in the cache."""
-    return [*BUILT_IN, *(name for name, weights in WEIGHTS.items() if cached(weights) is not None)]
+    return [*BUILT_IN, *(name for name, weights in PUBLISHED_WEIGHTS.items() if cached(weights) is not None)]
 
 
 def read_samples(folder: Path, *, seed: int = 0) -> tuple[list[Sample], list[str]]:
@@ -117,7 +117,7 @@ def read_samples(folder: Path, *, seed: int = 0) -> tuple[list[Sample], list[str
 
 
 def sample(image: RGB, rng: np.random.Generator) -> Sample:
-    """Another view of a photograph, and its regions by hand-made evidence; about 0.2 s."""
+    """Another view of a photograph, and its regions by hand-crafted boundary cues; about 0.2 s."""
     H, W, _ = image.shape
     share = rng.uniform(*ZOOM)
     top, left = rng.uniform(0, 1 - share), rng.uniform(0, 1 - share)

@@ -7,10 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from masktree.backbones.embedded import CARD
-from masktree.backbones.embedded import WEIGHTS as EMBEDDED
+from masktree.backbones.embedded import CARD, EMBEDDED_WEIGHTS
 from masktree.backbones.texture import TextureBackbone
-from masktree.backbones.weights import BUILT_IN, WEIGHTS, Weights, find_weights
+from masktree.backbones.weights import BUILT_IN, PUBLISHED_WEIGHTS, Weights, find_weights
 from masktree.errors import InputError, MasktreeError
 from masktree.jobs.record import versions
 
@@ -78,12 +77,12 @@ def _explained(photographs: int, folder: Path) -> str:
         (
             f"{photographs} photographs of {folder}; no label was used. =: not told apart from the first by them.",
             "Score: how well regions of the features agree with those in another view (views) and with regions by",
-            "hand-made evidence (regions), above chance; mean of both. s/image: features of one photograph.",
+            "hand-crafted boundary cues (regions), above chance; mean of both. s/image: features of one photograph.",
             f"How far to trust it: rank correlation with scores against people's outlines over {rank.EXTRACTORS}",
             "feature extractors (without the five worst):",
             *(f"  {line}" for line in tracked),
             f"Of {rank.APART} pairs of these that it told apart, {rank.RIGHT} stood in the same order by covering ODS.",
-            "No published network was among them. A network that is better than the hand-made evidence gets no",
+            "No published network was among them. A network that is better than the hand-crafted boundary cues gets no",
             "credit for that in the part regions.",
         )
     )
@@ -102,7 +101,7 @@ def _backbone(name: str) -> str:
 
 
 def _record(name: str) -> Weights:
-    return {"embedded": EMBEDDED, "texture": TextureBackbone.provenance}.get(name) or find_weights(name)
+    return {"embedded": EMBEDDED_WEIGHTS, "texture": TextureBackbone.provenance}.get(name) or find_weights(name)
 
 
 def _devices() -> str:
@@ -116,7 +115,7 @@ def _devices() -> str:
 
 def _backbones() -> str:
     rows = [("name", "patch", "dim", "licence", "source")]
-    for name in [*BUILT_IN, *WEIGHTS]:
+    for name in [*BUILT_IN, *PUBLISHED_WEIGHTS]:
         weights = _record(name)
         licence = weights.licence.partition(" (")[0]
         rows.append((name, str(weights.patch), str(weights.dim), licence, weights.source))

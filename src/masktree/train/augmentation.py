@@ -37,7 +37,7 @@ class Augmentation:
             ``paste_scale`` (range) times this one's.
         max_masks: at most this many masks per example, a random choice of more.
         min_area: smallest mask in pixels of the view (our choice: one cell of the finest feature map).
-        cues: whether examples carry the hand-made evidence (``masktree.backbones.texture``).
+        cues: whether examples carry the hand-crafted boundary cues (``masktree.backbones.texture``).
     """
 
     crop: int = 1024

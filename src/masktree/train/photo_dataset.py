@@ -250,10 +250,10 @@ def frame(image: RGB, settings: Augmentation) -> tuple[np.ndarray, np.ndarray | 
     padded, cues = np.zeros((3, crop, crop), np.uint8), None
     padded[:, :H, :W] = image.transpose(2, 0, 1)
     if settings.cues:
-        from masktree.backbones.texture import CUES, evidence
+        from masktree.backbones.texture import NUM_CUES, boundary_cues
 
-        cues = np.zeros((CUES, crop // 2, crop // 2), np.float32)
-        cues[:, : -(-H // 2), : -(-W // 2)] = evidence(np.ascontiguousarray(image)).cues
+        cues = np.zeros((NUM_CUES, crop // 2, crop // 2), np.float32)
+        cues[:, : -(-H // 2), : -(-W // 2)] = boundary_cues(np.ascontiguousarray(image)).maps
     return padded, cues
 
 

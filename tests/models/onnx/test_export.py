@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from masktree.backbones.texture import CUES
+from masktree.backbones.texture import NUM_CUES
 from masktree.errors import InputError
 from masktree.models.build import build_model
 from masktree.models.cascade.model import CascadeMaskRCNN
@@ -38,7 +38,7 @@ def run(path, images: torch.Tensor, cues: torch.Tensor) -> dict[str, np.ndarray]
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     assert [(i.name, i.shape) for i in session.get_inputs()] == [
         ("image", [1, 3, SIDE, SIDE]),
-        ("cues", [1, CUES, SIDE // 2, SIDE // 2]),
+        ("cues", [1, NUM_CUES, SIDE // 2, SIDE // 2]),
     ]
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, {"image": images.numpy(), "cues": cues.numpy()}), strict=True))
@@ -51,7 +51,7 @@ def about(path) -> dict:
 @pytest.fixture
 def seen() -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
-    return torch.rand(1, 3, SIDE, SIDE), torch.rand(1, CUES, SIDE // 2, SIDE // 2)
+    return torch.rand(1, 3, SIDE, SIDE), torch.rand(1, NUM_CUES, SIDE // 2, SIDE // 2)
 
 
 def test_queries_in_onnxruntime_are_those_of_the_model(tmp_path, seen):

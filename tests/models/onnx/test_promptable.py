@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from masktree import cli
-from masktree.backbones.texture import CUES
+from masktree.backbones.texture import NUM_CUES
 from masktree.io.images import resize_image
 from masktree.models.build import build_model, save_pretrained
 from masktree.models.config import PromptableConfig
@@ -79,7 +79,7 @@ def seen(pair):
     images, cues = stack([prepared], "cpu")
     images = functional.pad(images, (0, SIDE - images.shape[3], 0, SIDE - images.shape[2]))
     cues = functional.pad(cues, (0, SIDE // 2 - cues.shape[3], 0, SIDE // 2 - cues.shape[2]))
-    assert cues.shape == (1, CUES, SIDE // 2, SIDE // 2)
+    assert cues.shape == (1, NUM_CUES, SIDE // 2, SIDE // 2)
     with torch.inference_mode():
         encoded = model.encode(images, cues)
     return encoded, encoder.run(None, {"image": images.numpy(), "cues": cues.numpy()})[0]

@@ -387,7 +387,7 @@ def test_the_encoder_of_the_other_models_fits_by_name():
 
 
 def test_a_model_comes_back_from_its_folder(tmp_path):
-    from masktree.backbones.texture import CUES
+    from masktree.backbones.texture import NUM_CUES
     from masktree.models.build import build_model
 
     model = build_model(replace(CONFIG, backbone="embedded"), weights=True).eval()
@@ -395,7 +395,7 @@ def test_a_model_comes_back_from_its_folder(tmp_path):
     back = read_model(tmp_path)
     assert isinstance(back, Promptable)
     assert back.config == model.config == from_json(to_json(model.config))
-    seen = torch.rand(1, 3, 64, 96), torch.rand(1, CUES, 32, 48)
+    seen = torch.rand(1, 3, 64, 96), torch.rand(1, NUM_CUES, 32, 48)
     with torch.inference_mode():
         a, b = (one.decode(one.encode(*seen), questions(2)).logits() for one in (model, back))
     assert torch.equal(a, b)

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from masktree.backbones import embedded, hub
-from masktree.backbones.texture import CUES
-from masktree.backbones.weights import IMAGENET_MEAN, IMAGENET_STD, WEIGHTS
+from masktree.backbones.texture import NUM_CUES
+from masktree.backbones.weights import IMAGENET_MEAN, IMAGENET_STD, PUBLISHED_WEIGHTS
 from masktree.errors import InputError, WeightsError
 from masktree.models.pyramid.pyramid import EmbeddedPyramid, Pyramid, ResNetPyramid, build_pyramid
 from masktree.models.pyramid.vit_adapter import ViTAdapter
@@ -33,7 +33,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def inputs(pyramid: Pyramid, b: int = 2, H: int = 64, W: int = 96) -> tuple[torch.Tensor, torch.Tensor | None]:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(b, 3, H, W, generator=generator)
-    return images, torch.rand(b, CUES, H // 2, W // 2, generator=generator) if pyramid.wants_cues else None
+    return images, torch.rand(b, NUM_CUES, H // 2, W // 2, generator=generator) if pyramid.wants_cues else None
 
 
 @pytest.mark.parametrize("kind", ["embedded", "resnet", "vit"])
@@ -81,7 +81,7 @@ def no_weight_files(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_embedded_pyramid_is_the_network(monkeypatch):
-    network = embedded.load_network(embedded.PATH, embedded.WEIGHTS.sha256)
+    network = embedded.load_network(embedded.WEIGHT_FILE, embedded.EMBEDDED_WEIGHTS.sha256)
     pyramid = build_pyramid("embedded", weights=True)
     assert isinstance(pyramid, EmbeddedPyramid)
     assert pyramid.channels == (48 + 64 + 64, 96 + 64, 160 + 64, 224)
@@ -137,7 +137,9 @@ def test_batch_norm_never_moves(folders):
 
 
 def test_listed_names_and_local_files(tmp_path, monkeypatch):
-    monkeypatch.setitem(WEIGHTS, "small", replace(WEIGHTS["dino-vits16"], name="small", architecture="test_vit"))
+    monkeypatch.setitem(
+        PUBLISHED_WEIGHTS, "small", replace(PUBLISHED_WEIGHTS["dino-vits16"], name="small", architecture="test_vit")
+    )
     file = tmp_path / "small.safetensors"
     state = random_state(timm.create_model("test_vit", num_classes=0))
     save_file(state, file)
@@ -185,7 +187,7 @@ def test_the_start_follows_the_seed(folders):
 
 def test_the_embedded_network_takes_other_weights_by_path(tmp_path):
     own = tmp_path / "own.safetensors"
-    save_file({k: v + 1 if k == "context.bias" else v for k, v in load_file(embedded.PATH).items()}, own)
+    save_file({k: v + 1 if k == "context.bias" else v for k, v in load_file(embedded.WEIGHT_FILE).items()}, own)
     other, shipped = (build_pyramid(name, weights=True) for name in (f"embedded@{own}", "embedded"))
     assert isinstance(other, EmbeddedPyramid)
     difference = other.network.context.bias - shipped.network.context.bias

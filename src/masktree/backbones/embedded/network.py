@@ -7,87 +7,92 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from masktree.backbones.texture import CUES
+from masktree.backbones.texture import NUM_CUES
 
-STRIDE = 32  # sides must be multiples of it
-WIDTHS = (24, 48, 96, 160, 224)  # channels at strides 2, 4, 8, 16, 32 (our choice)
-DEPTHS = (0, 2, 2, 3, 2)  # residual blocks there (our choice)
-PYRAMID = 64  # channels of the pyramid (our choice)
-DIMENSIONS = 64  # of the embedding (our choice)
-# Granularities at which borders and regions are learned: a typical photograph has about 2.7, 5, 8, 12, 19 and 30
+SIZE_DIVISOR = 32  # height and width of the input must be multiples of it
+STAGE_CHANNELS = (24, 48, 96, 160, 224)  # at strides 2, 4, 8, 16, 32 (our choice)
+STAGE_BLOCKS = (0, 2, 2, 3, 2)  # residual blocks per stage (our choice)
+PYRAMID_CHANNELS = 64  # (our choice)
+EMBEDDING_DIM = 64  # (our choice)
+# Granularities at which boundaries and regions are trained: a typical photograph has about 2.7, 5, 8, 12, 19 and 30
 # regions there. They are paired with the cosine thresholds of the published rules, coarse to fine.
-LEVELS = (0.85, 0.756, 0.685, 0.624, 0.554, 0.485)
-COSINES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+GRANULARITIES = (0.85, 0.756, 0.685, 0.624, 0.554, 0.485)
+COSINE_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 
 
-def _convolution(inputs: int, outputs: int, stride: int = 1, size: int = 3) -> nn.Sequential:
+def _conv_bn(in_channels: int, out_channels: int, stride: int = 1, kernel_size: int = 3) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False),
-        nn.BatchNorm2d(outputs),
+        nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
     )
 
 
-def fold(network: nn.Module) -> None:
-    """Put each batch norm into the convolution before it, in place; for inference only. The outputs stay the same."""
+def fuse_batch_norm(network: nn.Module) -> None:
+    """Fuse each batch norm into the convolution before it, in place, for inference; the outputs stay the same."""
     for name, child in network.named_children():
         parts = list(child) if isinstance(child, nn.Sequential) else []
         if len(parts) == 2 and isinstance(parts[0], nn.Conv2d) and isinstance(parts[1], nn.BatchNorm2d):
             setattr(network, name, nn.Sequential(fuse_conv_bn_eval(parts[0].eval(), parts[1].eval())))
         else:
-            fold(child)
+            fuse_batch_norm(child)
 
 
-class Block(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut (He et al. 2016, arXiv 1512.03385)."""
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions with a shortcut (He et al. 2016, arXiv 1512.03385)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.first = _convolution(width, width)
-        self.second = _convolution(width, width)
+        self.first = _conv_bn(channels, channels)
+        self.second = _conv_bn(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.relu(x + self.second(functional.relu(self.first(x))))
 
 
-class Network(nn.Module):
-    """RGB in, border logits and embeddings out.
+class EmbeddedNetwork(nn.Module):
+    """RGB image and boundary cues to boundary logits and embeddings.
 
-    ``forward`` takes images (b, 3, H, W) in [0, 1], H and W multiples of 32, and cues (b, CUES, H/2, W/2), about 1 at a
-    clear border, and returns
+    ``forward`` takes images (b, 3, H, W) in [0, 1], H and W multiples of ``SIZE_DIVISOR``, and cues (b, NUM_CUES, H/2,
+    W/2), about 1 at a clear boundary, or None, and returns
 
-    * borders (b, len(LEVELS), H/2, W/2): logit that a border passes here which lasts to that granularity;
-    * embeddings (b, DIMENSIONS, H/4, W/4), not normalised; their cosines say what belongs together.
+    * boundary logits (b, len(GRANULARITIES), H/2, W/2), one map per granularity;
+    * embeddings (b, EMBEDDING_DIM, H/4, W/4), not normalised; pixels of one region have a high cosine similarity.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            _convolution(3, WIDTHS[0], 2), nn.ReLU(), _convolution(WIDTHS[0], WIDTHS[0]), nn.ReLU()
+            _conv_bn(3, STAGE_CHANNELS[0], 2), nn.ReLU(), _conv_bn(STAGE_CHANNELS[0], STAGE_CHANNELS[0]), nn.ReLU()
         )
-        self.evidence = nn.Conv2d(CUES, WIDTHS[0], 3, padding=1)
+        # The names of these attributes are those of the tensors in the weight file.
+        self.evidence = nn.Conv2d(NUM_CUES, STAGE_CHANNELS[0], 3, padding=1)
         stages = []
-        for before, width, depth in zip(WIDTHS, WIDTHS[1:], DEPTHS[1:], strict=False):
-            blocks = [Block(width) for _ in range(depth)]
-            stages.append(nn.Sequential(_convolution(before, width, 2), nn.ReLU(), *blocks))
+        for before, width, depth in zip(STAGE_CHANNELS, STAGE_CHANNELS[1:], STAGE_BLOCKS[1:], strict=False):
+            blocks = [ResidualBlock(width) for _ in range(depth)]
+            stages.append(nn.Sequential(_conv_bn(before, width, 2), nn.ReLU(), *blocks))
         self.stages = nn.ModuleList(stages)
-        self.context = nn.Linear(WIDTHS[-1], WIDTHS[-1])
-        self.laterals = nn.ModuleList([nn.Conv2d(width, PYRAMID, 1) for width in WIDTHS[1:]])
-        self.smooth = nn.ModuleList([_convolution(PYRAMID, PYRAMID) for _ in WIDTHS[1:-1]])
+        self.context = nn.Linear(STAGE_CHANNELS[-1], STAGE_CHANNELS[-1])
+        self.laterals = nn.ModuleList([nn.Conv2d(width, PYRAMID_CHANNELS, 1) for width in STAGE_CHANNELS[1:]])
+        self.smooth = nn.ModuleList([_conv_bn(PYRAMID_CHANNELS, PYRAMID_CHANNELS) for _ in STAGE_CHANNELS[1:-1]])
         self.embed = nn.Sequential(
-            _convolution(PYRAMID, 2 * PYRAMID, size=1), nn.ReLU(), nn.Conv2d(2 * PYRAMID, DIMENSIONS, 1)
+            _conv_bn(PYRAMID_CHANNELS, 2 * PYRAMID_CHANNELS, kernel_size=1),
+            nn.ReLU(),
+            nn.Conv2d(2 * PYRAMID_CHANNELS, EMBEDDING_DIM, 1),
         )
-        self.fine = nn.Sequential(_convolution(PYRAMID // 2 + WIDTHS[0], WIDTHS[0]), nn.ReLU())
-        self.reduce = nn.Conv2d(PYRAMID, PYRAMID // 2, 1)
-        self.border = nn.Conv2d(WIDTHS[0], len(LEVELS), 3, padding=1)
+        self.fine = nn.Sequential(_conv_bn(PYRAMID_CHANNELS // 2 + STAGE_CHANNELS[0], STAGE_CHANNELS[0]), nn.ReLU())
+        self.reduce = nn.Conv2d(PYRAMID_CHANNELS, PYRAMID_CHANNELS // 2, 1)
+        self.border = nn.Conv2d(STAGE_CHANNELS[0], len(GRANULARITIES), 3, padding=1)
 
     def forward(self, images: Tensor, cues: Tensor | None) -> tuple[Tensor, Tensor]:
         finest, maps = self.encode(images, cues)
-        top = self.mix(maps)[0]
-        wide = functional.interpolate(self.reduce(top), scale_factor=2.0, mode="bilinear", align_corners=False)
-        return self.border(self.fine(torch.cat([wide, finest], 1))), self.embed(top)
+        finest_pyramid = self.top_down(maps)[0]
+        upsampled = functional.interpolate(
+            self.reduce(finest_pyramid), scale_factor=2.0, mode="bilinear", align_corners=False
+        )
+        return self.border(self.fine(torch.cat([upsampled, finest], 1))), self.embed(finest_pyramid)
 
     def encode(self, images: Tensor, cues: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-        """The map at stride 2 and those of the four stages, at strides 4, 8, 16 and 32; WIDTHS channels."""
+        """Encoder maps: that at stride 2, and those at strides 4, 8, 16 and 32; STAGE_CHANNELS channels."""
         first, relu, second, _ = self.stem
         x = relu(first((images - 0.45) / 0.25))
         if cues is not None:
@@ -97,15 +102,15 @@ class Network(nn.Module):
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
-        # What the whole picture shows is added everywhere: few pixels see all of it otherwise.
+        # Global context: the receptive field of most pixels is smaller than the image.
         maps[-1] = maps[-1] + self.context(maps[-1].mean((2, 3)))[:, :, None, None]
         return finest, maps
 
-    def mix(self, maps: list[Tensor]) -> list[Tensor]:
-        """The stages' maps with what the coarser ones know, at strides 4, 8 and 16; PYRAMID channels."""
-        top, mixed = self.laterals[-1](maps[-1]), []
+    def top_down(self, maps: list[Tensor]) -> list[Tensor]:
+        """Feature pyramid (Lin et al. 2017, arXiv 1612.03144) at strides 4, 8 and 16, PYRAMID_CHANNELS channels."""
+        x, pyramid = self.laterals[-1](maps[-1]), []
         for level in (2, 1, 0):
-            top = functional.interpolate(top, scale_factor=2.0, mode="nearest")
-            top = functional.relu(self.smooth[level](top + self.laterals[level](maps[level])))
-            mixed.append(top)
-        return mixed[::-1]
+            x = functional.interpolate(x, scale_factor=2.0, mode="nearest")
+            x = functional.relu(self.smooth[level](x + self.laterals[level](maps[level])))
+            pyramid.append(x)
+        return pyramid[::-1]

@@ -1,10 +1,11 @@
-"""Segmentation evidence from the pixels of one image alone: no weights, no labels, no other images.
+"""Boundary cues computed from one image alone: no weights, no labels, no other images.
 
-Colour words and textons (``words``), which words go together (``pmi``) and how much the two sides of each pixel
-differ in all of these (``boundary``). The cues follow gPb (Arbelaez et al., TPAMI 2011, doi 10.1109/TPAMI.2010.161)
-and crisp boundaries by mutual information (Isola et al., ECCV 2014, doi 10.1007/978-3-319-10578-9_52); how they are
-computed and combined is our choice. Nothing in it is fitted to human segmentations; what was compared on BSDS500 val
-is the form of the cues (square root, mean over orientations, equal weights) and the weight of lightness in words.
+Colour words and textons (``words``), embeddings of the words by mutual information (``pmi``), and the difference of all
+of these between the two sides of each pixel (``gradients``). The cues follow gPb (Arbelaez et al., TPAMI 2011, doi
+10.1109/TPAMI.2010.161) and crisp boundaries by mutual information (Isola et al., ECCV 2014, doi
+10.1007/978-3-319-10578-9_52); their computation and combination are our choice. Nothing is fitted to human
+segmentations; what was compared on BSDS500 val is the form of the cues (square root, mean over orientations, equal
+weights) and the weight of lightness in words.
 """
 
 from __future__ import annotations
@@ -15,115 +16,121 @@ from dataclasses import dataclass
 import numpy as np
 
 from masktree.backbones.base import Grids, Images, check_images, nearest_multiple
-from masktree.backbones.texture import boundary as edges
+from masktree.backbones.texture import gradients
 from masktree.backbones.texture import words as vocabulary
-from masktree.backbones.texture.pmi import DIMENSIONS, embed_words
+from masktree.backbones.texture.pmi import PMI_DIM, pmi_embedding
+from masktree.backbones.texture.words import NUM_WORDS
 from masktree.backbones.weights import Weights
-from masktree.types import RGB, checked
+from masktree.types import RGB, Labels, checked
 
-# How the cues are made commensurable: each is divided by its 90 % quantile within an image, averaged over 100
-# unlabelled photographs of mixed origin, and then all count alike. Key: radius in pixels of the full image.
-_SCALES = {
+# Normalisation of each cue, so that all have equal weight: its 90 % quantile within an image, averaged over 100
+# unlabelled photographs of mixed origin. Key: radius in pixels of the full image.
+_CUE_SCALES = {
     "colour": {5: 0.629, 10: 0.674, 20: 0.650},
     "texture": {10: 0.562, 20: 0.443},
-    "kinship": {4: 0.740, 10: 0.799, 20: 0.788},
+    "pmi": {4: 0.740, 10: 0.799, 20: 0.788},
     "lab": {3: 3.68, 6: 3.89},
 }
-CUES = sum(len(radii) for radii in _SCALES.values())
-_SHADING = np.array([0.5, 1.0, 1.0], np.float32)  # lightness counts half: light falls unevenly
+NUM_CUES = sum(len(radii) for radii in _CUE_SCALES.values())
+_LAB_WEIGHTS = np.array([0.5, 1.0, 1.0], np.float32)  # lightness has half the weight: illumination is uneven
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What the pixels say about borders and regions of an H x W image; h = ceil(H/2), w = ceil(W/2).
+class BoundaryCues:
+    """Boundary cues and words of an H x W image; h = ceil(H/2), w = ceil(W/2).
 
-    ``boundary`` (H, W) float32 >= 0, about 1 at a clear border: the mean of the ``cues`` (CUES, h, w) float32, each in
-    units of its scale. ``colours`` and ``textures`` (h, w) int32: words below
-    ``WORDS`` of each 2 x 2 block. ``kinship`` (WORDS, d) float32: vectors of the colour words whose inner products
-    say which go together.
+    Attributes:
+        boundary: (H, W) float32 >= 0, about 1 at a clear boundary: the mean of ``maps``.
+        maps: (NUM_CUES, h, w) float32 >= 0, each divided by its scale.
+        colour_words, textons: (h, w) int32 below ``NUM_WORDS``, the words of each 2 x 2 block.
     """
 
     boundary: np.ndarray
-    cues: np.ndarray
-    colours: np.ndarray
-    textures: np.ndarray
-    kinship: np.ndarray
+    maps: np.ndarray
+    colour_words: np.ndarray
+    textons: np.ndarray
 
-    def histograms(self, leaves: np.ndarray, count: int) -> np.ndarray:
-        """(count, 2 * WORDS) float32: how often each colour word and each texton occurs in each leaf (pixels).
+    def histograms(self, regions: Labels, count: int) -> np.ndarray:
+        """Pixels per colour word and texton in each of ``count`` regions: (count, 2 * NUM_WORDS) float32.
 
-        ``leaves`` may be of another size than the image; they then cover the same picture.
+        ``regions`` may have another size than the image; both cover the same field of view.
         """
-        H, W = leaves.shape
-        h, w = self.colours.shape
+        H, W = regions.shape
+        h, w = self.colour_words.shape
         rows, columns = (np.arange(H) * h // H)[:, None], np.arange(W) * w // W
-        bins, first = count * vocabulary.WORDS, leaves.astype(np.int64) * vocabulary.WORDS
+        bins, first = count * NUM_WORDS, regions.astype(np.int64) * NUM_WORDS
         counts = [
-            np.bincount((first + words[rows, columns]).ravel(), minlength=bins).reshape(count, vocabulary.WORDS)
-            for words in (self.colours, self.textures)
+            np.bincount((first + words[rows, columns]).ravel(), minlength=bins).reshape(count, NUM_WORDS)
+            for words in (self.colour_words, self.textons)
         ]
         return np.concatenate(counts, axis=1, dtype=np.float32)
 
 
 @checked
-def evidence(image: RGB) -> Evidence:
-    """Boundary strength and words of an image of any size from 1 x 1; about 0.15 s for 480 x 320 on one core."""
+def boundary_cues(image: RGB) -> BoundaryCues:
+    """Boundary cues of an image of any size from 1 x 1; about 0.15 s for 480 x 320 on one core."""
     H, W, _ = image.shape
-    words = _look(image)
-    cues = np.stack([response * np.float32(1 / _SCALES[name][radius]) for name, radius, response in _cues(words)])
-    return Evidence(edges.double(cues.mean(axis=0), H, W), cues, words.colours, words.textures, words.kinship)
+    words = _words(image)
+    maps = np.stack(
+        [response * np.float32(1 / _CUE_SCALES[cue][radius]) for cue, radius, response in _responses(words)]
+    )
+    return BoundaryCues(gradients.upsample(maps.mean(axis=0), H, W), maps, words.colour_words, words.textons)
 
 
 @dataclass(frozen=True)
 class _Words:
-    """Half-resolution maps of one image: mean Lab colours, words of both kinds, and vectors of the colour words."""
+    """Half-resolution maps of one image.
+
+    ``lab`` (h, w, 3): mean Lab colours. ``colour_words`` and ``textons`` (h, w) int32. ``embedding`` (NUM_WORDS,
+    PMI_DIM): ``pmi_embedding`` of the colour words.
+    """
 
     lab: np.ndarray
-    colours: np.ndarray
-    textures: np.ndarray
-    kinship: np.ndarray
+    colour_words: np.ndarray
+    textons: np.ndarray
+    embedding: np.ndarray
 
 
-def _look(image: np.ndarray) -> _Words:
+def _words(image: np.ndarray) -> _Words:
     lab = vocabulary.lab(image)
     half = vocabulary.halve(lab)
-    colours = vocabulary.colour_words(edges.window_means(half, 0.7) * _SHADING)
-    textures = vocabulary.textons(np.ascontiguousarray(lab[..., 0]))
-    return _Words(half, colours, textures, embed_words(colours, vocabulary.WORDS))
+    colour_words = vocabulary.colour_words(gradients.window_means(half, 0.7) * _LAB_WEIGHTS)
+    textons = vocabulary.textons(np.ascontiguousarray(lab[..., 0]))
+    return _Words(half, colour_words, textons, pmi_embedding(colour_words, NUM_WORDS))
 
 
-def _cues(words: _Words) -> Iterator[tuple[str, int, np.ndarray]]:
+def _responses(words: _Words) -> Iterator[tuple[str, int, np.ndarray]]:
     """Name, radius in image pixels and (h, w) float32 response of each cue.
 
-    A half-window of radius r is a Gaussian of sigma 0.64 r whose centre lies 0.8 r off the border, about where the
-    mean of half a Gaussian of sigma r lies; lengths are halved on the half-resolution grid.
+    A half-disc of radius r is approximated by a Gaussian of sigma 0.64 r centred 0.8 r from the pixel, about the mean
+    of one half of a Gaussian of sigma r. All lengths are halved on the half-resolution grid.
     """
-    for radius in _SCALES["colour"]:
-        histograms = edges.window_histograms(words.colours, vocabulary.WORDS, 0.32 * radius)
-        yield "colour", radius, edges.chi_distance(histograms, 0.4 * radius)
-    for radius in _SCALES["texture"]:
-        histograms = edges.window_histograms(words.textures, vocabulary.WORDS, 0.32 * radius)
-        yield "texture", radius, edges.chi_distance(histograms, 0.4 * radius)
-    vectors = words.kinship[words.colours]
-    for radius in _SCALES["kinship"]:
-        yield "kinship", radius, edges.contrast(edges.window_means(vectors, 0.32 * radius), 0.4 * radius)
+    for radius in _CUE_SCALES["colour"]:
+        histograms = gradients.window_histograms(words.colour_words, NUM_WORDS, 0.32 * radius)
+        yield "colour", radius, gradients.chi_distance(histograms, 0.4 * radius)
+    for radius in _CUE_SCALES["texture"]:
+        histograms = gradients.window_histograms(words.textons, NUM_WORDS, 0.32 * radius)
+        yield "texture", radius, gradients.chi_distance(histograms, 0.4 * radius)
+    vectors = words.embedding[words.colour_words]
+    for radius in _CUE_SCALES["pmi"]:
+        yield "pmi", radius, gradients.euclidean_distance(gradients.window_means(vectors, 0.32 * radius), 0.4 * radius)
     for radius, sigma in ((3, 0.7), (6, 1.2)):
-        yield "lab", radius, edges.contrast(edges.window_means(words.lab, sigma), 0.25 * radius)
+        yield "lab", radius, gradients.euclidean_distance(gradients.window_means(words.lab, sigma), 0.25 * radius)
 
 
 class TextureBackbone:
-    """Words and their kinship as a feature grid for the published cosine-merge rules; a :class:`Backbone`."""
+    """Histograms of words and their PMI embedding as a feature grid for the published merge rules."""
 
     name = "texture"
     device = "cpu"
     stride = 8
-    dim = 2 * vocabulary.WORDS + DIMENSIONS
+    dim = 2 * NUM_WORDS + PMI_DIM
     provenance = Weights(
         name="texture",
         source="computed from the image",
         licence="Apache-2.0",
         patch=8,
-        dim=2 * vocabulary.WORDS + DIMENSIONS,
+        dim=2 * NUM_WORDS + PMI_DIM,
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
         url="",
@@ -141,32 +148,28 @@ class TextureBackbone:
 
         check_images(images)
         height, width = self.input_size(*images.shape[1:3])
-        if (height, width) != images.shape[1:3]:
-            images = (
-                np.stack(
-                    [np.asarray(Image.fromarray(i).resize((width, height), Image.Resampling.BILINEAR)) for i in images]
-                )
-                if len(images)
-                else np.empty((0, height, width, 3), np.uint8)
-            )
-        grids = [_grid(image, self.stride) for image in images]
-        return np.stack(grids) if grids else np.empty((0, height // 8, width // 8, self.dim), np.float32)
+        grids = np.empty((len(images), height // self.stride, width // self.stride, self.dim), np.float32)
+        for grid, image in zip(grids, images, strict=True):
+            if (height, width) != image.shape[:2]:
+                image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+            grid[:] = _feature_grid(image, self.stride)
+        return grids
 
 
-def _grid(image: np.ndarray, stride: int) -> np.ndarray:
+def _feature_grid(image: np.ndarray, stride: int) -> np.ndarray:
     """Features of one image whose sides are multiples of the stride.
 
-    Square roots of word histograms (their inner product is the Bhattacharyya coefficient) and the mean kinship
-    vector, in Gaussian windows about as wide as a cell. Half of the image's mean is taken off. That share decides how
-    many regions a cosine threshold leaves: with it, 60 x 60 grids of 60 unlabelled photographs fall into 2.8, 4.3 and
-    13.3 regions at 0.1, 0.2 and 0.4, much as with the network that these thresholds were published for.
+    Square roots of word histograms (their inner product is the Bhattacharyya coefficient) and the mean PMI embedding,
+    in Gaussian windows about as wide as a cell. Half of the image's mean is subtracted; this fraction decides how many
+    regions a cosine threshold leaves: with it, 60 x 60 grids of 60 unlabelled photographs have 2.8, 4.3 and 13.3
+    regions at 0.1, 0.2 and 0.4, similar to the network for which these thresholds were published.
     """
-    words = _look(image)
+    words = _words(image)
     step, sigma = stride // 2, 0.3 * stride  # in cells of the words' grid
     maps = [
-        np.sqrt(edges.window_histograms(words.colours, vocabulary.WORDS, sigma)),
-        np.sqrt(edges.window_histograms(words.textures, vocabulary.WORDS, 2 * sigma)),
-        edges.window_means(words.kinship[words.colours], sigma),
+        np.sqrt(gradients.window_histograms(words.colour_words, NUM_WORDS, sigma)),
+        np.sqrt(gradients.window_histograms(words.textons, NUM_WORDS, 2 * sigma)),
+        gradients.window_means(words.embedding[words.colour_words], sigma),
     ]
     features = np.concatenate([m[step // 2 :: step, step // 2 :: step] for m in maps], axis=-1)
     return np.ascontiguousarray(features - np.float32(0.5) * features.mean(axis=(0, 1)), np.float32)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import nms, roi_align
 
-from masktree.backbones.texture import CUES
+from masktree.backbones.texture import NUM_CUES
 from masktree.errors import InputError
 from masktree.io.files import write_atomically
 from masktree.models.cascade import model as cascade
@@ -33,7 +33,7 @@ from masktree.models.structures import Model
 OPSET = 20  # the first whose GridSample is what torch's is
 INPUTS = {
     "image": "(1, 3, S, S) float32: RGB in [0, 1], the longer side resized to S, zeros right of and below it",
-    "cues": "(1, cues, S/2, S/2) float32: masktree.backbones.texture.evidence of the photograph, zeros around it",
+    "cues": "(1, cues, S/2, S/2) float32: masktree.backbones.texture.boundary_cues of the photograph, zeros around it",
 }
 _OUTPUTS = {
     "scores": "(1, n) float32 in [0, 1], in no order; 0: nothing",
@@ -48,7 +48,7 @@ _OUTPUTS = {
 def export_onnx(model: Model, path: str | Path, image_size: int | None = None) -> list[Path]:
     """Write a model as ONNX (opset 20): one file, of a promptable model two, each whole or not at all.
 
-    Inputs are ``image`` (1, 3, S, S) and, where the model wants them, ``cues`` (1, CUES, S/2, S/2). Outputs are
+    Inputs are ``image`` (1, 3, S, S) and, where the model wants them, ``cues`` (1, NUM_CUES, S/2, S/2). Outputs are
     ``scores``, ``masks`` and ``ancestors`` (kind sohes), or ``boxes``, ``scores``, ``levels`` and ``masks`` (hassod).
     For kind promptable see ``masktree.models.onnx.promptable``. The files' metadata say what inputs and outputs mean,
     under ``masktree``, as JSON. Padding is treated as photograph: masks in it are the caller's to leave out.
@@ -78,7 +78,7 @@ def export_onnx(model: Model, path: str | Path, image_size: int | None = None) -
         return export_prompts(model, Path(path), side)
     assert isinstance(model, (CascadeMaskRCNN, Mask2Former))
     wrapped = Boxes(model) if isinstance(model, CascadeMaskRCNN) else Queries(model)
-    inputs = [torch.rand(1, 3, side, side)] + [torch.rand(1, CUES, side // 2, side // 2)] * model.wants_cues
+    inputs = [torch.rand(1, 3, side, side)] + [torch.rand(1, NUM_CUES, side // 2, side // 2)] * model.wants_cues
     names = ["image", "cues"][: len(inputs)]
     proto = to_onnx(wrapped.cpu(), inputs, names, list(wrapped.outputs))
     described = {name: INPUTS[name] for name in names}, {name: _OUTPUTS[name] for name in wrapped.outputs}

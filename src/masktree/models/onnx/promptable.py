@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from masktree.backbones.texture import CUES
+from masktree.backbones.texture import NUM_CUES
 from masktree.io.files import write_atomically
 from masktree.models.onnx.export import INPUTS, about, files_of, to_onnx, write
 from masktree.models.promptable.model import Promptable
@@ -197,7 +197,7 @@ def _encoder(model: Promptable, side: int) -> tuple[Any, dict[str, Any]]:
     """The encoder's file, and what is said in it."""
     outputs = {"image_embeddings": "for the decoder"}
     if model.wants_cues:
-        inputs = [torch.rand(1, 3, side, side), torch.rand(1, CUES, side // 2, side // 2)]
+        inputs = [torch.rand(1, 3, side, side), torch.rand(1, NUM_CUES, side // 2, side // 2)]
         return to_onnx(ImageEncoderOnnxModel(model), inputs, list(INPUTS), list(outputs)), about(
             model, side, INPUTS, outputs
         )

@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from masktree.backbones.embedded.network import PYRAMID, WIDTHS, Network, fold
+from masktree.backbones.embedded.network import PYRAMID_CHANNELS, STAGE_CHANNELS, EmbeddedNetwork, fuse_batch_norm
 from masktree.errors import InputError, WeightsError
 
 STRIDE = 32
@@ -23,7 +23,7 @@ class Pyramid(Protocol):
     Attributes
     ----------
     channels: of the maps at strides 4, 8, 16 and 32.
-    wants_cues: whether the hand-made evidence enters beside the image.
+    wants_cues: whether the hand-crafted boundary cues enter beside the image.
     stride: sides of images are multiples of it.
     """
 
@@ -34,8 +34,8 @@ class Pyramid(Protocol):
     def __call__(self, images: Tensor, cues: Tensor | None = None) -> list[Tensor]:
         """Maps (b, channels[i], H/s, W/s) at s = 4, 8, 16, 32.
 
-        ``images`` (b, 3, H, W) RGB in [0, 1], which the pyramid normalises itself; ``cues`` (b, CUES, H/2, W/2) where
-        it wants them.
+        ``images`` (b, 3, H, W) RGB in [0, 1], which the pyramid normalises itself; ``cues`` (b, NUM_CUES, H/2, W/2)
+        where it wants them.
 
         Raises
         ------
@@ -109,7 +109,12 @@ class EmbeddedPyramid(nn.Module):
     network: with batch norm folded away; its border head is taken off, its parameters become trainable.
     """
 
-    channels = (WIDTHS[1] + 2 * PYRAMID, WIDTHS[2] + PYRAMID, WIDTHS[3] + PYRAMID, WIDTHS[4])
+    channels = (
+        STAGE_CHANNELS[1] + 2 * PYRAMID_CHANNELS,
+        STAGE_CHANNELS[2] + PYRAMID_CHANNELS,
+        STAGE_CHANNELS[3] + PYRAMID_CHANNELS,
+        STAGE_CHANNELS[4],
+    )
     wants_cues = True
     stride = STRIDE
 
@@ -126,9 +131,11 @@ class EmbeddedPyramid(nn.Module):
         """See :class:`Pyramid`; without cues an InputError."""
         check_sides(images)
         if cues is None:
-            raise InputError("expected cues beside the images; got None; masktree.backbones.texture.evidence has them")
+            raise InputError(
+                "expected cues beside the images; got None; masktree.backbones.texture.boundary_cues has them"
+            )
         _, maps = self.network.encode(images, cues)
-        mixed = self.network.mix(maps)
+        mixed = self.network.top_down(maps)
         finest = torch.cat([maps[0], mixed[0], self.network.embed(mixed[0])], 1)
         between = [torch.cat(pair, 1) for pair in zip(maps[1:3], mixed[1:], strict=True)]
         return [finest, *between, maps[3]]
@@ -186,13 +193,13 @@ class ResNetPyramid(nn.Module):
         return self.network.forward_intermediates(pixels, indices=[1, 2, 3, 4], intermediates_only=True)
 
 
-def _embedded_network(weights: bool, path: str) -> Network:
+def _embedded_network(weights: bool, path: str) -> EmbeddedNetwork:
     if weights:
         from masktree.backbones import embedded
 
         if path:
             return embedded.load_network(Path(path), None)
-        return embedded.load_network(embedded.PATH, embedded.WEIGHTS.sha256)
-    network = Network().eval()
-    fold(network)
+        return embedded.load_network(embedded.WEIGHT_FILE, embedded.EMBEDDED_WEIGHTS.sha256)
+    network = EmbeddedNetwork().eval()
+    fuse_batch_norm(network)
     return network

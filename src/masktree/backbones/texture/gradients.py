@@ -1,4 +1,7 @@
-"""Local evidence of boundaries: how different the two sides of a pixel are, per cue, orientation and radius."""
+"""Oriented gradients of window statistics: the difference between the two sides of each pixel.
+
+Own kernels: half-discs of histograms and vectors have no counterpart in scipy or scikit-image.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import math
 import numpy as np
 from numba import njit
 
-ORIENTATIONS = 8
+_ORIENTATIONS = 8
 
 
 def window_histograms(words: np.ndarray, count: int, sigma: float) -> np.ndarray:
@@ -21,22 +24,22 @@ def window_means(values: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def chi_distance(histograms: np.ndarray, distance: float) -> np.ndarray:
-    """How different the windows ``distance`` pixels to either side are: (h, w) float32 in [0, 1].
+    """Distance of the window histograms ``distance`` pixels to either side of each pixel: (h, w) float32 in [0, 1].
 
-    Square root of the chi-square, mean over all orientations: the root is a distance and keeps one strong orientation
-    from deciding alone; the mean is less noisy than the maximum.
+    Square root of the chi-square distance, mean over orientations: the root is a metric and keeps a single strong
+    orientation from dominating; the mean is less noisy than the maximum.
     """
     return _chi_distance(histograms, _offsets(distance))
 
 
-def contrast(values: np.ndarray, distance: float) -> np.ndarray:
-    """The same for (h, w, d) float32 values: square root of their Euclidean difference, mean over orientations."""
-    return _contrast(values, _offsets(distance))
+def euclidean_distance(values: np.ndarray, distance: float) -> np.ndarray:
+    """As ``chi_distance`` for (h, w, d) values: square root of the Euclidean distance, mean over orientations."""
+    return _euclidean_distance(values, _offsets(distance))
 
 
-def double(values: np.ndarray, H: int, W: int) -> np.ndarray:
+def upsample(values: np.ndarray, H: int, W: int) -> np.ndarray:
     """Bilinear upsampling of an (h, w) float32 map of 2 x 2 means to (H, W), h = ceil(H/2), w = ceil(W/2)."""
-    return _double(values, H, W)
+    return _upsample(values, H, W)
 
 
 def _taps(sigma: float) -> np.ndarray:
@@ -46,7 +49,7 @@ def _taps(sigma: float) -> np.ndarray:
 
 
 def _offsets(distance: float) -> np.ndarray:
-    angles = np.pi * np.arange(ORIENTATIONS) / ORIENTATIONS
+    angles = np.pi * np.arange(_ORIENTATIONS) / _ORIENTATIONS
     return np.rint(distance * np.stack([np.sin(angles), np.cos(angles)], 1)).astype(np.int64)
 
 
@@ -115,7 +118,7 @@ def _chi_distance(histograms, offsets):
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _contrast(values, offsets):
+def _euclidean_distance(values, offsets):
     h, w, d = values.shape
     count = offsets.shape[0]
     out = np.zeros((h, w), np.float32)
@@ -135,8 +138,7 @@ def _contrast(values, offsets):
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _double(values, H, W):
-    """Bilinear upsampling of the 2 x 2 means ``values`` (h, w) to (H, W)."""
+def _upsample(values, H, W):
     h, w = values.shape
     out = np.empty((H, W), np.float32)
     for i in range(H):

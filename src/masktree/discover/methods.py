@@ -1,0 +1,124 @@
+"""The discovery methods: what each is called, how it is described, and how it is run.
+
+To add a method, write its module, with a function ``(image, backbone, *, ...) -> MaskTree``, and add an entry to
+``METHODS``. Command line, configuration and ``load`` derive choices, help texts and options from this dictionary.
+Nothing is compiled or loaded before a method is first run.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from masktree.errors import InputError
+
+if TYPE_CHECKING:
+    from masktree.backbones.base import Backbone
+    from masktree.trees.masktree import MaskTree
+    from masktree.types import RGB
+
+Quality = Literal["fast", "best"]
+QUALITIES: tuple[Quality, ...] = get_args(Quality)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A discovery method.
+
+    Attributes:
+        summary: what it finds, for help texts.
+        citation: paper.
+        load: imports and returns the function, ``(image, backbone, **options) -> MaskTree``.
+        quality_sets: effect of the quality: ``argument`` passes it to the function as ``quality``; ``refiner`` refines
+            with the guided filter at ``fast`` and the function's own refiner, the dense CRF, at ``best``; None has one
+            quality.
+        load_keywords: imports and returns the function whose keyword-only arguments are the options, where that is not
+            the function itself.
+    """
+
+    summary: str
+    citation: str
+    load: Callable[[], Callable[..., MaskTree]]
+    quality_sets: Literal["argument", "refiner"] | None = None
+    load_keywords: Callable[[], Callable[..., object]] | None = None
+
+    def __call__(self, image: RGB, backbone: Backbone, *, quality: Quality = "fast", **options: Any) -> MaskTree:
+        """Tree of masks of one image; ``options`` as in :meth:`options`.
+
+        Raises:
+            InputError: unknown quality, or a value out of range.
+        """
+        if quality not in QUALITIES:
+            raise InputError(f"expected quality to be one of {', '.join(QUALITIES)}; got {quality!r}")
+        if self.quality_sets == "argument":
+            options["quality"] = quality
+        elif self.quality_sets == "refiner" and quality == "fast":
+            from masktree.refine.guided import guided
+
+            options.setdefault("refiner", guided)
+        return self.load()(image, backbone, **options)
+
+    def options(self) -> dict[str, Any]:
+        """Names and defaults of the keyword arguments of the method."""
+        parameters = inspect.signature((self.load_keywords or self.load)()).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind == p.KEYWORD_ONLY}
+
+
+def _masktree() -> Callable[..., MaskTree]:
+    from masktree.discover.masktree import discover_masks
+
+    return discover_masks
+
+
+def _masktree_keywords() -> Callable[..., MaskTree]:
+    from masktree.trees.masktree import MaskTree
+
+    return MaskTree.from_dendrogram
+
+
+def _hassod() -> Callable[..., MaskTree]:
+    from masktree.discover.hassod import hassod
+
+    return hassod
+
+
+def _sohes() -> Callable[..., MaskTree]:
+    from masktree.discover.sohes import sohes
+
+    return sohes
+
+
+def _unsam() -> Callable[..., MaskTree]:
+    from masktree.discover.unsam import unsam
+
+    return unsam
+
+
+METHODS: dict[str, Method] = {
+    "masktree": Method(
+        summary="one dendrogram, whose cuts cover every pixel",
+        citation="this package",
+        load=_masktree,
+        quality_sets="argument",
+        load_keywords=_masktree_keywords,
+    ),
+    "hassod": Method(
+        summary="hierarchical adaptive clustering; wholes, parts, subparts",
+        citation="Cao et al., NeurIPS 2023, arXiv 2402.03311",
+        load=_hassod,
+    ),
+    "sohes": Method(
+        summary="self-exploration; small regions are clustered again in crops",
+        citation="Cao et al., ICLR 2024, arXiv 2404.12386",
+        load=_sohes,
+        quality_sets="refiner",
+    ),
+    "unsam": Method(
+        summary="divide and conquer; MaskCut objects, then their parts",
+        citation="Wang et al., NeurIPS 2024, arXiv 2406.20081",
+        load=_unsam,
+        quality_sets="refiner",
+    ),
+}
