@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from masktree.backbones.embedded import CARD, EMBEDDED_WEIGHTS
+from masktree.backbones.embedded import EMBEDDED_WEIGHTS, MODEL_CARD
 from masktree.backbones.texture import TextureBackbone
 from masktree.backbones.weights import BUILT_IN, PUBLISHED_WEIGHTS, Weights, find_weights
 from masktree.errors import InputError, MasktreeError
@@ -97,7 +97,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 def _backbone(name: str) -> str:
     lines = _lines(asdict(_record(name)))
-    return f"{lines}\n\n{CARD.read_text(encoding='utf-8').rstrip()}" if name == "embedded" else lines
+    return f"{lines}\n\n{MODEL_CARD.read_text(encoding='utf-8').rstrip()}" if name == "embedded" else lines
 
 
 def _record(name: str) -> Weights:
