@@ -1,0 +1,120 @@
+"""Every command and snippet of README, CONTRIBUTING and the site runs; those that cannot say why.
+
+The blocks of a page run in order, in a copy of one small folder (``conftest.py``), and share their Python names.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import masktree
+from masktree.cli import main
+
+from tests.docs.blocks import ROOT, Block, command_lines, output_of, pages, read_blocks, shortened
+
+BLOCKS = [block for page in pages() for block in read_blocks(page)]
+
+
+@dataclass
+class Workspace:
+    """Where the blocks of one page run.
+
+    Attributes:
+        folder: working folder of its commands.
+        names: Python names that its snippets have defined.
+        done: numbers of the blocks that have run.
+    """
+
+    folder: Path
+    names: dict[str, Any] = field(default_factory=dict)
+    done: set[int] = field(default_factory=set)
+
+
+@pytest.fixture(scope="module")
+def workspaces() -> dict[str, Workspace]:
+    """By page, made on first use."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of commands by their text: a training command that stands on two pages runs once."""
+    return tmp_path_factory.mktemp("outputs")
+
+
+def run_command(words: list[str], outputs: Path) -> None:
+    """Run one ``masktree`` command in the working folder, or take its earlier result."""
+    assert words[0] == "masktree", f"expected a masktree command or a skip marker; got {' '.join(words)}"
+    arguments = shortened(words[1:])
+    target = output_of(arguments)
+    kept = outputs / re.sub(r"[^\w.=-]+", "_", " ".join(arguments))
+    if target is not None:
+        if target.exists():
+            shutil.rmtree(target) if target.is_dir() else target.unlink()
+        if kept.exists():
+            (shutil.copytree if kept.is_dir() else shutil.copy)(kept, target)
+            return
+    assert main(arguments) == 0, " ".join(arguments)
+    if target is not None:
+        (shutil.copytree if target.is_dir() else shutil.copy)(target, kept)
+
+
+def run_block(block: Block, workspace: Workspace, outputs: Path) -> None:
+    if block.language == "python":
+        code = "\n" * (block.line - 1) + block.code  # so that tracebacks have the page's line numbers
+        exec(compile(code, str(ROOT / block.page), "exec"), workspace.names)
+        return
+    for words in command_lines(block.code):
+        run_command(words, outputs)
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if not b.skip], ids=lambda block: block.name)
+def test_block_runs(
+    block: Block,
+    template: Path,
+    workspaces: dict[str, Workspace],
+    outputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if block.page not in workspaces:
+        shutil.copytree(template, tmp_path / "page")
+        workspaces[block.page] = Workspace(tmp_path / "page")
+    workspace = workspaces[block.page]
+    monkeypatch.chdir(workspace.folder)
+    for earlier in read_blocks(block.page):
+        if earlier.line <= block.line and not earlier.skip and earlier.line not in workspace.done:
+            run_block(earlier, workspace, outputs)
+            workspace.done.add(earlier.line)
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.skip], ids=lambda block: block.name)
+def test_skipped_block_names_what_exists(block: Block) -> None:
+    """Scripts of a block that is not run exist and know its options."""
+    for words in command_lines(block.code):
+        if words[0] == "python" and words[1].endswith(".py"):
+            source = (ROOT / words[1]).read_text(encoding="utf-8")
+            for option in (word for word in words[2:] if word.startswith("--")):
+                assert f'"{option}"' in source, f"{words[1]} has no {option}"
+        elif words[0] == "make":
+            rules = (ROOT / "Makefile").read_text(encoding="utf-8")
+            assert all(re.search(rf"^{target}:", rules, re.MULTILINE) for target in words[1:])
+    pytest.skip(block.skip)
+
+
+def test_reference_has_every_public_name() -> None:
+    text = (ROOT / "docs/reference/index.md").read_text(encoding="utf-8")
+    missing = [name for name in masktree.__all__ if f"masktree.{name}" not in text]
+    assert missing == []
+
+
+def test_pages_of_the_site_are_in_its_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    site = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    assert [page for page in site if page not in navigation] == []
