@@ -10,7 +10,6 @@ from PIL import Image
 
 import masktree
 from masktree.cli import main
-
 from tests.docs.blocks import shortened
 
 NAMES = ("cat", "coffee", "coins")

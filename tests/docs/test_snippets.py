@@ -15,7 +15,6 @@ import pytest
 
 import masktree
 from masktree.cli import main
-
 from tests.docs.blocks import ROOT, Block, command_lines, output_of, pages, read_blocks, shortened
 
 BLOCKS = [block for page in pages() for block in read_blocks(page)]
