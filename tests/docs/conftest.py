@@ -43,7 +43,8 @@ def template(tmp_path_factory: pytest.TempPathFactory, photos: list[Path]) -> Pa
     _shrink(by_name["coffee"], folder / "photo.jpg")
     for name in NAMES:
         _shrink(by_name[name], folder / "photos" / f"{name}.jpg")
-    _shrink(by_name["rocket"], folder / "more-photos" / "rocket.jpg")
+    for name in sorted(by_name)[:8]:
+        _shrink(by_name[name], folder / "more-photos" / f"{name}.jpg", side=64)
     _shrink(by_name["tissue"], folder / "scans" / "tissue.tif")
     segmenter = masktree.load("embedded")
     assert isinstance(segmenter, masktree.DiscoverySegmenter)
