@@ -1,11 +1,12 @@
 # make demo: install into .venv, segment the example photographs, say where the pictures are
 # make test: install into .venv, run linter, type checker and all tests
+# make docs: build the documentation into site/; needs no network once installed
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint install clean
+.PHONY: demo test lint docs install clean
 
 install: $(INSTALLED)
 
@@ -29,5 +30,10 @@ test: lint
 	$(BIN)/python -m pytest tests/test_predict.py -x
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile
 
+docs: install
+	$(BIN)/python -c 'import mkdocs, mkdocstrings, material' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "open $(CURDIR)/site/index.html"
+
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) out site
