@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from masktree.prompt.candidates import Candidates, answer, choose, click_costs, overlap, places, shares
+from masktree.prompt.candidates import (
+    Candidates,
+    click_costs,
+    iou_with_mask,
+    pairwise_intersections,
+    rank_candidates,
+    relative_granularities,
+    select_masks,
+)
 from masktree.prompt.prompt import Prompt
 from tests.oracles import prompts as oracle
 
@@ -18,42 +26,42 @@ def candidates(rng, k=8, a=40):
 
 
 def dense(known):
-    return [np.repeat(region, known.weights.astype(int)) for region in known.inside]
+    return [np.repeat(region, known.segment_areas.astype(int)) for region in known.membership]
 
 
 def test_scores_and_choice_equal_the_definition(rng):
     for _ in range(20):
         known = candidates(rng)
-        order, scores = choose(known, 4, None)
+        order, scores = rank_candidates(known, 4, None)
         regions = dense(known)
         expected = oracle.expected_ious(regions, known.costs)
         np.testing.assert_allclose(scores, expected[order], atol=1e-12)
         assert order[0] == expected.argmax()
         assert (np.diff(scores) <= 1e-12).all()
         assert set(order.tolist()) == set(oracle.best_set(regions, known.costs, 4))
-        assert choose(known, 1, None)[0][0] == order[0]
+        assert rank_candidates(known, 1, None)[0][0] == order[0]
 
 
 def test_copies_are_answered_once():
     inside = np.array([[1, 1, 0], [1, 1, 0], [1, 1, 1]], bool)
     known = Candidates(inside, np.ones(3), np.zeros(3), np.ones(3))
-    assert len(choose(known, 6, None)[0]) == 2
+    assert len(rank_candidates(known, 6, None)[0]) == 2
 
 
 def test_a_larger_granularity_never_gives_a_smaller_area(rng):
     for _ in range(10):
         known = candidates(rng)
-        areas = known.inside @ known.weights
-        chosen = [areas[choose(known, 1, g)[0][0]] for g in np.linspace(0.1, 1, 30)]
+        areas = known.membership @ known.segment_areas
+        chosen = [areas[rank_candidates(known, 1, g)[0][0]] for g in np.linspace(0.1, 1, 30)]
         assert chosen == sorted(chosen)
-    flat = Candidates(known.inside, known.weights, np.zeros(8), np.ones(8))
-    assert areas[choose(flat, 1, 0.1)[0][0]] == areas.min()
-    assert areas[choose(flat, 1, 1.0)[0][0]] == areas.max()
+    flat = Candidates(known.membership, known.segment_areas, np.zeros(8), np.ones(8))
+    assert areas[rank_candidates(flat, 1, 0.1)[0][0]] == areas.min()
+    assert areas[rank_candidates(flat, 1, 1.0)[0][0]] == areas.max()
 
 
 def test_places_are_those_of_unsamv2():
-    assert places(np.array([4.0, 16.0, 9.0])) == pytest.approx([0.1, 1.0, 0.55])
-    assert places(np.array([4.0, 4.0])).tolist() == [1, 1]
+    assert relative_granularities(np.array([4.0, 16.0, 9.0])) == pytest.approx([0.1, 1.0, 0.55])
+    assert relative_granularities(np.array([4.0, 4.0])).tolist() == [1, 1]
 
 
 def test_a_click_is_less_likely_the_larger_what_is_meant_is():
@@ -68,7 +76,7 @@ def test_a_click_is_less_likely_the_larger_what_is_meant_is():
 
 def test_nothing_is_one_empty_mask():
     nothing = Candidates(np.zeros((0, 3), bool), np.ones(3), np.zeros(0), np.zeros(0))
-    masks, scores, low = answer(nothing, lambda region: region, (3, 4), 6, None)
+    masks, scores, low = select_masks(nothing, lambda region: region, (3, 4), 6, None)
     assert masks.shape == (1, 3, 4)
     assert not masks.any()
     assert scores.tolist() == [0]
@@ -77,11 +85,12 @@ def test_nothing_is_one_empty_mask():
 
 def test_overlaps(rng):
     known = candidates(rng, a=2**16 + 70)
-    found = shares(known.inside, known.inside[:2], known.weights)
-    np.testing.assert_allclose(found, (known.inside * known.weights) @ known.inside[:2].T.astype(float))
-    covered = known.inside[3] * known.weights
-    ious = overlap(known.inside, covered, known.weights, covered.sum())
+    found = pairwise_intersections(known.membership, known.membership[:2], known.segment_areas)
+    np.testing.assert_allclose(found, (known.membership * known.segment_areas) @ known.membership[:2].T.astype(float))
+    covered = known.membership[3] * known.segment_areas
+    ious = iou_with_mask(known.membership, known.segment_areas, covered, covered.sum())
     assert ious[3] == 1
     assert ious[0] == pytest.approx(
-        ((known.inside[0] & known.inside[3]) @ known.weights) / ((known.inside[0] | known.inside[3]) @ known.weights)
+        ((known.membership[0] & known.membership[3]) @ known.segment_areas)
+        / ((known.membership[0] | known.membership[3]) @ known.segment_areas)
     )

@@ -9,7 +9,7 @@ import pytest
 
 from masktree import AutomaticMaskGenerator, MaskTree
 from masktree.errors import InputError
-from masktree.prompt.generator import without_small_regions
+from masktree.prompt.generator import remove_small_regions
 
 SAM_KEYS = {"segmentation", "area", "bbox", "predicted_iou", "point_coords", "stability_score", "crop_box"}
 
@@ -108,18 +108,18 @@ def test_small_pieces_and_holes_go():
     mask[8:12, 5:9] = False  # a hole of 16
     mask[16:18, 20:23] = True  # a piece of 6
     mask[0, 29] = True
-    tidy = without_small_regions(mask, 5)
+    tidy = remove_small_regions(mask, 5)
     assert tidy[4:6, 4:6].all()
     assert not tidy[8:12, 5:9].any()
     assert tidy[16:18, 20:23].all()
     assert not tidy[0, 29]
-    assert without_small_regions(mask, 17)[8:12, 5:9].all()
-    assert not without_small_regions(mask, 300).any()
-    assert not without_small_regions(np.zeros((3, 4), bool), 5).any()
-    assert np.array_equal(without_small_regions(mask, 1), mask)
+    assert remove_small_regions(mask, 17)[8:12, 5:9].all()
+    assert not remove_small_regions(mask, 300).any()
+    assert not remove_small_regions(np.zeros((3, 4), bool), 5).any()
+    assert np.array_equal(remove_small_regions(mask, 1), mask)
     open_ = np.ones((5, 5), bool)
     open_[2, 4] = False  # at the edge of the image, but within the box of the mask
-    assert not without_small_regions(open_, 1)[2, 4]
+    assert not remove_small_regions(open_, 1)[2, 4]
 
 
 def test_tidy_masks_keep_scores_and_parents():

@@ -121,7 +121,7 @@ def test_images_of_all_kinds(tmp_path):
         _ = predictor.original_size
     with pytest.raises(InputError, match="'RGB' or 'BGR'; got 'HSV'"):
         predictor.set_image(rgb, "HSV")
-    with pytest.raises(InputError, match="got None, which is for trees alone"):
+    with pytest.raises(InputError, match="got None, which only trees accept"):
         predictor.set_image(None)
     with pytest.raises(InputError, match="uint8 RGB array"):
         predictor.set_image(rgb.astype(float))
@@ -180,7 +180,7 @@ def test_a_granularity_asks_for_one_mask():
 def test_what_cannot_answer_is_named():
     with pytest.raises(InputError, match="a segmenter, a MaskTree or a PartitionTree; got str"):
         Predictor("embedded")
-    with pytest.raises(InputError, match="answers as a whole number"):
-        Predictor(nested(), answers=0)
+    with pytest.raises(InputError, match="num_multimask_outputs as a whole number"):
+        Predictor(nested(), num_multimask_outputs=0)
     with pytest.raises(InputError, match="to its MaskTree; got one to int"):
         Predictor(lambda image: 3).set_image(IMAGE)

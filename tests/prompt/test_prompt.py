@@ -7,7 +7,7 @@ import pytest
 
 from masktree.errors import InputError
 from masktree.prompt import Prompt
-from masktree.prompt.prompt import SIDE, low_resolution
+from masktree.prompt.prompt import LOW_RES_SIZE, low_res_logits
 from tests.prompt.planted import SIZE, box, iou
 
 ONE = {"point_coords": [[3, 4]], "point_labels": [1]}
@@ -19,8 +19,8 @@ ONE = {"point_coords": [[3, 4]], "point_labels": [1]}
         ({}, "expected a click inside the entity .* got none"),
         ({"point_coords": [[3, 4]], "point_labels": [0]}, "got 1 clicks outside it"),
         ({"granularity": 0.5}, "expected a click inside"),
-        ({"point_coords": [[3, 4]]}, "point_coords and point_labels together; got point_coords alone"),
-        ({"point_labels": [1]}, "got point_labels alone"),
+        ({"point_coords": [[3, 4]]}, "point_coords and point_labels together; got only point_coords"),
+        ({"point_labels": [1]}, "got only point_labels"),
         ({"point_coords": [3, 4], "point_labels": [1]}, r"clicks \(N, 2\)"),
         ({"point_coords": [[3, 4]], "point_labels": [1, 1]}, r"labels \(N,\)"),
         ({"point_coords": [[3, 4]], "point_labels": [2]}, "labels 1 .inside. and 0"),
@@ -58,10 +58,10 @@ def test_what_is_a_prompt():
 
 
 @pytest.mark.parametrize("size", [(40, 60), (600, 400), (7, 900), (1, 1)])
-def test_a_mask_comes_back_from_low_resolution(size):
+def test_a_mask_comes_back_from_low_res_logits(size):
     mask = box(0, 0, max(1, size[0] // 2), max(1, 2 * size[1] // 3), size)
-    low = low_resolution(mask[None])
-    assert low.shape == (1, SIDE, SIDE)
+    low = low_res_logits(mask[None])
+    assert low.shape == (1, LOW_RES_SIZE, LOW_RES_SIZE)
     assert low.dtype == np.float32
     assert abs(low).max() <= 10
     back = Prompt.read(size, mask_input=low).inside
@@ -70,6 +70,6 @@ def test_a_mask_comes_back_from_low_resolution(size):
 
 
 def test_low_resolution_covers_the_square_of_the_longer_side():
-    low = low_resolution(np.ones((1, 100, 200), np.bool_))[0]
+    low = low_res_logits(np.ones((1, 100, 200), np.bool_))[0]
     assert (low[:128] == 10).all()
     assert (low[128:] == -10).all()

@@ -1,4 +1,4 @@
-"""``AutomaticMaskGenerator``: segment-anything's interface to all masks of an image."""
+"""``AutomaticMaskGenerator``: the interface of segment-anything's ``SamAutomaticMaskGenerator``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from masktree.errors import InputError
+from masktree.predict import as_rgb
 from masktree.prompt.predictor import is_promptable
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
@@ -17,41 +18,41 @@ from masktree.types import RGB, Mask, checked
 if TYPE_CHECKING:
     from masktree.predict import Segmenter
 
-_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
-_EIGHT = np.ones((3, 3), np.int8)
+_OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
+_EIGHT_NEIGHBOURS = np.ones((3, 3), np.int8)
 
 
 class AutomaticMaskGenerator:
     """Drop-in for segment-anything's ``SamAutomaticMaskGenerator``: ``generate(image)`` returns its list of dicts.
 
-    Arguments have its names and order, but None as default: what a source does of itself. Its thresholds would empty
-    our results, for scores and stabilities are measured otherwise.
+    Arguments have the same names and order, but filters are off by default: segment-anything's thresholds would drop
+    nearly all masks here, since scores and stabilities are on other scales.
 
     Args:
-        source: from ``masktree.load``, or any callable from an image to its ``MaskTree``. A model of kind promptable is
-            clicked at every point of the grid; any other source finds its masks without clicks.
-        points_per_side: points of the grid along each side. Of a source that is not clicked, given: masks that hold no
-            point of the grid are left out. None: as many as the model was configured for; no grid.
-        points_per_batch: points that are clicked at a time: more take more memory. Without effect on what is found,
-            and on a source that is not clicked.
-        pred_iou_thresh: least score of a mask, 0 to 1 (0: all). Segment-anything's is 0.88.
-        stability_score_thresh: least stability of a mask, 0 to 1 (0: all). Segment-anything's is 0.95. Of a model that
-            is clicked stability is segment-anything's: IoU of the mask with its logits cut at plus and minus the
+        source: a segmenter from ``masktree.load``, or any callable from an image to its ``MaskTree``. A model of kind
+            promptable is prompted at every point of the grid; any other source finds its masks without prompts.
+        points_per_side: grid points along each side; None: as the model is configured. Of a source that is not
+            prompted: masks that contain no grid point are dropped; None: no grid.
+        points_per_batch: grid points per forward pass; more take more memory. Does not change the masks; ignored by
+            sources that are not prompted.
+        pred_iou_thresh: lowest score of a mask, 0 (all) to 1. Segment-anything's default is 0.88.
+        stability_score_thresh: lowest stability of a mask, 0 (all) to 1. Segment-anything's default is 0.95. The
+            stability of a prompted model's mask is segment-anything's: IoU of its logits cut at plus and minus the
             offset. Of other sources it is that of ``MaskTree``.
-        stability_score_offset: in logits. Of a source that is not clicked: may not be given.
-        box_nms_thresh: of masks whose boxes have a higher IoU only that of the best score is kept, 0 to 1; None keeps
-            them, since a part may have the box of its whole. Segment-anything's is 0.7.
-        crop_n_layers: 0; crops are not looked at by themselves.
+        stability_score_offset: in logits, above 0; None: 1. Only for models that are prompted.
+        box_nms_thresh: box IoU for non-maximum suppression, 0 to 1; None: off, since a part may have the box of its
+            whole. Segment-anything's default is 0.7.
+        crop_n_layers: only 0: crops are not supported.
         point_grids: instead of ``points_per_side``: a list of one (N, 2) array of points, x and y in [0, 1].
-        min_mask_region_area: pieces and holes of fewer pixels are removed and filled, and masks without a piece as
-            large are left out (segment-anything keeps their largest piece).
+        min_mask_region_area: holes of fewer pixels are filled and components of fewer removed; masks with no larger
+            component are dropped (segment-anything keeps their largest component).
         output_mode: ``binary_mask``, ``uncompressed_rle`` or ``coco_rle``.
 
     Each dict has segmentation, area, bbox (XYWH), predicted_iou, point_coords, stability_score, crop_box and, beyond
     segment-anything, id, parent_id, level, depth and granularity. point_coords is a point deep inside the mask.
 
     Raises:
-        InputError: an argument out of range, or one that the source cannot obey.
+        InputError: an argument out of range, or one that the source does not support.
     """
 
     def __init__(
@@ -71,15 +72,15 @@ class AutomaticMaskGenerator:
     ) -> None:
         if not callable(source):
             raise InputError(f"expected a segmenter; got {type(source).__name__}; use masktree.load")
-        if output_mode not in _MODES:
+        if output_mode not in _OUTPUT_MODES:
             raise InputError(f"expected output_mode binary_mask, uncompressed_rle or coco_rle; got {output_mode!r}")
-        for name, share in (
+        for name, threshold in (
             ("pred_iou_thresh", pred_iou_thresh),
             ("stability_score_thresh", stability_score_thresh),
-            ("box_nms_thresh", 0 if box_nms_thresh is None else box_nms_thresh),
+            ("box_nms_thresh", box_nms_thresh),
         ):
-            if not 0 <= share <= 1:
-                raise InputError(f"expected {name} in [0, 1]; got {share!r}")
+            if threshold is not None and not 0 <= threshold <= 1:
+                raise InputError(f"expected {name} in [0, 1]; got {threshold!r}")
         for name, count in (("points_per_side", points_per_side), ("points_per_batch", points_per_batch)):
             if count is not None and not (isinstance(count, (int, np.integer)) and count >= 1):
                 raise InputError(f"expected {name} as a whole number of at least 1; got {count!r}")
@@ -89,8 +90,7 @@ class AutomaticMaskGenerator:
             raise InputError(f"expected crop_n_layers 0; got {crop_n_layers!r}; crop the image and generate from each")
         if points_per_side is not None and point_grids is not None:
             raise InputError("expected points_per_side or point_grids; got both; leave one out")
-        clicked = is_promptable(source)
-        if stability_score_offset is not None and not (clicked and stability_score_offset > 0):
+        if stability_score_offset is not None and not (is_promptable(source) and stability_score_offset > 0):
             raise InputError(
                 f"expected stability_score_offset, above 0, for a promptable model only; got "
                 f"{stability_score_offset!r}; leave it out"
@@ -103,119 +103,114 @@ class AutomaticMaskGenerator:
         self.box_nms_thresh = box_nms_thresh
         self.min_mask_region_area = min_mask_region_area
         self.output_mode = output_mode
-        self.grid = _grid(points_per_side, point_grids)
-        self._clicked = clicked
+        self.point_grid = _read_point_grid(point_grids) if point_grids is not None else None
+        if points_per_side is not None:
+            self.point_grid = build_point_grid(points_per_side)
 
     def generate(self, image: RGB) -> list[dict[str, Any]]:
-        """Masks of an (H, W, 3) uint8 RGB image, largest first."""
+        """Masks of an (H, W, 3) uint8 RGB image as dicts, largest first."""
         return self.tree(image).masks(output_mode=self.output_mode)
 
     def tree(self, image: RGB) -> MaskTree:
-        """The same masks with their hierarchy."""
-        found = self._click(image) if self._clicked else self.segmenter(image)
-        keep = (found.scores >= self.pred_iou_thresh) & (found.stabilities >= self.stability_score_thresh)
-        if self.grid is not None and not self._clicked:
-            keep &= _held(found, self.grid)
+        """The same masks as a tree."""
+        tree = self._prompt_grid(image) if is_promptable(self.segmenter) else self.segmenter(image)
+        keep = (tree.scores >= self.pred_iou_thresh) & (tree.stabilities >= self.stability_score_thresh)
+        if self.point_grid is not None and not is_promptable(self.segmenter):
+            keep &= _contain_grid_point(tree, self.point_grid)
         if self.box_nms_thresh is not None:
-            keep &= _best_boxes(found, keep, self.box_nms_thresh)
-        tree = found if keep.all() else found[keep]
-        return tree if self.min_mask_region_area <= 1 else self._tidy(tree)
+            keep &= _box_nms(tree, keep, self.box_nms_thresh)
+        tree = tree if keep.all() else tree[keep]
+        return tree if self.min_mask_region_area <= 1 else _postprocess_small_regions(tree, self.min_mask_region_area)
 
-    def _click(self, image: RGB) -> MaskTree:
-        from masktree.predict import as_rgb
-        from masktree.prompt.grid import tree_of_clicks
+    def _prompt_grid(self, image: RGB) -> MaskTree:
+        from masktree.prompt.model_prompter import ModelPrompter  # torch takes seconds to import; trees do without
 
-        return tree_of_clicks(
-            self.segmenter,
-            as_rgb(image),
-            self.grid,
-            batch=self.points_per_batch,
-            least=self.pred_iou_thresh,
-            stable=self.stability_score_thresh,
-            offset=self.stability_score_offset,
+        assert is_promptable(self.segmenter)
+        return ModelPrompter(self.segmenter, as_rgb(image)).generate_tree(
+            self.point_grid,
+            points_per_batch=self.points_per_batch,
+            min_score=self.pred_iou_thresh,
+            min_stability=self.stability_score_thresh,
+            stability_offset=self.stability_score_offset,
         )
 
-    def _tidy(self, tree: MaskTree) -> MaskTree:
-        """Without small pieces and holes. Masks that change keep their parents, scores and granularities."""
-        rles, keep = [], np.ones(len(tree), np.bool_)
-        for index, text in enumerate(tree.rles):
-            if tree.areas[index] < self.min_mask_region_area:
-                keep[index] = False
-                rles.append(text)
-                continue
-            rles.append(rle.encode(without_small_regions(tree.mask(index), self.min_mask_region_area)))
-        keep &= rle.areas(rles, tree.size) > 0
-        rles = [text for text, kept in zip(rles, keep, strict=True) if kept]
-        left = tree[keep]
-        return MaskTree(
-            size=left.size,
-            rles=tuple(rles),
-            parents=left.parents,
-            scores=left.scores,
-            granularities=left.granularities,
-            stabilities=left.stabilities,
-            levels=left.levels,
-        )
+
+def build_point_grid(points_per_side: int) -> np.ndarray:
+    """(N, 2) x and y in [0, 1]: the centres of N = points_per_side^2 equal cells."""
+    centres = (np.arange(points_per_side) + 0.5) / points_per_side
+    return np.stack(np.meshgrid(centres, centres), -1).reshape(-1, 2)
 
 
 @checked
-def without_small_regions(mask: Mask, least: int) -> Mask:
-    """A mask whose holes of fewer than ``least`` pixels are filled, and then its pieces of fewer are removed. Pieces
-    and holes hang together by corners too, as in segment-anything."""
+def remove_small_regions(mask: Mask, min_area: int) -> Mask:
+    """The mask with holes of fewer than ``min_area`` pixels filled, then components of fewer removed. Holes and
+    components are 8-connected, as in segment-anything."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if len(rows) == 0:
         return mask
-    part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    inner = mask[part]
-    holes, count = ndimage.label(np.pad(~inner, 1, constant_values=True), _EIGHT)
-    small = np.bincount(holes.ravel(), minlength=count + 1) < least
-    small[[0, holes[0, 0]]] = False  # the mask, and what is outside it
-    inner = inner | small[holes][1:-1, 1:-1]
-    pieces, count = ndimage.label(inner, _EIGHT)
-    large = np.bincount(pieces.ravel(), minlength=count + 1) >= least
+    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    cropped = mask[window]
+    holes, count = ndimage.label(np.pad(~cropped, 1, constant_values=True), _EIGHT_NEIGHBOURS)
+    small = np.bincount(holes.ravel(), minlength=count + 1) < min_area
+    small[[0, holes[0, 0]]] = False  # the mask itself, and the surrounding background
+    cropped = cropped | small[holes][1:-1, 1:-1]
+    components, count = ndimage.label(cropped, _EIGHT_NEIGHBOURS)
+    large = np.bincount(components.ravel(), minlength=count + 1) >= min_area
     large[0] = False
     result = np.zeros_like(mask)
-    result[part] = large[pieces]
+    result[window] = large[components]
     return result
 
 
-def _grid(side: int | None, grids: Sequence[np.ndarray] | None) -> np.ndarray | None:
-    """(N, 2) x and y in [0, 1]: the centres of side x side equal cells, or what was given."""
-    if grids is not None:
-        points = np.asarray(grids[0], np.float64) if len(grids) == 1 else np.zeros(0)
-        if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0 or not ((points >= 0) & (points <= 1)).all():
-            raise InputError(
-                f"expected point_grids as a list of one (N, 2) array in [0, 1]; got {len(grids)}, the first of shape "
-                f"{np.shape(grids[0]) if len(grids) else ()}"
-            )
-        return points
-    if side is None:
-        return None
-    places = (np.arange(side) + 0.5) / side
-    return np.stack(np.meshgrid(places, places), -1).reshape(-1, 2)
+def _postprocess_small_regions(tree: MaskTree, min_area: int) -> MaskTree:
+    """The tree with ``remove_small_regions`` applied to each mask; empty masks are dropped. Parents, scores and
+    granularities are kept."""
+    rles = [
+        rle.encode(remove_small_regions(tree.mask(i), min_area)) if tree.areas[i] >= min_area else None
+        for i in range(len(tree))
+    ]
+    keep = np.array([text is not None and rle.areas([text], tree.size)[0] > 0 for text in rles], np.bool_)
+    kept = tree[keep]
+    return MaskTree(
+        size=kept.size,
+        rles=tuple(text for text, k in zip(rles, keep, strict=True) if k and text is not None),
+        parents=kept.parents,
+        scores=kept.scores,
+        granularities=kept.granularities,
+        stabilities=kept.stabilities,
+        levels=kept.levels,
+    )
 
 
-def _held(tree: MaskTree, grid: np.ndarray) -> np.ndarray:
-    """(N,) bool: which masks hold a point of the grid."""
+def _read_point_grid(point_grids: Sequence[np.ndarray]) -> np.ndarray:
+    points = np.asarray(point_grids[0], np.float64) if len(point_grids) == 1 else np.zeros(0)
+    if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0 or not ((points >= 0) & (points <= 1)).all():
+        raise InputError(
+            f"expected point_grids as a list of one (N, 2) array in [0, 1]; got {len(point_grids)}, the first of shape "
+            f"{np.shape(point_grids[0]) if len(point_grids) else ()}"
+        )
+    return points
+
+
+def _contain_grid_point(tree: MaskTree, point_grid: np.ndarray) -> np.ndarray:
+    """(N,) bool: which masks contain a point of the grid."""
     height, width = tree.size
-    held = np.zeros(len(tree), np.bool_)
-    pixels = np.minimum(grid * (width, height), (width - 1, height - 1)).astype(np.int64)
+    contain = np.zeros(len(tree), np.bool_)
+    pixels = np.minimum(point_grid * (width, height), (width - 1, height - 1)).astype(np.int64)
     for x, y in np.unique(pixels, axis=0).tolist():
-        held[tree.at(x, y)] = True
-    return held
+        contain[tree.at(x, y)] = True
+    return contain
 
 
-def _best_boxes(tree: MaskTree, keep: np.ndarray, most: float) -> np.ndarray:
-    """(N,) bool: greedy suppression of boxes among the masks of ``keep``, best score first."""
+def _box_nms(tree: MaskTree, candidates: np.ndarray, threshold: float) -> np.ndarray:
+    """(N,) bool: greedy non-maximum suppression of the bounding boxes of the ``candidates`` (N,) bool."""
+    import torch  # takes seconds to import; generators of trees without box NMS do without
+    from torchvision.ops import nms
+
+    indices = np.flatnonzero(candidates)
+    left, top, width, height = tree.boxes[indices].T
+    corners = np.stack([left, top, left + width, top + height], 1).astype(np.float64)
+    kept = nms(torch.from_numpy(corners), torch.from_numpy(tree.scores[indices].astype(np.float64)), threshold)
     result = np.zeros(len(tree), np.bool_)
-    boxes = tree.boxes
-    corners, areas = boxes[:, :2] + boxes[:, 2:], boxes[:, 2] * boxes[:, 3]
-    left = [index for index in np.argsort(-tree.scores, kind="stable") if keep[index]]
-    order = np.array(left, np.int64)
-    while len(order):
-        best, order = order[0], order[1:]
-        result[best] = True
-        sides = np.minimum(corners[order], corners[best]) - np.maximum(boxes[order, :2], boxes[best, :2])
-        shared = sides.clip(0).prod(1)
-        order = order[shared <= most * np.maximum(areas[order] + areas[best] - shared, 1)]
+    result[indices[kept.numpy()]] = True
     return result

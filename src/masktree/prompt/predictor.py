@@ -1,17 +1,20 @@
-"""``Predictor``: segment-anything's interface to clicks, boxes and masks."""
+"""``Predictor``: the interface of segment-anything's ``SamPredictor``."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, TypeGuard
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from masktree.errors import InputError
-from masktree.prompt.candidates import ANSWERS, Source
-from masktree.prompt.dendrogram import Dendrogram
-from masktree.prompt.prompt import SURE, Prompt
-from masktree.prompt.tree import Forest
+from masktree.predict import as_rgb
+from masktree.prompt.candidates import NUM_MASKS
+from masktree.prompt.dendrogram_prompter import DendrogramPrompter
+from masktree.prompt.prompt import MASK_LOGIT, Prompt
+from masktree.prompt.prompter import Prompter
+from masktree.prompt.tree_prompter import TreePrompter
 from masktree.trees.dendrogram import PartitionTree
 from masktree.trees.masktree import MaskTree
 from masktree.types import RGB
@@ -19,7 +22,7 @@ from masktree.types import RGB
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from masktree.predict import Segmenter
+    from masktree.predict import ModelSegmenter, Segmenter
 
 
 class Predictor:
@@ -30,147 +33,146 @@ class Predictor:
     >>> masks, scores, logits = predictor.predict(np.array([[x, y]]), np.array([1]))  # doctest: +SKIP
 
     Args:
-        source: what knows the image.
-            A segmenter from ``masktree.load`` of the method masktree: ``set_image`` makes the dendrogram of the image,
-            which answers at any granularity (``masktree.prompt.dendrogram``); on every backbone, without training.
-            A model of kind promptable: ``set_image`` encodes the image, the network answers.
-            Any other segmenter, or any callable from image to ``MaskTree``: the masks that it finds answer, with their
-            unions and differences (``masktree.prompt.tree``).
-            A ``PartitionTree`` or ``MaskTree``: is that of the image; ``set_image`` is not needed then.
-        answers: masks of an answer to an ambiguous prompt, at least 1; segment-anything has 3.
+        source: what the masks come from.
+            A segmenter from ``masktree.load`` with the method masktree, on any backbone, without training:
+            ``set_image`` computes the dendrogram of the image (``DendrogramPrompter``).
+            A model of kind promptable: ``set_image`` encodes the image, the network predicts (``ModelPrompter``).
+            Any other segmenter or callable from an image to its ``MaskTree``: ``set_image`` computes the masks, from
+            which unions and differences are formed (``TreePrompter``).
+            A ``PartitionTree`` or ``MaskTree`` of one image: no ``set_image`` is needed.
+        num_multimask_outputs: number of masks for an ambiguous prompt, at least 1; segment-anything has 3.
 
     Raises:
-        InputError: a source of another kind, or ``answers`` below 1.
+        InputError: an unsupported source, or ``num_multimask_outputs`` below 1.
     """
 
-    def __init__(self, source: Segmenter | MaskTree | PartitionTree, *, answers: int = ANSWERS) -> None:
-        if not isinstance(answers, (int, np.integer)) or answers < 1:
-            raise InputError(f"expected answers as a whole number of at least 1; got {answers!r}")
+    def __init__(self, source: Segmenter | MaskTree | PartitionTree, *, num_multimask_outputs: int = NUM_MASKS) -> None:
+        if not isinstance(num_multimask_outputs, (int, np.integer)) or num_multimask_outputs < 1:
+            raise InputError(
+                f"expected num_multimask_outputs as a whole number of at least 1; got {num_multimask_outputs!r}"
+            )
         if not (isinstance(source, (MaskTree, PartitionTree)) or callable(source)):
             raise InputError(
                 f"expected a segmenter, a MaskTree or a PartitionTree; got {type(source).__name__}; use masktree.load"
             )
         self.model = source
-        self.answers = int(answers)
-        self._source: Source | None = None
+        self.num_multimask_outputs = int(num_multimask_outputs)
+        self._prompter: Prompter | None = None
         self.reset_image()
 
     def set_image(self, image: str | Path | RGB | Image | None, image_format: Literal["RGB", "BGR"] = "RGB") -> None:
-        """Look at an image: all the work that does not depend on prompts.
+        """Encode an image: all work that does not depend on prompts.
 
         Args:
-            image: (H, W, 3) uint8 array, path, or Pillow image; for a tree the image of the tree, or None.
-            image_format: order of an array's channels.
+            image: (H, W, 3) uint8 array, path, or Pillow image; if the source is a tree, its image or None.
+            image_format: channel order of an array.
 
         Raises:
             InputError: an array of another shape or type, another format, or another size than the tree's.
             ImageError: the file cannot be read.
         """
-        from masktree.predict import as_rgb
-
         if image_format not in ("RGB", "BGR"):
             raise InputError(f"expected image_format 'RGB' or 'BGR'; got {image_format!r}")
-        own = self._tree_source()
-        if image is None and own is not None:
-            self._source = own
+        if isinstance(self.model, (MaskTree, PartitionTree)):
+            if image is not None and as_rgb(image).shape[:2] != self.model.size:
+                size = as_rgb(image).shape[:2]
+                raise InputError(f"expected the image of the tree, of size {self.model.size}; got one of size {size}")
             return
         if image is None:
-            raise InputError("expected an image; got None, which is for trees alone; give a path or an RGB array")
-        self._source = None
+            raise InputError("expected an image; got None, which only trees accept; give a path or an RGB array")
+        self._prompter = None  # also if the image cannot be read
         rgb = as_rgb(image)
         if image_format == "BGR" and isinstance(image, np.ndarray):
             rgb = np.ascontiguousarray(rgb[..., ::-1])
-        if own is None:
-            own = _look(self.model, rgb)
-        elif own.size != rgb.shape[:2]:
-            raise InputError(f"expected the image of the tree, of size {own.size}; got one of size {rgb.shape[:2]}")
-        self._source = own
+        self._prompter = _prompter_for(self.model, rgb)
 
     def predict(
         self,
-        point_coords: Any = None,
-        point_labels: Any = None,
-        box: Any = None,
-        mask_input: Any = None,
+        point_coords: ArrayLike | None = None,
+        point_labels: ArrayLike | None = None,
+        box: ArrayLike | None = None,
+        mask_input: ArrayLike | None = None,
         multimask_output: bool = True,
         return_logits: bool = False,
         *,
         granularity: float | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Masks of what is meant.
+        """Predict masks for a prompt.
 
         Args:
             point_coords: (N, 2) clicks as x, y in pixels of the image.
-            point_labels: (N,) 1: inside the entity, 0: outside.
-            box: (4,) left, top, right, bottom in pixels; (1, 4) will do.
-            mask_input: (1, 256, 256) logits of an earlier answer: what is meant looks like it.
-            multimask_output: several masks of different size, as many as ``answers``; False: one.
-            return_logits: masks as float32 logits. Of a tree they are 10 inside and -10 outside.
-            granularity: in [0.1, 1], finest to coarsest of the entities at the prompt: one mask, the one of that size.
-                Of trees this is the place of sqrt(area) between the smallest and the largest candidate.
+            point_labels: (N,) 1: inside the entity, 0: outside it.
+            box: (4,) or (1, 4) left, top, right, bottom in pixels.
+            mask_input: (1, 256, 256) logits that an earlier call returned.
+            multimask_output: up to ``num_multimask_outputs`` masks of different sizes; False: one mask.
+            return_logits: masks as float32 logits; of trees these are 10 inside and -10 outside.
+            granularity: in [0.1, 1], finest to coarsest of the entities at the prompt: returns one mask. With trees
+                granularity is linear in sqrt(area) between the smallest and the largest candidate.
 
         Returns:
-            masks (C, H, W) bool, best first, C >= 1: where a tree of masks has nothing for the clicks, one empty mask
-            of score 0; scores (C,) float32 in [0, 1], expected IoU; logits (C, 256, 256) float32 for ``mask_input``,
-            over the square of the image's longer side.
+            masks (C, H, W) bool, best first, C >= 1 (one empty mask of score 0 where a tree has none for the clicks);
+            scores (C,) float32 in [0, 1], expected IoU; logits (C, 256, 256) float32 for ``mask_input``, which cover a
+            square with the image's longer side.
 
         Raises:
-            InputError: no image is set; no prompt; clicks outside alone, without a box or mask; clicks or a box outside
-                the image; one pixel clicked as both; other shapes or labels; a granularity out of range.
+            InputError: no image is set; no prompt; only clicks outside the entity, without a box or mask; clicks or a
+                box outside the image; one pixel clicked with both labels; wrong shapes or labels; a granularity out of
+                range.
         """
-        if self._source is None:
+        if self._prompter is None:
             raise InputError("expected an image before prompts; got none; call set_image first")
-        prompt = Prompt.read(self._source.size, point_coords, point_labels, box, mask_input, granularity)
-        several = multimask_output and granularity is None
-        masks, scores, low = self._source.answer(prompt, self.answers if several else 1)
-        if return_logits:
-            return masks if masks.dtype != np.bool_ else np.where(masks, SURE, -SURE).astype(np.float32), scores, low
-        return masks if masks.dtype == np.bool_ else masks > 0, scores, low
+        prompt = Prompt.read(self._prompter.size, point_coords, point_labels, box, mask_input, granularity)
+        multimask = multimask_output and granularity is None
+        masks, scores, logits = self._prompter.predict(prompt, self.num_multimask_outputs if multimask else 1)
+        is_binary = masks.dtype == np.bool_
+        if return_logits and is_binary:
+            masks = np.where(masks, MASK_LOGIT, -MASK_LOGIT).astype(np.float32)
+        elif not return_logits and not is_binary:
+            masks = masks > 0
+        return masks, scores, logits
 
     def reset_image(self) -> None:
-        """Forget the image; a source that is a tree stays."""
-        self._source = self._tree_source()
+        """Forget the image; the image of a tree stays."""
+        if isinstance(self.model, MaskTree):
+            self._prompter = TreePrompter(self.model)
+        elif isinstance(self.model, PartitionTree):
+            self._prompter = DendrogramPrompter(self.model)
+        else:
+            self._prompter = None
 
     @property
     def is_image_set(self) -> bool:
-        return self._source is not None
+        return self._prompter is not None
 
     @property
     def original_size(self) -> tuple[int, int]:
         """(height, width) of the image that is set.
 
         Raises:
-            InputError: none is.
+            InputError: no image is set.
         """
-        if self._source is None:
+        if self._prompter is None:
             raise InputError("expected an image that is set; got none; call set_image first")
-        return self._source.size
+        return self._prompter.size
 
     @property
     def device(self) -> str:
-        """Kind of device that images are seen on; cpu for trees."""
+        """Device type that images are encoded on; cpu for trees."""
         return str(getattr(self.model, "device", "cpu"))
 
-    def _tree_source(self) -> Source | None:
-        if isinstance(self.model, MaskTree):
-            return self._source or Forest(self.model)
-        if isinstance(self.model, PartitionTree):
-            return self._source or Dendrogram(self.model)
-        return None
 
-
-def is_promptable(source: object) -> bool:
-    """Whether a source is a model that answers prompts itself."""
+def is_promptable(source: object) -> TypeGuard[ModelSegmenter]:
+    """Whether a source is a segmenter with a model of kind promptable."""
     model = getattr(source, "model", None)
     return getattr(getattr(model, "config", None), "kind", None) == "promptable"
 
 
-def _look(source: Any, image: RGB) -> Source:
-    if is_promptable(source):
-        from masktree.prompt.model import Network
+def _prompter_for(segmenter: Segmenter, image: RGB) -> Prompter:
+    if is_promptable(segmenter):
+        from masktree.prompt.model_prompter import ModelPrompter  # torch takes seconds to import; trees do without
 
-        return Network(source, image)
-    tree = source(image)
+        return ModelPrompter(segmenter, image)
+    tree = segmenter(image)
     if not isinstance(tree, MaskTree):
         raise InputError(f"expected a callable from an image to its MaskTree; got one to {type(tree).__name__}")
-    return Forest(tree) if tree.dendrogram is None else Dendrogram(tree.dendrogram)
+    return TreePrompter(tree) if tree.dendrogram is None else DendrogramPrompter(tree.dendrogram)

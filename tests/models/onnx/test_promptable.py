@@ -19,7 +19,7 @@ from masktree.models.onnx.export import export_onnx
 from masktree.models.onnx.promptable import FRAME_SIZE
 from masktree.models.promptable.model import Promptable
 from masktree.models.promptable.prompt_encoder import Prompts
-from masktree.prompt.candidates import Candidates, choose, click_costs
+from masktree.prompt.candidates import Candidates, click_costs, rank_candidates
 from masktree.prompt.prompt import Prompt
 from tests.models.mask2former.test_model import TinyPyramid
 
@@ -100,7 +100,7 @@ def test_a_click_means_any_mask_around_it_best_first(pair, seen):
     click = Prompt.read((90, 120), [[35, 46]], [1])
     costs = click_costs(click, inside.sum(1)) - np.log(ious[1:])
     known = Candidates(inside, np.ones(inside.shape[1]), costs, ious[1:].astype(np.float64))
-    order, scores = choose(known, 3, None)
+    order, scores = rank_candidates(known, 3, None)
     assert sorted(order) != [0, 1, 2]
     order = order + 1
     # tools add a point that is none

@@ -27,7 +27,7 @@ from masktree.models.promptable.prompt_encoder import STRIDE, Prompts
 
 FRAME_SIZE = 1024  # pixels of the longer side of the photograph that points are given in (segment-anything's)
 MASK_INPUT_SIZE = 256  # cells a side of earlier masks (segment-anything's)
-_CLICKED = 0.5  # as ``masktree.prompt.candidates.CLICKED``
+_CLICKED = 0.5  # as ``masktree.prompt.candidates.CLICK_AREA_EXPONENT``
 NUM_OUTPUT_MASKS = 3  # masks of an answer (segment-anything's for an ambiguous click)
 
 
@@ -176,8 +176,8 @@ class MaskDecoderOnnxModel(nn.Module):
 
 
 def _choose(inside: Tensor, ious: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores (n, m) of (n, m, h, w) bool masks that a click may mean, and which are chosen, (n, m) bool: ``choose`` and
-    ``click_costs`` of ``masktree.prompt.candidates`` as operators that can be exported."""
+    """Scores (n, m) of (n, m, h, w) bool masks that a click may mean, and which are chosen, (n, m) bool:
+    ``rank_candidates`` and ``click_costs`` of ``masktree.prompt.candidates`` as operators that can be exported."""
     cells = inside.flatten(2).float()
     shared = cells @ cells.mT
     areas = shared.diagonal(dim1=1, dim2=2)

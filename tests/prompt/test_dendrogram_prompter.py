@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from masktree import PartitionTree, Predictor
-from masktree.prompt.dendrogram import least_cuts
+from masktree.prompt.dendrogram_prompter import minimum_cuts
 from tests.oracles import prompts as oracle
 from tests.prompt.planted import STRIPS, box, random_tree, strips
 
@@ -26,7 +26,7 @@ def test_the_cut_of_least_cost_equals_trying_all(rng):
         seeds = {int(leaf): int(rng.integers(2)) for leaf in rng.permutation(n)[: rng.integers(1, n + 1)]}
         sides = np.full(m, -1, np.int8)
         sides[list(seeds)] = list(seeds.values())
-        energies, inside = least_cuts(parents, costs, sides, np.arange(m))
+        energies, inside = minimum_cuts(parents, costs, sides, np.arange(m))
         for top in range(m):
             least = oracle.least_cut(parents, costs, seeds, top)
             if np.isinf(least):

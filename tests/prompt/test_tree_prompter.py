@@ -94,4 +94,4 @@ def test_many_masks_of_score_0():
     areas = [int(mask.sum()) for mask in found]
     assert len(areas) == len(set(areas)) == 6
     assert (scores > 0).all()
-    assert len(Predictor(tree, answers=3).predict([[10, 9]], [1])[0]) == 3
+    assert len(Predictor(tree, num_multimask_outputs=3).predict([[10, 9]], [1])[0]) == 3

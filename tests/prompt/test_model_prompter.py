@@ -14,7 +14,7 @@ from masktree.errors import InputError
 from masktree.io.images import read_image, resize_image
 from masktree.models.build import build_model, save_pretrained
 from masktree.models.config import PromptableConfig
-from masktree.prompt.model import Network, _snapped, enlarge
+from masktree.prompt.model_prompter import ModelPrompter, _snap_logits, upscale_logits
 from masktree.prompt.prompt import Prompt
 from tests.prompt.test_predictor import published_script
 from tests.trees.test_snap import quarters
@@ -63,7 +63,7 @@ def predictor(segmenter, photo):
 def test_a_script_for_segment_anything_reaches_the_network(segmenter, photo):
     predictor = Predictor(segmenter)
     published_script(predictor, AutomaticMaskGenerator(segmenter), photo, obeyed=False)  # it has learned nothing
-    assert isinstance(predictor._source, Network)
+    assert isinstance(predictor._prompter, ModelPrompter)
 
 
 def test_a_click_has_six_masks_and_any_other_prompt_one_before_them(predictor):
@@ -89,14 +89,14 @@ def test_a_click_has_six_masks_and_any_other_prompt_one_before_them(predictor):
 
 
 def test_what_a_click_alone_may_mean_is_ordered_by_its_chance(segmenter, photo):
-    network = Network(segmenter, photo)  # 72 x 96 pixels of it are seen: 18 of 24 rows of cells
+    prompter = ModelPrompter(segmenter, photo)  # 72 x 96 pixels of it are seen: 18 of 24 rows of cells
     logits = torch.full((7, 24, 24), -1.0)
     for number, side in enumerate((18, 3, 6, 6, 16, 12)):
         logits[number, :side, :side] = 1
     logits[6, 18:] = 1  # in the padding
     click = Prompt.read((120, 160), [[3, 3]], [1])
     ious = np.array([0.9, 0.5, 0.5, 0.45, 0.5, 0.5, 0.9], np.float32)
-    order, scores = network._order(click, logits, ious, 6)
+    order, scores = prompter._rank(click, logits, ious, 6)
     assert order[0] == 2  # of a chance of 1/6 as 3 is, but near to 1, 3 and 5
     assert set(order.tolist()) == {1, 2, 4, 5}  # 3 is a copy, 6 is nowhere, 0 not for clicks alone
     assert (np.diff(scores) <= 0).all()
@@ -104,10 +104,10 @@ def test_what_a_click_alone_may_mean_is_ordered_by_its_chance(segmenter, photo):
     chances = ious[1:6] / np.sqrt(areas)
     overlaps = np.minimum(areas[1], areas) / np.maximum(areas[1], areas)
     assert scores[0] == pytest.approx(0.5 * (overlaps @ chances) / chances.sum())
-    assert network._order(click, -torch.ones(7, 24, 24), ious, 6)[1].tolist() == [0]
+    assert prompter._rank(click, -torch.ones(7, 24, 24), ious, 6)[1].tolist() == [0]
     for more in ({"granularity": 0.5}, {"box": [0, 0, 50, 50]}, {"mask_input": np.ones((1, 256, 256), np.float32)}):
         prompt = Prompt.read((120, 160), [[3, 3]], [1], **more)
-        order, scores = network._order(prompt, logits, ious, 3)
+        order, scores = prompter._rank(prompt, logits, ious, 3)
         assert (order.tolist(), scores.tolist()) == ([0, 6, 1], ious[[0, 6, 1]].tolist())
 
 
@@ -128,30 +128,30 @@ def test_every_part_of_a_prompt_reaches_the_network(predictor):
 
 
 def test_places_are_scaled_to_the_networks_input(segmenter, photo):
-    network = Network(segmenter, photo)  # 120 x 160 is seen as 72 x 96, padded to 96 x 96
-    asked = network._question(Prompt.read((120, 160), [[79.5, 59.5]], [1], [0, 0, 160, 120], granularity=0.5))
+    prompter = ModelPrompter(segmenter, photo)  # 120 x 160 is seen as 72 x 96, padded to 96 x 96
+    asked = prompter._to_network_input(Prompt.read((120, 160), [[79.5, 59.5]], [1], [0, 0, 160, 120], granularity=0.5))
     assert asked.points.tolist() == [[[48, 36]]]
     assert asked.boxes.tolist() == [[0, 0, 96, 72]]
     assert asked.granularity.tolist() == [0.5]
     mask = np.full((256, 256), -10, np.float32)
     mask[:96, :128] = 10  # the upper left quarter of the photograph
-    cells = network._fit(torch.from_numpy(mask))
+    cells = prompter._from_low_res(torch.from_numpy(mask))
     assert cells.shape == (24, 24)
     assert (cells[:8, :11] > 0).all()
     assert (cells[:, 13:] < 0).all()
     assert (cells[10:] < 0).all()
-    back = network._shrink(cells[None])
+    back = prompter._to_low_res(cells[None])
     assert back.shape == (1, 256, 256)
     assert ((back[0].numpy() > 0) == (mask > 0)).mean() > 0.98
 
 
 def test_logits_are_enlarged_in_place():
     ramp = torch.arange(24.0)[None, None, :].expand(1, 18, 24)  # 70 x 96 pixels of content
-    big = enlarge(ramp, (70, 96), (140, 192))
+    big = upscale_logits(ramp, (70, 96), (140, 192))
     assert big.shape == (1, 140, 192)
     centres = (np.arange(192) + 0.5) / 2 / 4 - 0.5
     np.testing.assert_allclose(big[0, 50, 8:-8], centres[8:-8], atol=0.1)
-    assert enlarge(ramp, (70, 96), (1, 1)).shape == (1, 1, 1)
+    assert upscale_logits(ramp, (70, 96), (1, 1)).shape == (1, 1, 1)
 
 
 def test_answers_may_follow_the_regions_of_the_default_method(run, segmenter, photo):
@@ -193,7 +193,7 @@ def test_snapped_answers_obey_clicks_that_do_not_contradict_each_other_in_a_regi
 
     def answer(clicks, labels):
         prompt = Prompt.read((40, 40), clicks, labels, None, None, None)
-        return _snapped(logits.copy(), dendrogram, prompt)[0]
+        return _snap_logits(logits.copy(), dendrogram, prompt)[0]
 
     np.testing.assert_array_equal(answer([(5, 5)], [1]) > 0, upper)
     np.testing.assert_array_equal(answer([(5, 5), (30, 5)], [1, 0]) > 0, left)
