@@ -27,7 +27,7 @@ import torch
 from masktree.backbones.texture import NUM_CUES
 from masktree.models.build import build_model
 from masktree.models.structures import Batch, Targets
-from masktree.train.loop import State, fit, make_accelerator, resolve_process_device, whole
+from masktree.train.loop import TrainingState, fit, make_accelerator, resolve_process_device, whole
 from masktree.train.presets import PRESETS, Size, find_preset
 from masktree.trees import hierarchy
 from memory import resident
@@ -57,19 +57,19 @@ def synthetic(count: int, side: int, masks: int, *, cues: bool, seed: int) -> Ba
 
 def measure(kind: str, size: str, options: argparse.Namespace) -> str:
     """A line of the table."""
-    preset = find_preset(kind, size, batch=options.batch, steps=options.steps + 1)
+    preset = find_preset(kind, size, batch_size=options.batch_size, steps=options.steps + 1)
     device = resolve_process_device(options.device)
     accelerator = make_accelerator(device, options.precision)
     model = build_model(preset.model, weights=False).to(device)
     settings, side = preset.optimisation, preset.model.image_size
     batches = [
-        synthetic(settings.batch, side, options.masks, cues=model.wants_cues, seed=step)
+        synthetic(settings.batch_size, side, options.masks, cues=model.wants_cues, seed=step)
         for step in range(settings.steps)
     ]
-    state = State.begin(model, settings)
+    state = TrainingState.begin(model, settings)
     seconds, processor = [], []
     began = time.process_time()
-    for record in fit(state, batches, accelerator, settings, device=device, parts=whole):
+    for record in fit(state, batches, accelerator, settings, device=device, make_batches=whole):
         seconds.append(record["seconds"])
         processor.append(time.process_time() - began)
         began = time.process_time()
@@ -77,7 +77,7 @@ def measure(kind: str, size: str, options: argparse.Namespace) -> str:
     weights = sum(p.numel() for p in model.parameters()) / 1e6
     step, busy = median(seconds[1:]), median(processor[1:])
     hours = find_preset(kind, size).optimisation.steps * step / 3600
-    values = f"{weights:9.1f} {side:6d} {settings.batch:6d} {step:8.2f} {busy:8.2f} {hours:7.1f} {peak:8.0f}"
+    values = f"{weights:9.1f} {side:6d} {settings.batch_size:6d} {step:8.2f} {busy:8.2f} {hours:7.1f} {peak:8.0f}"
     return f"{kind:7s} {size:6s} {preset.model.backbone:14s} {values}"
 
 
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=get_args(Size), default=["tiny", "small"])
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--masks", type=int, default=40, help="of each image")
-    parser.add_argument("--batch", type=int, help="images of a step, in place of the preset's")
+    parser.add_argument("--batch-size-size", type=int, help="images of a step, in place of the preset's")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="auto")
     options = parser.parse_args()

@@ -2,8 +2,8 @@
 
     masktree discover PHOTOS -o LABELS --method masktree --labels-per-image 30
     masktree train LABELS -o RUN --preset sohes --size tiny --steps 4800
-    masktree train LABELS -o FINE --preset sohes --size tiny --image-size 320 --from RUN --rate 3e-4 --steps 800
-    masktree self-train FINE LABELS -o RUN2 --steps 350 --rate 1e-4
+    masktree train LABELS -o FINE --preset sohes --size tiny --image-size 320 --from RUN --lr 3e-4 --steps 800
+    masktree self-train FINE LABELS -o RUN2 --steps 350 --lr 1e-4
     python recipes/phases.py examples/photos docs/phases.jpg LABELS FINE
 
 The last command shows outlines of photographs that nothing was trained on: a column for the rule that made the label

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from masktree.train.selection import HIGH, LOW, MEMORY, START
+from masktree.train.pseudo_label_thresholds import HIGH, LOW, MEMORY, START
 
 Seen = Sequence[tuple[float, float]]  # score and area of each mask of an image
 

@@ -18,16 +18,16 @@ from masktree.labels import LabelSet
 from masktree.models import build as models
 from masktree.models.saved import is_model
 from masktree.predict import load_model
-from masktree.stages.rounds import Rounds, describe, run_rounds
-from masktree.train import stage
-from masktree.train.run import read_metrics
-from masktree.train.stage import Options
+from masktree.stages.rounds import RoundsSettings, describe, run_rounds
+from masktree.train import training_run
+from masktree.train.run_folder import read_metrics
+from masktree.train.training_run import RunOptions
 from masktree.trees import rle
 from tests.oracles import label_merge as oracle
 from tests.train.planted import OPTIMISATION, PRESET, build, make_labels, run
 
-SETTINGS = Rounds(steps=3, min_score=0.5, iou=0.5)
-QUIET = Options(device="cpu", sample_every=0)
+SETTINGS = RoundsSettings(steps=3, min_score=0.5, iou=0.5)
+QUIET = RunOptions(device="cpu", sample_every=0)
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +44,11 @@ def first(labels, tmp_path_factory) -> Path:
 
 @contextlib.contextmanager
 def tiny() -> Iterator[None]:
-    with mock.patch.object(stage, "build_model", build), mock.patch.object(models, "build_model", build):
+    with mock.patch.object(training_run, "build_model", build), mock.patch.object(models, "build_model", build):
         yield
 
 
-def rounds(first: Path, labels: Path, output: Path, settings: Rounds = SETTINGS, **options: object) -> int:
+def rounds(first: Path, labels: Path, output: Path, settings: RoundsSettings = SETTINGS, **options: object) -> int:
     with tiny():
         return run_rounds(first, labels, output, settings, **({"options": QUIET} | options))  # type: ignore[arg-type]
 
@@ -66,7 +66,7 @@ def scores(first, labels) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def done(first, labels, scores, tmp_path_factory) -> tuple[Path, Rounds]:
+def done(first, labels, scores, tmp_path_factory) -> tuple[Path, RoundsSettings]:
     """Two rounds, with a least score that predictions have."""
     output = tmp_path_factory.mktemp("rounds") / "out"
     settings = replace(SETTINGS, rounds=2, min_score=0.5 * float(scores.min()))
@@ -190,7 +190,7 @@ def test_files_of_others_and_several_processes_are_refused(first, labels, tmp_pa
 )
 def test_settings_out_of_range_are_refused(values, match):
     with pytest.raises(InputError, match=match):
-        Rounds(**values)
+        RoundsSettings(**values)
 
 
 def test_the_command(first, labels, tmp_path, capsys):

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import torch
 
-from masktree.train.photo_dataset import Photographs
+from masktree.train.photo_dataset import PhotoDataset
 
 
-def check_independence(make: Callable[[], Photographs], flat: Callable[[list], list]) -> None:
+def check_independence(make: Callable[[], PhotoDataset], flat: Callable[[list], list]) -> None:
     """Assert that the items of 4 steps of 4 are the same wherever a loader of 16 examples begins, however many share
     it, and that the run's random numbers are its own. ``flat``: the examples of items, as what can be compared."""
     photographs = make()

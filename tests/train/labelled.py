@@ -38,7 +38,7 @@ def random_tree(size: tuple[int, int], count: int, rng: np.random.Generator) -> 
 
 
 def write_collection(folder: Path, sizes: Mapping[str, tuple[int, int]], count: int = 6) -> LabelSet:
-    """Photographs of noise by name, each with ``count`` rectangles; in FOLDER/photos and FOLDER/labels."""
+    """PhotoDataset of noise by name, each with ``count`` rectangles; in FOLDER/photos and FOLDER/labels."""
     rng, trees = np.random.default_rng(1), {}
     for name, size in sizes.items():
         path = folder / "photos" / name

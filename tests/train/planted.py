@@ -16,11 +16,11 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
-from masktree.train import stage
+from masktree.train import training_run
 from masktree.train.augmentation import Augmentation
 from masktree.train.optimiser import Optimisation
 from masktree.train.presets import Preset
-from masktree.train.self_train import SelfTraining, find_method, self_train
+from masktree.train.self_train import TeacherStudentSettings, find_method, self_train
 from masktree.train.train import train
 from masktree.trees.masktree import MaskTree
 from tests.models.standins import CONFIG, TinyModel
@@ -28,16 +28,16 @@ from tests.train.labelled import write_labels
 
 SIDE = 64
 OPTIMISATION = Optimisation(
-    rate=0.01, decay=0.01, steps=12, warm_up=2, schedule="cosine", batch=4, clip=1.0, average=0.9
+    lr=0.01, weight_decay=0.01, steps=12, warmup_steps=2, schedule="cosine", batch_size=4, clip_norm=1.0, ema_decay=0.9
 )
 PRESET = Preset(CONFIG, OPTIMISATION, Augmentation(crop=SIDE, scale=(0.8, 1.4), paste=0.5, jitter=0.5))
 
 # The scores of the model of three convolutions are near a half.
-CORRECTION: dict[str, object] = {"score": 0.2, "rate": 0.01, "average": 0.9}
+CORRECTION: dict[str, object] = {"score": 0.2, "lr": 0.01, "ema_decay": 0.9}
 
 
 def make_labels(folder: Path, count: int = 6) -> Path:
-    """Photographs of two nested rectangles each, in FOLDER/photos, and their label set, in FOLDER/labels."""
+    """PhotoDataset of two nested rectangles each, in FOLDER/photos, and their label set, in FOLDER/labels."""
     photos, labels = folder / "photos", folder / "labels"
     photos.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -57,19 +57,19 @@ def make_labels(folder: Path, count: int = 6) -> Path:
 
 
 def run(labels: Path, output: Path, preset: Preset = PRESET, **options: object) -> int:
-    """Train the model of three convolutions. ``options``: of ``train`` and of ``Options``."""
+    """Train the model of three convolutions. ``options``: of ``train`` and of ``RunOptions``."""
     outer = {name: options.pop(name) for name in ("start", "seed", "root", "overwrite") if name in options}
-    values = stage.Options(**({"device": "cpu", "sample_every": 0} | options))  # type: ignore[arg-type]
+    values = training_run.RunOptions(**({"device": "cpu", "sample_every": 0} | options))  # type: ignore[arg-type]
 
-    with mock.patch.object(stage, "build_model", build):
+    with mock.patch.object(training_run, "build_model", build):
         return train(labels, output, preset, options=values, **outer)  # type: ignore[arg-type]
 
 
-def correct(first: Path, labels: Path, output: Path, settings: SelfTraining, **options: object) -> int:
+def correct(first: Path, labels: Path, output: Path, settings: TeacherStudentSettings, **options: object) -> int:
     """Self-training of the model of three convolutions, as ``run``."""
     outer = {name: options.pop(name) for name in ("seed", "root", "overwrite") if name in options}
-    values = stage.Options(**({"device": "cpu", "sample_every": 0} | options))  # type: ignore[arg-type]
-    with mock.patch.object(stage, "build_model", build):
+    values = training_run.RunOptions(**({"device": "cpu", "sample_every": 0} | options))  # type: ignore[arg-type]
+    with mock.patch.object(training_run, "build_model", build):
         return self_train(first, labels, output, settings, options=values, **outer)  # type: ignore[arg-type]
 
 
@@ -79,11 +79,11 @@ def build(config: object, *, weights: bool) -> TinyModel:
 
 if __name__ == "__main__":
     steps, batch, parts = (int(value) for value in [*sys.argv[3:6], *("12", "4", "1")[len(sys.argv[:6]) - 3 :]])
-    optimisation = replace(OPTIMISATION, steps=steps, batch=batch, parts=parts)
+    optimisation = replace(OPTIMISATION, steps=steps, batch_size=batch, accumulation_steps=parts)
     labels, output, first = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[6:]
     try:
         if first:
-            settings = find_method("sohes", steps=steps, batch=batch, parts=parts, **CORRECTION)
+            settings = find_method("sohes", steps=steps, batch_size=batch, accumulation_steps=parts, **CORRECTION)
             correct(Path(first[0]), labels, output, settings, save_every=0)
         else:
             run(labels, output, replace(PRESET, optimisation=optimisation), save_every=0)

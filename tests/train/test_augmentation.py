@@ -9,24 +9,24 @@ from masktree.errors import InputError
 from masktree.train.augmentation import (
     STILL_SEEN,
     Augmentation,
-    Light,
-    Scene,
+    ColorJitter,
+    Sample,
+    apply_view,
     choose_masks,
     choose_objects,
     paste,
-    see,
-    thin,
+    random_subset,
 )
 from masktree.train.geometry import Geometry
-from masktree.train.store import Record
+from masktree.train.label_store import ImageLabels
 from masktree.trees import hierarchy, rle
 from tests.train.labelled import random_tree
 
 
-def scene_of(masks: np.ndarray, value: int, cover: float = 0.9) -> Scene:
+def scene_of(masks: np.ndarray, value: int, cover: float = 0.9) -> Sample:
     parents = hierarchy.parents_by_coverage([rle.encode(m) for m in masks], masks.shape[1:], min_coverage=cover)
     image = np.full((*masks.shape[1:], 3), value, np.uint8)
-    return Scene(image, masks, parents, hierarchy.levels(parents))
+    return Sample(image, masks, parents, hierarchy.levels(parents))
 
 
 def rectangles(size: tuple[int, int], *boxes: tuple[int, int, int, int]) -> np.ndarray:
@@ -114,22 +114,22 @@ def test_settings_out_of_range_are_refused(values, message):
 
 def test_light_changes_what_it_says(rng):
     image = rng.integers(40, 120, (16, 20, 3)).astype(np.uint8)
-    assert Light().apply(image) is image
-    np.testing.assert_allclose(Light(brightness=1.5).apply(image), image * 1.5, atol=1)
-    assert Light(contrast=0.5).apply(image).std() == pytest.approx(image.std() / 2, rel=0.1)
-    grey = Light(grey=True).apply(image)
+    assert ColorJitter().apply(image) is image
+    np.testing.assert_allclose(ColorJitter(brightness=1.5).apply(image), image * 1.5, atol=1)
+    assert ColorJitter(contrast=0.5).apply(image).std() == pytest.approx(image.std() / 2, rel=0.1)
+    grey = ColorJitter(grey=True).apply(image)
     assert (grey == grey[..., :1]).all()
-    np.testing.assert_array_equal(Light(saturation=0.0).apply(image)[..., 0], grey[..., 0])
-    assert Light(sigma=1.5).apply(image).std() < image.std() / 2
+    np.testing.assert_array_equal(ColorJitter(saturation=0.0).apply(image)[..., 0], grey[..., 0])
+    assert ColorJitter(sigma=1.5).apply(image).std() < image.std() / 2
     red = np.zeros((4, 4, 3), np.uint8)
     red[..., 0] = 200
-    np.testing.assert_allclose(Light(hue=1 / 3).apply(red)[0, 0], [0, 200, 0], atol=6)
-    np.testing.assert_allclose(Light(hue=-1 / 3).apply(red)[0, 0], [0, 0, 200], atol=6)
+    np.testing.assert_allclose(ColorJitter(hue=1 / 3).apply(red)[0, 0], [0, 200, 0], atol=6)
+    np.testing.assert_allclose(ColorJitter(hue=-1 / 3).apply(red)[0, 0], [0, 0, 200], atol=6)
 
 
 def test_light_is_drawn_as_often_and_as_far_as_set(rng):
     settings = Augmentation().strong()
-    drawn = [settings.draw_light(rng) for _ in range(1000)]
+    drawn = [settings.draw_color_jitter(rng) for _ in range(1000)]
     jittered = [light for light in drawn if light.hue != 0]
     assert 0.75 < len(jittered) / 1000 < 0.85
     assert 0.15 < np.mean([light.grey for light in drawn]) < 0.25
@@ -138,7 +138,7 @@ def test_light_is_drawn_as_often_and_as_far_as_set(rng):
         spread = np.array([getattr(light, name) for light in jittered]) - middle
         assert -most <= spread.min() < -0.95 * most
         assert 0.95 * most < spread.max() <= most
-    assert {Augmentation().draw_light(rng) for _ in range(20)} == {Light()}
+    assert {Augmentation().draw_color_jitter(rng) for _ in range(20)} == {ColorJitter()}
 
 
 # --- masks ----------------------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def test_light_is_drawn_as_often_and_as_far_as_set(rng):
 
 def test_masks_that_are_left_out_hand_their_children_up():
     masks = rectangles((32, 32), (0, 30, 0, 30), (2, 20, 2, 20), (4, 10, 4, 10))
-    record = Record(
+    record = ImageLabels(
         "a.png",
         (32, 32),
         tuple(rle.encode(m) for m in masks),
@@ -155,11 +155,11 @@ def test_masks_that_are_left_out_hand_their_children_up():
         np.ones(3, np.float32),
     )
     geometry = Geometry((32, 32), (32, 32), (0, 0), (32, 32))
-    scene = see(np.zeros((32, 32, 3), np.uint8), record, geometry, np.array([True, False, True]))
+    scene = apply_view(np.zeros((32, 32, 3), np.uint8), record, geometry, np.array([True, False, True]))
     assert scene.parents.tolist() == [-1, 0]
     assert scene.levels.tolist() == [0, 2]
     np.testing.assert_array_equal(scene.masks, masks[[0, 2]])
-    none = see(np.zeros((32, 32, 3), np.uint8), record, geometry, np.zeros(3, bool))
+    none = apply_view(np.zeros((32, 32, 3), np.uint8), record, geometry, np.zeros(3, bool))
     assert none.masks.shape == (0, 32, 32)
     assert none.parents.shape == (0,)
 
@@ -171,7 +171,7 @@ def test_too_many_masks_are_chosen_from_at_random(rng):
     assert not keep[:16].any()
     assert (choose_masks(areas, 16, 50, rng) != keep).any()
     np.testing.assert_array_equal(choose_masks(areas, 16, 300, rng), areas >= 16)
-    counts = sum(thin(np.ones(10, bool), 3, rng).astype(int) for _ in range(1000))
+    counts = sum(random_subset(np.ones(10, bool), 3, rng).astype(int) for _ in range(1000))
     assert counts.min() > 230  # of 300
     assert counts.max() < 370
 
@@ -235,7 +235,7 @@ def test_copy_paste_keeps_trees_and_overlaps_right(rng):
         for value in (10, 200):
             tree = random_tree(size, 12, rng)
             masks = np.stack([tree.mask(i) for i in range(12)])
-            scenes.append(Scene(np.full((*size, 3), value, np.uint8), masks, tree.parents, tree.levels))
+            scenes.append(Sample(np.full((*size, 3), value, np.uint8), masks, tree.parents, tree.levels))
         scene, other = scenes
         keep = choose_objects(other.parents, other.masks.sum((1, 2)), 16, 400, 8, rng)
         donor = other[keep]

@@ -19,8 +19,8 @@ from masktree.models.build import read_model
 from masktree.models.trees import segment_images
 from masktree.train.augmentation import Augmentation
 from masktree.train.presets import Preset, find_preset
-from masktree.train.run import read_metrics
-from masktree.train.train import Options, train
+from masktree.train.run_folder import read_metrics
+from masktree.train.train import RunOptions, train
 from masktree.trees import hierarchy
 from masktree.trees.masktree import MaskTree
 from tests.train.labelled import write_labels
@@ -56,7 +56,7 @@ def planted(tmp_path_factory) -> tuple[Path, Trees]:
 def learn(planted: tuple[Path, Trees], run: Path, preset: Preset, **limits: float) -> list[MaskTree]:
     """Train without any augmentation, read the run back, and outline the photographs it was trained on."""
     folder, trees = planted
-    train(folder / "labels", run, preset, options=Options(device="cpu", sample_every=0))
+    train(folder / "labels", run, preset, options=RunOptions(device="cpu", sample_every=0))
     photos = [read_image(folder / "photos" / name) for name in trees]
     return segment_images(read_model(run), photos, **limits)
 
@@ -72,7 +72,7 @@ def small(kind: str, shape: Mapping[str, int], **optimisation: float | str) -> P
     """The tiny preset on small pictures as they are, for a minute of one core. Schedule and average are for few steps:
     a rate that ends at 0, and weights of the last ten steps."""
     preset = find_preset(kind, "tiny", image_size=SIDE)  # type: ignore[arg-type]
-    few = replace(preset.optimisation, warm_up=10, schedule="cosine", average=0.9, **optimisation)
+    few = replace(preset.optimisation, warmup_steps=10, schedule="cosine", ema_decay=0.9, **optimisation)
     return Preset(replace(preset.model, **shape), few, Augmentation(crop=SIDE, scale=(1.0, 1.0), mirror=0.0))
 
 
@@ -92,7 +92,7 @@ def by_coverage(tree: MaskTree) -> MaskTree:
 
 
 def test_sohes_learns_masks_and_their_parents(planted, tmp_path):
-    preset = small("sohes", {"num_queries": 20, "max_detections": 20}, steps=60, batch=8, rate=2e-3)
+    preset = small("sohes", {"num_queries": 20, "max_detections": 20}, steps=60, batch_size=8, lr=2e-3)
     found = learn(planted, tmp_path / "run", preset, min_score=0.5)
     _, trees = planted
     metrics = recall_of(trees, found)
@@ -107,7 +107,7 @@ def test_sohes_learns_masks_and_their_parents(planted, tmp_path):
 
 def test_hassod_learns_masks_and_their_levels(planted, tmp_path):
     shape = {"hidden_dim": 32, "mask_head_layers": 1, "roi_batch_size": 16, "train_proposals": 50, "test_proposals": 50}
-    preset = small("hassod", shape, steps=100, batch=4, rate=0.05)
+    preset = small("hassod", shape, steps=100, batch_size=4, lr=0.05)
     found = learn(planted, tmp_path / "run", preset, min_score=0.5)
     _, trees = planted
     metrics = recall_of(trees, found)

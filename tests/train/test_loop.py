@@ -13,7 +13,7 @@ import torch
 
 from masktree.errors import InputError, TrainingError
 from masktree.models.structures import Batch, Targets
-from masktree.train.loop import Part, State, fit, interruptible, make_accelerator, split, whole
+from masktree.train.loop import TrainingState, WeightedBatch, fit, interruptible, make_accelerator, split, whole
 from tests.models.standins import CONFIG, TinyModel
 from tests.train.planted import OPTIMISATION
 
@@ -40,13 +40,13 @@ def model_of(kind: type[TinyModel] = TinyModel) -> TinyModel:
     return kind(CONFIG)
 
 
-def run(batches, settings=OPTIMISATION, parts=whole, model=None, precision="float32"):
-    state = State.begin(model or model_of(), settings)
+def run(batches, settings=OPTIMISATION, make_batches=whole, model=None, precision="float32"):
+    state = TrainingState.begin(model or model_of(), settings)
     accelerator = make_accelerator(CPU, precision)
-    return state, list(fit(state, batches, accelerator, settings, device=CPU, parts=parts))
+    return state, list(fit(state, batches, accelerator, settings, device=CPU, make_batches=make_batches))
 
 
-def weights(state: State) -> torch.Tensor:
+def weights(state: TrainingState) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in state.model.parameters()])
 
 
@@ -64,7 +64,7 @@ def test_a_split_batch_has_the_same_images_in_order():
 def test_passes_do_not_change_a_step():
     batches = [batch_of(3, 0, 1, 2, seed=i) for i in range(4)]
     one, records = run(batches)
-    four, again = run(batches, replace(OPTIMISATION, parts=4))
+    four, again = run(batches, replace(OPTIMISATION, accumulation_steps=4))
     assert [r["loss"] for r in again] == pytest.approx([r["loss"] for r in records], rel=1e-5)
     assert [r["masks"] for r in records] == [6] * 4
     torch.testing.assert_close(weights(four), weights(one), rtol=1e-4, atol=1e-5)
@@ -73,17 +73,19 @@ def test_passes_do_not_change_a_step():
 def test_records_say_what_was_done():
     _, records = run([batch_of(1, 2), batch_of(2, 2, seed=1)])
     assert [r["step"] for r in records] == [1, 2]
-    assert [r["rate"] for r in records] == [0.005, 0.01]
-    assert set(records[0]) == {"step", "rate", "loss", "mask", "norm", "masks", "seconds"}
+    assert [r["lr"] for r in records] == [0.005, 0.01]
+    assert set(records[0]) == {"step", "lr", "loss", "mask", "norm", "masks", "seconds"}
     assert records[0]["loss"] == records[0]["mask"] > 0
 
 
 def test_weighted_batches_add_up():
     """A step on two batches is that on the weighted sum of their losses."""
     first, second = batch_of(1, 2), batch_of(3, 1, seed=1)
-    plain = replace(OPTIMISATION, optimiser="sgd", warm_up=0, clip=0.0, decay=0.0, schedule="constant")
-    together, [record] = run(["x"], plain, lambda _: [Part(first, 0.5, "own_"), Part(second, 2.0, "teacher_")])
-    start = weights(State.begin(model_of(), plain))
+    plain = replace(OPTIMISATION, optimiser="sgd", warmup_steps=0, clip_norm=0.0, weight_decay=0.0, schedule="constant")
+    together, [record] = run(
+        ["x"], plain, lambda _: [WeightedBatch(first, 0.5, "own_"), WeightedBatch(second, 2.0, "teacher_")]
+    )
+    start = weights(TrainingState.begin(model_of(), plain))
     moves = [weights(run([batch], plain)[0]) - start for batch in (first, second)]
     torch.testing.assert_close(weights(together) - start, 0.5 * moves[0] + 2.0 * moves[1], rtol=1e-4, atol=1e-6)
     assert record["loss"] == pytest.approx(0.5 * record["own_mask"] + 2.0 * record["teacher_mask"])
@@ -109,11 +111,11 @@ def test_lower_precision_trains_float32_weights():
 def test_a_loss_that_is_not_finite_ends_the_run_before_it_harms_the_weights():
     good, bad = batch_of(1, 1), batch_of(1, 2, seed=5)
     bad.images[1] = torch.nan
-    state = State.begin(model_of(), OPTIMISATION)
-    steps = fit(state, [good, bad], make_accelerator(CPU, "float32"), OPTIMISATION, device=CPU, parts=whole)
+    state = TrainingState.begin(model_of(), OPTIMISATION)
+    steps = fit(state, [good, bad], make_accelerator(CPU, "float32"), OPTIMISATION, device=CPU, make_batches=whole)
     next(steps)
     before = weights(state)
-    with pytest.raises(TrainingError, match=r"finite losses in step 2; got loss nan, .*5-0.png, 5-1.png; .*--rate"):
+    with pytest.raises(TrainingError, match=r"finite losses in step 2; got loss nan, .*5-0.png, 5-1.png; .*--lr"):
         next(steps)
     assert torch.equal(weights(state), before)
     assert state.step == 1
@@ -123,7 +125,10 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_harms_the_weights():
     ("error", "words"),
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB."), "memory for step 1; got: CUDA out"),
-        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."), "--parts 2 .*--batch"),
+        (
+            RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+            "--accumulation-steps 2 .*--batch-size-size",
+        ),
     ],
 )
 def test_exhausted_memory_says_what_to_lower(error, words):
@@ -157,10 +162,12 @@ def test_a_restored_state_goes_on_bit_for_bit():
     file = io.BytesIO()
     torch.save(first.content(), file)
     file.seek(0)
-    second = State.begin(Noisy(CONFIG), OPTIMISATION)
+    second = TrainingState.begin(Noisy(CONFIG), OPTIMISATION)
     second.restore(torch.load(file, weights_only=True))
     torch.rand(7)
-    later = list(fit(second, batches[3:], make_accelerator(CPU, "float32"), OPTIMISATION, device=CPU, parts=whole))
+    later = list(
+        fit(second, batches[3:], make_accelerator(CPU, "float32"), OPTIMISATION, device=CPU, make_batches=whole)
+    )
     assert torch.equal(weights(second), weights(unbroken))
     for old, new in zip(unbroken.averaged.parameters(), second.averaged.parameters(), strict=True):
         assert torch.equal(old, new)

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from masktree.errors import InputError
-from masktree.train.optimiser import Optimisation, average, clip_gradients, freeze, make_optimiser, rate_factor
+from masktree.train.optimiser import Optimisation, average, build_optimiser, clip_gradients, freeze, lr_factor
 
-BASE = Optimisation(rate=1e-3, decay=0.1, steps=100, warm_up=10, batch=8, average=0.9)
+BASE = Optimisation(lr=1e-3, weight_decay=0.1, steps=100, warmup_steps=10, batch_size=8, ema_decay=0.9)
 
 
 class Net(nn.Module):
@@ -38,19 +38,19 @@ class Net(nn.Module):
 
 
 def test_the_rate_warms_up_then_follows_the_schedule():
-    assert [rate_factor(step, BASE) for step in (0, 4, 9, 10, 99)] == [0.1, 0.5, 1.0, 1.0, 1.0]
+    assert [lr_factor(step, BASE) for step in (0, 4, 9, 10, 99)] == [0.1, 0.5, 1.0, 1.0, 1.0]
     cosine = replace(BASE, schedule="cosine")
-    assert rate_factor(10, cosine) == 1.0
-    assert rate_factor(55, cosine) == pytest.approx(0.5)
-    assert 0 < rate_factor(99, cosine) < 0.001
-    steps = replace(BASE, schedule="step", drops=(0.5, 0.9))
-    assert [rate_factor(step, steps) for step in (49, 50, 89, 90)] == pytest.approx([1, 0.1, 0.1, 0.01])
-    assert rate_factor(0, replace(BASE, warm_up=0)) == 1.0
+    assert lr_factor(10, cosine) == 1.0
+    assert lr_factor(55, cosine) == pytest.approx(0.5)
+    assert 0 < lr_factor(99, cosine) < 0.001
+    steps = replace(BASE, schedule="step", milestones=(0.5, 0.9))
+    assert [lr_factor(step, steps) for step in (49, 50, 89, 90)] == pytest.approx([1, 0.1, 0.1, 0.01])
+    assert lr_factor(0, replace(BASE, warmup_steps=0)) == 1.0
 
 
 def test_every_parameter_stands_in_the_group_that_its_kind_asks_for():
     net = Net()
-    optimiser = make_optimiser(net, replace(BASE, backbone_rate=0.2))
+    optimiser = build_optimiser(net, replace(BASE, backbone_lr_factor=0.2))
     found = {id(p): (g["scale"], g["weight_decay"]) for g in optimiser.param_groups for p in g["params"]}
     wanted = {
         net.pyramid.conv.weight: (0.2, 0.1),
@@ -63,19 +63,19 @@ def test_every_parameter_stands_in_the_group_that_its_kind_asks_for():
         net.pos_embed: (1.0, 0.0),
     }
     assert found == {id(p): group for p, group in wanted.items()}
-    assert isinstance(make_optimiser(net, replace(BASE, optimiser="sgd")), torch.optim.SGD)
+    assert isinstance(build_optimiser(net, replace(BASE, optimiser="sgd")), torch.optim.SGD)
     with pytest.raises(InputError, match="can be trained; got none"):
-        make_optimiser(net.requires_grad_(False), BASE)
+        build_optimiser(net.requires_grad_(False), BASE)
 
 
 def test_a_backbone_with_rate_0_is_asked_for_no_gradient():
     net = Net()
-    freeze(net, replace(BASE, backbone_rate=0.2))
+    freeze(net, replace(BASE, backbone_lr_factor=0.2))
     assert net.pyramid.conv.weight.requires_grad
-    freeze(net, replace(BASE, backbone_rate=0))
+    freeze(net, replace(BASE, backbone_lr_factor=0))
     assert not net.pyramid.conv.weight.requires_grad
     assert net.linear.weight.requires_grad
-    listed = [p for group in make_optimiser(net, BASE).param_groups for p in group["params"]]
+    listed = [p for group in build_optimiser(net, BASE).param_groups for p in group["params"]]
     assert len(listed) == 6
 
 
@@ -83,7 +83,7 @@ def test_a_backbone_with_rate_0_is_asked_for_no_gradient():
 def test_gradients_are_clipped_together_or_each(each):
     parameters = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))]
     parameters[0].grad, parameters[1].grad = torch.tensor([3.0, 4.0]), torch.tensor([0.0, 0.5])
-    norm = clip_gradients(parameters, replace(BASE, clip=1.0, clip_each=each))
+    norm = clip_gradients(parameters, replace(BASE, clip_norm=1.0, clip_per_parameter=each))
     assert norm.item() == pytest.approx(math.sqrt(25.25))
     factor = 1.0 if each else 1 / math.sqrt(25.25)
     assert parameters[0].grad.tolist() == pytest.approx([0.6, 0.8] if each else [3 * factor, 4 * factor], rel=1e-4)
@@ -120,11 +120,11 @@ def test_the_average_is_the_moving_average_of_its_definition():
     ("change", "words"),
     [
         ({"steps": 0}, "steps of at least 1"),
-        ({"rate": 0.0}, "rate above 0"),
-        ({"rate": math.nan}, "rate above 0"),
-        ({"average": 1.0}, "average in"),
-        ({"clip": -1.0}, "clip of 0 or more; got -1.0"),
-        ({"backbone_rate": math.nan}, "backbone_rate of 0 or more; got nan"),
+        ({"lr": 0.0}, "rate above 0"),
+        ({"lr": math.nan}, "rate above 0"),
+        ({"ema_decay": 1.0}, "average in"),
+        ({"clip_norm": -1.0}, "clip_norm of 0 or more; got -1.0"),
+        ({"backbone_lr_factor": math.nan}, "backbone_lr_factor of 0 or more; got nan"),
     ],
 )
 def test_values_out_of_range_are_refused(change, words):
@@ -135,8 +135,9 @@ def test_values_out_of_range_are_refused(change, words):
 def test_a_batch_that_cannot_be_shared_is_refused():
     BASE.check_processes(4)
     with pytest.raises(
-        InputError, match="3 processes with 1 parts each can share evenly; got 8 images; give --batch 6"
+        InputError,
+        match="3 processes with 1 accumulation steps each can share evenly; got 8 images; give --batch-size-size 6",
     ):
         BASE.check_processes(3)
-    with pytest.raises(InputError, match="give --batch 16"):
+    with pytest.raises(InputError, match="give --batch-size-size 16"):
         BASE.check_processes(16)

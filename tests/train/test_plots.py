@@ -15,7 +15,7 @@ def black_rows(picture: np.ndarray, column: int) -> np.ndarray:
 
 
 def test_a_falling_loss_is_a_falling_curve():
-    picture = draw_losses([{"step": i, "loss": 1000 * 0.99**i, "mask": 0.0, "rate": 5.0} for i in range(1, 401)])
+    picture = draw_losses([{"step": i, "loss": 1000 * 0.99**i, "mask": 0.0, "lr": 5.0} for i in range(1, 401)])
     assert picture.shape == (480, 900, 3)
     assert picture.dtype == np.uint8
     heights = [black_rows(picture, column)[0] for column in (100, 300, 500, 700)]

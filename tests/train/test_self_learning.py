@@ -15,16 +15,16 @@ from masktree.models.build import read_model
 from masktree.models.trees import segment_images
 from masktree.train.augmentation import Augmentation
 from masktree.train.presets import Preset, find_preset
-from masktree.train.run import read_metrics
+from masktree.train.run_folder import read_metrics
 from masktree.train.self_train import find_method, self_train
-from masktree.train.train import Options, train
+from masktree.train.train import RunOptions, train
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
 from tests.train.labelled import write_labels
 
 SIDE, IMAGES = 64, 24
 COLOURS = np.array([[200, 40, 40], [40, 180, 60], [60, 80, 220], [220, 200, 60], [150, 60, 170]])
-OPTIONS = Options(device="cpu", sample_every=0)
+OPTIONS = RunOptions(device="cpu", sample_every=0)
 Masks = Mapping[str, np.ndarray]
 
 
@@ -67,7 +67,9 @@ def recall(run: Path, folder: Path, wanted: Masks, score: float) -> float:
 def test_what_the_labels_miss_is_found_more_often_after_self_training(planted, tmp_path):
     folder, labelled, missing = planted
     preset = find_preset("sohes", "tiny", image_size=SIDE)
-    few = replace(preset.optimisation, steps=80, batch=8, rate=2e-3, warm_up=10, schedule="cosine", average=0.9)
+    few = replace(
+        preset.optimisation, steps=80, batch_size=8, lr=2e-3, warmup_steps=10, schedule="cosine", ema_decay=0.9
+    )
     model = replace(preset.model, num_queries=16, max_detections=16, hidden_dim=64)  # type: ignore[call-arg]
     train(
         folder / "labels",
@@ -75,7 +77,7 @@ def test_what_the_labels_miss_is_found_more_often_after_self_training(planted, t
         Preset(model, few, Augmentation(crop=SIDE, scale=(1.0, 1.0))),
         options=OPTIONS,
     )
-    settings = find_method("sohes", steps=40, rate=1e-3)
+    settings = find_method("sohes", steps=40, lr=1e-3)
     self_train(tmp_path / "a", folder / "labels", tmp_path / "b", settings, options=OPTIONS)
     before, after = (recall(tmp_path / run, folder, missing, 0.3) for run in "ab")
     assert after > before + 0.05, (before, after)

@@ -19,19 +19,19 @@ from masktree.errors import FormatError, InputError, TrainingError, WeightsError
 from masktree.models.build import build_model, read_tensors
 from masktree.models.config import CascadeConfig, Mask2FormerConfig
 from masktree.models.structures import Batch, Targets
-from masktree.train.initialisation import Start
-from masktree.train.loop import Part, State, fit, make_accelerator
+from masktree.train.initialisation import Initialisation
+from masktree.train.loop import TrainingState, WeightedBatch, fit, make_accelerator
 from masktree.train.optimiser import Optimisation
 from masktree.train.presets import PRESETS
-from masktree.train.run import RunFolder, read_metrics
-from masktree.train.selection import Watch
+from masktree.train.pseudo_label_thresholds import CollapseMonitor
+from masktree.train.run_folder import RunFolder, read_metrics
 from masktree.train.self_train import METHODS, find_method
 from tests.models.standins import CONFIG, TinyModel
 from tests.train.planted import CORRECTION, OPTIMISATION, PRESET, correct, make_labels, run
-from tests.train.test_run import ROOT, equal_runs, records, stop_at
+from tests.train.test_run_folder import ROOT, equal_runs, records, stop_at
 
 STEPS = 8
-SETTINGS = find_method("sohes", steps=STEPS, batch=4, **CORRECTION)
+SETTINGS = find_method("sohes", steps=STEPS, batch_size=4, **CORRECTION)
 
 
 @pytest.fixture(scope="module")
@@ -70,20 +70,25 @@ def test_the_methods_have_the_published_numbers():
     assert (hassod.burn_in, hassod.mask_loss, hassod.paste) == (0, True, False)
     assert (sohes.score, sohes.label_weight, sohes.teacher_weight) == (None, (1.0, 1.0), (1.0, 1.0))
     after = hassod.optimisation(PRESETS["hassod"].optimisation)
-    assert (after.rate, after.schedule, after.batch, after.average) == (0.01, "cosine", 8, 0.9996)
+    assert (after.lr, after.schedule, after.batch_size, after.ema_decay) == (0.01, "cosine", 8, 0.9996)
 
 
 def test_a_run_is_gone_on_with_as_it_was_trained_unless_told_otherwise():
     before = PRESETS["sohes"].optimisation
     after = METHODS["sohes"].optimisation(before)
-    assert (after.steps, after.batch, after.rate, after.warm_up) == (25_000, 16, pytest.approx(5e-6), 10)
-    assert (after.optimiser, after.decay, after.clip, after.backbone_rate) == ("adamw", 0.05, 0.01, 0.1)
-    given = {"steps": 7, "batch": 3, "rate": 0.5, "average": 0.5, "parts": 3}
+    assert (after.steps, after.batch_size, after.lr, after.warmup_steps) == (25_000, 16, pytest.approx(5e-6), 10)
+    assert (after.optimiser, after.weight_decay, after.clip_norm, after.backbone_lr_factor) == (
+        "adamw",
+        0.05,
+        0.01,
+        0.1,
+    )
+    given = {"steps": 7, "batch_size": 3, "lr": 0.5, "ema_decay": 0.5, "accumulation_steps": 3}
     after = find_method("hassod", **given).optimisation(before)
     assert {name: getattr(after, name) for name in given} == given
-    assert after.warm_up == 0
+    assert after.warmup_steps == 0
     assert find_method(None, "hassod") == METHODS["hassod"]
-    assert find_method(None, "unsam", rate=None) == METHODS["sohes"]
+    assert find_method(None, "unsam", lr=None) == METHODS["sohes"]
 
 
 def test_weights_follow_half_a_cosine_after_the_burn_in():
@@ -127,11 +132,11 @@ def test_a_corrected_run_is_a_run_with_a_record_of_its_teacher(first, unbroken):
     assert [record["step"] for record in found] == list(range(1, STEPS + 1))
     teacher = {"weight_labels", "weight_teacher", "blind"}
     teacher |= {f"{what}_{size}" for what in ("threshold", "kept") for size in ("small", "medium", "large")}
-    assert set(found[0]) == {"step", "rate", "loss", "mask", "teacher_mask", "norm", "masks"} | teacher
+    assert set(found[0]) == {"step", "lr", "loss", "mask", "teacher_mask", "norm", "masks"} | teacher
     assert found[0]["loss"] == pytest.approx(found[0]["mask"] + found[0]["teacher_mask"])
     assert found[0]["kept_small"] > 0
     header = json.loads((unbroken / "config.json").read_text())
-    assert header["training"]["start"] == Start.open(first).sha256
+    assert header["training"]["start"] == Initialisation.open(first).sha256
     assert header["training"]["self_training"]["method"] == "sohes"
     assert header["training"]["augmentation"]["scale"] == list(PRESET.augmentation.scale)
     assert (header["training"]["optimisation"]["schedule"], header["step"]) == ("cosine", STEPS)
@@ -140,7 +145,7 @@ def test_a_corrected_run_is_a_run_with_a_record_of_its_teacher(first, unbroken):
 
 def test_the_teacher_begins_as_the_run_ended_and_follows_slowly(first, labels, tmp_path):
     """After one step it is the fixed mean of the earlier run's weights and the student's."""
-    correct(first, labels, tmp_path / "run", replace(SETTINGS, steps=1, average=0.75))
+    correct(first, labels, tmp_path / "run", replace(SETTINGS, steps=1, ema_decay=0.75))
     content = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     for name, before in read_tensors(first).items():
         expected = 0.75 * before + 0.25 * content["model"][name]
@@ -209,7 +214,7 @@ def test_a_teacher_gone_blind_ends_the_run_and_leaves_the_checkpoint(first, labe
     from masktree.train import self_train as module
 
     with (
-        mock.patch.object(module, "Watch", lambda origin: Watch(3, origin)),
+        mock.patch.object(module, "Watch", lambda origin: CollapseMonitor(3, origin)),
         pytest.raises(TrainingError, match=r"masks from the teacher; got 0 per image .* go back to .*run"),
     ):
         correct(first, labels, tmp_path / "run", blind, save_every=0)
@@ -238,7 +243,7 @@ def test_what_is_no_run_or_the_same_one_is_refused(first, labels, tmp_path):
     (model / "config.json").write_text(json.dumps({k: header[k] for k in ("format", "version", "model")}))
     with pytest.raises(InputError, match="a model without record of its training"):
         correct(model, labels, tmp_path / "out", SETTINGS)
-    header["training"]["optimisation"]["rate"] = "fast"
+    header["training"]["optimisation"]["lr"] = "fast"
     (model / "config.json").write_text(json.dumps(header))
     with pytest.raises(FormatError, match="expected the settings of a training run"):
         correct(model, labels, tmp_path / "out", SETTINGS)
@@ -246,8 +251,8 @@ def test_what_is_no_run_or_the_same_one_is_refused(first, labels, tmp_path):
 
 
 def test_an_unfinished_run_is_taken_with_a_warning(first, tmp_path):
-    assert Start.open(first).unfinished() is None
-    half = replace(Start.open(first), header={"step": 3, "training": {"optimisation": {"steps": 4}}})
+    assert Initialisation.open(first).unfinished() is None
+    half = replace(Initialisation.open(first), header={"step": 3, "training": {"optimisation": {"steps": 4}}})
     assert "was stopped at step 3 of 4" in half.unfinished()
 
 
@@ -267,7 +272,7 @@ def batch_of(*counts: int, size: int = 64) -> Batch:
     return Batch(images, None, targets, torch.arange(len(counts)), [str(i) for i in range(len(counts))])
 
 
-def gradient_of(part: Part) -> tuple[dict[str, float], torch.Tensor]:
+def gradient_of(part: WeightedBatch) -> tuple[dict[str, float], torch.Tensor]:
     torch.manual_seed(0)
 
     class Double(TinyModel):
@@ -275,21 +280,21 @@ def gradient_of(part: Part) -> tuple[dict[str, float], torch.Tensor]:
             found = super().losses(batch, masks)
             return found | {"other": self.masks.bias.square().sum() + 1}
 
-    settings = Optimisation(optimiser="sgd", rate=1.0, decay=0.0, steps=1, batch=1, average=0.0)
-    state = State.begin(Double(CONFIG), settings)
+    settings = Optimisation(optimiser="sgd", lr=1.0, weight_decay=0.0, steps=1, batch_size=1, ema_decay=0.0)
+    state = TrainingState.begin(Double(CONFIG), settings)
     before = torch.nn.utils.parameters_to_vector(state.model.parameters()).detach().clone()
     accelerator = make_accelerator(torch.device("cpu"), "float32")
-    [record] = fit(state, ["x"], accelerator, settings, device=torch.device("cpu"), parts=lambda _: [part])
+    [record] = fit(state, ["x"], accelerator, settings, device=torch.device("cpu"), make_batches=lambda _: [part])
     return record, before - torch.nn.utils.parameters_to_vector(state.model.parameters()).detach()
 
 
 def test_losses_left_out_are_recorded_but_not_learned():
     batch = batch_of(1, 2)
-    both, moved = gradient_of(Part(batch))
-    left, moved_by_other = gradient_of(Part(batch, without=frozenset({"mask"})))
+    both, moved = gradient_of(WeightedBatch(batch))
+    left, moved_by_other = gradient_of(WeightedBatch(batch, without=frozenset({"mask"})))
     assert (left["mask"], left["other"]) == (both["mask"], both["other"])
     assert left["loss"] == pytest.approx(both["other"])
-    _, moved_by_mask = gradient_of(Part(batch, without=frozenset({"other"})))
+    _, moved_by_mask = gradient_of(WeightedBatch(batch, without=frozenset({"other"})))
     torch.testing.assert_close(moved_by_mask + moved_by_other, moved)
     assert moved_by_mask.abs().sum() > 0
     assert moved_by_other.abs().sum() > 0
@@ -346,12 +351,15 @@ def _cues_shape(model: object) -> tuple[int, int, int]:
 
 
 def test_a_run_begins_with_the_weights_of_another(first, labels, tmp_path):
-    output, short = tmp_path / "run", replace(PRESET, optimisation=replace(OPTIMISATION, steps=1, rate=1e-30))
+    output, short = tmp_path / "run", replace(PRESET, optimisation=replace(OPTIMISATION, steps=1, lr=1e-30))
     run(labels, output, short, start=first)
     weights = torch.load(output / "checkpoint.pt", weights_only=True)["model"]
     assert all(torch.allclose(weights[name], value) for name, value in read_tensors(first).items())
     header = json.loads((output / "config.json").read_text())
-    assert (header["training"]["start"], header["record"]["taken"]) == (Start.open(first).sha256, "all 6 tensors")
+    assert (header["training"]["start"], header["record"]["taken"]) == (
+        Initialisation.open(first).sha256,
+        "all 6 tensors",
+    )
     assert run(labels, output, short, start=first) == 0
     with pytest.raises(InputError, match=r"start \('[0-9a-f]{64}' there, None now\)"):
         run(labels, output, short)
@@ -373,7 +381,7 @@ def test_of_another_architecture_what_fits_is_taken_if_the_pyramid_does(tmp_path
     save_pretrained(source, tmp_path)
     target = build_model(Mask2FormerConfig(kind="unsam", num_queries=5, **shape), weights=False)
     before = {name: value.clone() for name, value in target.state_dict().items()}  # type: ignore[attr-defined]
-    said = Start.open(tmp_path).load_into(target)  # type: ignore[arg-type]
+    said = Initialisation.open(tmp_path).load_into(target)  # type: ignore[arg-type]
     given, after = source.state_dict(), target.state_dict()  # type: ignore[attr-defined]
     fitting = [name for name, value in after.items() if name in given and given[name].shape == value.shape]
     assert all(torch.equal(after[name], given[name]) for name in fitting)
@@ -383,7 +391,7 @@ def test_of_another_architecture_what_fits_is_taken_if_the_pyramid_does(tmp_path
     other = build_model(Mask2FormerConfig(kind="unsam", num_queries=6, backbone="embedded", **shape), weights=False)
     other.pyramid = torch.nn.Linear(2, 2)  # type: ignore[attr-defined]
     with pytest.raises(WeightsError, match=r"feature pyramid; got no fitting 'pyramid.weight' and 1 more"):
-        Start.open(tmp_path).load_into(other)  # type: ignore[arg-type]
+        Initialisation.open(tmp_path).load_into(other)  # type: ignore[arg-type]
 
 
 # --- the verb ---------------------------------------------------------------------------------------------------------
@@ -394,7 +402,7 @@ def masktree(*arguments: object) -> int:
 
 
 def test_the_verb_corrects_real_models(labels, tmp_path, capsys):
-    small = ("--size", "tiny", "--image-size", 64, "--batch", 2, "--device", "cpu", "--sample-every", 0)
+    small = ("--size", "tiny", "--image-size", 64, "--batch-size-size", 2, "--device", "cpu", "--sample-every", 0)
     assert masktree("train", labels, "-o", tmp_path / "a", "--queries", 8, *small, "--steps", 1) == 0
     further = ("--steps", 2, "--teacher-score", 0.05, "--no-teacher-mask-loss", "--device", "cpu")
     command = ("self-train", tmp_path / "a", labels, "-o", tmp_path / "b", *further)
@@ -407,7 +415,7 @@ def test_the_verb_corrects_real_models(labels, tmp_path, capsys):
     assert (tmp_path / "b" / "samples" / "step-000002.png").exists()
     assert masktree("info", "model", tmp_path / "b") == 0
     shown = capsys.readouterr().out
-    assert Start.open(tmp_path / "a").sha256 in shown
+    assert Initialisation.open(tmp_path / "a").sha256 in shown
     assert "self_training.method" in shown
     photo = labels.parent / "photos" / "0.png"
     assert masktree("segment", photo, "-o", tmp_path / "out", "--model", tmp_path / "b", "--device", "cpu") == 0

@@ -22,10 +22,10 @@ from masktree.models.structures import Batch, Targets
 from masktree.train import teacher as module
 from masktree.train.augmentation import Augmentation
 from masktree.train.geometry import Geometry
-from masktree.train.selection import Thresholds, Watch
-from masktree.train.store import LabelStore
-from masktree.train.teacher import COVER, Found, Teacher, evaluating
-from masktree.train.views import TwoViews, Views
+from masktree.train.label_store import LabelStore
+from masktree.train.pseudo_label_thresholds import CollapseMonitor, Thresholds
+from masktree.train.teacher import COVER, ScoredMasks, Teacher, evaluating
+from masktree.train.teacher_views import TwoViewDataset, ViewBatch
 from masktree.trees import hierarchy, rle
 from masktree.trees.masktree import MaskTree
 from tests.models.cascade import test_model as test_cascade
@@ -96,14 +96,14 @@ def store(tmp_path) -> LabelStore:
     return collection(tmp_path, [planted(seed=seed) for seed in range(6)])
 
 
-def views_of(store: LabelStore, steps: int = 1, settings: Augmentation = SAME, batch: int = 6) -> list[Views]:
+def views_of(store: LabelStore, steps: int = 1, settings: Augmentation = SAME, batch: int = 6) -> list[ViewBatch]:
     root = store.folder.parents[2] / "photos"
-    return list(TwoViews(store, root, settings, 1).loader(0, steps, batch))
+    return list(TwoViewDataset(store, root, settings, 1).loader(0, steps, batch))
 
 
 def by_hand(
     masks: np.ndarray, strong: Geometry, weak: Geometry | None = None, crop: int = SIDE, name: str = "0.png"
-) -> Views:
+) -> ViewBatch:
     """One photograph seen in given ways, without colours mixed at the masks' borders."""
     rles = [rle.encode(mask) for mask in masks]
     weak = weak or Geometry(strong.size, strong.size, (0, 0), strong.size)
@@ -113,7 +113,7 @@ def by_hand(
         seen = torch.from_numpy(painted(geometry.apply_masks(rles))).permute(2, 0, 1).float() / 255
         padded[0, :, : geometry.window[0], : geometry.window[1]] = seen
         batches.append(Batch(padded, None, [], torch.tensor([7]), [name]))
-    return Views(batches[0], batches[1], [weak.window], [weak], [strong])
+    return ViewBatch(batches[0], batches[1], [weak.window], [weak], [strong])
 
 
 def teacher_of(**values: object) -> Teacher:
@@ -123,7 +123,7 @@ def teacher_of(**values: object) -> Teacher:
         "cover": 0.9,
         "max_masks": 20,
         "min_area": 1,
-        "watch": Watch(),
+        "watch": CollapseMonitor(),
     }
     return Teacher(**(given | values))  # type: ignore[arg-type]
 
@@ -166,7 +166,7 @@ def test_what_is_found_in_one_view_is_taught_in_the_other(store):
 
 @pytest.mark.parametrize(("height", "scale"), [(64, 1.7), (200, 0.6), (130, 1.3), (37, 2.0)])
 def test_at_other_scales_targets_are_right_to_a_pixel_at_their_borders(height, scale):
-    """Photographs larger and smaller than the teacher's view of them, which has 72 x 96 pixels."""
+    """PhotoDataset larger and smaller than the teacher's view of them, which has 72 x 96 pixels."""
     masks, rng = planted((height, height * 4 // 3), seed=3), np.random.default_rng(height)
     size = masks.shape[1:]
     for _ in range(4):
@@ -347,7 +347,7 @@ def networks() -> dict[str, nn.Module]:
 @pytest.mark.parametrize("rule", ["sohes", "hassod"])
 @pytest.mark.parametrize("autocast", [contextlib.nullcontext, lambda: torch.autocast("cpu", torch.bfloat16)])
 def test_a_student_can_learn_what_real_networks_find(store, rule, autocast):
-    [views] = views_of(store, 1, replace(SAME, scale=(0.5, 1.5)), batch=2)
+    [views] = views_of(store, 1, replace(SAME, scale=(0.5, 1.5)), batch_size=2)
     model = networks()[rule]
     teacher = teacher_of(rule=rule, thresholds=Thresholds(fixed=0.01), cover=COVER[rule], max_masks=5)
     batch, report = teacher.teach(model, views, CPU, autocast=autocast)
@@ -368,7 +368,7 @@ def test_a_student_can_learn_what_real_networks_find(store, rule, autocast):
 # --- several processes, checkpoints, collapse -------------------------------------------------------------------------
 
 
-def half(views: Views, own: slice) -> Views:
+def half(views: ViewBatch, own: slice) -> ViewBatch:
     def cut(batch: Batch) -> Batch:
         return replace(
             batch,
@@ -379,7 +379,7 @@ def half(views: Views, own: slice) -> Views:
         )
 
     geometries = views.weak_geometries[own], views.strong_geometries[own]
-    return Views(cut(views.weak), cut(views.strong), views.contents[own], *geometries)
+    return ViewBatch(cut(views.weak), cut(views.strong), views.contents[own], *geometries)
 
 
 def test_two_processes_with_half_the_images_agree_with_one(store):
@@ -411,8 +411,8 @@ def test_two_processes_with_half_the_images_agree_with_one(store):
 
 def test_a_reloaded_teacher_goes_on_as_an_unbroken_one(store):
     steps = views_of(store, 4)
-    unbroken, first = (teacher_of(thresholds=Thresholds((0.5, 0.5, 0.5)), watch=Watch(3)) for _ in range(2))
-    second = teacher_of(thresholds=Thresholds((0.5, 0.5, 0.5)), watch=Watch(3))
+    unbroken, first = (teacher_of(thresholds=Thresholds((0.5, 0.5, 0.5)), watch=CollapseMonitor(3)) for _ in range(2))
+    second = teacher_of(thresholds=Thresholds((0.5, 0.5, 0.5)), watch=CollapseMonitor(3))
     model = Reader().eval()
     wanted = [unbroken.teach(model, views, CPU)[1] for views in steps]
     got = [first.teach(model, views, CPU)[1] for views in steps[:2]]
@@ -429,13 +429,13 @@ def test_a_reloaded_teacher_goes_on_as_an_unbroken_one(store):
 
 
 def test_a_teacher_gone_blind_ends_the_run(store):
-    teacher = teacher_of(watch=Watch(window=3))
+    teacher = teacher_of(watch=CollapseMonitor(window=3))
     steps, model = views_of(store, 5), Reader((0.2, 0.1)).eval()
     for views in steps[:2]:
         teacher.teach(model, views, CPU)
     with pytest.raises(TrainingError, match="gone blind"):
         teacher.teach(model, steps[2], CPU)
-    fading = teacher_of(watch=Watch(window=2))
+    fading = teacher_of(watch=CollapseMonitor(window=2))
     for model in (Reader(), Reader(), Reader((0.9,)), Reader((0.9,))):
         fading.teach(model.eval(), steps[0], CPU)
     assert "fewer and fewer masks: 1.0 per image now, 3.0 at first" in (fading.watch.news() or "")
@@ -472,7 +472,7 @@ def test_impossible_teachers_are_refused(values, message):
 
 
 def test_found_masks_can_be_chosen():
-    found = Found([b"a", b"b", b"c"], (4, 4), np.array([0.9, 0.8, 0.7]), np.array([1.0, 2.0, 3.0]))
+    found = ScoredMasks([b"a", b"b", b"c"], (4, 4), np.array([0.9, 0.8, 0.7]), np.array([1.0, 2.0, 3.0]))
     kept = found[np.array([True, False, True])]
     assert kept.rles == [b"a", b"c"]
     assert kept.areas.tolist() == [1.0, 3.0]

@@ -40,10 +40,10 @@ class _Running:
 
     def arguments(self) -> dict[str, Any]:
         """As the stages of training take them."""
-        from masktree.train.stage import Options
+        from masktree.train.training_run import RunOptions
 
         names = ("device", "precision", "workers", "save_every", "sample_every", "skip_broken")
-        options = Options(**{name: getattr(self, name) for name in names}, show_progress=True)
+        options = RunOptions(**{name: getattr(self, name) for name in names}, show_progress=True)
         return {"seed": self.seed, "root": self.root, "overwrite": self.overwrite, "options": options}
 
 
@@ -61,10 +61,10 @@ def train(
     queries: int | None = None,
     from_: Annotated[str | None, tyro.conf.arg(name="from")] = None,
     steps: int | None = None,
-    batch: int | None = None,
-    parts: int | None = None,
-    rate: float | None = None,
-    backbone_rate: float | None = None,
+    batch_size: int | None = None,
+    accumulation_steps: int | None = None,
+    lr: float | None = None,
+    backbone_lr_factor: float | None = None,
     schedule: Literal["constant", "cosine", "step"] | None = None,
     running: Running = _Running(),
 ) -> int:
@@ -84,10 +84,10 @@ def train(
         from_: Earlier run (its folder, or owner/name on the hub) whose weights this one begins with: all of the same
             architecture, else those that fit, if the whole feature pyramid does.
         steps: Of the optimiser, in all. Warm-up stays as it is.
-        batch: Images of one step, over all processes together. Rate and steps stay as they are: adapt them yourself.
-        parts: Passes that a process spreads its images of a step over, to save memory; the result is the same.
-        rate: Learning rate after the warm-up.
-        backbone_rate: Factor on the rate for what begins pretrained; 0 keeps it as it is, which takes less time.
+        batch_size: Images of one step, over all processes together. Rate and steps stay as they are.
+        accumulation_steps: Passes of each process per step, to save memory; the result is the same.
+        lr: Learning rate after the warm-up.
+        backbone_lr_factor: Factor on the rate for what begins pretrained; 0 keeps it as it is, which takes less time.
         schedule: What the rate does after the warm-up. constant; cosine: falls to 0; step: falls twice near the end.
     """
     from masktree.train.presets import find_preset
@@ -100,10 +100,10 @@ def train(
         image_size=image_size,
         queries=queries,
         steps=steps,
-        batch=batch,
-        parts=parts,
-        rate=rate,
-        backbone_rate=backbone_rate,
+        batch_size=batch_size,
+        accumulation_steps=accumulation_steps,
+        lr=lr,
+        backbone_lr_factor=backbone_lr_factor,
         schedule=schedule,
     )
     start = None if from_ is None else Path(from_)
@@ -120,10 +120,10 @@ def self_train(
     output: Output,
     method: Literal["sohes", "hassod", "rounds"] | None = None,
     steps: int | None = None,
-    batch: int | None = None,
-    parts: int | None = None,
-    rate: float | None = None,
-    average: float | None = None,
+    batch_size: int | None = None,
+    accumulation_steps: int | None = None,
+    lr: float | None = None,
+    ema_decay: float | None = None,
     burn_in: int | None = None,
     label_weight: tuple[float, float] | None = None,
     teacher_weight: tuple[float, float] | None = None,
@@ -150,11 +150,11 @@ def self_train(
             0.7, labels fade out. That of the run's model if not given. rounds: no teacher at every step; photographs
             are labelled anew, then the model is trained on that (UnSAM); OUTPUT/round-1/run is the new run.
         steps: Of the optimiser, in all; a quarter of the run's (rounds: the run's, in each) if not given.
-        batch: Labelled images of one step, and as many for the teacher. The run's (hassod: half of it) if not given.
-        parts: Passes that a process spreads its images of a step over, to save memory; the result is the same.
-        rate: Learning rate after the warm-up, which falls to 0 (rounds: as in the run). A tenth of the run's (hassod,
+        batch_size: Labelled images of one step, and as many for the teacher. Default: the run's; hassod half of it.
+        accumulation_steps: Passes of each process per step, to save memory; the result is the same.
+        lr: Learning rate after the warm-up, which falls to 0 (rounds: as in the run). A tenth of the run's (hassod,
             rounds: the run's) if not given.
-        average: Decay of the average that is the teacher.
+        ema_decay: Decay of the average that is the teacher.
         burn_in: Steps in which only the labels are learned.
         label_weight: Of the labels' losses, at the first step and at the last. sohes: 1 1, hassod: 1 0.
         teacher_weight: Of the losses of the teacher's masks, likewise. sohes: 1 1, hassod: 2 3.
@@ -188,7 +188,7 @@ def self_train(
     if unfit:
         return refuse(f"expected options of the method {method or 'sohes or hassod'}; got {', '.join(unfit)}")
     if method == "rounds":
-        from masktree.stages.rounds import Rounds, describe, run_rounds
+        from masktree.stages.rounds import RoundsSettings, describe, run_rounds
 
         given = {
             "rounds": rounds,
@@ -196,12 +196,17 @@ def self_train(
             "predictions_per_image": predictions_per_image,
             "iou": iou,
             "steps": steps,
-            "batch": batch,
-            "rate": rate,
-            "average": average,
-            "parts": parts,
+            "batch_size": batch_size,
+            "lr": lr,
+            "ema_decay": ema_decay,
+            "accumulation_steps": accumulation_steps,
         }
-        wanted = Rounds(crops=crops, snap=snap, fresh=fresh, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+        wanted = RoundsSettings(
+            crops=crops,
+            snap=snap,
+            fresh=fresh,
+            **{k: v for k, v in given.items() if v is not None},  # type: ignore[arg-type]
+        )
         done = run_rounds(Path(run), labels, output, wanted, **running.arguments())
         print(f"{describe(output)}\n{done} steps done", flush=True)
         return 0
@@ -213,10 +218,10 @@ def self_train(
         method,
         read_config(find_model(run)).kind,
         steps=steps,
-        batch=batch,
-        parts=parts,
-        rate=rate,
-        average=average,
+        batch_size=batch_size,
+        accumulation_steps=accumulation_steps,
+        lr=lr,
+        ema_decay=ema_decay,
         burn_in=burn_in,
         label_weight=label_weight,
         teacher_weight=teacher_weight,

@@ -28,17 +28,17 @@ from masktree.labels.merge import MergeRule
 from masktree.models.saved import weight_file
 from masktree.stages.merge import merge
 from masktree.stages.segment import Config, discover
-from masktree.train.initialisation import Start
+from masktree.train.initialisation import Initialisation
 from masktree.train.presets import Preset
-from masktree.train.stage import Options
 from masktree.train.train import train
+from masktree.train.training_run import RunOptions
 
 PLAN, RECORD = "plan.json", "rounds.json"
 _SHAPE: dict[str, type] = {"format": str, "settings": dict}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rounds:
+class RoundsSettings:
     """How a model's labels are corrected.
 
     Attributes:
@@ -65,10 +65,10 @@ class Rounds:
     snap: bool = False
     fresh: bool = False
     steps: int | None = None
-    batch: int | None = None
-    rate: float | None = None
-    average: float | None = None
-    parts: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    ema_decay: float | None = None
+    accumulation_steps: int | None = None
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
@@ -79,7 +79,7 @@ class Rounds:
 
     def preset(self, before: Preset) -> Preset:
         """What each round trains with: what the first run was trained with, but for the values given."""
-        names = ("steps", "batch", "rate", "average", "parts")
+        names = ("steps", "batch_size", "lr", "ema_decay", "accumulation_steps")
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         return replace(before, optimisation=replace(before.optimisation, **given))
 
@@ -88,12 +88,12 @@ def run_rounds(
     run: Path,
     labels: Path,
     output: Path,
-    settings: Rounds | None = None,
+    settings: RoundsSettings | None = None,
     *,
     seed: int = 0,
     root: Path | None = None,
     overwrite: bool = False,
-    options: Options | None = None,
+    options: RunOptions | None = None,
 ) -> int:
     """Label photographs anew with a run's model, train on the result, and so on. Stopped at any moment, the same call
     goes on.
@@ -112,13 +112,13 @@ def run_rounds(
         TrainingError: no prediction has the score; and as ``train``.
         FormatError, WeightsError, KeyboardInterrupt: as ``train``.
     """
-    settings, options = settings or Rounds(), options or Options()
+    settings, options = settings or RoundsSettings(), options or RunOptions()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
             "expected one process for whole rounds; got several; or take the steps one by one: masktree discover "
             "--model RUN, masktree merge --rule fill --iou 0.5, and masktree train --from RUN under torchrun"
         )
-    start, label_set = Start.open(run), LabelSet.open(labels, root=root)
+    start, label_set = Initialisation.open(run), LabelSet.open(labels, root=root)
     photographs = Path(label_set.index["root"])
     if not photographs.is_dir():
         raise InputError(f"expected the folder of the photographs; got {photographs}; say where they are (--root)")
@@ -183,7 +183,7 @@ def _plan(output: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
 
 
 def _relabel(
-    model: Path, old: Path, folder: Path, photographs: Path, settings: Rounds, seed: int, options: Options
+    model: Path, old: Path, folder: Path, photographs: Path, settings: RoundsSettings, seed: int, options: RunOptions
 ) -> None:
     """A new label set: what the model is sure of, and the old labels beside it."""
     least = float(np.nextafter(np.float32(settings.min_score), np.float32(1)))  # scores above it, not at it

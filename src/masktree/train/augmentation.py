@@ -1,7 +1,7 @@
 """What is done to photographs and masks before a network sees them.
 
 Large-scale jitter and copy-paste: Ghiasi et al. 2021, arXiv 2012.07177. All decisions about a picture are drawn first,
-as ``Geometry`` and ``Light``, and then carried out, so that another view of it, or the way back, can be had later.
+as ``Geometry`` and ``ColorJitter``, then carried out, so that another view of it, or the way back, can be had later.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from masktree.errors import InputError
 from masktree.train.geometry import Geometry
-from masktree.train.store import Record
+from masktree.train.label_store import ImageLabels
 from masktree.trees import hierarchy
 from masktree.types import RGB
 
@@ -105,13 +105,13 @@ class Augmentation:
         )
         return Geometry(size, resized, offset, onto, bool(rng.random() < self.mirror))
 
-    def draw_light(self, rng: np.random.Generator) -> Light:
+    def draw_color_jitter(self, rng: np.random.Generator) -> ColorJitter:
         """Random colours, grey and blur."""
         *spread, hue = (v * rng.uniform(-1, 1) for v in self.colour)
         jittered = rng.random() < self.jitter
         grey, blurred = bool(rng.random() < self.grey), rng.random() < self.blur
         sigma = rng.uniform(*self.blur_sigma)
-        return Light(
+        return ColorJitter(
             brightness=1 + spread[0] if jittered else 1.0,
             contrast=1 + spread[1] if jittered else 1.0,
             saturation=1 + spread[2] if jittered else 1.0,
@@ -122,7 +122,7 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
-class Light:
+class ColorJitter:
     """How the colours of a view are changed; the masks stay.
 
     Attributes:
@@ -141,7 +141,7 @@ class Light:
 
     def apply(self, image: RGB) -> RGB:
         """The (H, W, 3) image in that light; the fields are applied in their order."""
-        if self == Light() or image.size == 0:
+        if self == ColorJitter() or image.size == 0:
             return image
         picture = Image.fromarray(image)
         enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
@@ -160,7 +160,7 @@ class Light:
 
 
 @dataclass(frozen=True)
-class Scene:
+class Sample:
     """A view with its masks: ``image`` (H, W, 3) uint8, ``masks`` (n, H, W) bool, none empty, ``parents`` (n,) int32,
     ``levels`` (n,) int8.
 
@@ -173,19 +173,19 @@ class Scene:
     parents: np.ndarray
     levels: np.ndarray
 
-    def __getitem__(self, keep: np.ndarray) -> Scene:
+    def __getitem__(self, keep: np.ndarray) -> Sample:
         """The masks chosen by a boolean array (n,)."""
-        return Scene(self.image, self.masks[keep], hierarchy.reparent(self.parents, keep), self.levels[keep])
+        return Sample(self.image, self.masks[keep], hierarchy.reparent(self.parents, keep), self.levels[keep])
 
 
-def see(image: RGB, record: Record, geometry: Geometry, keep: np.ndarray) -> Scene:
+def apply_view(image: RGB, record: ImageLabels, geometry: Geometry, keep: np.ndarray) -> Sample:
     """A photograph and the masks of it that ``keep`` (n,) bool chooses, as the geometry shows them; see
     ``choose_masks``, ``choose_objects``."""
     masks = geometry.apply_masks([r for r, kept in zip(record.rles, keep, strict=True) if kept])
-    return Scene(geometry.apply(image), masks, hierarchy.reparent(record.parents, keep), record.levels[keep])
+    return Sample(geometry.apply(image), masks, hierarchy.reparent(record.parents, keep), record.levels[keep])
 
 
-def thin(wanted: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+def random_subset(wanted: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
     """(n,) bool: the True entries, or a random choice of ``most`` of them where there are more."""
     places = np.flatnonzero(wanted)
     if len(places) <= most:
@@ -197,7 +197,7 @@ def thin(wanted: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
 
 def choose_masks(areas: np.ndarray, min_area: int, max_masks: int, rng: np.random.Generator) -> np.ndarray:
     """(n,) bool: masks with at least ``min_area`` of ``areas``; of more than ``max_masks`` a random choice."""
-    return thin(areas >= min_area, max_masks, rng)
+    return random_subset(areas >= min_area, max_masks, rng)
 
 
 def choose_objects(
@@ -223,10 +223,10 @@ def choose_objects(
     below = np.zeros(len(parents) + 1, np.bool_)
     for i in from_the_roots:
         below[i] = chosen[parents[i]] or below[parents[i]]
-    return chosen[:-1] | thin(below[:-1] & big_enough, max_masks - count, rng)
+    return chosen[:-1] | random_subset(below[:-1] & big_enough, max_masks - count, rng)
 
 
-def paste(scene: Scene, donor: Scene, min_area: int) -> Scene:
+def paste(scene: Sample, donor: Sample, min_area: int) -> Sample:
     """The donor's objects, its roots with all that lies below them, in front of the scene (arXiv 2012.07177).
 
     Both have the same height and width. Whatever is covered is taken from the scene's masks; one that keeps less than
@@ -242,7 +242,7 @@ def paste(scene: Scene, donor: Scene, min_area: int) -> Scene:
     keep = areas >= min_area
     keep[:n] &= areas[:n] >= STILL_SEEN * _areas(scene.masks)
     below = np.where(donor.parents < 0, -1, donor.parents + n).astype(np.int32)
-    both = Scene(
+    both = Sample(
         image=np.where(objects[..., None], donor.image, scene.image),
         masks=masks,
         parents=np.concatenate([scene.parents, below]),

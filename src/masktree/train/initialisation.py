@@ -22,7 +22,7 @@ Settings = TypeVar("Settings", Optimisation, Augmentation)
 
 
 @dataclass(frozen=True)
-class Start:
+class Initialisation:
     """An earlier run, or another trained model.
 
     Attributes:
@@ -36,7 +36,7 @@ class Start:
     sha256: str
 
     @classmethod
-    def open(cls, name: str | Path) -> Start:
+    def open(cls, name: str | Path) -> Initialisation:
         """The model in a folder, or ``owner/name`` on the hub.
 
         Raises:

@@ -1,6 +1,6 @@
 """The steps of a training run, on one device or many.
 
-A step is a list of weighted batches (``Part``): the pseudo-labels alone in plain training, those and the teacher's in
+A step is a list of weighted batches: the pseudo-labels alone in plain training, those and the teacher's in
 self-training. Its gradient does not depend on how the images are spread over processes or passes: losses are divided
 by the number of masks in the whole step, and every random choice for an image comes from the image's own seed.
 """
@@ -26,11 +26,11 @@ from masktree.models.structures import Batch
 from masktree.train.optimiser import (
     Optimisation,
     average,
+    build_optimiser,
     clip_gradients,
     freeze,
-    make_optimiser,
-    rate_factor,
-    set_rate,
+    lr_factor,
+    set_lr,
 )
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
 @dataclass(frozen=True)
-class Part:
+class WeightedBatch:
     """One of the batches of a step: ``weight`` of its losses, ``name`` before theirs in the record; the losses
     ``without`` are recorded, but not learned from."""
 
@@ -63,7 +63,7 @@ class Stateful(Protocol):
 
 
 @dataclass
-class State:
+class TrainingState:
     """All that a run goes on from.
 
     Attributes:
@@ -83,11 +83,11 @@ class State:
     teacher: Stateful | None = None
 
     @classmethod
-    def begin(cls, model: nn.Module, settings: Optimisation) -> State:
+    def begin(cls, model: nn.Module, settings: Optimisation) -> TrainingState:
         """A new run's, of a model that is already on its device."""
         averaged = copy.deepcopy(model).requires_grad_(False).eval()
         freeze(model, settings)
-        return cls(model.train(), averaged, make_optimiser(model, settings), 0, {})
+        return cls(model.train(), averaged, build_optimiser(model, settings), 0, {})
 
     def content(self) -> dict[str, Any]:
         """Tensors and plain values, which ``restore`` takes."""
@@ -185,20 +185,20 @@ def resolve_process_device(device: str) -> torch.device:
 
 
 def fit(
-    state: State,
+    state: TrainingState,
     items: Iterable[Item],
     accelerator: Accelerator,
     settings: Optimisation,
     *,
     device: torch.device,
-    parts: Callable[[Item], Sequence[Part]],
+    make_batches: Callable[[Item], Sequence[WeightedBatch]],
     rising: bool = True,
 ) -> Generator[dict[str, float], None, None]:
     """Take one step per item; yields its record after ``state`` has moved on.
 
     Args:
         items: this process's shares of the steps, from ``state.step`` on.
-        parts: the weighted batches of an item; called without gradients, before the step. ``whole`` for plain batches.
+        make_batches: the weighted batches of an item; called without gradients, before the step.
         rising: whether the decay of the average rises, as it should where the first weights are new ones.
 
     Yields:
@@ -216,13 +216,13 @@ def fit(
     began = time.monotonic()
     try:
         for item in items:
-            rate = settings.rate * rate_factor(state.step, settings)
-            set_rate(state.optimiser, rate)
+            rate = settings.lr * lr_factor(state.step, settings)
+            set_lr(state.optimiser, rate)
             torch.manual_seed(state.step)  # for layers that draw from the global generator
             with _memory_errors(state.step):
                 with torch.no_grad():
-                    wanted = parts(item)
-                losses, masks = _backward(trained, wanted, accelerator, settings.parts, device)
+                    wanted = make_batches(item)
+                losses, masks = _backward(trained, wanted, accelerator, settings.accumulation_steps, device)
                 if scaler is not None:
                     accelerator.unscale_gradients()
                 norm = clip_gradients(state.model.parameters(), settings)
@@ -231,29 +231,32 @@ def fit(
                 optimiser.step()
                 optimiser.zero_grad(set_to_none=True)
             state.step += 1
-            average(state.averaged, state.model, state.step if rising else None, settings.average)
+            average(state.averaged, state.model, state.step if rising else None, settings.ema_decay)
             state.scaler = scaler.state_dict() if scaler is not None else {}
             now = time.monotonic()
-            yield {"step": state.step, "rate": rate, **values, "masks": masks, "seconds": round(now - began, 4)}
+            yield {"step": state.step, "lr": rate, **values, "masks": masks, "seconds": round(now - began, 4)}
             began = time.monotonic()
     finally:
         del trained  # and connections with it, though the trace of an error may still hold this frame
 
 
-def whole(batch: Batch) -> list[Part]:
+def whole(batch: Batch) -> list[WeightedBatch]:
     """The parts of a step of plain training."""
-    return [Part(batch)]
+    return [WeightedBatch(batch)]
 
 
-def split(batch: Batch, parts: int) -> list[Batch]:
-    """A batch as ``parts`` equal ones.
+def split(batch: Batch, count: int) -> list[Batch]:
+    """A batch as ``count`` equal ones.
 
     Raises:
         InputError: its images cannot be divided evenly.
     """
-    size, rest = divmod(len(batch.names), parts)
+    size, rest = divmod(len(batch.names), count)
     if rest or not size:
-        raise InputError(f"expected a multiple of {parts} images; got {len(batch.names)}; change --batch or --parts")
+        raise InputError(
+            f"expected a multiple of {count} images; got {len(batch.names)}; "
+            f"change --batch-size-size or --accumulation-steps"
+        )
     slices = [slice(start, start + size) for start in range(0, len(batch.names), size)]
     return [
         replace(
@@ -304,14 +307,20 @@ class _Losses(nn.Module):
 
 
 def _backward(
-    trained: nn.Module, wanted: Sequence[Part], accelerator: Accelerator, parts: int, device: torch.device
+    trained: nn.Module,
+    wanted: Sequence[WeightedBatch],
+    accelerator: Accelerator,
+    accumulation_steps: int,
+    device: torch.device,
 ) -> tuple[dict[str, Tensor], int]:
     """Gradients of a step; its losses in this process, and its number of masks in all."""
     counts = torch.tensor([sum(len(t.masks) for t in part.batch.targets) for part in wanted], dtype=torch.float32)
     counts = accelerator.reduce(counts.to(device), "sum")
-    shares = counts.clamp(min=1) / (accelerator.num_processes * parts)
+    shares = counts.clamp(min=1) / (accelerator.num_processes * accumulation_steps)
     pieces = [
-        (part, share, small) for part, share in zip(wanted, shares, strict=True) for small in split(part.batch, parts)
+        (part, share, small)
+        for part, share in zip(wanted, shares, strict=True)
+        for small in split(part.batch, accumulation_steps)
     ]
     losses: dict[str, Tensor] = {"loss": torch.zeros((), device=device)}
     for index, (part, share, small) in enumerate(pieces):
@@ -321,12 +330,12 @@ def _backward(
             found = trained(small.to(device), share)
             # Times 0, not left out: every parameter is to have its gradient when processes wait for each other's.
             terms = [value * float(name not in part.without) for name, value in found.items()]
-            total = part.weight / parts * torch.stack(terms).sum()
+            total = part.weight / accumulation_steps * torch.stack(terms).sum()
             accelerator.backward(total)
         losses["loss"] += total.detach()
         for name, value in found.items():
             key = part.name + name
-            losses[key] = losses.get(key, torch.zeros_like(value)) + value.detach() / parts
+            losses[key] = losses.get(key, torch.zeros_like(value)) + value.detach() / accumulation_steps
     return losses, int(counts.sum())
 
 
@@ -337,7 +346,9 @@ def _reduced(values: dict[str, Tensor], accelerator: Accelerator) -> dict[str, f
     return dict(zip(names, together.tolist(), strict=True))
 
 
-def _check_finite(values: Mapping[str, float], step: int, wanted: Sequence[Part], accelerator: Accelerator) -> None:
+def _check_finite(
+    values: Mapping[str, float], step: int, wanted: Sequence[WeightedBatch], accelerator: Accelerator
+) -> None:
     # With a loss scale an infinite gradient is no error: the scaler leaves the step out and lowers the scale.
     checked = {name: v for name, v in values.items() if name != "norm" or accelerator.scaler is None}
     damaged = [name for name, value in checked.items() if not abs(value) < float("inf")]
@@ -348,8 +359,8 @@ def _check_finite(values: Mapping[str, float], step: int, wanted: Sequence[Part]
     names = gather_object([name for part in wanted for name in part.batch.names])
     raise TrainingError(
         f"expected finite losses in step {step}; got {', '.join(f'{name} {values[name]}' for name in damaged)} from "
-        f"the images {', '.join(dict.fromkeys(names))}; the last checkpoint stays: lower --rate, or use --precision "
-        "float32, in a new folder; if the step is always the same, look at these images"
+        f"the images {', '.join(dict.fromkeys(names))}; the last checkpoint stays: lower --lr, or use "
+        "--precision float32, in a new folder; if the step is always the same, look at these images"
     )
 
 
@@ -364,6 +375,6 @@ def _memory_errors(step: int) -> Iterator[None]:
         reason = (str(error).strip().splitlines() or ["out of memory"])[0]
         raise TrainingError(
             f"expected enough memory for step {step + 1}; got: {reason}; the last checkpoint stays. Ways out: "
-            "--parts 2 (same result, slower); or, in a new folder, a smaller --batch, --image-size or --queries, or "
-            "--precision bfloat16"
+            "--accumulation-steps 2 (same result, slower); or, in a new folder, a smaller --batch-size-size, --image-size "
+            "or --queries, or --precision bfloat16"
         ) from error

@@ -23,17 +23,17 @@ class Optimisation:
     Attributes:
         optimiser: adamw, or sgd with momentum 0.9.
         rate: learning rate after the warm-up.
-        backbone_rate: factor on ``rate`` for the parameters that begin pretrained; 0 keeps them as they are, which
+        backbone_lr_factor: factor on ``rate`` for the parameters that begin pretrained; 0 keeps them as they are, which
             saves the time and memory of their gradients.
         decay: weight decay; norms, biases, embeddings and learned positions have none.
         steps: of the optimiser, in all.
-        warm_up: steps over which the rate rises linearly from 0.
+        warmup_steps: steps over which the rate rises linearly from 0.
         schedule: after the warm-up. constant; cosine: to 0 at the last step; step: times ``drop`` at each of ``drops``.
         drops: shares of ``steps``, ascending; drop: factor at each.
         batch: images of one step, over all processes together.
-        parts: forward and backward passes that the images of one process and step are spread over, to save memory;
+        accumulation_steps: forward and backward passes per step and process, to save memory;
             the result is that of one pass.
-        clip: largest norm of the gradient; 0 clips nothing. clip_each: of each parameter's gradient by itself.
+        clip: largest norm of the gradient; 0 clips nothing. clip_per_parameter: of each parameter's gradient by itself.
         average: decay of the exponential moving average of the weights that are kept.
 
     Raises:
@@ -41,54 +41,55 @@ class Optimisation:
     """
 
     optimiser: Literal["adamw", "sgd"] = "adamw"
-    rate: float
-    backbone_rate: float = 1.0
-    decay: float
+    lr: float
+    backbone_lr_factor: float = 1.0
+    weight_decay: float
     steps: int
-    warm_up: int = 0
+    warmup_steps: int = 0
     schedule: Literal["constant", "cosine", "step"] = "constant"
-    drops: tuple[float, ...] = ()
-    drop: float = 0.1
-    batch: int
-    parts: int = 1
-    clip: float = 0.0
-    clip_each: bool = False
-    average: float
+    milestones: tuple[float, ...] = ()
+    gamma: float = 0.1
+    batch_size: int
+    accumulation_steps: int = 1
+    clip_norm: float = 0.0
+    clip_per_parameter: bool = False
+    ema_decay: float
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "parts"):
+        for name in ("steps", "batch_size", "accumulation_steps"):
             if getattr(self, name) < 1:
                 raise InputError(f"expected {name} of at least 1; got {getattr(self, name)}")
-        if not 0 < self.rate < math.inf:
-            raise InputError(f"expected a learning rate above 0; got {self.rate}")
-        if not 0 <= self.average < 1:
-            raise InputError(f"expected a decay of the average in [0, 1); got {self.average}")
-        for name in ("backbone_rate", "decay", "warm_up", "clip"):
+        if not 0 < self.lr < math.inf:
+            raise InputError(f"expected a learning rate above 0; got {self.lr}")
+        if not 0 <= self.ema_decay < 1:
+            raise InputError(f"expected a decay of the average in [0, 1); got {self.ema_decay}")
+        for name in ("backbone_lr_factor", "weight_decay", "warmup_steps", "clip_norm"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"expected {name} of 0 or more; got {getattr(self, name)}")
 
     def check_processes(self, processes: int) -> None:
         """Raise InputError unless the images of a step can be dealt out evenly."""
-        share = processes * self.parts
-        if self.batch % share:
-            least = max(share, self.batch // share * share)
+        share = processes * self.accumulation_steps
+        if self.batch_size % share:
+            least = max(share, self.batch_size // share * share)
             raise InputError(
-                f"expected a batch that {processes} processes with {self.parts} parts each can share evenly; got "
-                f"{self.batch} images; give --batch {least}, say, or another number of --parts"
+                f"expected a batch that {processes} processes with {self.accumulation_steps} accumulation steps "
+                f"each can share evenly; got "
+                f"{self.batch_size} images; give --batch-size-size {least}, say, or another number of --accumulation-steps"
             )
 
 
-def rate_factor(step: int, settings: Optimisation) -> float:
+def lr_factor(step: int, settings: Optimisation) -> float:
     """Factor on the learning rate in step ``step``, counted from 0."""
-    if step < settings.warm_up:
-        return (step + 1) / settings.warm_up
+    if step < settings.warmup_steps:
+        return (step + 1) / settings.warmup_steps
     if settings.schedule == "cosine":
-        length = max(1, settings.steps - settings.warm_up)
-        return 0.5 + 0.5 * math.cos(math.pi * (step - settings.warm_up) / length)
-    return settings.drop ** sum(step >= share * settings.steps for share in settings.drops)
+        length = max(1, settings.steps - settings.warmup_steps)
+        return 0.5 + 0.5 * math.cos(math.pi * (step - settings.warmup_steps) / length)
+    return settings.gamma ** sum(step >= share * settings.steps for share in settings.milestones)
 
 
-def make_optimiser(model: nn.Module, settings: Optimisation) -> torch.optim.Optimizer:
+def build_optimiser(model: nn.Module, settings: Optimisation) -> torch.optim.Optimizer:
     """The optimiser of all parameters that want a gradient; each of its groups has ``scale``, its factor on the rate.
 
     ``model.pyramid.pretrained_parameters()``, where there is one, says what gets the backbone's smaller rate.
@@ -102,40 +103,40 @@ def make_optimiser(model: nn.Module, settings: Optimisation) -> torch.optim.Opti
     listed = [
         {
             "params": parameters,
-            "scale": settings.backbone_rate if is_pretrained else 1.0,
-            "weight_decay": 0.0 if is_fixed else settings.decay,
+            "scale": settings.backbone_lr_factor if is_pretrained else 1.0,
+            "weight_decay": 0.0 if is_fixed else settings.weight_decay,
         }
         for (is_pretrained, is_fixed), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
     if not listed:
         raise InputError("expected a model with parameters that can be trained; got none")
     if settings.optimiser == "sgd":
-        return torch.optim.SGD(listed, settings.rate, momentum=0.9)
-    return torch.optim.AdamW(listed, settings.rate)
+        return torch.optim.SGD(listed, settings.lr, momentum=0.9)
+    return torch.optim.AdamW(listed, settings.lr)
 
 
 def freeze(model: nn.Module, settings: Optimisation) -> None:
     """Ask for no gradients of what is kept as it is."""
-    if settings.backbone_rate == 0:
+    if settings.backbone_lr_factor == 0:
         for parameter in pretrained_parameters(model):
             parameter.requires_grad_(False)
 
 
-def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
     """Give each group its share of the rate."""
     for group in optimiser.param_groups:
-        group["lr"] = rate * group["scale"]
+        group["lr"] = lr * group["scale"]
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], settings: Optimisation) -> Tensor:
     """Clip in place; the norm of the whole gradient before."""
     wanted = [p for p in parameters if p.grad is not None]
     norm = nn.utils.get_total_norm([p.grad for p in wanted if p.grad is not None])
-    if settings.clip and settings.clip_each:
+    if settings.clip_norm and settings.clip_per_parameter:
         for parameter in wanted:
-            nn.utils.clip_grad_norm_([parameter], settings.clip)
-    elif settings.clip:
-        nn.utils.clip_grads_with_norm_(wanted, settings.clip, norm)
+            nn.utils.clip_grad_norm_([parameter], settings.clip_norm)
+    elif settings.clip_norm:
+        nn.utils.clip_grads_with_norm_(wanted, settings.clip_norm, norm)
     return norm
 
 

@@ -25,7 +25,7 @@ from masktree.errors import ImageError, InputError, MasktreeError
 from masktree.io.images import read_image
 from masktree.jobs.batch import single_threads
 from masktree.train.augmentation import Augmentation
-from masktree.train.store import LabelStore, Record
+from masktree.train.label_store import ImageLabels, LabelStore
 from masktree.types import RGB
 
 _PREFETCH = 2  # batches that a worker makes ahead
@@ -42,7 +42,7 @@ class Made(Protocol):
     def broken(self) -> Broken: ...
 
 
-class Stream(IntEnum):
+class RandomStream(IntEnum):
     """Streams of random numbers that one seed has."""
 
     ORDER = 1
@@ -58,14 +58,14 @@ Example = TypeVar("Example", bound=Made)
 Item = TypeVar("Item")
 
 
-class Photographs(Dataset, ABC, Generic[Example, Item]):
+class PhotoDataset(Dataset, ABC, Generic[Example, Item]):
     """Examples by their number, and items of whole steps, which are what :meth:`unpack` makes of them.
 
     Attributes:
         order: the stream that orders the photographs: two kinds of examples of one seed see different ones in a step.
     """
 
-    order: Stream
+    order: RandomStream
 
     def __init__(
         self,
@@ -109,15 +109,15 @@ class Photographs(Dataset, ABC, Generic[Example, Item]):
         """
 
     @abstractmethod
-    def join(self, examples: Sequence[Example]) -> Any:
+    def collate(self, examples: Sequence[Example]) -> Any:
         """The examples of a step in few tensors: each one costs a file handle on its way from a worker."""
 
     @abstractmethod
     def unpack(self, pack: Any) -> Item:
-        """The item of a step, of what :meth:`join` made."""
+        """The item of a step, of what :meth:`collate` made."""
 
     def __len__(self) -> int:
-        """Photographs of an epoch."""
+        """PhotoDataset of an epoch."""
         return len(self._numbers)
 
     def __getitem__(self, k: int) -> Example | MasktreeError:
@@ -128,11 +128,11 @@ class Photographs(Dataset, ABC, Generic[Example, Item]):
         except MasktreeError as error:
             return error
 
-    def draw(self, stream: Stream, k: int) -> np.random.Generator:
+    def draw(self, stream: RandomStream, k: int) -> np.random.Generator:
         """The random numbers of example k."""
         return np.random.default_rng([self.seed, stream, k])
 
-    def seed_of(self, stream: Stream, k: int) -> int:
+    def seed_of(self, stream: RandomStream, k: int) -> int:
         """The seed, in [0, 2^63), that example k carries in its batch."""
         return int(np.random.SeedSequence([self.seed, stream, k]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
@@ -200,21 +200,21 @@ class Photographs(Dataset, ABC, Generic[Example, Item]):
             del packs  # and its workers with it, though the trace of an error may still hold this frame
 
     def _collate(self, examples: Sequence[Example | MasktreeError]) -> tuple[Broken, Any] | MasktreeError:
-        """Photographs that were skipped and the joined examples, or the first error."""
+        """PhotoDataset that were skipped and the joined examples, or the first error."""
         good = []
         for example in examples:
             if isinstance(example, MasktreeError):
                 return example
             good.append(example)
-        return tuple(pair for example in good for pair in example.broken), self.join(good)
+        return tuple(pair for example in good for pair in example.broken), self.collate(good)
 
-    def _photo(self, epoch: int, place: int, broken: list[tuple[str, str]]) -> tuple[Record, np.ndarray]:
+    def _photo(self, epoch: int, place: int, broken: list[tuple[str, str]]) -> tuple[ImageLabels, np.ndarray]:
         """The photograph at that place of an epoch's order."""
         return self._read(place, broken, _order(self.seed, self.order, epoch, len(self)))
 
     def _read(
         self, place: int, broken: list[tuple[str, str]], order: np.ndarray | None = None
-    ) -> tuple[Record, np.ndarray]:
+    ) -> tuple[ImageLabels, np.ndarray]:
         """The photograph at that place of an order, or the next one that can be read; ``broken`` gets the others."""
         for attempt in range(min(len(self), _MOST_BROKEN)):
             at = (place + attempt) % len(self)
@@ -229,7 +229,7 @@ class Photographs(Dataset, ABC, Generic[Example, Item]):
             f"expected photographs that can be read; got {len(broken)} broken ones in a row, the first: {broken[0][1]}"
         )
 
-    def _pixels(self, record: Record) -> np.ndarray:
+    def _pixels(self, record: ImageLabels) -> np.ndarray:
         path = self.root / record.name
         try:
             image = read_image(path)
@@ -243,7 +243,7 @@ class Photographs(Dataset, ABC, Generic[Example, Item]):
         return image
 
 
-def frame(image: RGB, settings: Augmentation) -> tuple[np.ndarray, np.ndarray | None]:
+def pad(image: RGB, settings: Augmentation) -> tuple[np.ndarray, np.ndarray | None]:
     """A view of at most crop x crop pixels as (3, crop, crop) uint8, with 0 below and on the right, and its cues as in
     ``Batch``, without the padding's edge, if ``settings`` wants them."""
     crop, (H, W) = settings.crop, image.shape[:2]
@@ -257,8 +257,8 @@ def frame(image: RGB, settings: Augmentation) -> tuple[np.ndarray, np.ndarray | 
     return padded, cues
 
 
-def frame_masks(masks: np.ndarray, crop: int) -> np.ndarray:
-    """(n, crop, crop) bool: the masks of a view as ``frame`` places it."""
+def pad_masks(masks: np.ndarray, crop: int) -> np.ndarray:
+    """(n, crop, crop) bool: the masks of a view as ``pad`` places it."""
     n, H, W = masks.shape
     if H == W == crop:
         return masks
@@ -273,7 +273,7 @@ class _Steps:
 
     first: int
     last: int
-    batch: int
+    batch_size: int
     start: int
     own: int
 
@@ -282,12 +282,12 @@ class _Steps:
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.first, self.last):
-            begin = step * self.batch + self.start
+            begin = step * self.batch_size + self.start
             yield list(range(begin, begin + self.own))
 
 
 @lru_cache(maxsize=4)
-def _order(seed: int, stream: Stream, epoch: int, count: int) -> np.ndarray:
+def _order(seed: int, stream: RandomStream, epoch: int, count: int) -> np.ndarray:
     """(count,) the order of an epoch; kept, since it takes as long as an example when there are a million."""
     return np.random.default_rng([seed, stream, epoch]).permutation(count)
 

@@ -14,7 +14,7 @@ from masktree.types import RGB
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _EDGE = 900, 480, 64, 160, 28  # of the curves' picture, in pixels
 _POINTS = 600  # most points of a curve; each is the mean of the steps around it
-_OTHERS = ("step", "rate", "norm", "masks", "seconds")  # what a record has besides losses
+_OTHERS = ("step", "lr", "norm", "masks", "seconds")  # what a record has besides losses
 _TEACHER = (
     "threshold_",
     "kept_",

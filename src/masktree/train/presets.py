@@ -38,16 +38,16 @@ class Preset:
 # the whole model clipped at 0.01, rate x 0.1 after 0.889 and 0.963 of the steps. UnSAM's code has the same, at 5e-5.
 _MASK2FORMER = Optimisation(
     optimiser="adamw",
-    rate=5e-5,
-    backbone_rate=0.1,
-    decay=0.05,
+    lr=5e-5,
+    backbone_lr_factor=0.1,
+    weight_decay=0.05,
     steps=50_000,  # UnSAM (arXiv 2406.20081): 8 epochs, here of 100,000 images
-    warm_up=10,
+    warmup_steps=10,
     schedule="step",
-    drops=(0.8889, 0.963),
-    batch=16,
-    clip=0.01,
-    average=0.9996,  # the papers keep the last weights; the teacher's average of HASSOD (our choice)
+    milestones=(0.8889, 0.963),
+    batch_size=16,
+    clip_norm=0.01,
+    ema_decay=0.9996,  # the papers keep the last weights; the teacher's average of HASSOD (our choice)
 )
 
 PRESETS: Mapping[Kind, Preset] = {
@@ -72,15 +72,15 @@ PRESETS: Mapping[Kind, Preset] = {
         CascadeConfig(backbone="dino-resnet50", image_size=1024),
         Optimisation(
             optimiser="sgd",
-            rate=0.01,
-            decay=5e-5,
+            lr=0.01,
+            weight_decay=5e-5,
             steps=40_000,
-            warm_up=1000,
+            warmup_steps=1000,
             schedule="constant",
-            batch=16,
-            clip=1.0,
-            clip_each=True,
-            average=0.9996,
+            batch_size=16,
+            clip_norm=1.0,
+            clip_per_parameter=True,
+            ema_decay=0.9996,
         ),
         Augmentation(crop=1024, short_side=(240, 1024), paste=1.0, paste_scale=(0.3, 1.0), max_masks=200),
     ),
@@ -89,7 +89,7 @@ PRESETS: Mapping[Kind, Preset] = {
     # run of it can be gone on from; steps, decay and jitter are its too.
     "promptable": Preset(
         PromptableConfig(backbone="dino-resnet50", image_size=1024),
-        replace(_MASK2FORMER, rate=1e-4),
+        replace(_MASK2FORMER, lr=1e-4),
         Augmentation(crop=1024, scale=(0.1, 2.0), max_masks=200),
     ),
 }
@@ -124,8 +124,15 @@ _SMALLER: Mapping[Size, dict[str, Any]] = {
             "roi_batch_size": 256,
             "max_detections": 300,
         },
-        "adamw": {"rate": 2e-4, "backbone_rate": 0.3, "steps": 20_000, "warm_up": 200, "batch": 8, "average": 0.999},
-        "sgd": {"rate": 0.01, "steps": 20_000, "warm_up": 500, "batch": 8, "average": 0.999},
+        "adamw": {
+            "lr": 2e-4,
+            "backbone_lr_factor": 0.3,
+            "steps": 20_000,
+            "warmup_steps": 200,
+            "batch_size": 8,
+            "ema_decay": 0.999,
+        },
+        "sgd": {"lr": 0.01, "steps": 20_000, "warmup_steps": 500, "batch_size": 8, "ema_decay": 0.999},
         "data": {"scale": (0.5, 2.0), "short_side": None, "max_masks": 100},
     },
     "tiny": {
@@ -164,16 +171,16 @@ _SMALLER: Mapping[Size, dict[str, Any]] = {
         # is: in equal time that is worth more than anything else that was tried. Rates 5e-4, 1e-3 and 2e-3: .16, .19,
         # .18 after 300 steps; clipping at 1, where Adam evens out the size of gradients anyway: no difference.
         "adamw": {
-            "rate": 1e-3,
-            "backbone_rate": 0.0,
+            "lr": 1e-3,
+            "backbone_lr_factor": 0.0,
             "steps": 1000,
-            "warm_up": 50,
+            "warmup_steps": 50,
             "schedule": "cosine",
-            "drops": (),
-            "batch": 4,
-            "average": 0.998,
+            "milestones": (),
+            "batch_size": 4,
+            "ema_decay": 0.998,
         },
-        "sgd": {"rate": 0.01, "steps": 1000, "warm_up": 100, "batch": 4, "average": 0.99},
+        "sgd": {"lr": 0.01, "steps": 1000, "warmup_steps": 100, "batch_size": 4, "ema_decay": 0.99},
         "data": {"scale": (0.8, 1.6), "short_side": None, "max_masks": 50},
     },
 }

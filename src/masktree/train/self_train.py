@@ -19,21 +19,21 @@ from torch import Tensor
 from masktree.errors import InputError
 from masktree.jobs.progress import Progress
 from masktree.models.structures import Batch
-from masktree.train.initialisation import Start
-from masktree.train.loop import Part
+from masktree.train.initialisation import Initialisation
+from masktree.train.loop import WeightedBatch
 from masktree.train.optimiser import Optimisation
 from masktree.train.presets import Preset
-from masktree.train.selection import FIXED, Thresholds, Watch, labels_per_image
-from masktree.train.stage import Options, Stage, opened
+from masktree.train.pseudo_label_thresholds import FIXED, CollapseMonitor, Thresholds, labels_per_image
 from masktree.train.teacher import COVER, Teacher
-from masktree.train.views import TwoViews, Views
+from masktree.train.teacher_views import TwoViewDataset, ViewBatch
+from masktree.train.training_run import RunOptions, TrainingRun, open_training_run
 
 Method = Literal["sohes", "hassod"]
 MASK_LOSSES = frozenset({"mask", "dice", "mask_aux", "dice_aux"})  # of every kind of model
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelfTraining:
+class TeacherStudentSettings:
     """How a run is corrected. Both methods take a model of any kind: the teacher's masks bring parents and levels.
 
     Attributes:
@@ -62,11 +62,11 @@ class SelfTraining:
     burn_in: int = 0
     paste: bool = True
     steps: int | None = None
-    batch: int | None = None
-    rate: float | None = None
+    batch_size: int | None = None
+    lr: float | None = None
     shares: tuple[float, float, float] = (0.25, 1.0, 0.1)
-    average: float | None = None
-    parts: int = 1
+    ema_decay: float | None = None
+    accumulation_steps: int = 1
 
     def __post_init__(self) -> None:
         if self.score is not None and not 0 <= self.score < 1:
@@ -86,20 +86,22 @@ class SelfTraining:
         Raises:
             InputError: a value out of range, or a burn-in as long as the run.
         """
-        steps, batch = (max(1, round(s * v)) for s, v in zip(self.shares, (before.steps, before.batch), strict=False))
+        steps, batch = (
+            max(1, round(s * v)) for s, v in zip(self.shares, (before.steps, before.batch_size), strict=False)
+        )
         steps = steps if self.steps is None else self.steps
         if self.burn_in >= steps:
             raise InputError(f"expected a burn-in shorter than the run; got {self.burn_in} of {steps} steps")
         return replace(
             before,
             steps=steps,
-            batch=batch if self.batch is None else self.batch,
-            rate=self.shares[2] * before.rate if self.rate is None else self.rate,
-            average=before.average if self.average is None else self.average,
-            warm_up=min(before.warm_up, steps // 10),
+            batch_size=batch if self.batch_size is None else self.batch_size,
+            lr=self.shares[2] * before.lr if self.lr is None else self.lr,
+            ema_decay=before.ema_decay if self.ema_decay is None else self.ema_decay,
+            warmup_steps=min(before.warmup_steps, steps // 10),
             schedule="cosine",
-            drops=(),
-            parts=self.parts,
+            milestones=(),
+            accumulation_steps=self.accumulation_steps,
         )
 
     def weights(self, step: int, steps: int) -> tuple[float, float]:
@@ -116,9 +118,9 @@ class SelfTraining:
 # 8 images of each branch where the run had 16, no pasted objects, no burn-in (code), score above 0.7. Its code leaves
 # the teacher's masks out of the loss, its paper does not. Both averages are the run's: 0.9996 (HASSOD) in those of size
 # base.
-METHODS: Mapping[Method, SelfTraining] = {
-    "sohes": SelfTraining(method="sohes"),
-    "hassod": SelfTraining(
+METHODS: Mapping[Method, TeacherStudentSettings] = {
+    "sohes": TeacherStudentSettings(method="sohes"),
+    "hassod": TeacherStudentSettings(
         method="hassod",
         score=FIXED,
         label_weight=(1.0, 0.0),
@@ -129,7 +131,7 @@ METHODS: Mapping[Method, SelfTraining] = {
 }
 
 
-def find_method(method: str | None, kind: str = "sohes", **values: object) -> SelfTraining:
+def find_method(method: str | None, kind: str = "sohes", **values: object) -> TeacherStudentSettings:
     """The settings of a method with some values replaced; None keeps.
 
     Args:
@@ -150,12 +152,12 @@ def self_train(
     run: Path,
     labels: Path,
     output: Path,
-    settings: SelfTraining | None = None,
+    settings: TeacherStudentSettings | None = None,
     *,
     seed: int = 0,
     root: Path | None = None,
     overwrite: bool = False,
-    options: Options | None = None,
+    options: RunOptions | None = None,
 ) -> int:
     """Go on training a run's model with a teacher beside the labels, from its beginning or the last checkpoint on.
 
@@ -178,13 +180,13 @@ def self_train(
             stays.
         FormatError, WeightsError, KeyboardInterrupt: as ``train``.
     """
-    start = Start.open(run)
+    start = Initialisation.open(run)
     if output.resolve() == start.folder.resolve():
         raise InputError(f"expected another folder than that of the run to begin with; got {output}")
     before = start.preset()
     settings = settings or find_method(None, before.model.kind)
     preset = _preset(before, settings)
-    with opened(
+    with open_training_run(
         labels,
         output,
         preset,
@@ -197,48 +199,48 @@ def self_train(
     ) as stage:
         warning = start.unfinished()
         stage.messages += [warning] if warning else []
-        lessons = _Lessons.of(stage, settings, start)
+        lessons = TeacherStudentStep.of(stage, settings, start)
         stage.begin(lessons.teacher)
         return stage.take(lessons.items, lessons.parts, name="self-train", note=lessons.note, rising=False)
 
 
 @dataclass
-class _Lessons:
+class TeacherStudentStep:
     """What each step is made of: a batch of labels, and what the teacher makes of another."""
 
-    stage: Stage
-    settings: SelfTraining
+    stage: TrainingRun
+    settings: TeacherStudentSettings
     teacher: Teacher
-    views: TwoViews
+    views: TwoViewDataset
     report: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, stage: Stage, settings: SelfTraining, start: Start) -> _Lessons:
+    def of(cls, stage: TrainingRun, settings: TeacherStudentSettings, start: Initialisation) -> TeacherStudentStep:
         augmentation = stage.augmentation
         if settings.score is None:
             thresholds = Thresholds(labels_per_image(stage.store))
         else:
             thresholds = Thresholds(fixed=settings.score)
-        limits, watch = (augmentation.max_masks, augmentation.min_area), Watch(origin=str(start.folder))
+        limits, watch = (augmentation.max_masks, augmentation.min_area), CollapseMonitor(origin=str(start.folder))
         teacher = Teacher(settings.method, thresholds, COVER[settings.method], *limits, watch)
-        views = TwoViews(stage.store, stage.root, augmentation, stage.seed, skip_broken=stage.options.skip_broken)
+        views = TwoViewDataset(stage.store, stage.root, augmentation, stage.seed, skip_broken=stage.options.skip_broken)
         return cls(stage, settings, teacher, views)
 
-    def items(self, bar: Progress) -> Generator[tuple[Batch, Views], None, None]:
+    def items(self, bar: Progress) -> Generator[tuple[Batch, ViewBatch], None, None]:
         with (
             contextlib.closing(self.stage.batches(bar)) as labelled,
             contextlib.closing(self.stage.read(self.views, bar)) as seen,
         ):
             yield from zip(labelled, seen, strict=True)
 
-    def parts(self, item: tuple[Batch, Views]) -> list[Part]:
+    def parts(self, item: tuple[Batch, ViewBatch]) -> list[WeightedBatch]:
         """The batches of a step. An image in which the teacher is sure of nothing teaches nothing: that nothing were in
         it is what a blind teacher would say of every image."""
         batch, views = item
         step, steps = self.stage.state.step, self.stage.preset.optimisation.steps
         label, weight = self.settings.weights(step, steps)
         self.report = {"weight_labels": label, "weight_teacher": weight}
-        parts = [Part(batch, label)]
+        parts = [WeightedBatch(batch, label)]
         if step >= self.settings.burn_in:
             taught, report = self.teacher.teach(
                 self.stage.state.averaged,
@@ -249,7 +251,7 @@ class _Lessons:
             )
             self.report |= report
             without = frozenset() if self.settings.mask_loss else MASK_LOSSES
-            parts.append(Part(replace(taught, learn_from_empty=False), weight, "teacher_", without))
+            parts.append(WeightedBatch(replace(taught, learn_from_empty=False), weight, "teacher_", without))
         return parts
 
     def note(self, bar: Progress) -> dict[str, float]:
@@ -264,12 +266,12 @@ class _Lessons:
         return accelerator.reduce(values.to(device), "sum").to(values.device)
 
 
-def _preset(before: Preset, settings: SelfTraining) -> Preset:
+def _preset(before: Preset, settings: TeacherStudentSettings) -> Preset:
     augmentation = before.augmentation if settings.paste else replace(before.augmentation, paste=0.0)
     return Preset(before.model, settings.optimisation(before.optimisation), augmentation)
 
 
-def _decisive(settings: SelfTraining) -> dict[str, Any]:
+def _decisive(settings: TeacherStudentSettings) -> dict[str, Any]:
     """What decides the result and does not stand among the values of optimisation and augmentation."""
-    elsewhere = ("steps", "batch", "rate", "shares", "average", "parts", "paste")
+    elsewhere = ("steps", "batch_size", "lr", "shares", "ema_decay", "accumulation_steps", "paste")
     return {name: value for name, value in asdict(settings).items() if name not in elsewhere}

@@ -19,9 +19,9 @@ from masktree.models.structures import Batch, ModelDetections, Targets
 from masktree.models.trees import encode_masks
 from masktree.train.augmentation import choose_masks
 from masktree.train.geometry import Geometry
-from masktree.train.photo_dataset import frame_masks
-from masktree.train.selection import ALL, SIZES, Thresholds, Watch
-from masktree.train.views import Views
+from masktree.train.photo_dataset import pad_masks
+from masktree.train.pseudo_label_thresholds import ALL, SIZES, CollapseMonitor, Thresholds
+from masktree.train.teacher_views import ViewBatch
 from masktree.trees import hierarchy, rle
 from masktree.trees.nms import mask_nms
 
@@ -36,7 +36,7 @@ _AT_ONCE = 4  # images that the teacher looks at together: bounds its memory (ou
 
 
 @dataclass(frozen=True)
-class Found:
+class ScoredMasks:
     """Masks of one photograph, best score first: run-length strings of the (height, width) ``size`` of the view they
     were found in, ``scores`` (n,) float64, ``areas`` (n,) float64 in pixels of the photograph."""
 
@@ -45,10 +45,10 @@ class Found:
     scores: np.ndarray
     areas: np.ndarray
 
-    def __getitem__(self, keep: np.ndarray) -> Found:
+    def __getitem__(self, keep: np.ndarray) -> ScoredMasks:
         """The masks chosen by a boolean array (n,)."""
         rles = [text for text, kept in zip(self.rles, keep, strict=True) if kept]
-        return Found(rles, self.size, self.scores[keep], self.areas[keep])
+        return ScoredMasks(rles, self.size, self.scores[keep], self.areas[keep])
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Teacher:
     cover: float
     max_masks: int
     min_area: int
-    watch: Watch
+    watch: CollapseMonitor
 
     def __post_init__(self) -> None:
         if self.rule not in COVER:
@@ -86,7 +86,7 @@ class Teacher:
     def teach(
         self,
         model: nn.Module,
-        views: Views,
+        views: ViewBatch,
         device: torch.device,
         *,
         autocast: Autocast = contextlib.nullcontext,
@@ -136,8 +136,8 @@ class Teacher:
         self.thresholds.load_state_dict(state["thresholds"])
         self.watch.load_state_dict(state["watch"])
 
-    def _look(self, model: nn.Module, views: Views, device: torch.device, autocast: Autocast) -> list[Found]:
-        result: list[Found] = []
+    def _look(self, model: nn.Module, views: ViewBatch, device: torch.device, autocast: Autocast) -> list[ScoredMasks]:
+        result: list[ScoredMasks] = []
         weak = views.weak
         for start in range(0, len(weak.names), _AT_ONCE):
             own = slice(start, start + _AT_ONCE)
@@ -151,7 +151,7 @@ class Teacher:
                     result.append(self._outline(detections, geometry, name))
         return result
 
-    def _outline(self, detections: ModelDetections, geometry: Geometry, name: str) -> Found:
+    def _outline(self, detections: ModelDetections, geometry: Geometry, name: str) -> ScoredMasks:
         """What may be kept of the detections of one image."""
         scores = detections.scores.float().cpu().double().numpy()
         if not np.isfinite(scores).all():
@@ -167,24 +167,24 @@ class Teacher:
         if self.rule == "sohes":
             keep = keep[mask_nms([rles[i] for i in keep], size, scores[keep], iou_threshold=COPY)]
         scale = geometry.size[0] * geometry.size[1] / (size[0] * size[1])
-        return Found([rles[i] for i in keep], size, scores[keep], areas[keep] * scale)
+        return ScoredMasks([rles[i] for i in keep], size, scores[keep], areas[keep] * scale)
 
-    def _targets(self, found: Found, geometry: Geometry, crop: int, seed: int) -> Targets:
+    def _targets(self, found: ScoredMasks, geometry: Geometry, crop: int, seed: int) -> Targets:
         """The masks as the student's view has them; ``geometry`` takes them there."""
         parents = hierarchy.parents_by_coverage(found.rles, found.size, min_coverage=self.cover)
         rng = np.random.default_rng(seed)
         keep = choose_masks(geometry.mask_areas(found.rles), self.min_area, self.max_masks, rng)
         masks = geometry.apply_masks(found[keep].rles)
         return Targets(
-            torch.from_numpy(frame_masks(masks, crop)),
+            torch.from_numpy(pad_masks(masks, crop)),
             torch.from_numpy(hierarchy.reparent(parents, keep).astype(np.int64)),
             torch.from_numpy(hierarchy.levels(parents)[keep].astype(np.int64)),
         )
 
     def _remember(
         self,
-        found: Sequence[Found],
-        kept: Sequence[Found],
+        found: Sequence[ScoredMasks],
+        kept: Sequence[ScoredMasks],
         sizes: Sequence[tuple[int, int]],
         reduce: Reduce,
         device: torch.device,
@@ -216,11 +216,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _is_blind(kept: Found, size: tuple[int, int]) -> bool:
+def _is_blind(kept: ScoredMasks, size: tuple[int, int]) -> bool:
     return len(kept.rles) == 0 or (len(kept.rles) == 1 and bool(kept.areas[0] >= ALL * size[0] * size[1]))
 
 
-def _joined(found: Sequence[Found]) -> tuple[np.ndarray, np.ndarray]:
+def _joined(found: Sequence[ScoredMasks]) -> tuple[np.ndarray, np.ndarray]:
     """Scores and areas of all masks."""
     return np.concatenate([own.scores for own in found]), np.concatenate([own.areas for own in found])
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from masktree.train.initialisation import Start
+from masktree.train.initialisation import Initialisation
 from masktree.train.loop import whole
 from masktree.train.presets import Preset
-from masktree.train.stage import Options, opened
+from masktree.train.training_run import RunOptions, open_training_run
 
-__all__ = ["Options", "train"]
+__all__ = ["RunOptions", "train"]
 
 
 def train(
@@ -21,7 +21,7 @@ def train(
     seed: int = 0,
     root: Path | None = None,
     overwrite: bool = False,
-    options: Options | None = None,
+    options: RunOptions | None = None,
 ) -> int:
     """Train a model on a label set, from its beginning or from the last checkpoint in ``output`` on.
 
@@ -29,7 +29,7 @@ def train(
 
     Args:
         labels: folder of a finished label set, from ``masktree discover``.
-        output: the run's folder; see ``masktree.train.run``.
+        output: the run's folder; see ``masktree.train.run_folder``.
         preset: from ``masktree.train.presets``.
         start: folder of an earlier run (or a model's name on the hub) whose averaged weights this one begins with: all
             of them if the models have one architecture; else those tensors that fit, if all of the feature pyramid's
@@ -48,8 +48,8 @@ def train(
         TrainingError: losses that are not finite, no memory, no room on the disk.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, with a checkpoint of the last whole step written.
     """
-    first = None if start is None else Start.open(start)
-    with opened(
+    first = None if start is None else Initialisation.open(start)
+    with open_training_run(
         labels, output, preset, seed=seed, root=root, overwrite=overwrite, options=options, start=first
     ) as stage:
         stage.begin()

@@ -18,7 +18,7 @@ from masktree.models.promptable.predictions import NUM_MASK_TOKENS, mask_logits
 from masktree.models.promptable.prompt_encoder import Prompts
 from masktree.models.structures import Batch, Targets
 from masktree.models.trees import tree_of
-from masktree.train.optimiser import Optimisation, clip_gradients, make_optimiser, rate_factor, set_rate
+from masktree.train.optimiser import Optimisation, build_optimiser, clip_gradients, lr_factor, set_lr
 from tests.models.mask2former.test_model import TinyPyramid, part, planted, total, without_masks
 from tests.oracles import clicks as oracle
 from tests.oracles.mask_losses import bilinear
@@ -262,10 +262,12 @@ def two_boxes(count: int = 8, side: int = 64) -> tuple[torch.Tensor, list[Target
 
 
 def learn(model: Promptable, images: torch.Tensor, targets: list[Targets], steps: int, rate: float) -> list[float]:
-    settings = Optimisation(rate=rate, decay=0.01, steps=steps, warm_up=5, schedule="cosine", batch=8, average=0.9)
-    optimiser, losses = make_optimiser(model, settings), []
+    settings = Optimisation(
+        lr=rate, weight_decay=0.01, steps=steps, warmup_steps=5, schedule="cosine", batch_size=8, ema_decay=0.9
+    )
+    optimiser, losses = build_optimiser(model, settings), []
     for step in range(steps):
-        set_rate(optimiser, settings.rate * rate_factor(step, settings))
+        set_lr(optimiser, settings.lr * lr_factor(step, settings))
         seeds = torch.arange(len(images)) + 100 * step
         loss = total(model.losses(Batch(images, None, targets, seeds, ["planted"] * len(images))))
         loss.backward()

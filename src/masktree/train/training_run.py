@@ -23,13 +23,14 @@ from masktree.models.config import ModelConfig
 from masktree.models.structures import Batch, Targets
 from masktree.models.trees import MIN_AREA, tree_of
 from masktree.train.augmentation import Augmentation
-from masktree.train.data import TrainingData
-from masktree.train.initialisation import Start
+from masktree.train.initialisation import Initialisation
+from masktree.train.label_store import LabelStore
+from masktree.train.labelled_dataset import LabelledDataset
 from masktree.train.loop import (
-    Part,
     Precision,
-    State,
     Stateful,
+    TrainingState,
+    WeightedBatch,
     accelerated,
     fit,
     interruptible,
@@ -37,11 +38,10 @@ from masktree.train.loop import (
     split,
 )
 from masktree.train.optimiser import pretrained_parameters
-from masktree.train.photo_dataset import Photographs
+from masktree.train.photo_dataset import PhotoDataset
 from masktree.train.plots import draw_samples
 from masktree.train.presets import Preset
-from masktree.train.run import SAMPLES, RunFolder
-from masktree.train.store import LabelStore
+from masktree.train.run_folder import SAMPLES, RunFolder
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
 
@@ -53,7 +53,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Options:
+class RunOptions:
     """What does not decide the result, beyond rounding.
 
     Attributes:
@@ -81,7 +81,7 @@ class Options:
 
 
 @dataclass
-class Stage:
+class TrainingRun:
     """A run that is open, in one of the processes that share it.
 
     Attributes:
@@ -96,14 +96,14 @@ class Stage:
     """
 
     run: RunFolder
-    state: State
+    state: TrainingState
     store: LabelStore
     root: Path
-    data: TrainingData
+    data: LabelledDataset
     preset: Preset
     accelerator: Accelerator
     device: torch.device
-    options: Options
+    options: RunOptions
     seed: int
     messages: list[str]
 
@@ -119,13 +119,13 @@ class Stage:
         if self.accelerator.is_main_process:
             self.run.begin()
 
-    def read(self, photographs: Photographs[Any, Item], bar: Progress) -> Generator[Item, None, None]:
+    def read(self, photographs: PhotoDataset[Any, Item], bar: Progress) -> Generator[Item, None, None]:
         """This process's shares of the steps that are left, made of these photographs; ``bar`` hears of broken ones."""
         settings, accelerator = self.preset.optimisation, self.accelerator
         return photographs.loader(
             self.state.step,
             settings.steps,
-            settings.batch,
+            settings.batch_size,
             accelerator.process_index,
             accelerator.num_processes,
             self.options.workers,
@@ -139,7 +139,7 @@ class Stage:
     def take(
         self,
         items: Callable[[Progress], Generator[Item, None, None]],
-        parts: Callable[[Item], Sequence[Part]],
+        make_batches: Callable[[Item], Sequence[WeightedBatch]],
         *,
         name: str = "train",
         note: Callable[[Progress], Mapping[str, float]] = lambda bar: {},
@@ -149,7 +149,7 @@ class Stage:
 
         Args:
             items: what the steps are made of, from the state's step on; told of the bar for its messages.
-            parts, rising: as in ``fit``.
+            make_batches, rising: as in ``fit``.
             note: what else belongs into the record of the step just done.
 
         Raises:
@@ -165,7 +165,15 @@ class Stage:
             interruptible() as wanted_end,
             contextlib.closing(items(bar)) as given,
             contextlib.closing(
-                fit(state, given, self.accelerator, settings, device=self.device, parts=parts, rising=rising)
+                fit(
+                    state,
+                    given,
+                    self.accelerator,
+                    settings,
+                    device=self.device,
+                    make_batches=make_batches,
+                    rising=rising,
+                )
             ) as steps,
         ):
             for message in self.messages:
@@ -191,7 +199,7 @@ class Stage:
 
 
 @contextlib.contextmanager
-def opened(
+def open_training_run(
     labels: Path,
     output: Path,
     preset: Preset,
@@ -199,11 +207,11 @@ def opened(
     seed: int = 0,
     root: Path | None = None,
     overwrite: bool = False,
-    options: Options | None = None,
-    start: Start | None = None,
+    options: RunOptions | None = None,
+    start: Initialisation | None = None,
     further: Mapping[str, Any] | None = None,
-) -> Iterator[Stage]:
-    """Open a run; nothing is written before ``Stage.begin``.
+) -> Iterator[TrainingRun]:
+    """Open a run; nothing is written before ``TrainingRun.begin``.
 
     Args:
         start: whose weights a new run begins with; None for the backbone's.
@@ -213,7 +221,7 @@ def opened(
     Raises:
         MasktreeError: as ``train``.
     """
-    options = options or Options()
+    options = options or RunOptions()
     if not 0 <= seed < 2**32:
         raise InputError(f"expected a seed from 0 to {2**32 - 1}; got {seed}")
     label_set = LabelSet.open(labels, root=root)
@@ -234,15 +242,15 @@ def opened(
         if run.step == 0:
             pretrained = _hash_pretrained(model) if start is None else start.pretrained
             run.header["record"] |= {"pretrained_sha256": pretrained, "taken": taken}
-        state = State.begin(model.to(device), preset.optimisation)
+        state = TrainingState.begin(model.to(device), preset.optimisation)
         augmentation = replace(preset.augmentation, cues=model.wants_cues)  # type: ignore[arg-type]
         folder = Path(label_set.index["root"])
-        data = TrainingData(store, folder, augmentation, seed, skip_broken=options.skip_broken)
+        data = LabelledDataset(store, folder, augmentation, seed, skip_broken=options.skip_broken)
         messages = [] if start is None or taken is None else [f"begins with {taken} of {start.folder}"]
-        yield Stage(run, state, store, folder, data, preset, accelerator, device, options, seed, messages)
+        yield TrainingRun(run, state, store, folder, data, preset, accelerator, device, options, seed, messages)
 
 
-def _open_store(label_set: LabelSet, accelerator: Accelerator, options: Options) -> LabelStore:
+def _open_store(label_set: LabelSet, accelerator: Accelerator, options: RunOptions) -> LabelStore:
     new = not (label_set.folder / "store").is_dir()
     show = options.show_progress and accelerator.is_main_process and new
     with accelerator.main_process_first(), progress_bar("read labels", len(label_set), 0, show=show) as bar:
@@ -259,11 +267,11 @@ def _describe(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What decides the result, and what is only noted."""
     optimisation = asdict(preset.optimisation)
-    images, parts = len(store.filled()), optimisation.pop("parts")
-    if images < preset.optimisation.batch:
+    images, accumulation_steps = len(store.filled()), optimisation.pop("accumulation_steps")
+    if images < preset.optimisation.batch_size:
         raise InputError(
-            f"expected at least {preset.optimisation.batch} images with masks, as many as a step has; got {images} in "
-            f"{label_set.folder}; label more photographs, or lower --batch"
+            f"expected at least {preset.optimisation.batch_size} images with masks, as many as a step has; got "
+            f"{images} in {label_set.folder}; label more photographs, or lower --batch-size-size"
         )
     augmentation = asdict(preset.augmentation)
     del augmentation["cues"]  # the model's to say
@@ -279,13 +287,13 @@ def _describe(
         "label_weights": label_set.index["weights"],
         "device": str(device),
         "processes": accelerator.num_processes,
-        "parts": parts,
+        "accumulation_steps": accumulation_steps,
     }
     return training, record
 
 
 def _build(
-    config: ModelConfig, seed: int, accelerator: Accelerator, start: Start | None, *, fresh: bool
+    config: ModelConfig, seed: int, accelerator: Accelerator, start: Initialisation | None, *, fresh: bool
 ) -> tuple[nn.Module, str | None]:
     """The model, with the same new weights in every process, and what it got from ``start``. Those of a run that goes
     on come from its checkpoint; those of ``start`` have all of the backbone's in them."""
@@ -312,7 +320,7 @@ def _any(value: bool, accelerator: Accelerator, device: torch.device) -> bool:
 
 
 def _sheet_of(
-    model: nn.Module, data: TrainingData, accelerator: Accelerator, device: torch.device
+    model: nn.Module, data: LabelledDataset, accelerator: Accelerator, device: torch.device
 ) -> Callable[[], Any]:
     """What draws the sample picture: one photograph after the other, so that it takes less memory than a step. Of each
     as many of the model's masks, the best, as there are pseudo-labels."""

@@ -10,8 +10,8 @@ import pytest
 
 from masktree.errors import FormatError, InputError
 from masktree.labels import LabelSet
-from masktree.train import store as module
-from masktree.train.store import LabelStore
+from masktree.train import label_store as module
+from masktree.train.label_store import LabelStore
 from masktree.trees.masktree import MaskTree
 from tests.train.labelled import random_tree, write_collection, write_labels
 

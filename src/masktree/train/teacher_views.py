@@ -15,8 +15,8 @@ from torch import Tensor
 from masktree.models.structures import Batch, Targets
 from masktree.train.augmentation import Augmentation
 from masktree.train.geometry import Geometry
-from masktree.train.photo_dataset import Broken, Photographs, Stream, frame
-from masktree.train.store import LabelStore
+from masktree.train.label_store import LabelStore
+from masktree.train.photo_dataset import Broken, PhotoDataset, RandomStream, pad
 from masktree.types import RGB
 
 # Probability, area as a share of the picture, height / width of the student's erasings (HASSOD's code).
@@ -69,7 +69,7 @@ def draw_erasings(size: tuple[int, int], rng: np.random.Generator) -> list[Erasi
 
 
 @dataclass(frozen=True)
-class Views:
+class ViewBatch:
     """b photographs, each seen twice.
 
     ``weak``, ``strong``: batches of the teacher's and of the student's view, in one order, with the same seeds and
@@ -86,7 +86,7 @@ class Views:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ViewPair:
     """One photograph as it travels from a worker: ``images`` (2, 3, crop, crop) uint8, weak and strong, ``cues`` of
     both as in ``Batch``, ``geometries`` of both; ``broken`` as in ``Made``."""
 
@@ -98,43 +98,43 @@ class Pair:
     broken: Broken = ()
 
 
-class TwoViews(Photographs[Pair, Views]):
+class TwoViewDataset(PhotoDataset[ViewPair, ViewBatch]):
     """Two views of each photograph of a label set, also of those without labels.
 
     Weak: all of the photograph, its longer side as long as the crop, mirrored or not (our choice: a model that is used
     sees whole photographs, and what is found in one can be seen in any other view). Strong: scale, crop and mirror of
     ``settings``, its ``strong()`` colours, then random erasings; nothing is pasted.
 
-    The order of the photographs is not that of ``TrainingData``, so that labels and teacher teach different ones in a
+    The order of the photographs is not that of ``LabelledDataset``: labels and teacher teach different ones in a
     step.
     """
 
-    order = Stream.TAUGHT_ORDER
+    order = RandomStream.TAUGHT_ORDER
 
     def __init__(
         self, store: LabelStore, root: str | Path, settings: Augmentation, seed: int, *, skip_broken: bool = False
     ) -> None:
-        """As :class:`Photographs`, of all that are in the store."""
+        """As :class:`PhotoDataset`, of all that are in the store."""
         numbers = np.arange(len(store))
         super().__init__(store, root, settings.strong(), seed, numbers, skip_broken=skip_broken)
 
-    def example(self, k: int) -> Pair:
-        """See :meth:`Photographs.example`."""
-        settings, rng = self.settings, self.draw(Stream.TAUGHT_VIEWS, k)
+    def example(self, k: int) -> ViewPair:
+        """See :meth:`PhotoDataset.example`."""
+        settings, rng = self.settings, self.draw(RandomStream.TAUGHT_VIEWS, k)
         broken: list[tuple[str, str]] = []
         record, photograph = self._photo(*divmod(k, len(self)), broken)
         weak = replace(settings.whole(record.size), mirrored=bool(rng.random() < settings.mirror))
         strong = settings.draw_geometry(record.size, rng)
-        seen = settings.draw_light(rng).apply(strong.apply(photograph))
+        seen = settings.draw_color_jitter(rng).apply(strong.apply(photograph))
         for erasing in draw_erasings(strong.window, rng):
             seen = erasing.apply(seen)
-        (mild, mild_cues), (hard, hard_cues) = (frame(v, settings) for v in (weak.apply(photograph), seen))
+        (mild, mild_cues), (hard, hard_cues) = (pad(v, settings) for v in (weak.apply(photograph), seen))
         cues = None if mild_cues is None or hard_cues is None else np.stack([mild_cues, hard_cues])
-        images, seed = np.stack([mild, hard]), self.seed_of(Stream.TAUGHT_SEED, k)
-        return Pair(images, cues, (weak, strong), seed, record.name, tuple(broken))
+        images, seed = np.stack([mild, hard]), self.seed_of(RandomStream.TAUGHT_SEED, k)
+        return ViewPair(images, cues, (weak, strong), seed, record.name, tuple(broken))
 
-    def join(self, examples: Sequence[Pair]) -> _Pack:
-        """See :meth:`Photographs.join`."""
+    def collate(self, examples: Sequence[ViewPair]) -> _Pack:
+        """See :meth:`PhotoDataset.collate`."""
         cues = [pair.cues for pair in examples if pair.cues is not None]
         return _Pack(
             images=torch.from_numpy(np.stack([pair.images for pair in examples])),
@@ -144,7 +144,7 @@ class TwoViews(Photographs[Pair, Views]):
             names=[pair.name for pair in examples],
         )
 
-    def unpack(self, pack: _Pack) -> Views:
+    def unpack(self, pack: _Pack) -> ViewBatch:
         """The views of a step."""
         weak, strong = (
             Batch(
@@ -157,7 +157,7 @@ class TwoViews(Photographs[Pair, Views]):
             for side in range(2)
         )
         weak_geometries, strong_geometries = ([pair[side] for pair in pack.geometries] for side in range(2))
-        return Views(weak, strong, [g.window for g in weak_geometries], weak_geometries, strong_geometries)
+        return ViewBatch(weak, strong, [g.window for g in weak_geometries], weak_geometries, strong_geometries)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import pytest
 from masktree import cli, predict
 from masktree.io.images import read_image
 from masktree.models.saved import is_model
-from masktree.train.run import read_metrics
+from masktree.train.run_folder import read_metrics
 from tests.train.planted import make_labels
 
-SMALL = ("--size", "tiny", "--image-size", "64", "--batch", "2", "--device", "cpu")
+SMALL = ("--size", "tiny", "--image-size", "64", "--batch-size-size", "2", "--device", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +49,22 @@ def test_a_label_set_becomes_a_model_that_segments(labels, tmp_path, capsys, pre
     assert tree.size == (64, 64)
     assert masktree(*command) == 0
     assert "0 steps done, 3 in all" in capsys.readouterr().out
-    assert masktree(*command, "--rate", 0.5) == 2
-    assert "optimisation.rate" in capsys.readouterr().err
+    assert masktree(*command, "--lr", 0.5) == 2
+    assert "optimisation.lr" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("LABELS/none", "-o", "OUT"), "expected a finished label set (index.json); got none"),
-        (("LABELS", "-o", "OUT", *SMALL, "--batch", 16), "at least 16 images with masks, as many as a step has; got 6"),
+        (
+            ("LABELS", "-o", "OUT", *SMALL, "--batch-size-size", 16),
+            "at least 16 images with masks, as many as a step has; got 6",
+        ),
         (("LABELS", "-o", "OUT", *SMALL, "--backbone", "dino-vitb9"), "did you mean dino-vitb8"),
         (("LABELS", "-o", "OUT", "--preset", "hassod", "--queries", 5), "no number of queries for hassod"),
         (("LABELS", "-o", "OUT", *SMALL, "--device", "cuda:99"), "expected a device of this machine"),
-        (("LABELS", "-o", "OUT", *SMALL, "--parts", 3), "can share evenly; got 2 images"),
+        (("LABELS", "-o", "OUT", *SMALL, "--accumulation-steps", 3), "can share evenly; got 2 images"),
         (("LABELS", "-o", "OUT", *SMALL, "--precision", "float16"), "float16 on a CUDA device"),
         (("LABELS", "-o", "OUT", *SMALL, "--root", "/none"), "expected the folder of the photographs; got /none"),
         (("LABELS", "-o", "OUT", *SMALL, "--workers", -1), "workers of 0 or more"),

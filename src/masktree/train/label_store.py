@@ -50,7 +50,7 @@ _COLUMNS = {
 
 
 @dataclass(frozen=True)
-class Record:
+class ImageLabels:
     """What a label set says of one photograph.
 
     Attributes:
@@ -141,7 +141,7 @@ class LabelStore:
         """(k,) int64 numbers of the photographs that have at least one mask, ascending."""
         return np.flatnonzero(np.diff(self._columns["mask_starts"]))
 
-    def __getitem__(self, number: int) -> Record:
+    def __getitem__(self, number: int) -> ImageLabels:
         """Photograph ``number``, 0 <= number < len.
 
         Raises:
@@ -157,7 +157,7 @@ class LabelStore:
             starts = columns["rle_starts"][first : last + 1].astype(np.int64)
             text = columns["rles"][starts[0] : starts[-1]].tobytes()
             height, width = (int(v) for v in columns["sizes"][2 * number : 2 * number + 2])
-            record = Record(
+            record = ImageLabels(
                 name=name,
                 size=(height, width),
                 rles=tuple(text[a:b] for a, b in zip(starts[:-1] - starts[0], starts[1:] - starts[0], strict=True)),
@@ -262,7 +262,7 @@ def _write_columns(labels: LabelSet, files: Mapping[str, IO[bytes]], progress: P
     return images, masks
 
 
-def _record(name: str, tree: MaskTree) -> Record:
+def _record(name: str, tree: MaskTree) -> ImageLabels:
     """The tree's masks that have pixels.
 
     Raises:
@@ -272,7 +272,7 @@ def _record(name: str, tree: MaskTree) -> Record:
         full = rle.areas(tree.rles, tree.size) > 0
     except MasktreeError as error:
         raise FormatError(f"{name}: {error}; make the label set again") from error
-    return Record(
+    return ImageLabels(
         name=name,
         size=tree.size,
         rles=tuple(r for r, keep in zip(tree.rles, full, strict=True) if keep),

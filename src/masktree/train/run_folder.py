@@ -33,7 +33,7 @@ from masktree.models.build import save_pretrained
 from masktree.models.config import ModelConfig, to_json
 from masktree.models.saved import CONFIG, FORMAT, VERSION, WEIGHTS, is_model, read_header
 from masktree.models.structures import Model
-from masktree.train.loop import State
+from masktree.train.loop import TrainingState
 from masktree.train.plots import draw_losses, draw_thresholds
 
 CHECKPOINT, METRICS, LOSSES, THRESHOLDS, SAMPLES, BOARD = (
@@ -115,7 +115,7 @@ class RunFolder:
         write_atomically(self.folder / METRICS, lambda handle: handle.write(text.encode()))
         self._board = _open_board(self.folder / BOARD, self.step)
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: TrainingState) -> None:
         """Bring a new state to that of the checkpoint, if there is one.
 
         Raises:
@@ -142,7 +142,7 @@ class RunFolder:
                 if name != "step" and value is not None:
                     self._board.add_scalar(name, value, record["step"])
 
-    def save(self, state: State) -> None:
+    def save(self, state: TrainingState) -> None:
         """Write checkpoint, averaged weights and curves, each whole or not at all.
 
         Raises:

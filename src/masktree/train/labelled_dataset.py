@@ -12,9 +12,17 @@ from torch import Tensor
 
 from masktree.errors import InputError
 from masktree.models.structures import Batch, Targets
-from masktree.train.augmentation import LARGEST_PASTED, Augmentation, Scene, choose_masks, choose_objects, paste, see
-from masktree.train.photo_dataset import Broken, Photographs, Stream, frame, frame_masks
-from masktree.train.store import LabelStore
+from masktree.train.augmentation import (
+    LARGEST_PASTED,
+    Augmentation,
+    Sample,
+    apply_view,
+    choose_masks,
+    choose_objects,
+    paste,
+)
+from masktree.train.label_store import LabelStore
+from masktree.train.photo_dataset import Broken, PhotoDataset, RandomStream, pad, pad_masks
 
 
 @dataclass(frozen=True)
@@ -33,35 +41,35 @@ class Example:
     broken: Broken = ()
 
 
-class TrainingData(Photographs[Example, Batch]):
+class LabelledDataset(PhotoDataset[Example, Batch]):
     """Batches with the labels of the photographs. Images without any mask are left out: what clustering has not found
     in them is not absent, and detection libraries leave them out too.
     """
 
-    order = Stream.ORDER
+    order = RandomStream.ORDER
 
     def __init__(
         self, store: LabelStore, root: str | Path, settings: Augmentation, seed: int, *, skip_broken: bool = False
     ) -> None:
-        """As :class:`Photographs`, of those with masks."""
+        """As :class:`PhotoDataset`, of those with masks."""
         super().__init__(store, root, settings, seed, store.filled(), skip_broken=skip_broken)
 
     def example(self, k: int) -> Example:
-        """See :meth:`Photographs.example`."""
-        settings, rng = self.settings, self.draw(Stream.VIEW, k)
+        """See :meth:`PhotoDataset.example`."""
+        settings, rng = self.settings, self.draw(RandomStream.VIEW, k)
         broken: list[tuple[str, str]] = []
         record, image = self._photo(*divmod(k, len(self)), broken)
-        geometry, light = settings.draw_geometry(record.size, rng), settings.draw_light(rng)
+        geometry, light = settings.draw_geometry(record.size, rng), settings.draw_color_jitter(rng)
         donor = self._donor(k, geometry.window, rng, broken) if rng.random() < settings.paste else None
         most = settings.max_masks - (len(donor.masks) if donor else 0)
         keep = choose_masks(geometry.mask_areas(record.rles), settings.min_area, most, rng)
-        scene = see(image, record, geometry, keep)
+        scene = apply_view(image, record, geometry, keep)
         if donor is not None:
             scene = paste(scene, donor, settings.min_area)
-        return _pack(scene, light.apply(scene.image), settings, self.seed_of(Stream.SEED, k), record.name, broken)
+        return _pack(scene, light.apply(scene.image), settings, self.seed_of(RandomStream.SEED, k), record.name, broken)
 
-    def join(self, examples: Sequence[Example]) -> _Pack:
-        """See :meth:`Photographs.join`."""
+    def collate(self, examples: Sequence[Example]) -> _Pack:
+        """See :meth:`PhotoDataset.collate`."""
         return _join(examples)
 
     def unpack(self, pack: _Pack) -> Batch:
@@ -78,19 +86,19 @@ class TrainingData(Photographs[Example, Batch]):
         examples, contents = [], []
         for i in range(min(count, len(self))):
             broken: list[tuple[str, str]] = []
-            rng = self.draw(Stream.PREVIEW, i)
+            rng = self.draw(RandomStream.PREVIEW, i)
             record, image = self._read(i, broken)
             geometry = self.settings.whole(record.size)
             areas = geometry.mask_areas(record.rles)
             keep = choose_masks(areas, self.settings.min_area, self.settings.max_masks, rng)
-            scene = see(image, record, geometry, keep)
+            scene = apply_view(image, record, geometry, keep)
             examples.append(_pack(scene, scene.image, self.settings, i, record.name, broken))
             contents.append(geometry.window)
         if not examples:
             raise InputError(f"expected at least one photograph to show; got {count}")
-        return self.unpack(self.join(examples)), contents
+        return self.unpack(self.collate(examples)), contents
 
-    def _donor(self, k: int, onto: tuple[int, int], rng: np.random.Generator, broken: list[tuple[str, str]]) -> Scene:
+    def _donor(self, k: int, onto: tuple[int, int], rng: np.random.Generator, broken: list[tuple[str, str]]) -> Sample:
         """Objects of a random photograph of the same epoch, laid over a scene of (height, width) ``onto``; they take
         at most half of the example's masks."""
         settings = self.settings
@@ -99,7 +107,7 @@ class TrainingData(Photographs[Example, Batch]):
         areas, largest = geometry.mask_areas(record.rles), LARGEST_PASTED * onto[0] * onto[1]
         most = max(1, settings.max_masks // 2)
         keep = choose_objects(record.parents, areas, settings.min_area, largest, most, rng)
-        return see(image, record, geometry, keep)
+        return apply_view(image, record, geometry, keep)
 
 
 @dataclass(frozen=True)
@@ -117,11 +125,11 @@ class _Pack:
 
 
 def _pack(
-    scene: Scene, image: np.ndarray, settings: Augmentation, seed: int, name: str, broken: Sequence[tuple[str, str]]
+    scene: Sample, image: np.ndarray, settings: Augmentation, seed: int, name: str, broken: Sequence[tuple[str, str]]
 ) -> Example:
     """``image``: of the scene, in its final colours. Padding is added below and on the right."""
-    padded, cues = frame(image, settings)
-    masks = frame_masks(scene.masks, settings.crop)
+    padded, cues = pad(image, settings)
+    masks = pad_masks(scene.masks, settings.crop)
     bits = np.packbits(masks.reshape(len(masks), settings.crop**2), axis=1)
     return Example(padded, cues, bits, scene.parents, scene.levels, seed, name, tuple(broken))
 

@@ -8,8 +8,16 @@ import torch
 
 from masktree.errors import FormatError, InputError, TrainingError
 from masktree.labels import LabelSet
-from masktree.train.selection import HIGH, LOW, START, Thresholds, Watch, labels_per_image, size_bins
-from masktree.train.store import LabelStore
+from masktree.train.label_store import LabelStore
+from masktree.train.pseudo_label_thresholds import (
+    HIGH,
+    LOW,
+    START,
+    CollapseMonitor,
+    Thresholds,
+    labels_per_image,
+    size_classes,
+)
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
 from tests.oracles.selection import dynamic_thresholds
@@ -46,8 +54,8 @@ def reload(state):
 
 
 def test_sizes_are_those_of_coco():
-    assert size_bins(np.array([1, 1023, 1023.9, 1024, 9215, 9216, 1e7])).tolist() == [0, 0, 0, 1, 1, 2, 2]
-    assert size_bins(np.zeros(0)).shape == (0,)
+    assert size_classes(np.array([1, 1023, 1023.9, 1024, 9215, 9216, 1e7])).tolist() == [0, 0, 0, 1, 1, 2, 2]
+    assert size_classes(np.zeros(0)).shape == (0,)
 
 
 @pytest.mark.parametrize("wanted", [(1.0, 0.5, 0.1), (0.0, 2.0, 100.0), (2.0, 2.0, 2.0)])
@@ -178,7 +186,7 @@ def test_labels_are_counted_by_size(tmp_path):
 
 
 def test_a_teacher_that_finds_nothing_ends_the_run_after_a_full_window():
-    watch = Watch(window=10, origin="runs/first")
+    watch = CollapseMonitor(window=10, origin="runs/first")
     for _ in range(9):
         watch.note(4, 0, 4)
     with pytest.raises(TrainingError, match=r"got 0 per image over 10 steps, up to step 10 .*lower threshold.*runs/f"):
@@ -186,19 +194,19 @@ def test_a_teacher_that_finds_nothing_ends_the_run_after_a_full_window():
 
 
 def test_one_mask_of_the_whole_picture_ends_the_run():
-    watch = Watch(window=5)
+    watch = CollapseMonitor(window=5)
     for _ in range(4):
         watch.note(8, 8, 8)
     with pytest.raises(TrainingError, match="one mask of the whole picture, in 100% of the images"):
         watch.note(8, 8, 8)
-    healthy = Watch(window=5)
+    healthy = CollapseMonitor(window=5)
     for _ in range(50):
         healthy.note(8, 8, 7)  # one mask per image, but one that means something in each eighth
     assert healthy.news() is None
 
 
 def test_a_run_is_judged_by_its_last_steps_only():
-    watch = Watch(window=10)
+    watch = CollapseMonitor(window=10)
     for _ in range(200):
         watch.note(4, 40, 0)
     for _ in range(9):
@@ -212,7 +220,7 @@ def test_a_run_is_judged_by_its_last_steps_only():
 
 
 def test_a_warning_is_told_once():
-    watch = Watch(window=4)
+    watch = CollapseMonitor(window=4)
     told = []
     for kept in [20] * 4 + [11] * 8 + [9] * 8:
         watch.note(2, kept, 0)
@@ -221,11 +229,11 @@ def test_a_warning_is_told_once():
 
 
 def test_a_watch_goes_on_with_the_same_memory():
-    first, unbroken = Watch(window=6), Watch(window=6)
+    first, unbroken = CollapseMonitor(window=6), CollapseMonitor(window=6)
     for watch in (first, unbroken):
         for kept in (30, 20, 10, 9, 8, 7, 6):
             watch.note(1, kept, 0)
-    second = Watch(window=6)
+    second = CollapseMonitor(window=6)
     second.load_state_dict(reload(first.state_dict()))
     for kept in (5, 4, 3, 2, 1, 0):
         for watch in (second, unbroken):
@@ -233,8 +241,8 @@ def test_a_watch_goes_on_with_the_same_memory():
         assert (second.news() is None) == (unbroken.news() is None)
     assert torch.equal(second.state_dict()["seen"], unbroken.state_dict()["seen"])
     with pytest.raises(FormatError, match="watch over 7 steps"):
-        Watch(window=7).load_state_dict(first.state_dict())
+        CollapseMonitor(window=7).load_state_dict(first.state_dict())
     with pytest.raises(FormatError, match="begin the run anew"):
-        Watch(window=6).load_state_dict({})
+        CollapseMonitor(window=6).load_state_dict({})
     with pytest.raises(InputError, match="at least 1 step; got 0"):
-        Watch(window=0)
+        CollapseMonitor(window=0)

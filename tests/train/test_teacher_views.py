@@ -13,11 +13,11 @@ from torchvision.transforms import RandomErasing
 from masktree.backbones.texture import NUM_CUES, boundary_cues
 from masktree.errors import ImageError, InputError
 from masktree.labels import LabelSet
-from masktree.train import views as module
-from masktree.train.augmentation import Augmentation, Light
-from masktree.train.data import TrainingData
-from masktree.train.store import LabelStore
-from masktree.train.views import ERASINGS, Erasing, TwoViews, Views, draw_erasings
+from masktree.train import teacher_views as module
+from masktree.train.augmentation import Augmentation, ColorJitter
+from masktree.train.label_store import LabelStore
+from masktree.train.labelled_dataset import LabelledDataset
+from masktree.train.teacher_views import ERASINGS, Erasing, TwoViewDataset, ViewBatch, draw_erasings
 from masktree.trees.masktree import MaskTree
 from tests.train.independence import check_independence
 from tests.train.labelled import random_tree, write_collection, write_labels
@@ -39,11 +39,11 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def open_views(folder: Path, settings: Augmentation = LIVELY, seed: int = 3, **options: bool) -> TwoViews:
-    return TwoViews(LabelStore.of(LabelSet.open(folder / "labels")), folder / "photos", settings, seed, **options)
+def open_views(folder: Path, settings: Augmentation = LIVELY, seed: int = 3, **options: bool) -> TwoViewDataset:
+    return TwoViewDataset(LabelStore.of(LabelSet.open(folder / "labels")), folder / "photos", settings, seed, **options)
 
 
-def flat(steps: list[Views]) -> list[tuple]:
+def flat(steps: list[ViewBatch]) -> list[tuple]:
     """Everything about each photograph, in order, ready to be compared."""
     return [
         (
@@ -95,7 +95,7 @@ def test_views_keep_to_the_contract(folder):
 
 def test_the_weak_view_is_the_photograph_and_the_strong_one_too_but_for_light_and_erasings(folder, monkeypatch):
     plain = open_views(folder)
-    light, erasings = Augmentation.draw_light, module.draw_erasings
+    light, erasings = Augmentation.draw_color_jitter, module.draw_erasings
     changed = 0
     for k in range(10):
         views = next(plain.loader(k, k + 1, 1))
@@ -107,12 +107,12 @@ def test_the_weak_view_is_the_photograph_and_the_strong_one_too_but_for_light_an
             assert not image[:, :, width:].any()
         seen = pixels(views.strong.images[0], strong.window)
         changed += (seen != strong.apply(photograph)).any()
-        monkeypatch.setattr(Augmentation, "draw_light", lambda *_: Light())
+        monkeypatch.setattr(Augmentation, "draw_color_jitter", lambda *_: ColorJitter())
         monkeypatch.setattr(module, "draw_erasings", lambda *_: [])
         bare = next(plain.loader(k, k + 1, 1))
         assert bare.strong_geometries == views.strong_geometries
         np.testing.assert_array_equal(pixels(bare.strong.images[0], strong.window), strong.apply(photograph))
-        monkeypatch.setattr(Augmentation, "draw_light", light)
+        monkeypatch.setattr(Augmentation, "draw_color_jitter", light)
         monkeypatch.setattr(module, "draw_erasings", erasings)
     assert changed >= 8
 
@@ -123,7 +123,7 @@ def test_every_epoch_has_all_photographs_in_another_order_than_the_labels(folder
     epochs = [[views.example(5 * epoch + place).name for place in range(5)] for epoch in range(6)]
     assert all(sorted(epoch) == sorted(SIZES) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 3
-    labelled = TrainingData(views.store, views.root, LIVELY, 3)
+    labelled = LabelledDataset(views.store, views.root, LIVELY, 3)
     assert len(labelled) == 4
     own = [[labelled.example(4 * epoch + place).name for place in range(4)] for epoch in range(6)]
     without = [[name for name in epoch if name != "e.png"] for epoch in epochs]

@@ -20,8 +20,8 @@ from PIL import Image
 from masktree.errors import FormatError, InputError, TrainingError
 from masktree.models import build
 from masktree.train.augmentation import Augmentation
-from masktree.train.loop import State
-from masktree.train.run import RunFolder, read_metrics
+from masktree.train.loop import TrainingState
+from masktree.train.run_folder import RunFolder, read_metrics
 from tests.models.standins import CONFIG, TinyModel
 from tests.train.planted import OPTIMISATION, PRESET, make_labels, run
 
@@ -150,20 +150,20 @@ def test_other_settings_are_refused_by_name_and_passes_are_free(labels, unbroken
     changed = replace(
         PRESET,
         model=replace(CONFIG, num_queries=7),
-        optimisation=replace(OPTIMISATION, rate=0.5),
+        optimisation=replace(OPTIMISATION, lr=0.5),
         augmentation=Augmentation(crop=64, scale=(0.5, 1.0), paste=0.5, jitter=0.5),
     )
     with pytest.raises(InputError) as caught:
         run(labels, unbroken, changed, seed=1)
     for part in (
         "model.num_queries (4 there, 7 now)",
-        "optimisation.rate (0.01 there, 0.5 now)",
+        "optimisation.lr (0.01 there, 0.5 now)",
         "augmentation.scale ([0.8, 1.4] there, [0.5, 1.0] now)",
         "seed (0 there, 1 now)",
     ):
         assert part in str(caught.value)
     assert "steps" not in str(caught.value)
-    assert run(labels, unbroken, replace(PRESET, optimisation=replace(OPTIMISATION, parts=2))) == 0
+    assert run(labels, unbroken, replace(PRESET, optimisation=replace(OPTIMISATION, accumulation_steps=2))) == 0
 
 
 def test_overwriting_begins_anew_and_leaves_foreign_files(labels, tmp_path):
@@ -232,10 +232,10 @@ def test_a_full_disk_says_so_and_keeps_the_checkpoint(labels, tmp_path):
 def test_a_checkpoint_of_another_model_is_refused(labels, tmp_path):
     folder = RunFolder.open(tmp_path, CONFIG, {"a": 1}, {}, overwrite=False)
     folder.begin()
-    folder.save(State.begin(TinyModel(), OPTIMISATION))
+    folder.save(TrainingState.begin(TinyModel(), OPTIMISATION))
     again = RunFolder.open(tmp_path, CONFIG, {"a": 1}, {}, overwrite=False)
     with pytest.raises(FormatError, match="state of this run's model; got another"):
-        again.restore(State.begin(torch.nn.Linear(2, 2), OPTIMISATION))
+        again.restore(TrainingState.begin(torch.nn.Linear(2, 2), OPTIMISATION))
 
 
 def test_damaged_metrics_are_told_from_torn_ones(tmp_path):

@@ -16,9 +16,9 @@ from masktree.labels import LabelSet
 from masktree.models.structures import Batch
 from masktree.train import photo_dataset as photographs
 from masktree.train.augmentation import Augmentation
-from masktree.train.data import TrainingData
-from masktree.train.photo_dataset import Stream
-from masktree.train.store import LabelStore
+from masktree.train.label_store import LabelStore
+from masktree.train.labelled_dataset import LabelledDataset
+from masktree.train.photo_dataset import RandomStream
 from masktree.trees import hierarchy, rle
 from masktree.trees.masktree import MaskTree
 from tests.train.independence import check_independence
@@ -36,8 +36,10 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def open_data(folder: Path, settings: Augmentation = LIVELY, seed: int = 3, **options: bool) -> TrainingData:
-    return TrainingData(LabelStore.of(LabelSet.open(folder / "labels")), folder / "photos", settings, seed, **options)
+def open_data(folder: Path, settings: Augmentation = LIVELY, seed: int = 3, **options: bool) -> LabelledDataset:
+    return LabelledDataset(
+        LabelStore.of(LabelSet.open(folder / "labels")), folder / "photos", settings, seed, **options
+    )
 
 
 def flat(batches: list[Batch]) -> list[tuple]:
@@ -288,12 +290,12 @@ def test_impossible_shares_are_refused(folder):
     with pytest.raises(InputError, match="got 0"):
         data.loader(0, 1, 0)
     with pytest.raises(InputError, match="seed of 0 or more"):
-        TrainingData(data.store, folder / "photos", LIVELY, -1)
+        LabelledDataset(data.store, folder / "photos", LIVELY, -1)
     with pytest.raises(InputError, match=r"folder of the photographs.*--root"):
-        TrainingData(data.store, folder / "nowhere", LIVELY, 0)
+        LabelledDataset(data.store, folder / "nowhere", LIVELY, 0)
 
 
 def test_orders_are_kept_since_they_are_long():
-    order = photographs._order(0, Stream.ORDER, 1, 100)
-    assert photographs._order(0, Stream.ORDER, 1, 100) is order
+    order = photographs._order(0, RandomStream.ORDER, 1, 100)
+    assert photographs._order(0, RandomStream.ORDER, 1, 100) is order
     assert sorted(order) == list(range(100))

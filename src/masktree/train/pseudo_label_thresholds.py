@@ -14,7 +14,7 @@ from torch import Tensor
 
 from masktree.errors import FormatError, InputError, TrainingError
 from masktree.jobs.progress import Progress, Silent
-from masktree.train.store import LabelStore
+from masktree.train.label_store import LabelStore
 from masktree.trees import rle
 
 SIZES = ("small", "medium", "large")
@@ -27,7 +27,7 @@ ALL = 0.9  # share of a picture from which a mask is all of it (our choice)
 LEAST, MOST_BLIND = 0.1, 0.95  # masks per image, and share of blind images, at which a run is lost (our choice)
 
 
-def size_bins(areas: np.ndarray) -> np.ndarray:
+def size_classes(areas: np.ndarray) -> np.ndarray:
     """(n,) index in ``SIZES`` of masks with that many pixels of the photograph."""
     return np.searchsorted(_LIMITS, areas, side="right")
 
@@ -46,7 +46,7 @@ def labels_per_image(store: LabelStore, *, progress: Progress | None = None) -> 
     counts = np.zeros(len(SIZES), np.int64)
     for number in range(len(store)):
         record = store[number]
-        counts += np.bincount(size_bins(rle.areas(record.rles, record.size)), minlength=len(SIZES))
+        counts += np.bincount(size_classes(rle.areas(record.rles, record.size)), minlength=len(SIZES))
         (progress or Silent()).advance()
     small, medium, large = (counts / len(store)).tolist()
     return small, medium, large
@@ -97,11 +97,11 @@ class Thresholds:
         """(n,) bool for masks with these scores in [0, 1] and pixels of the photograph."""
         if self.wanted is None:
             return scores > self.fixed
-        return _steps(scores) >= self._levels()[size_bins(areas)]
+        return _steps(scores) >= self._levels()[size_classes(areas)]
 
     def count(self, scores: np.ndarray, areas: np.ndarray) -> Tensor:
         """(3, STEPS) float64: what ``update`` wants of the masks of some images; counts may be added."""
-        places = size_bins(areas) * STEPS + _steps(scores)
+        places = size_classes(areas) * STEPS + _steps(scores)
         counts = np.bincount(places, minlength=len(SIZES) * STEPS)
         return torch.from_numpy(counts.reshape(len(SIZES), STEPS).astype(np.float64))
 
@@ -141,7 +141,7 @@ class Thresholds:
         return np.where(enough.any(axis=1), highest, 0).clip(round(LOW * STEPS), round(HIGH * STEPS))
 
 
-class Watch:
+class CollapseMonitor:
     """Ends a run whose teacher finds nothing any more, or all of the picture as one mask.
 
     An image is blind if no mask is kept of it, or a single one that is all of it. The means over a window of steps
