@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=get_args(Size), default=["tiny", "small"])
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--masks", type=int, default=40, help="of each image")
-    parser.add_argument("--batch-size-size", type=int, help="images of a step, in place of the preset's")
+    parser.add_argument("--batch-size", type=int, help="images of a step, in place of the preset's")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="auto")
     options = parser.parse_args()

@@ -19,8 +19,8 @@ SMALL = {
     "discover": ["--workers", "1"],
     "merge": ["--workers", "1"],
     "evaluate": ["--workers", "1"],
-    "train": ["--steps", "1", "--batch", "1", "--image-size", "64", "--sample-every", "0"],
-    "self-train": ["--steps", "1", "--batch", "1", "--sample-every", "0"],
+    "train": ["--steps", "1", "--batch-size", "1", "--image-size", "64", "--sample-every", "0"],
+    "self-train": ["--steps", "1", "--batch-size", "1", "--sample-every", "0"],
     "export": ["--image-size", "64"],
 }
 

@@ -127,7 +127,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_harms_the_weights():
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB."), "memory for step 1; got: CUDA out"),
         (
             RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
-            "--accumulation-steps 2 .*--batch-size-size",
+            "--accumulation-steps 2 .*--batch-size",
         ),
     ],
 )

@@ -136,8 +136,8 @@ def test_a_batch_that_cannot_be_shared_is_refused():
     BASE.check_processes(4)
     with pytest.raises(
         InputError,
-        match="3 processes with 1 accumulation steps each can share evenly; got 8 images; give --batch-size-size 6",
+        match="3 processes with 1 accumulation steps each can share evenly; got 8 images; give --batch-size 6",
     ):
         BASE.check_processes(3)
-    with pytest.raises(InputError, match="give --batch-size-size 16"):
+    with pytest.raises(InputError, match="give --batch-size 16"):
         BASE.check_processes(16)

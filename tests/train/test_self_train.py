@@ -214,7 +214,7 @@ def test_a_teacher_gone_blind_ends_the_run_and_leaves_the_checkpoint(first, labe
     from masktree.train import self_train as module
 
     with (
-        mock.patch.object(module, "Watch", lambda origin: CollapseMonitor(3, origin)),
+        mock.patch.object(module, "CollapseMonitor", lambda origin: CollapseMonitor(3, origin)),
         pytest.raises(TrainingError, match=r"masks from the teacher; got 0 per image .* go back to .*run"),
     ):
         correct(first, labels, tmp_path / "run", blind, save_every=0)
@@ -402,7 +402,7 @@ def masktree(*arguments: object) -> int:
 
 
 def test_the_verb_corrects_real_models(labels, tmp_path, capsys):
-    small = ("--size", "tiny", "--image-size", 64, "--batch-size-size", 2, "--device", "cpu", "--sample-every", 0)
+    small = ("--size", "tiny", "--image-size", 64, "--batch-size", 2, "--device", "cpu", "--sample-every", 0)
     assert masktree("train", labels, "-o", tmp_path / "a", "--queries", 8, *small, "--steps", 1) == 0
     further = ("--steps", 2, "--teacher-score", 0.05, "--no-teacher-mask-loss", "--device", "cpu")
     command = ("self-train", tmp_path / "a", labels, "-o", tmp_path / "b", *further)

@@ -14,7 +14,7 @@ from masktree.models.saved import is_model
 from masktree.train.run_folder import read_metrics
 from tests.train.planted import make_labels
 
-SMALL = ("--size", "tiny", "--image-size", "64", "--batch-size-size", "2", "--device", "cpu")
+SMALL = ("--size", "tiny", "--image-size", "64", "--batch-size", "2", "--device", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_a_label_set_becomes_a_model_that_segments(labels, tmp_path, capsys, pre
     [
         (("LABELS/none", "-o", "OUT"), "expected a finished label set (index.json); got none"),
         (
-            ("LABELS", "-o", "OUT", *SMALL, "--batch-size-size", 16),
+            ("LABELS", "-o", "OUT", *SMALL, "--batch-size", 16),
             "at least 16 images with masks, as many as a step has; got 6",
         ),
         (("LABELS", "-o", "OUT", *SMALL, "--backbone", "dino-vitb9"), "did you mean dino-vitb8"),

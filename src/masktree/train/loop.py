@@ -255,7 +255,7 @@ def split(batch: Batch, count: int) -> list[Batch]:
     if rest or not size:
         raise InputError(
             f"expected a multiple of {count} images; got {len(batch.names)}; "
-            f"change --batch-size-size or --accumulation-steps"
+            f"change --batch-size or --accumulation-steps"
         )
     slices = [slice(start, start + size) for start in range(0, len(batch.names), size)]
     return [
@@ -375,6 +375,6 @@ def _memory_errors(step: int) -> Iterator[None]:
         reason = (str(error).strip().splitlines() or ["out of memory"])[0]
         raise TrainingError(
             f"expected enough memory for step {step + 1}; got: {reason}; the last checkpoint stays. Ways out: "
-            "--accumulation-steps 2 (same result, slower); or, in a new folder, a smaller --batch-size-size, --image-size "
+            "--accumulation-steps 2 (same result, slower); or, in a new folder, a smaller --batch-size, --image-size "
             "or --queries, or --precision bfloat16"
         ) from error

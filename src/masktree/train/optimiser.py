@@ -75,7 +75,7 @@ class Optimisation:
             raise InputError(
                 f"expected a batch that {processes} processes with {self.accumulation_steps} accumulation steps "
                 f"each can share evenly; got "
-                f"{self.batch_size} images; give --batch-size-size {least}, say, or another number of --accumulation-steps"
+                f"{self.batch_size} images; give --batch-size {least}, say, or another number of --accumulation-steps"
             )
 
 

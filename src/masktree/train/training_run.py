@@ -271,7 +271,7 @@ def _describe(
     if images < preset.optimisation.batch_size:
         raise InputError(
             f"expected at least {preset.optimisation.batch_size} images with masks, as many as a step has; got "
-            f"{images} in {label_set.folder}; label more photographs, or lower --batch-size-size"
+            f"{images} in {label_set.folder}; label more photographs, or lower --batch-size"
         )
     augmentation = asdict(preset.augmentation)
     del augmentation["cues"]  # the model's to say
