@@ -36,20 +36,20 @@ def measure(name: str, dtype: str) -> dict[str, float]:
     import timm
     import torch
 
-    from masktree.backbones.hub import HubBackbone
+    from masktree.backbones.timm_backbone import TimmBackbone
     from masktree.backbones.weights import PUBLISHED_WEIGHTS
 
     torch.set_num_threads(THREADS)
     weights = PUBLISHED_WEIGHTS[name]
     resnet = weights.architecture.startswith("resnet")
     network = timm.create_model(weights.architecture, num_classes=0, **({} if resnet else {"dynamic_img_size": True}))
-    keys = HubBackbone(network, weights, dtype=dtype)
+    keys = TimmBackbone(network, weights, dtype=dtype)
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (1, 480, 480, 3), dtype=np.uint8)
     seconds(keys, image)
     best = min(seconds(keys, image) for _ in range(3))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    tokens = HubBackbone(network, weights, features="tokens", dtype=dtype)
+    tokens = TimmBackbone(network, weights, features="tokens", dtype=dtype)
     pairs = [(seconds(tokens, image), seconds(keys, image)) for _ in range(3)]
     ratio = min(pair[0] for pair in pairs) / min(pair[1] for pair in pairs)
     crops = rng.integers(0, 256, (8, 256, 256, 3), dtype=np.uint8)

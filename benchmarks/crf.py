@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from masktree.refine import Refiner, dense_crf, guided, refine_masks, snap, upsample_labels, watershed_regions
+from masktree.cluster import merge_tree
+from masktree.refine import Refiner, dense_crf, guided, refine_masks, upsample_labels
 from memory import peak_megabytes
 
-REFINERS: dict[str, Refiner] = {"dense_crf": dense_crf, "guided": guided, "snap": snap}
+REFINERS: dict[str, Refiner] = {"dense_crf": dense_crf, "guided": guided}
 
 
 def picture(size: int, paths: list[Path]) -> np.ndarray:
@@ -36,10 +37,9 @@ def picture(size: int, paths: list[Path]) -> np.ndarray:
 
 
 def coarse_labels(image: np.ndarray, k: int) -> np.ndarray:
-    """60 x 60 label grid with k labels: superpixels of the reduced image, merged in raster order."""
-    small = np.asarray(Image.fromarray(image).resize((60, 60), Image.Resampling.BOX))
-    regions = watershed_regions(small, cell=5)
-    return (regions * k // (regions.max() + 1)).astype(np.int32)
+    """60 x 60 label grid with k labels: regions of similar colour."""
+    small = np.asarray(Image.fromarray(image).resize((60, 60), Image.Resampling.BOX), np.float32)
+    return merge_tree(small).cut_count(k)
 
 
 def seconds(work: Callable[[], object], repeats: int = 3) -> float:

@@ -35,7 +35,7 @@ from scipy.stats import kendalltau, spearmanr
 from skimage.color import rgb2lab
 
 from masktree.backbones import load_backbone
-from masktree.backbones.embedded import PATH, load_network
+from masktree.backbones.embedded import WEIGHT_FILE, load_embedded_network
 from masktree.backbones.embedded.network import EmbeddedNetwork, fuse_batch_norm
 from masktree.backbones.texture import boundary_cues
 from masktree.backbones.texture.words import NUM_WORDS
@@ -75,7 +75,7 @@ def has_cues(path: Path) -> bool:
 
 def damaged(sigma: float) -> EmbeddedNetwork:
     """The shipped weights with noise of ``sigma`` times the spread of each tensor."""
-    network = load_network(PATH, None)
+    network = load_embedded_network(WEIGHT_FILE, None)
     generator = torch.Generator().manual_seed(0)
     for weight in network.parameters():
         if weight.ndim > 1:
@@ -102,7 +102,7 @@ def random_hub(folder: Path, architecture: str, **model_args: object):
 
 def pool(work: Path, states: dict[str, Path]) -> Callable[[np.ndarray, int], dict[str, np.ndarray]]:
     """A function from an image (SIDE, SIDE, 3) and a seed to a feature grid by each extractor."""
-    networks = {"embedded": (load_network(PATH, None), True)}
+    networks = {"embedded": (load_embedded_network(WEIGHT_FILE, None), True)}
     networks |= {f"state {name}": (state(path), has_cues(path)) for name, path in states.items()}
     networks |= {f"weights +{sigma}": (damaged(sigma), True) for sigma in (0.15, 0.35)}
     networks["random cnn"] = (untrained(), False)

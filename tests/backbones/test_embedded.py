@@ -101,18 +101,18 @@ def test_the_file_is_the_one_on_the_card():
 
 def test_wrong_files_are_refused(tmp_path):
     with pytest.raises(WeightsError, match="got no file"):
-        embedded.load_network(tmp_path / "none.safetensors", None)
+        embedded.load_embedded_network(tmp_path / "none.safetensors", None)
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(embedded.WEIGHT_FILE.read_bytes()[:-1])
     with pytest.raises(WeightsError, match="sha256"):
-        embedded.load_network(damaged, embedded.EMBEDDED_WEIGHTS.sha256)
+        embedded.load_embedded_network(damaged, embedded.EMBEDDED_WEIGHTS.sha256)
     with pytest.raises(WeightsError, match="damaged"):
-        embedded.load_network(damaged, None)
+        embedded.load_embedded_network(damaged, None)
     from safetensors.torch import save_file
 
     save_file({"stem.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(WeightsError, match="tensors of the embedded network"):
-        embedded.load_network(tmp_path / "other.safetensors", None)
+        embedded.load_embedded_network(tmp_path / "other.safetensors", None)
 
 
 def test_other_weights_for_the_network_are_taken_by_path(backbone, tmp_path, rng):

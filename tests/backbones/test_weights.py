@@ -19,7 +19,9 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from masktree.backbones import load_backbone
-from masktree.backbones.weights import BUILT_IN, PUBLISHED_WEIGHTS, Weights, cached, find_weights, read_state
+from masktree.backbones.download import cached_weights
+from masktree.backbones.state_dict import read_state_dict
+from masktree.backbones.weights import BUILT_IN, PUBLISHED_WEIGHTS, Weights, find_weights
 from masktree.errors import InputError, WeightsError
 from masktree.io.files import sha256_of
 
@@ -148,7 +150,7 @@ def test_damaged_and_foreign_files_are_one_clear_error(small, state, tmp_path):
 def test_files_without_a_state_dict_are_refused(content, tmp_path):
     torch.save(content, tmp_path / "x.pth")
     with pytest.raises(WeightsError, match="state dict"):
-        read_state(tmp_path / "x.pth")
+        read_state_dict(tmp_path / "x.pth")
 
 
 def test_names_and_shapes_must_agree_exactly(small, state, tmp_path):
@@ -338,9 +340,9 @@ def test_the_hand_made_extractor_does_not_pretend_to_use_a_device():
 
 def test_what_is_cached_is_found_without_the_network(offline: Path, small: Weights):
     resnet = PUBLISHED_WEIGHTS["dino-resnet50"]
-    assert cached(small) is None
-    assert cached(resnet) is None
+    assert cached_weights(small) is None
+    assert cached_weights(resnet) is None
     file = offline / "torch" / "checkpoints" / "dino_resnet50_pretrain.pth"
     file.parent.mkdir(parents=True)
     file.touch()
-    assert cached(resnet) == file
+    assert cached_weights(resnet) == file

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from masktree.backbones.embedded import load_network
+from masktree.backbones.embedded import load_embedded_network
 from masktree.errors import InputError
 from tests.conftest import ROOT
 
@@ -95,7 +95,7 @@ def test_other_settings_do_not_continue_a_run(labelled, tmp_path):
 def test_exported_weights_load(labelled, tmp_path):
     run(labelled, tmp_path / "run", replace(TINY, stop=1))
     recipe.export([tmp_path / "run"], tmp_path / "out.safetensors")
-    network = load_network(tmp_path / "out.safetensors", None)
+    network = load_embedded_network(tmp_path / "out.safetensors", None)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
     assert (tmp_path / "out.safetensors").stat().st_size < 12e6
     recipe.export([tmp_path / "run", tmp_path / "run"], tmp_path / "mean.safetensors")

@@ -8,14 +8,11 @@ from scipy.ndimage import binary_fill_holes
 
 from masktree.errors import InputError
 from masktree.refine import (
-    corners_covered,
     dense_crf,
+    elementwise_iou,
     fill_holes,
     guided,
-    iou_pairwise,
-    refine_labels,
     refine_masks,
-    snap,
     upsample_labels,
 )
 
@@ -33,7 +30,7 @@ def scene(height: int = 64, width: int = 80) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(
     ("source", "target"), [((6, 7), (48, 56)), ((5, 3), (17, 29)), ((9, 8), (4, 4)), ((1, 1), (3, 2))]
 )
-def test_upsampling_is_torchs(rng, source, target):
+def test_upsampling_equals_torch(rng, source, target):
     import torch
 
     labels = rng.integers(0, 4, source).astype(np.int32)
@@ -43,7 +40,7 @@ def test_upsampling_is_torchs(rng, source, target):
     np.testing.assert_allclose(upsample_labels(labels, *target), expected, atol=1e-5)
 
 
-def test_upsampling_rejects():
+def test_upsampling_refuses_invalid_grids():
     for labels, size in [
         (np.zeros((0, 3), np.int32), (4, 4)),
         (np.full((2, 2), -1, np.int32), (4, 4)),
@@ -53,20 +50,15 @@ def test_upsampling_rejects():
             upsample_labels(labels, *size)
 
 
-@pytest.mark.parametrize("refiner", [dense_crf, guided, snap])
-def test_labels_move_to_the_rectangles(refiner):
+@pytest.mark.parametrize("refiner", [dense_crf, guided])
+def test_label_boundaries_move_to_image_edges(refiner):
     image, masks = scene()
     truth = (masks[0] + 2 * masks[1]).astype(np.int32)
     grid = np.roll(truth, 3, axis=1)[4::8, 4::8].copy()
     before = (upsample_labels(grid, 64, 80).argmax(axis=0) == truth).mean()
-    after = (refine_labels(image, grid, refiner) == truth).mean()
+    after = (refiner(image, upsample_labels(grid, 64, 80)).argmax(axis=0) == truth).mean()
     assert after > before
     assert after > 0.97
-
-
-def test_one_label_is_the_whole_image():
-    image, _ = scene()
-    assert not refine_labels(image, np.zeros((4, 5), np.int32)).any()
 
 
 def test_masks_are_refined_one_by_one_in_order():
@@ -74,7 +66,7 @@ def test_masks_are_refined_one_by_one_in_order():
     shifted = np.roll(masks, 2, axis=2)
     shifted = np.concatenate([shifted, np.zeros((1, 64, 80), bool), shifted[:1]])
     refined = refine_masks(image, shifted)
-    ious = iou_pairwise(refined, np.concatenate([masks, masks[:1], masks[:1]]))
+    ious = elementwise_iou(refined, np.concatenate([masks, masks[:1], masks[:1]]))
     assert (ious[[0, 1, 3]] > 0.98).all()
     assert not refined[2].any()
     np.testing.assert_array_equal(refined[0], refined[3])
@@ -86,11 +78,11 @@ def test_batches_do_not_change_masks(monkeypatch):
     image, masks = scene()
     stack = np.stack([np.roll(masks[i % 2], i % 5, axis=1) for i in range(11)])
     together = refine_masks(image, stack)
-    monkeypatch.setattr(module, "_AT_ONCE", 1)
+    monkeypatch.setattr(module, "_BATCH_PIXELS", 1)
     np.testing.assert_array_equal(refine_masks(image, stack), together)
 
 
-def test_a_mask_is_cutlers_two_label_problem():
+def test_a_mask_is_refined_as_cutlers_two_label_problem():
     image, masks = scene()
     shifted = np.roll(masks, 2, axis=2)
     foreground = np.where(shifted[0], 1 / (1 + np.exp(-1)), 1 / (1 + np.exp(1))).astype(np.float32)
@@ -98,7 +90,7 @@ def test_a_mask_is_cutlers_two_label_problem():
     np.testing.assert_array_equal(refine_masks(image, shifted[:1])[0], expected == 1)
 
 
-def test_no_masks_and_bad_masks():
+def test_no_masks_are_accepted_and_invalid_masks_refused():
     image, masks = scene()
     assert refine_masks(image, masks[:0]).shape == (0, 64, 80)
     with pytest.raises(InputError, match="size"):
@@ -114,31 +106,20 @@ def test_iou_pairwise():
     before[0, :, :2] = after[0, :, 1:3] = True
     before[1] = after[1] = True
     before[2, 0] = after[2, 1] = True
-    np.testing.assert_allclose(iou_pairwise(before, after), [1 / 3, 1, 0, 0])
-    assert iou_pairwise(before[:0], after[:0]).shape == (0,)
+    np.testing.assert_allclose(elementwise_iou(before, after), [1 / 3, 1, 0, 0])
+    assert elementwise_iou(before[:0], after[:0]).shape == (0,)
     with pytest.raises(InputError, match="shape"):
-        unwrap(iou_pairwise)(before, after[:2])
-
-
-def test_corners_covered():
-    masks = np.zeros((4, 5, 6), bool)
-    masks[1, 0, 0] = masks[1, 2, 0] = True
-    masks[2] = True
-    masks[3, :, -1] = True
-    np.testing.assert_array_equal(corners_covered(masks), [0, 1, 4, 2])
-    assert corners_covered(masks[:0]).shape == (0,)
-    with pytest.raises(InputError, match="pixel"):
-        corners_covered(masks[:, :0])
+        unwrap(elementwise_iou)(before, after[:2])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (12, 17)])
 @pytest.mark.parametrize("density", [0.0, 0.5, 0.7, 1.0])
-def test_holes_are_scipys(rng, size, density):
+def test_filled_holes_equal_scipy(rng, size, density):
     masks = rng.random((6, *size)) < density
     expected = np.stack([binary_fill_holes(m) for m in masks])
     np.testing.assert_array_equal(fill_holes(masks), expected)
 
 
-def test_holes_of_nothing():
+def test_fill_holes_without_masks_or_pixels():
     assert fill_holes(np.zeros((0, 4, 5), bool)).shape == (0, 4, 5)
     assert fill_holes(np.zeros((2, 0, 5), bool)).shape == (2, 0, 5)

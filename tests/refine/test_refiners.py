@@ -1,4 +1,4 @@
-"""What every refiner has to keep."""
+"""Properties that all refiners share."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from masktree.errors import InputError
-from masktree.refine import dense_crf, guided, snap, watershed_regions
+from masktree.refine import dense_crf, guided
 
-REFINERS = pytest.mark.parametrize("refiner", [dense_crf, guided, snap], ids=["crf", "guided", "snap"])
+REFINERS = pytest.mark.parametrize("refiner", [dense_crf, guided], ids=["crf", "guided"])
 
 
 def problem(rng: np.random.Generator, k: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -20,7 +20,7 @@ def problem(rng: np.random.Generator, k: int, height: int, width: int) -> tuple[
 
 
 def halves() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Dark left, bright right, and probabilities whose border stands four pixels beside the edge."""
+    """Dark left, bright right, and probabilities whose boundary lies four pixels beside the edge."""
     image = np.full((48, 64, 3), 40, np.uint8)
     image[:, 32:] = (200, 180, 160)
     truth = np.zeros((48, 64), bool)
@@ -52,7 +52,7 @@ def test_order_of_the_labels_does_not_matter(rng, refiner):
 
 @REFINERS
 @pytest.mark.parametrize("k", [2, 4])
-def test_nothing_to_decide_stays_undecided(refiner, k):
+def test_uniform_probabilities_stay_uniform(refiner, k):
     image = np.full((30, 40, 3), 128, np.uint8)
     probabilities = np.full((k, 30, 40), 1 / k, np.float32)
     np.testing.assert_allclose(refiner(image, probabilities), probabilities, atol=1e-5)
@@ -68,13 +68,13 @@ def test_border_moves_to_the_edge_of_the_image(refiner):
 
 
 @REFINERS
-def test_independent_channels_do_not_know_each_other(rng, refiner):
+def test_independent_channels_do_not_influence_each_other(rng, refiner):
     image, _ = problem(rng, 2, 21, 18)
     masks = rng.uniform(0, 1, (5, 21, 18)).astype(np.float32)
     together = refiner(image, masks, independent=True)
     assert together.shape == masks.shape
-    alone = np.concatenate([refiner(image, m[None], independent=True) for m in masks])
-    np.testing.assert_allclose(together, alone, atol=2e-3)
+    separate = np.concatenate([refiner(image, m[None], independent=True) for m in masks])
+    np.testing.assert_allclose(together, separate, atol=2e-3)
 
 
 @REFINERS
@@ -88,7 +88,7 @@ def test_same_result_twice_and_arguments_untouched(rng, refiner):
 
 
 @REFINERS
-def test_strided_arguments(rng, refiner):
+def test_strided_arguments_give_the_same(rng, refiner):
     image, probabilities = problem(rng, 3, 22, 26)
     views = image[::2, ::-2], probabilities[:, ::2, ::-2]
     expected = refiner(np.ascontiguousarray(views[0]), np.ascontiguousarray(views[1]))
@@ -96,7 +96,7 @@ def test_strided_arguments(rng, refiner):
 
 
 @REFINERS
-def test_bad_problems(rng, refiner):
+def test_invalid_problems_are_refused(rng, refiner):
     image, probabilities = problem(rng, 3, 8, 9)
     holed = probabilities.copy()
     holed[1, 2, 3] = np.nan
@@ -136,37 +136,6 @@ def test_guided_filter_is_the_published_one(rng):
 
 
 @pytest.mark.parametrize("option", [{"radius": 0}, {"epsilon": 0.0}, {"epsilon": float("nan")}, {"step": 0}])
-def test_guided_bad_options(rng, option):
+def test_guided_refuses_invalid_options(rng, option):
     with pytest.raises(InputError, match="expected radius"):
         guided(*problem(rng, 2, 5, 5), **option)
-
-
-def test_snap_averages_inside_given_regions(rng):
-    image, probabilities = problem(rng, 2, 6, 8)
-    regions = np.zeros((6, 8), np.int32)
-    regions[2:, 3:] = 7  # numbers in between may be missing
-    refined = snap(image, probabilities, regions=regions)
-    for region in (0, 7):
-        inside = probabilities[:, regions == region].mean(axis=1)
-        np.testing.assert_allclose(
-            refined[:, regions == region], np.repeat(inside[:, None], (regions == region).sum(), 1), atol=1e-6
-        )
-    with pytest.raises(InputError, match="regions"):
-        unwrap(snap)(image, probabilities, regions=regions[1:])
-    with pytest.raises(InputError, match="regions"):
-        snap(image, probabilities, regions=regions - 1)
-
-
-def test_regions_are_connected_numbered_and_end_at_edges():
-    from scipy.ndimage import label
-
-    image, _, truth = halves()
-    regions = watershed_regions(image, cell=8)
-    assert set(np.unique(regions)) == set(range(6 * 8))
-    assert all(label(regions == region)[1] == 1 for region in range(48))
-    crossing = set(regions[truth]) & set(regions[~truth])
-    assert len(crossing) <= 6  # a column of cells has its markers on one side only, the edge itself is two pixels wide
-    assert watershed_regions(image, cell=100).max() == 0
-    for bad in ({"cell": 0}, {"smoothing": -1.0}, {"smoothing": float("nan")}):
-        with pytest.raises(InputError, match="cell"):
-            watershed_regions(image, **bad)

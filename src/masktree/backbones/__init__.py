@@ -19,35 +19,29 @@ def load_backbone(
     features: Literal["keys", "tokens"] = "keys",
     batch: int = 8,
 ) -> Backbone:
-    """Backbone by name, file or folder; what was asked for or an error, never something else.
+    """Backbone by name, file or folder; never replaced by another one.
 
-    Parameters
-    ----------
-    name:
-        ``embedded`` (needs no download): the small network that ships with the package. ``texture``: a hand-made
-        dense extractor of colour and texture without weights, on the CPU in float32 only. ``features`` and
-        ``batch`` concern neither. ``embedded@PATH``: other weights for it, from ``recipes/embedded_backbone.py``.
-        A key of :data:`PUBLISHED_WEIGHTS` (``dino-vitb8``, ``dinov2-vits14-reg`` ...): from the cache, else downloaded
-        once. ``NAME@PATH``: a local file for such a network: safetensors, or .pth/.pt of tensors; timm's or
-        the original authors' layout; checkpoints with ``teacher`` or ``state_dict`` inside. A folder with
-        ``config.json`` (timm's ``architecture``, ``model_args``, and ``mean`` and ``std`` in
-        ``pretrained_cfg``) and ``model.safetensors``.
-    device: ``auto`` (cuda, else mps, else cpu), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-    dtype: ``float32`` or ``bfloat16`` for the computation; results are always float32.
-    features:
-        Of a ViT: ``keys`` of the last attention block (HASSOD, SOHES and UnSAM cluster these) or ``tokens``,
-        the patch tokens after the last layer and the final norm. A ResNet has one feature map, whatever
-        this says.
-    batch: most images in one forward pass, >= 1; bounds memory.
+    Args:
+        name: ``embedded`` (no download): the small network of the package. ``texture``: a hand-crafted extractor of
+            colour and texture without weights, on the CPU in float32. Neither uses ``features`` and ``batch``.
+            ``embedded@PATH``: other weights of the embedded network, from ``recipes/embedded_backbone.py``. A key of
+            ``PUBLISHED_WEIGHTS`` (``dino-vitb8``, ``dinov2-vits14-reg`` ...): from the cache, else downloaded once.
+            ``NAME@PATH``: a local file for such a network: safetensors, or .pth/.pt of tensors; timm's or the original
+            authors' layout; checkpoints with ``teacher`` or ``state_dict`` inside. A folder with ``config.json``
+            (timm's ``architecture``, ``model_args``, and ``mean`` and ``std`` in ``pretrained_cfg``) and
+            ``model.safetensors``.
+        device: ``auto`` (cuda, else mps, else cpu), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        dtype: ``float32`` or ``bfloat16`` for the computation; results are always float32.
+        features: of a ViT, ``keys`` of the last attention block (as clustered by HASSOD, SOHES and UnSAM) or
+            ``tokens``, the patch tokens after the last layer and the final norm. A ResNet has one feature map.
+        batch: maximum number of images in one forward pass, >= 1; bounds memory.
 
-    Returns
-    -------
-    Backbone; its ``provenance.sha256`` is the hash of the file that was read.
+    Returns:
+        Backbone; its ``provenance.sha256`` is the hash of the file that was read.
 
-    Raises
-    ------
-    WeightsError: unknown name; not cached and no network; wrong, damaged or mismatching file; device missing.
-    InputError: unknown ``dtype``, ``device`` or ``features``; ``batch`` below 1.
+    Raises:
+        WeightsError: unknown name; not cached and no network; wrong, damaged or mismatching file; device missing.
+        InputError: unknown ``dtype``, ``device`` or ``features``; ``batch`` below 1.
     """
     if dtype not in ("float32", "bfloat16"):
         raise InputError(f"expected dtype 'float32' or 'bfloat16'; got {dtype!r}; give one of these")
@@ -71,7 +65,8 @@ def load_backbone(
         from masktree.backbones.embedded import EmbeddedBackbone
 
         return EmbeddedBackbone(device=target, dtype=dtype, path=name.partition("@")[2] or None)
-    from masktree.backbones.hub import HubBackbone, load_network
+    from masktree.backbones.timm_backbone import TimmBackbone
+    from masktree.backbones.timm_networks import load_timm_network
 
-    network, provenance = load_network(name)
-    return HubBackbone(network, provenance, features=features, device=target, dtype=dtype, batch=batch)
+    network, provenance = load_timm_network(name)
+    return TimmBackbone(network, provenance, features=features, device=target, dtype=dtype, batch=batch)

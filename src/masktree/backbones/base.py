@@ -1,4 +1,4 @@
-"""What every backbone is: a callable from RGB images to feature grids, with a record of its origin."""
+"""The backbone interface: a callable from RGB images to feature grids, with the origin of its weights."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ Grids = Float32[np.ndarray, "b h w d"]
 class Backbone(Protocol):
     """Dense feature extractor.
 
-    Attributes
-    ----------
-    name: stable short name, as given to ``load_backbone``.
-    stride: image pixels per feature cell in each direction (the patch size of a ViT), >= 1.
-    dim: number of features per cell.
-    device: kind of device it computes on: ``cpu``, ``cuda``, ``mps``.
-    provenance: where the weights come from, their licence, and the hash of the file that was read.
+    Attributes:
+        name: stable short name, as given to ``load_backbone``.
+        stride: image pixels per feature cell in each direction (the patch size of a ViT), >= 1.
+        dim: number of features per cell.
+        device: kind of device: ``cpu``, ``cuda``, ``mps``.
+        provenance: origin and licence of the weights, and the hash of the file that was read.
     """
 
     name: str
@@ -38,23 +37,20 @@ class Backbone(Protocol):
         ...
 
     def __call__(self, images: Images) -> Grids:
-        """Feature grids of a stack of equally large images.
+        """Feature grids of a stack of images of one size.
 
-        Images whose sides are not multiples of the stride are first resized (bilinear, antialiased, aspect
-        kept to within half a cell) to ``input_size(H, W)``, so cell (y, x) always covers the image rectangle
-        [y/h, (y+1)/h] x [x/w, (x+1)/w] and no border is cropped or padded.
+        Images whose sides are not multiples of the stride are first resized (bilinear, antialiased, aspect kept to
+        within half a cell) to ``input_size(H, W)``, so cell (y, x) always covers the image rectangle [y/h, (y+1)/h] x
+        [x/w, (x+1)/w] and nothing is cropped or padded.
 
-        Parameters
-        ----------
-        images: (b, H, W, 3) uint8 RGB.
+        Args:
+            images: (b, H, W, 3) uint8 RGB.
 
-        Returns
-        -------
-        (b, h, w, dim) float32, (h, w) = input_size(H, W) / stride; not normalised.
+        Returns:
+            (b, h, w, dim) float32, (h, w) = input_size(H, W) / stride; not normalised.
 
-        Raises
-        ------
-        InputError: not a (b, H, W, 3) uint8 array with H, W >= 1.
+        Raises:
+            InputError: not a (b, H, W, 3) uint8 array with H, W >= 1.
         """
         ...
 
@@ -65,9 +61,8 @@ def nearest_multiple(H: int, W: int, stride: int) -> tuple[int, int]:
     >>> nearest_multiple(480, 37, 8)
     (480, 40)
 
-    Raises
-    ------
-    InputError: H or W below 1.
+    Raises:
+        InputError: H or W below 1.
     """
     if H < 1 or W < 1:
         raise InputError(f"expected an image of at least 1 x 1 pixels; got {H} x {W}; leave empty images out")

@@ -1,4 +1,4 @@
-"""Which device to compute on: what was asked for, or an error."""
+"""Devices by name."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ if TYPE_CHECKING:
 def resolve_device(device: str) -> torch.device:
     """``auto`` (cuda, else mps, else cpu) or the named device, checked to exist.
 
-    Raises
-    ------
-    InputError: not the name of a kind of device known here.
-    WeightsError: this machine has no such device.
+    Raises:
+        InputError: unknown kind of device.
+        WeightsError: this machine has no such device.
     """
     import torch
 

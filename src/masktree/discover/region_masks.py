@@ -12,7 +12,7 @@ from masktree.backbones.base import Backbone
 from masktree.cluster import merge_tree
 from masktree.errors import InputError
 from masktree.io.images import resize_image
-from masktree.refine import Refiner, iou_pairwise, refine_masks
+from masktree.refine import Refiner, elementwise_iou, refine_masks
 from masktree.trees import hierarchy, rle
 from masktree.trees.dendrogram import PartitionTree
 from masktree.trees.masktree import MaskTree
@@ -205,7 +205,7 @@ class RefinedMasks:
         for start in range(0, len(candidates), _BATCH):
             masks = np.array([rle.decode(item, shape) for item in candidates[start : start + _BATCH]])
             refined = refine_masks(picture, masks, self.refiner)
-            for mask, score in zip(refined, iou_pairwise(masks, refined), strict=True):
+            for mask, score in zip(refined, elementwise_iou(masks, refined), strict=True):
                 if score < self.refine_iou or not mask.any():
                     continue
                 part, (y0, y1, x0, x1) = resize_part(mask, (bottom - top, right - left))

@@ -21,7 +21,7 @@ from masktree.discover.region_masks import (
 )
 from masktree.errors import InputError
 from masktree.io.images import resize_image
-from masktree.refine import Refiner, dense_crf, fill_holes, iou_pairwise, refine_masks
+from masktree.refine import Refiner, dense_crf, elementwise_iou, fill_holes, refine_masks
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
 from masktree.types import RGB, Masks
@@ -101,7 +101,7 @@ def _divide(working: RGB, patches: Masks, refiner: Refiner, refine_iou: float) -
     """Whole objects from MaskCut's patch masks; CRF, holes filled, masks that this overturns dropped."""
     cuts = resize_masks(patches, (working.shape[0], working.shape[1]))
     refined = fill_holes(refine_masks(working, cuts, refiner))
-    return refined[iou_pairwise(cuts, refined) >= refine_iou]
+    return refined[elementwise_iou(cuts, refined) >= refine_iou]
 
 
 def _conquer(

@@ -8,14 +8,12 @@ from __future__ import annotations
 import json
 import math
 import re
-import socket
-import urllib.parse
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from masktree.errors import FormatError, WeightsError
+from masktree.io.download import DownloadError, from_cache_or_network
 from masktree.io.files import read_json, sha256_of
 from masktree.models.config import ModelConfig, from_json
 
@@ -158,41 +156,31 @@ def find_model(name: str | Path) -> Path:
     if folder.is_dir():
         return folder
     if is_hub_id(name):
-        return _fetch(name)
+        return _download(name)
     raise WeightsError(
         f"expected the folder of a trained model, or owner/name on the hub; got {name!r}; give the output folder of "
         "masktree train (backbones are given by --backbone)"
     )
 
 
-def _fetch(name: str) -> Path:
+def _download(name: str) -> Path:
     import huggingface_hub
     from huggingface_hub import constants
 
-    def download(local: bool) -> Path:
-        files = huggingface_hub.snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS], local_files_only=local)
-        return Path(files)
+    def snapshot(local_files_only: bool) -> Path:
+        files = [CONFIG, WEIGHTS]
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=files, local_files_only=local_files_only))
+
+    def cached() -> Path | None:
+        try:
+            return snapshot(True)
+        except (OSError, ValueError):  # LocalEntryNotFoundError is both
+            return None
 
     try:
-        return download(True)
-    except (OSError, ValueError):  # LocalEntryNotFoundError is both; not cached
-        if constants.HF_HUB_OFFLINE:
-            raise _unavailable(name, "no cached files while HF_HUB_OFFLINE is set") from None
-    host = urllib.parse.urlsplit(constants.ENDPOINT).hostname
-    if host is not None and not urllib.request.getproxies():
-        try:  # the hub's client would retry for half a minute; behind a proxy names are resolved elsewhere
-            socket.getaddrinfo(host, None)
-        except OSError as error:
-            raise _unavailable(name, f"no network: the name {host} cannot be resolved") from error
-    try:
-        return download(False)
-    except Exception as error:  # the hub's client lets its HTTP library's many error types through
-        line = (str(error).strip().splitlines() or [""])[0][:200]
-        raise _unavailable(name, f"{type(error).__name__}: {line}") from error
-
-
-def _unavailable(name: str, reason: str) -> WeightsError:
-    return WeightsError(
-        f"expected a local folder {name!r}, or a model of that name in the hub's cache or on the network; got "
-        f"{reason}; check the spelling, connect once (it stays cached), or give the output folder of masktree train"
-    )
+        return from_cache_or_network(cached, lambda: snapshot(False), constants.ENDPOINT)
+    except DownloadError as error:
+        raise WeightsError(
+            f"expected a local folder {name!r}, or a model of that name in the hub's cache or on the network; got "
+            f"{error}; check the spelling, connect once (it stays cached), or give the output folder of masktree train"
+        ) from error

@@ -1,22 +1,17 @@
-"""Label-free mask refinement: moving borders onto image edges, and the filters that follow."""
+"""Label-free refinement of masks and label maps, which aligns their boundaries with image edges."""
 
 from masktree.refine.crf import dense_crf
-from masktree.refine.filters import corners_covered, fill_holes, iou_pairwise
+from masktree.refine.filters import elementwise_iou, fill_holes
 from masktree.refine.guided import guided
-from masktree.refine.masks import refine_labels, refine_masks, upsample_labels
+from masktree.refine.masks import refine_masks, upsample_labels
 from masktree.refine.refiner import Refiner
-from masktree.refine.snap import snap, watershed_regions
 
 __all__ = [
     "Refiner",
-    "corners_covered",
     "dense_crf",
+    "elementwise_iou",
     "fill_holes",
     "guided",
-    "iou_pairwise",
-    "refine_labels",
     "refine_masks",
-    "snap",
     "upsample_labels",
-    "watershed_regions",
 ]

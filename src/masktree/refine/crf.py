@@ -1,13 +1,13 @@
 """Fully connected conditional random field by mean-field inference on permutohedral lattices.
 
 Kraehenbuehl & Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", NeurIPS 2011,
-arXiv 1210.5644. One mean-field step reads the blurred lattices at a pixel (slice), turns the sums into
-probabilities and spreads these over the lattices of the next step (splat). All three happen in one pass over the
-pixels, so label probabilities exist for one pixel at a time; what travels through memory is the unary term and the
-lattice. Labels are the last axis and padded to whole vector registers.
+arXiv 1210.5644. One mean-field step reads the blurred lattices at a pixel (slice), normalises the sums to
+probabilities and adds these to the lattices of the next step (splat), all in one pass over the pixels, so that label
+probabilities exist for one pixel at a time. Labels are the last axis and padded to whole vector registers.
 
-Measured on one core at 480 x 480 pixels: 2 labels 0.16 s, 15 labels 0.4 s, 37 labels 0.7 s, of which building the
-lattices takes 0.09 s; masks as independent problems 25 ms each in batches of 32 (benchmarks/crf.py).
+Own implementation: pydensecrf, which the published methods use, must be compiled from source. Measured on one core at
+480 x 480 pixels: 2 labels 0.16 s, 15 labels 0.4 s, 37 labels 0.7 s, of which 0.09 s to build the lattices; separate
+masks 25 ms each in batches of 32 (benchmarks/crf.py).
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from masktree.refine.refiner import check_problem
 from masktree.types import RGB, Probabilities, checked
 
 _LANES = 4  # float32 values in one 128-bit register
-_CLIP = np.float32(1e-5)  # smallest unary probability [code of HASSOD]
-_ABSENT = np.float32(-1e4)  # logit of the padding labels
-_KEEP = 1 << 20  # pixels of the largest image whose lattices are kept for the next call (our choice)
-_BLOCK = 64  # pixels transposed at a time: 64 rows of labels stay in the first-level cache
+_MIN_PROBABILITY = np.float32(1e-5)  # of the unary term (HASSOD's code)
+_PADDING_LOGIT = np.float32(-1e4)  # of the padding labels
+_MAX_CACHED_PIXELS = 1 << 20  # of an image whose lattices are cached for the next call (our choice)
+_TRANSPOSE_BLOCK = 64  # pixels transposed at a time: 64 rows of labels fit in the first-level cache
 
 
 @njit(cache=True, nogil=True, fastmath=True)
 def _exp(x):
     """Exponential for x <= 0 that the compiler can vectorise; relative error below 3e-7.
 
-    2^n by exponent bits times the polynomial of Cephes' expf. Arguments below -60 count as -60: probabilities under
-    1e-26 cannot matter, and as denormal numbers they would slow the lattice passes five times.
+    2^n by exponent bits times the polynomial of Cephes' expf. Arguments are clipped at -60: probabilities below 1e-26
+    have no effect, and denormal numbers would make the lattice passes five times slower.
     """
     x = max(x, np.float32(-60.0))
     n = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
@@ -70,16 +70,16 @@ def _splat(total, pixel, offsets, weights, values):
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _rival_step(logits, near, near_values, far, far_values, first, last):
-    """Slice, softmax over the labels, splat; the last step leaves the probabilities in ``logits``."""
+def _multilabel_step(logits, smoothness, smoothness_values, appearance, appearance_values, first, last):
+    """Slice, softmax over the labels, splat; the last step writes the probabilities to ``logits``."""
     n, k = logits.shape
     q = np.empty(k, np.float32)
     for i in range(n):
         for c in range(k):
             q[c] = logits[i, c]
         if not first:
-            _slice(q, i, near[0], near[1], near_values[0])
-            _slice(q, i, far[0], far[1], far_values[0])
+            _slice(q, i, smoothness[0], smoothness[1], smoothness_values[0])
+            _slice(q, i, appearance[0], appearance[1], appearance_values[0])
         top = q[0]
         for c in range(k):
             top = max(top, q[c])
@@ -94,24 +94,24 @@ def _rival_step(logits, near, near_values, far, far_values, first, last):
             for c in range(k):
                 logits[i, c] = q[c]
         else:
-            _splat(q, i, near[0], near[1], near_values[1])
-            _splat(q, i, far[0], far[1], far_values[1])
+            _splat(q, i, smoothness[0], smoothness[1], smoothness_values[1])
+            _splat(q, i, appearance[0], appearance[1], appearance_values[1])
 
 
 @njit(cache=True, nogil=True, fastmath=True)
 def _contrast(odds):
-    """P(foreground) - P(background) at the given log odds. Exactly odd, so swapping the two labels changes nothing."""
+    """P(foreground) - P(background) for given log odds. Exactly odd: swapping the labels swaps the result."""
     e = _exp(-abs(odds))
     contrast = (np.float32(1) - e) / (np.float32(1) + e)
     return contrast if odds >= 0 else -contrast
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _independent_step(logits, near, near_values, far, far_values, first, last):
-    """Slice, logistic function, splat for foreground log odds that are problems of their own.
+def _binary_step(logits, smoothness, smoothness_values, appearance, appearance_values, first, last):
+    """Slice, logistic function, splat of foreground log odds, one two-label problem per channel.
 
-    The odds change by the difference of the two labels' messages, which is the filtered contrast: one channel does the
-    work of two, and undecided pixels send exactly nothing.
+    The odds change by the difference of the two labels' messages, which is the filtered contrast: one channel replaces
+    two, and the message of undecided pixels is exactly 0.
     """
     n, k = logits.shape
     q = np.empty(k, np.float32)
@@ -119,50 +119,50 @@ def _independent_step(logits, near, near_values, far, far_values, first, last):
         for c in range(k):
             q[c] = logits[i, c]
         if not first:
-            _slice(q, i, near[0], near[1], near_values[0])
-            _slice(q, i, far[0], far[1], far_values[0])
+            _slice(q, i, smoothness[0], smoothness[1], smoothness_values[0])
+            _slice(q, i, appearance[0], appearance[1], appearance_values[0])
         for c in range(k):
             q[c] = _contrast(q[c])
         if last:
             for c in range(k):
                 logits[i, c] = np.float32(0.5) + np.float32(0.5) * q[c]
         else:
-            _splat(q, i, near[0], near[1], near_values[1])
-            _splat(q, i, far[0], far[1], far_values[1])
+            _splat(q, i, smoothness[0], smoothness[1], smoothness_values[1])
+            _splat(q, i, appearance[0], appearance[1], appearance_values[1])
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _single_step(logits, near, near_values, far, far_values, first, last):
-    """``_independent_step`` for one channel in scalars: half its time."""
-    near_offsets, near_weights = near
-    far_offsets, far_weights = far
+def _single_binary_step(logits, smoothness, smoothness_values, appearance, appearance_values, first, last):
+    """``_binary_step`` for one channel, in scalars: half the time."""
+    smoothness_offsets, smoothness_weights = smoothness
+    appearance_offsets, appearance_weights = appearance
     for i in range(len(logits)):
         q = logits[i, 0]
         if not first:
             for v in range(3):
-                q += near_weights[i, v] * near_values[0][near_offsets[i, v], 0]
+                q += smoothness_weights[i, v] * smoothness_values[0][smoothness_offsets[i, v], 0]
             for v in range(6):
-                q += far_weights[i, v] * far_values[0][far_offsets[i, v], 0]
+                q += appearance_weights[i, v] * appearance_values[0][appearance_offsets[i, v], 0]
         q = _contrast(q)
         if last:
             logits[i, 0] = np.float32(0.5) + np.float32(0.5) * q
         else:
             for v in range(3):
-                near_values[1][near_offsets[i, v], 0] += near_weights[i, v] * q
+                smoothness_values[1][smoothness_offsets[i, v], 0] += smoothness_weights[i, v] * q
             for v in range(6):
-                far_values[1][far_offsets[i, v], 0] += far_weights[i, v] * q
+                appearance_values[1][appearance_offsets[i, v], 0] += appearance_weights[i, v] * q
 
 
 @njit(cache=True, nogil=True)
-def _log_to_pixels(probabilities, logits):
-    """(k, N) probabilities to (N, >= k) clipped logarithms; most are 0 or 1, whose logarithm is known."""
+def _log_probabilities(probabilities, logits):
+    """(k, N) probabilities to (N, >= k) clipped logarithms; most are 0 or 1, which need no logarithm."""
     k, n = probabilities.shape
-    floor = np.float32(np.log(_CLIP))
-    for start in range(0, n, _BLOCK):
+    floor = np.float32(np.log(_MIN_PROBABILITY))
+    for start in range(0, n, _TRANSPOSE_BLOCK):
         for c in range(k):
-            for i in range(start, min(start + _BLOCK, n)):
+            for i in range(start, min(start + _TRANSPOSE_BLOCK, n)):
                 p = probabilities[c, i]
-                if p <= _CLIP:
+                if p <= _MIN_PROBABILITY:
                     logits[i, c] = floor
                 elif p >= 1:
                     logits[i, c] = 0
@@ -171,33 +171,33 @@ def _log_to_pixels(probabilities, logits):
 
 
 @njit(cache=True, nogil=True)
-def _odds_to_pixels(probabilities, logits):
+def _log_odds(probabilities, logits):
     """(k, N) foreground probabilities to (N, >= k) clipped log odds."""
     k, n = probabilities.shape
     last = np.float32(0.5)
     odds = np.float32(0)
-    for start in range(0, n, _BLOCK):
+    for start in range(0, n, _TRANSPOSE_BLOCK):
         for c in range(k):
-            for i in range(start, min(start + _BLOCK, n)):
+            for i in range(start, min(start + _TRANSPOSE_BLOCK, n)):
                 p = probabilities[c, i]
                 if p != last:  # masks have long runs of one value
                     last = p
-                    odds = np.log(max(p, _CLIP)) - np.log(max(np.float32(1) - p, _CLIP))
+                    odds = np.log(max(p, _MIN_PROBABILITY)) - np.log(max(np.float32(1) - p, _MIN_PROBABILITY))
                 logits[i, c] = odds
 
 
 @njit(cache=True, nogil=True)
-def _to_channels(pixels, channels):
+def _transpose(pixels, channels):
     k, n = channels.shape
-    for start in range(0, n, _BLOCK):
+    for start in range(0, n, _TRANSPOSE_BLOCK):
         for c in range(k):
-            for i in range(start, min(start + _BLOCK, n)):
+            for i in range(start, min(start + _TRANSPOSE_BLOCK, n)):
                 channels[c, i] = pixels[i, c]
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _sum_of_kernel(lattice, values):
-    """Filtered constant at every pixel, from its blurred vertex values."""
+def _slice_constant(lattice, values):
+    """Filtered constant at every pixel, from blurred vertex values."""
     offsets, weights = lattice
     total = np.zeros(len(offsets), np.float32)
     for i in range(len(offsets)):
@@ -215,84 +215,89 @@ def _splat_constant(lattice, values):
 
 
 class _Kernel:
-    """One Gaussian kernel with its weight and its normalisation, and the vertex values of the labels.
+    """One Gaussian kernel with its weight and normalisation, and the vertex values of the labels.
 
-    The filter is n K n with n = 1 / sqrt(K 1) (NORMALIZE_SYMMETRIC of the authors' code); n multiplies the
-    barycentric weights once and for all.
+    The filter is n K n with n = 1 / sqrt(K 1) (NORMALIZE_SYMMETRIC in the authors' code); n is multiplied into the
+    barycentric weights.
     """
 
     def __init__(self, lattice: Lattice, weight: float) -> None:
         self.points = (lattice.offsets, lattice.weights)
         self._neighbours = lattice.neighbours
         self._gain = lattice.gain
-        self.start(1)
+        self.reset(1)
         _splat_constant(self.points, self.values[1])
         self.advance()
-        norm = _sum_of_kernel(self.points, self.values[0])
+        norm = _slice_constant(self.points, self.values[0])
         lattice.weights[...] *= (1 / np.sqrt(norm + np.float32(1e-20)))[:, None]
         self._gain *= weight
 
-    def start(self, channels: int) -> None:
-        """Empty values: what is sliced, and what is splatted for the next step."""
+    def reset(self, channels: int) -> None:
+        """Zero the values: those that are sliced, and those that are splatted for the next step."""
         shape = (self._neighbours.shape[1] + 1, channels)
         self.values = (np.zeros(shape, np.float32), np.zeros(shape, np.float32))
 
     def advance(self) -> None:
-        """Blur what was splatted; it becomes what is sliced, and the other array is emptied for the next splat."""
+        """Blur the splatted values, which are sliced next, and zero the other array for the next splat."""
         sliced, splatted = self.values
-        blurred, free = blur(splatted, sliced, self._neighbours, self._gain)
-        free[...] = 0
-        self.values = (blurred, free)
+        blurred, spare = blur(splatted, sliced, self._neighbours, self._gain)
+        spare[...] = 0
+        self.values = (blurred, spare)
 
 
-def _kernels(
-    image: RGB, near_sxy: float, near_weight: float, far_sxy: float, far_srgb: float, far_weight: float
+def _build_kernels(
+    image: RGB,
+    smoothness_sxy: float,
+    smoothness_weight: float,
+    appearance_sxy: float,
+    appearance_srgb: float,
+    appearance_weight: float,
 ) -> tuple[_Kernel, _Kernel]:
     height, width = image.shape[:2]
-    place = np.empty((height, width, 5), np.float32)
-    place[..., 0] = np.arange(width)
-    place[..., 1] = np.arange(height)[:, None]
-    near = build_lattice((place[..., :2] / near_sxy).reshape(-1, 2))
-    place[..., :2] /= far_sxy
-    place[..., 2:] = image
-    place[..., 2:] /= far_srgb
-    return _Kernel(near, near_weight), _Kernel(build_lattice(place.reshape(-1, 5)), far_weight)
+    positions = np.empty((height, width, 5), np.float32)
+    positions[..., 0] = np.arange(width)
+    positions[..., 1] = np.arange(height)[:, None]
+    smoothness = build_lattice((positions[..., :2] / smoothness_sxy).reshape(-1, 2))
+    positions[..., :2] /= appearance_sxy
+    positions[..., 2:] = image
+    positions[..., 2:] /= appearance_srgb
+    return _Kernel(smoothness, smoothness_weight), _Kernel(build_lattice(positions.reshape(-1, 5)), appearance_weight)
 
 
-_kept: dict[tuple[object, ...], tuple[_Kernel, _Kernel]] = {}  # of the last image; see _kernels_of
+_cached: dict[tuple[object, ...], tuple[_Kernel, _Kernel]] = {}  # of the last image; see _cached_kernels
 
 
 @contextmanager
-def _kernels_of(image: RGB, parameters: tuple[float, ...]) -> Iterator[tuple[_Kernel, _Kernel]]:
-    """Kernels of an image. Those of the last image are kept (72 bytes a pixel), because a method refines the same
-    image several times and building them costs as much as refining a few labels; large images are not kept.
+def _cached_kernels(image: RGB, parameters: tuple[float, ...]) -> Iterator[tuple[_Kernel, _Kernel]]:
+    """Kernels of an image. Those of the last image are cached (72 bytes a pixel), because a method refines the same
+    image several times and building them costs as much as refining a few labels; those of large images are not.
 
-    While in use the kernels are out of the store, so threads never share them.
+    Kernels in use are not in the cache, so threads never share them.
     """
     key = (image.shape, hashlib.sha256(image.tobytes()).digest(), parameters)
-    kernels = _kept.pop(key, None) or _kernels(image, *parameters)
+    kernels = _cached.pop(key, None) or _build_kernels(image, *parameters)
     yield kernels
-    _kept.clear()
-    if image[..., 0].size <= _KEEP:
+    _cached.clear()
+    if image[..., 0].size <= _MAX_CACHED_PIXELS:
         for kernel in kernels:
-            kernel.start(1)  # the labels' values are not kept
-        _kept[key] = kernels
+            kernel.reset(1)  # frees the values of the labels
+        _cached[key] = kernels
 
 
 def _infer(kernels: tuple[_Kernel, _Kernel], logits: np.ndarray, iterations: int, independent: bool) -> None:
-    """Mean-field inference; ``logits`` (N, k) are overwritten with the probabilities."""
-    near, far = kernels
-    step = _rival_step
+    """Mean-field inference; overwrites ``logits`` (N, k) with the probabilities."""
+    smoothness, appearance = kernels
+    step = _multilabel_step
     if independent:
-        step = _single_step if logits.shape[1] == 1 else _independent_step
+        step = _single_binary_step if logits.shape[1] == 1 else _binary_step
     for kernel in kernels:
-        kernel.start(logits.shape[1])
+        kernel.reset(logits.shape[1])
     for iteration in range(iterations + 1):
         last = iteration == iterations
-        step(logits, near.points, near.values, far.points, far.values, iteration == 0, last)
+        step(logits, smoothness.points, smoothness.values, appearance.points, appearance.values, iteration == 0, last)
         if not last:
-            near.advance()
-            far.advance()
+            smoothness.advance()
+            appearance.advance()
 
 
 @checked
@@ -313,12 +318,12 @@ def dense_crf(
     Args:
         image: (H, W, 3) uint8 RGB.
         probabilities: (k, H, W) float32, the unary term is -log(max(p, 1e-5)).
-        independent: each channel is the foreground of its own two-label problem, see ``Refiner``. Many masks at once
-            cost a small part of as many single calls, because the lattices are shared.
+        independent: each channel is the foreground of a separate two-label problem, see ``Refiner``. A batch of masks
+            costs a fraction of as many single calls, because the lattices are shared.
         iterations: mean-field steps; 0 returns the softmax of the unary term.
         gaussian_sxy: standard deviation of the smoothness kernel in pixels; its weight is ``gaussian_weight``.
-        bilateral_sxy: standard deviation of the appearance kernel in pixels, ``bilateral_srgb`` that in grey levels
-            per colour channel; its weight is ``bilateral_weight``.
+        bilateral_sxy: standard deviation of the appearance kernel in pixels; ``bilateral_srgb`` in grey levels per
+            colour channel; its weight is ``bilateral_weight``.
 
     The defaults are those of the released code of HASSOD and of CutLER. Memory beside the two (k, H, W) arrays:
     72 bytes a pixel and 4 bytes a pixel and label, plus 8 bytes a lattice vertex and label. Natural images of 480 x 480
@@ -328,8 +333,8 @@ def dense_crf(
         (k, H, W) float32 probabilities.
 
     Raises:
-        InputError: the arguments do not fit each other, a parameter is not positive, or a standard deviation is so
-            small that the lattice cannot be addressed.
+        InputError: the arguments do not match, a parameter is not positive, or a standard deviation is so small that
+            the lattice cannot be addressed.
     """
     check_problem(image, probabilities, independent)
     for name, value in (
@@ -350,13 +355,13 @@ def dense_crf(
     two_labels = k == 2 and not independent
     flat = np.ascontiguousarray(probabilities[1:] if two_labels else probabilities).reshape(-1, image[..., 0].size)
     channels = len(flat) if len(flat) == 1 else -(-len(flat) // _LANES) * _LANES
-    logits = np.full((flat.shape[1], channels), _ABSENT, np.float32)
-    (_odds_to_pixels if independent or two_labels else _log_to_pixels)(flat, logits)
+    logits = np.full((flat.shape[1], channels), _PADDING_LOGIT, np.float32)
+    (_log_odds if independent or two_labels else _log_probabilities)(flat, logits)
     parameters = (gaussian_sxy, gaussian_weight, bilateral_sxy, bilateral_srgb, bilateral_weight)
-    with _kernels_of(image, parameters) as kernels:
+    with _cached_kernels(image, parameters) as kernels:
         _infer(kernels, logits, iterations, independent or two_labels)
     refined = np.empty_like(probabilities)
-    _to_channels(logits, refined.reshape(k, -1)[int(two_labels) :])
+    _transpose(logits, refined.reshape(k, -1)[int(two_labels) :])
     if two_labels:
         np.subtract(1, refined[1], out=refined[0])
     return refined

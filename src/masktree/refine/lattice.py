@@ -4,9 +4,8 @@ Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral La
 2010, doi:10.1111/j.1467-8659.2009.01645.x. Values are spread from each point to the d + 1 vertices of the simplex
 around it (splat), blurred along the d + 1 lattice axes with the kernel (1/2, 1, 1/2), and read back (slice).
 
-Vertices are numbered in the order in which the points meet them, so neighbouring pixels find their vertices in the
-cache. A vertex is identified by its first d coordinates packed into one 64-bit integer, a step along an axis is
-then a single addition.
+Vertices are numbered in order of first use, so that neighbouring pixels share cache lines. A vertex is identified by
+its first d coordinates packed into one 64-bit integer, so that a step along an axis is a single addition.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ class Lattice(NamedTuple):
     """Lattice of N points with M vertices in d dimensions.
 
     offsets: (N, d + 1) int32, the vertices around each point.
-    weights: (N, d + 1) float32, the barycentric weights of the point; they sum to 1.
-    neighbours: (d + 1, M, 2) int32, the two vertices next to each vertex along each axis; M stands for "none".
-    gain: factor which the published implementation applies to a sliced value, 1 / (1 + 2^-d).
+    weights: (N, d + 1) float32, the barycentric weights of each point; they sum to 1.
+    neighbours: (d + 1, M, 2) int32, the two vertices next to each vertex along each axis; M means none.
+    gain: factor of the sliced values in the published implementation, 1 / (1 + 2^-d).
     """
 
     offsets: np.ndarray
@@ -39,7 +38,7 @@ class Lattice(NamedTuple):
 
 @njit(cache=True, nogil=True)
 def _slot(table, known, shift, key):
-    """Place in the open-addressing table that holds the key, or the free place where it belongs."""
+    """Slot of the key in the open-addressing table, or the free slot for it."""
     mask = len(table) - 1
     slot = np.int64((np.uint64(key) * _HASH) >> np.uint64(shift))
     while table[slot] >= 0 and known[table[slot]] != key:
@@ -49,7 +48,7 @@ def _slot(table, known, shift, key):
 
 @njit(cache=True, nogil=True)
 def _grown(known, count):
-    """Hash table with twice the room for the first ``count`` keys, and the key list enlarged to suit."""
+    """Hash table and key list with twice the capacity, for the first ``count`` keys."""
     bits = _FIRST_TABLE_BITS
     while (1 << bits) < 4 * count + 1:
         bits += 1
@@ -63,11 +62,11 @@ def _grown(known, count):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _locate(point, scale, rest, rank, barycentric):
-    """Simplex around one point: its 0-coloured vertex (rest), the order of the residuals (rank), the weights."""
+    """Simplex around a point: its 0-coloured vertex (rest), the order of the residuals (rank), the weights."""
     d = len(scale)
     up = d + 1
     total = 0.0
-    elevated = barycentric  # same storage: the weights replace the elevated point at the end
+    elevated = barycentric  # same array: the residuals replace the elevated point
     for j in range(d, 0, -1):
         value = point[j - 1] * scale[j - 1]
         elevated[j] = total - j * value
@@ -86,7 +85,7 @@ def _locate(point, scale, rest, rank, barycentric):
                 rank[i] += 1
             else:
                 rank[j] += 1
-    for i in range(up):  # a point that was rounded off the plane of coordinate sum 0 is brought back
+    for i in range(up):  # project a point that was rounded off the plane of coordinate sum 0 back onto it
         rank[i] += excess
         if rank[i] < 0:
             rank[i] += up
@@ -100,9 +99,9 @@ def _locate(point, scale, rest, rank, barycentric):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _embed(features, scale, bits):
-    """Vertices and weights of every point; also the vertex keys, or an empty list if one does not fit.
+    """Vertices and weights of every point, and the vertex keys, empty if one does not fit into its bits.
 
-    ``scale`` is a tuple, so the compiler knows the dimension and unrolls the loops over it.
+    ``scale`` is a tuple, so that the compiler knows the dimension and unrolls loops over it.
     """
     n = len(features)
     d = len(scale)
@@ -174,7 +173,7 @@ def build_lattice(features: np.ndarray) -> Lattice:
         features: (N, d) float32 positions, each axis divided by its standard deviation.
 
     Raises:
-        InputError: a position is so large that a vertex cannot be addressed (thousands of standard deviations).
+        InputError: a position is too large for the vertex keys (thousands of standard deviations).
     """
     d = features.shape[1]
     bits = 62 // d
@@ -190,9 +189,9 @@ def build_lattice(features: np.ndarray) -> Lattice:
 
 @njit(cache=True, nogil=True, fastmath=True)
 def blur(values, spare, neighbours, gain):
-    """Blur (M + 1, k) vertex values along all axes; the last row is the absent vertex and stays 0.
+    """Blur (M + 1, k) vertex values along all axes; the last row stands for missing neighbours and stays 0.
 
-    Returns the blurred values and the array that is free now; both arguments are overwritten.
+    Returns the blurred values and the spare array; both arguments are overwritten.
     """
     axes, m, _ = neighbours.shape
     k = values.shape[1]

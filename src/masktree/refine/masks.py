@@ -1,4 +1,4 @@
-"""Refinement of hard results: masks one by one, or all regions of a label grid together."""
+"""Refinement of hard masks, and soft labels from a label grid."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from numba import njit
 from masktree.errors import InputError
 from masktree.refine.crf import dense_crf
 from masktree.refine.refiner import Refiner
-from masktree.types import RGB, Labels, Masks, Probabilities, checked
+from masktree.types import RGB, Masks, Probabilities, checked
 
-FOREGROUND = 1 / (1 + exp(-1))  # 0.731: softmax of the logits {0, 1} [code of CutLER]
-Grid = Int32[np.ndarray, "h w"]  # labels of patches
-_AT_ONCE = 1 << 23  # probabilities of one batch (our choice: 100 MB in the dense CRF)
-_MASKS_AT_ONCE = 32  # more do not lower the cost of a mask any further
+FOREGROUND = 1 / (1 + exp(-1))  # 0.731: softmax of the logits {0, 1} (CutLER's code)
+LabelGrid = Int32[np.ndarray, "h w"]  # labels of patches
+_BATCH_PIXELS = 1 << 23  # mask pixels of one batch (our choice: 100 MB in the dense CRF)
+_BATCH_MASKS = 32  # larger batches do not lower the cost of a mask
 
 
 @njit(cache=True, nogil=True)
-def _taps(size, source):
+def _neighbours(size, source):
     """Lower neighbour, upper neighbour and weight of the upper one for each target position."""
     lower = np.empty(size, np.int64)
     upper = np.empty(size, np.int64)
-    part = np.empty(size, np.float32)
+    weight = np.empty(size, np.float32)
     for i in range(size):
-        place = max((i + 0.5) * source / size - 0.5, 0.0)
-        lower[i] = min(int(place), source - 1)
+        position = max((i + 0.5) * source / size - 0.5, 0.0)
+        lower[i] = min(int(position), source - 1)
         upper[i] = min(lower[i] + 1, source - 1)
-        part[i] = place - lower[i]
-    return lower, upper, part
+        weight[i] = position - lower[i]
+    return lower, upper, weight
 
 
 @njit(cache=True, nogil=True)
-def _spread(labels, probabilities):
+def _interpolate(labels, probabilities):
     _, height, width = probabilities.shape
-    top, bottom, down = _taps(height, labels.shape[0])
-    left, right, across = _taps(width, labels.shape[1])
+    top, bottom, down = _neighbours(height, labels.shape[0])
+    left, right, across = _neighbours(width, labels.shape[1])
     one = np.float32(1)
     for y in range(height):
         for x in range(width):
@@ -48,8 +48,10 @@ def _spread(labels, probabilities):
 
 
 @checked
-def upsample_labels(labels: Grid, height: int, width: int) -> Probabilities:
-    """One-hot label map, resized bilinearly: pixel centres aligned, no antialiasing (torch's align_corners=False).
+def upsample_labels(labels: LabelGrid, height: int, width: int) -> Probabilities:
+    """One-hot label map, resized bilinearly as by torch with ``align_corners=False``, without antialiasing.
+
+    Own kernel: each pixel touches at most four of the k planes, so the time hardly depends on k.
 
     Args:
         labels: (h, w) int32, from 0.
@@ -67,29 +69,8 @@ def upsample_labels(labels: Grid, height: int, width: int) -> Probabilities:
             f"target {(height, width)}"
         )
     probabilities = np.zeros((int(labels.max()) + 1, height, width), np.float32)
-    _spread(labels, probabilities)
+    _interpolate(labels, probabilities)
     return probabilities
-
-
-@checked
-def refine_labels(image: RGB, labels: Grid, refiner: Refiner = dense_crf) -> Labels:
-    """Refine all regions of a label grid together (HASSOD's joint multi-label problem).
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        labels: (h, w) int32 regions of a patch grid that covers the image.
-        refiner: any refiner.
-
-    Returns:
-        (H, W) int32. Label numbers keep their meaning, so a region may be missing: it lost all its pixels.
-
-    Raises:
-        InputError: negative labels, or an image without pixels.
-    """
-    probabilities = upsample_labels(labels, *image.shape[:2])
-    if len(probabilities) == 1:
-        return np.zeros(image.shape[:2], np.int32)
-    return refiner(image, probabilities).argmax(axis=0).astype(np.int32)
 
 
 @checked
@@ -100,21 +81,21 @@ def refine_masks(
     *,
     foreground: float = FOREGROUND,
 ) -> Masks:
-    """Refine each mask as a two-label problem of its own (CutLER, UnSAM).
+    """Refine each mask as a separate two-label problem (CutLER, UnSAM).
 
     Args:
         image: (H, W, 3) uint8 RGB.
         masks: (n, H, W) bool, may overlap.
         refiner: any refiner.
-        foreground: probability of a mask's pixels to be foreground before refinement, of the others to be background.
+        foreground: initial probability of foreground inside a mask, and of background outside.
 
-    Masks go through the whole image in batches that share what depends on the image only. Refining a small mask in
-    a crop around it is no substitute: the CRF's normalisation and distant background of the same colour are lost.
-    Measured at 480 x 480, masks whose crop is under a tenth of the image: IoU with the full result 0.91 on average
-    with 50 pixels of padding (one bilateral standard deviation), 0.70 with 25, for a fifth to two fifths less time.
+    Masks are refined on the whole image in batches that share the image-dependent work. Refining a small mask in a crop
+    around it differs: the CRF's normalisation and distant background of the same colour are lost. Measured at 480 x
+    480, masks whose crop is under a tenth of the image: IoU with the full result 0.91 on average with 50 pixels of
+    padding (one bilateral standard deviation), 0.70 with 25, for a fifth to two fifths less time.
 
     Returns:
-        (n, H, W) bool, in the order of the arguments. An empty mask stays empty, others may become empty.
+        (n, H, W) bool, in the given order. Empty masks stay empty, others may become empty.
 
     Raises:
         InputError: masks and image differ in size, or ``foreground`` is not above 0.5 and below 1.
@@ -124,10 +105,10 @@ def refine_masks(
     if not 0.5 < foreground < 1:
         raise InputError(f"expected foreground above 0.5 and below 1; got {foreground}")
     refined = np.zeros_like(masks)
-    present = np.flatnonzero(masks.any(axis=(1, 2)))
-    size = min(_MASKS_AT_ONCE, max(1, _AT_ONCE // max(1, image[..., 0].size)))
-    for start in range(0, len(present), size):
-        part = present[start : start + size]
-        probabilities = np.where(masks[part], np.float32(foreground), np.float32(1 - foreground))
-        refined[part] = refiner(image, probabilities, independent=True) > 0.5
+    nonempty = np.flatnonzero(masks.any(axis=(1, 2)))
+    size = min(_BATCH_MASKS, max(1, _BATCH_PIXELS // max(1, image[..., 0].size)))
+    for start in range(0, len(nonempty), size):
+        batch = nonempty[start : start + size]
+        probabilities = np.where(masks[batch], np.float32(foreground), np.float32(1 - foreground))
+        refined[batch] = refiner(image, probabilities, independent=True) > 0.5
     return refined

@@ -23,7 +23,8 @@ import numpy as np
 from PIL import Image
 
 from masktree.backbones.base import Backbone
-from masktree.backbones.weights import BUILT_IN, PUBLISHED_WEIGHTS, cached
+from masktree.backbones.download import cached_weights
+from masktree.backbones.weights import BUILT_IN, PUBLISHED_WEIGHTS
 from masktree.cluster import merge_tree
 from masktree.discover.masktree import build_dendrogram
 from masktree.errors import ImageError, InputError
@@ -88,7 +89,7 @@ class Ranked:
 
 def available() -> list[str]:
     """Names of the backbones that need no download: built in, or in the cache."""
-    return [*BUILT_IN, *(name for name, weights in PUBLISHED_WEIGHTS.items() if cached(weights) is not None)]
+    return [*BUILT_IN, *(name for name, weights in PUBLISHED_WEIGHTS.items() if cached_weights(weights) is not None)]
 
 
 def read_samples(folder: Path, *, seed: int = 0) -> tuple[list[Sample], list[str]]:

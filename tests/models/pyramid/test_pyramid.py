@@ -10,13 +10,13 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from masktree.backbones import embedded, hub
+from masktree.backbones import embedded, timm_networks
 from masktree.backbones.texture import NUM_CUES
 from masktree.backbones.weights import IMAGENET_MEAN, IMAGENET_STD, PUBLISHED_WEIGHTS
 from masktree.errors import InputError, WeightsError
 from masktree.models.pyramid.pyramid import EmbeddedPyramid, Pyramid, ResNetPyramid, build_pyramid
 from masktree.models.pyramid.vit_adapter import ViTAdapter
-from tests.backbones.test_hub import random_state, write_folder
+from tests.backbones.test_timm_backbone import random_state, write_folder
 
 SMALL_VIT = {"embed_dim": 32, "depth": 4, "num_heads": 2, "img_size": 32}
 
@@ -75,13 +75,13 @@ def no_weight_files(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_):
         raise AssertionError("a weight file was looked for")
 
-    for function in ("fetch", "read_state", "sha256_of"):
-        monkeypatch.setattr(hub, function, refuse)
-    monkeypatch.setattr(embedded, "PATH", Path("nowhere.safetensors"))
+    for function in ("download_weights", "read_state_dict", "sha256_of"):
+        monkeypatch.setattr(timm_networks, function, refuse)
+    monkeypatch.setattr(embedded, "WEIGHT_FILE", Path("nowhere.safetensors"))
 
 
 def test_the_embedded_pyramid_is_the_network(monkeypatch):
-    network = embedded.load_network(embedded.WEIGHT_FILE, embedded.EMBEDDED_WEIGHTS.sha256)
+    network = embedded.load_embedded_network(embedded.WEIGHT_FILE, embedded.EMBEDDED_WEIGHTS.sha256)
     pyramid = build_pyramid("embedded", weights=True)
     assert isinstance(pyramid, EmbeddedPyramid)
     assert pyramid.channels == (48 + 64 + 64, 96 + 64, 160 + 64, 224)

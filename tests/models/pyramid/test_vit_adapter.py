@@ -14,7 +14,7 @@ from masktree.errors import InputError, WeightsError
 from masktree.models.pyramid.deformable import DeformableAttention, cell_centres
 from masktree.models.pyramid.pyramid import Pyramid, build_pyramid
 from masktree.models.pyramid.vit_adapter import Extractor, Injector, ViTAdapter
-from tests.backbones.test_hub import KINDS, write_folder
+from tests.backbones.test_timm_backbone import KINDS, write_folder
 
 DEPTH = 4
 CELLS = {"dino": 8, "dinov2": 16, "dinov2-reg": 16, "dinov3": 16}

@@ -85,9 +85,11 @@ class EmbeddedBackbone:
         self.device = self._device.type
         self._dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
         if path is None:
-            self._network, self.provenance = load_network(WEIGHT_FILE, EMBEDDED_WEIGHTS.sha256), EMBEDDED_WEIGHTS
+            self._network = load_embedded_network(WEIGHT_FILE, EMBEDDED_WEIGHTS.sha256)
+            self.provenance = EMBEDDED_WEIGHTS
         else:
-            self._network, self.provenance = load_network(Path(path), None), _custom_weights(Path(path))
+            self._network = load_embedded_network(Path(path), None)
+            self.provenance = _custom_weights(Path(path))
         self._network.to(self._device, self._dtype).to(memory_format=torch.channels_last)
 
     def input_size(self, H: int, W: int) -> tuple[int, int]:
@@ -154,14 +156,14 @@ def _custom_weights(path: Path) -> Weights:
     )
 
 
-def load_network(path: Path, sha256: str | None) -> EmbeddedNetwork:
+def load_embedded_network(path: Path, sha256: str | None) -> EmbeddedNetwork:
     """The network with fused batch norm, in evaluation mode, from a safetensors file.
 
     Raises:
         WeightsError: no such file, a hash other than ``sha256`` (None accepts any), or tensors that do not fit.
     """
     from masktree.backbones.embedded.network import EmbeddedNetwork, fuse_batch_norm
-    from masktree.backbones.weights import read_state
+    from masktree.backbones.state_dict import read_state_dict
 
     if not path.is_file():
         remedy = "install masktree again" if sha256 else "give a file that recipes/embedded_backbone.py has exported"
@@ -171,7 +173,7 @@ def load_network(path: Path, sha256: str | None) -> EmbeddedNetwork:
     network = EmbeddedNetwork().eval()
     fuse_batch_norm(network)
     try:
-        network.load_state_dict({name: tensor.float() for name, tensor in read_state(path).items()})
+        network.load_state_dict({name: tensor.float() for name, tensor in read_state_dict(path).items()})
     except RuntimeError as error:
         raise WeightsError(f"{path}: expected the tensors of the embedded network; got others ({error})") from error
     return network.requires_grad_(False)

@@ -74,9 +74,9 @@ def build_pyramid(name: str, *, weights: bool) -> Pyramid:
             "expected a backbone that can be trained; got 'texture', which is made by hand; choose 'embedded' or one "
             "of the networks that 'masktree info backbone' lists"
         )
-    from masktree.backbones.hub import build_network, is_resnet, load_network
+    from masktree.backbones.timm_networks import build_timm_network, is_resnet, load_timm_network
 
-    network, record = load_network(name) if weights else build_network(name)
+    network, record = load_timm_network(name) if weights else build_timm_network(name)
     if is_resnet(network):
         return ResNetPyramid(network, record.mean, record.std)
     from masktree.models.pyramid.vit_adapter import ViTAdapter
@@ -198,8 +198,8 @@ def _embedded_network(weights: bool, path: str) -> EmbeddedNetwork:
         from masktree.backbones import embedded
 
         if path:
-            return embedded.load_network(Path(path), None)
-        return embedded.load_network(embedded.WEIGHT_FILE, embedded.EMBEDDED_WEIGHTS.sha256)
+            return embedded.load_embedded_network(Path(path), None)
+        return embedded.load_embedded_network(embedded.WEIGHT_FILE, embedded.EMBEDDED_WEIGHTS.sha256)
     network = EmbeddedNetwork().eval()
     fuse_batch_norm(network)
     return network

@@ -49,7 +49,7 @@ class ViTAdapter(nn.Module):
 
     Parameters
     ----------
-    network: with ``dynamic_img_size``, as ``masktree.backbones.hub`` builds it; its parameters become trainable.
+    network: with ``dynamic_img_size``, as ``timm_networks`` builds it; its parameters become trainable.
     mean, std: its RGB normalisation, for values in [0, 1].
     checkpointing: compute each interaction again in the backward pass instead of keeping its inner values; about a
         third more time, for a fraction of the memory. May be changed at any time.

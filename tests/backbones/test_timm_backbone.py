@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from masktree.backbones import Backbone, load_backbone
 from masktree.backbones.device import resolve_device
-from masktree.backbones.hub import load_network
+from masktree.backbones.timm_networks import load_timm_network
 from masktree.backbones.weights import IMAGENET_MEAN, IMAGENET_STD, PUBLISHED_WEIGHTS
 from masktree.errors import InputError, WeightsError
 from tests.oracles import attention
@@ -77,7 +77,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def expected(folder: Path, kind: Kind, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Oracle's keys, turned keys and tokens as (h, w, d) grids."""
-    network, _ = load_network(str(folder))
+    network, _ = load_timm_network(str(folder))
     state = {name: value.numpy().astype(np.float64) for name, value in network.state_dict().items()}
     for block in range(SMALL["depth"]):  # DINOv3 with biases: timm stores those of q and v, and k has none
         q = state.pop(f"blocks.{block}.attn.q_bias", None)
@@ -224,7 +224,7 @@ def test_loading_leaves_the_random_state_alone(folders):
 def test_resnet_gives_layer3_at_stride_16(tmp_path, rng):
     folder = write_folder(tmp_path / "conv", "test_resnet", {})
     backbone = load_backbone(str(folder), "cpu")
-    network, _ = load_network(str(folder))
+    network, _ = load_timm_network(str(folder))
     image = pictures(rng, 1, 64, 96)
     x = (torch.from_numpy(image).permute(0, 3, 1, 2) / 255.0 - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / (
         torch.tensor(IMAGENET_STD).view(3, 1, 1)
@@ -273,11 +273,11 @@ def original_dinov3(state: dict[str, torch.Tensor], bias: float) -> dict[str, to
 
 @pytest.mark.parametrize("name", ["dinov3", "dinov3-plus"])
 def test_authors_dinov3_files_are_understood(name, tmp_path, folders, monkeypatch, rng):
-    _, record = load_network(str(folders[name]))
+    _, record = load_timm_network(str(folders[name]))
     small = timm.create_model(KINDS[name].architecture, num_classes=0, num_heads=2, **SMALL)
     state = random_state(small)
     monkeypatch.setitem(PUBLISHED_WEIGHTS, "small3", record)
-    monkeypatch.setattr("masktree.backbones.hub._build", lambda *_: small)
+    monkeypatch.setattr("masktree.backbones.timm_networks._build", lambda *_: small)
     torch.save(original_dinov3(state, 0.0), tmp_path / "v3.pth")
     image = pictures(rng, 1, 32, 48)
     got = load_backbone(f"small3@{tmp_path / 'v3.pth'}", "cpu")(image)
@@ -289,13 +289,13 @@ def test_authors_dinov3_files_are_understood(name, tmp_path, folders, monkeypatc
 
 def test_authors_dinov2_files_with_registers_are_understood(tmp_path, folders, monkeypatch, rng):
     kind = KINDS["dinov2-reg"]
-    _, record = load_network(str(folders["dinov2-reg"]))
+    _, record = load_timm_network(str(folders["dinov2-reg"]))
     small = timm.create_model(
         kind.architecture, num_classes=0, num_heads=kind.heads, dynamic_img_size=True, **SMALL, **kind.extra
     )
     state = random_state(small)
     monkeypatch.setitem(PUBLISHED_WEIGHTS, "small2", record)
-    monkeypatch.setattr("masktree.backbones.hub._build", lambda *_: small)
+    monkeypatch.setattr("masktree.backbones.timm_networks._build", lambda *_: small)
     # the authors' position code has an entry for the class token, which timm adds to the token for good
     own = torch.linspace(-1, 1, 32).view(1, 1, 32)  # not constant, which the norms would remove
     authors = dict(state)
@@ -360,7 +360,7 @@ def test_networks_without_plain_keys_are_refused_but_have_tokens(tmp_path, rng):
 
 
 def test_a_network_can_be_had_for_training(folders):
-    network, record = load_network(str(folders["dino"]))
+    network, record = load_timm_network(str(folders["dino"]))
     assert record == replace(record, name="dino", patch=8, dim=32)
     assert not any(name.startswith("head") for name in network.state_dict())
     assert all(parameter.requires_grad for parameter in network.parameters())
