@@ -23,27 +23,23 @@ PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs/how-t
 
 
 @pytest.fixture
-def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Registries and modules are afterwards as they were."""
-    before = {id(registry): (registry, dict(registry)) for registry in (METHODS, DATASETS)}
-    modules = set(sys.modules)
+def restored() -> Iterator[None]:
+    """The dictionaries of methods and data sets are afterwards as they were."""
+    methods, datasets = dict(METHODS), dict(DATASETS)
     yield
-    for registry, entries in before.values():
+    for registry, entries in ((METHODS, methods), (DATASETS, datasets)):
         registry.clear()
-        registry.update(entries)
-    for name in set(sys.modules) - modules:
-        del sys.modules[name]
+        registry.update(entries)  # type: ignore[arg-type]  # each with its own entries
 
 
-def install(block: Block) -> None:
-    """Make a block's module importable under the name of the file in its title."""
+def install(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a block's module importable under the name of the file in its title, until the test ends."""
     path = Path(block.title).relative_to("src").with_suffix("")
     name = ".".join(path.parts)
     module = ModuleType(name)
-    module.__file__ = block.title
-    sys.modules[name] = module
+    monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(importlib.import_module(name.rpartition(".")[0]), path.name, module, raising=False)
     exec(compile(block.code, block.title, "exec"), module.__dict__)
-    setattr(importlib.import_module(name.rpartition(".")[0]), path.name, module)
 
 
 @pytest.mark.usefixtures("restored")
@@ -57,6 +53,6 @@ def test_page_can_be_followed(page: str, template: Path, tmp_path: Path, monkeyp
     assert blocks
     for block in blocks:
         if block.title:
-            install(block)
+            install(block, monkeypatch)
         else:
             exec(compile("\n" * (block.line - 1) + block.code, str(ROOT / page), "exec"), names)
