@@ -44,13 +44,13 @@ from masktree.evaluate import bsds, recall
 from masktree.evaluate.detections import ImageDetections
 from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.io.images import read_image, resize_image
-from masktree.stages import backbone_ranking as rank
+from masktree.stages import backbone_ranking as ranking
 from masktree.trees import rle
 from masktree.trees.dendrogram import PartitionTree
 from masktree.trees.masktree import MaskTree
 from selfscores import read_truths
 
-CELLS = rank.SIDE // 8
+CELLS = ranking.IMAGE_SIDE // 8
 COSINE_ALTITUDES = np.linspace(0.02, 1.98, 99)  # altitudes of the cosine rule are 1 - similarity, in [0, 2]
 THRESHOLDS = (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 TRUTHS = ("ods", "ois", "best", "ar", "cuts")
@@ -209,7 +209,7 @@ def measure_bsds(
     """Covering and score by extractor, and the score in each image."""
     samples, stats, found = [], {}, {}
     for index, path in enumerate(sorted((folder / "images" / "val").glob("*.jpg"))[::every]):
-        one = rank.sample(read_image(path), np.random.default_rng([SEED, index]))
+        one = ranking.make_sample(read_image(path), np.random.default_rng([SEED, index]))
         store = work / f"val_{index}.npz"
         dendrograms(store, {"": one.image, "v": one.view}, index, grids)
         truths = bsds.read_ground_truth(folder / "groundTruth" / "val" / f"{path.stem}.mat")
@@ -218,11 +218,11 @@ def measure_bsds(
         for name, tree in read(store).items():
             scored = bsds.score_tree(at_size(tree, *truths[0].shape), truths, COSINE_ALTITUDES)
             stats.setdefault(name, []).append(scored)
-            found.setdefault(name, []).append(rank.found_regions(tree, views[name], one))
+            found.setdefault(name, []).append(ranking.cut_regions(tree, views[name], one))
     result, by_image = {}, {}
     for name, values in stats.items():
         covering = bsds.summarise(values)
-        parts = rank.above_chance(found[name], [one.regions for one in samples])
+        parts = ranking.above_chance(found[name], [one.regions for one in samples])
         views, regions = parts.mean(0)
         by_image[name] = parts.mean(1)
         result[name] = {key: covering[f"covering_{key}"] for key in TRUTHS[:3]}
@@ -235,7 +235,7 @@ def measure_set(work: Path, folder: Path, every: int, grids: Callable) -> dict[s
     every_truth = read_truths(folder, len(list((folder / "images").iterdir())))
     for index, (path, truth) in enumerate(every_truth[::every]):
         store = work / f"{folder.name}_{index}.npz"
-        dendrograms(store, {"": resize_image(read_image(path), (rank.SIDE, rank.SIDE))}, index, grids)
+        dendrograms(store, {"": resize_image(read_image(path), (ranking.IMAGE_SIDE, ranking.IMAGE_SIDE))}, index, grids)
         for name, tree in read(store).items():
             stats.setdefault(name, []).append(recalls(tree, truth))
     return {
@@ -258,7 +258,7 @@ def correlations(rows: dict[str, dict[str, float]], title: str) -> None:
 def pairs_apart(rows: dict[str, dict[str, float]], by_image: dict[str, np.ndarray]) -> tuple[int, int]:
     """Pairs of extractors whose scores a 95 % bootstrap interval tells apart, and those in the same order by ODS."""
     images = len(next(iter(by_image.values())))
-    drawn = np.random.default_rng(0).integers(images, size=(rank.RESAMPLES, images))
+    drawn = np.random.default_rng(0).integers(images, size=(ranking.BOOTSTRAP_SAMPLES, images))
     apart = right = 0
     for a, b in combinations(rows, 2):
         low, high = np.percentile((by_image[a] - by_image[b])[drawn].mean(1), (2.5, 97.5))

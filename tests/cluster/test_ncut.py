@@ -38,7 +38,7 @@ def planted(size: tuple[int, int] = (20, 24)) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("sign", ["lapack", "seed"])
-def test_the_authors_masks(shared: Path, sign: Sign) -> None:
+def test_masks_equal_those_of_the_authors(shared: Path, sign: Sign) -> None:
     features = np.load(shared / "parity" / "features_28x28x768.npz")["features"]
     expected = np.load(shared / "parity" / "maskcut_masks_28x28.npz")["masks"].astype(bool)
     assert (maskcut(features, sign=sign) == expected).all()
@@ -52,7 +52,7 @@ def test_equals_the_dense_solver(sign: Sign) -> None:
     for seed, (h, w) in enumerate([(12, 17), (25, 9), (1, 40), (14, 16), (9, 9)]):
         for noise in (0.5, 3.0):
             features = regions(h, w, noise, seed)
-            masks, expected = maskcut(features, n=5, sign=sign), oracle.maskcut(features, 0.15, 5, sign)
+            masks, expected = maskcut(features, max_masks=5, sign=sign), oracle.maskcut(features, 0.15, 5, sign)
             assert len(masks) == len(expected)
             assert (masks == np.array(expected).reshape(-1, h, w)).all()
             kept.append(len(masks))
@@ -63,7 +63,7 @@ def test_the_sign_is_that_of_the_dense_solver() -> None:
     signs = []
     for seed in range(12):
         features = regions(11, 13, 1.0, 100 + seed)
-        vector = ncut._second_eigenvector(ncut._similar(features.reshape(143, -1), 0.15), "lapack")
+        vector = ncut._second_eigenvector(ncut._similarity_bits(features.reshape(143, -1), 0.15), "lapack")
         expected = oracle.eigenvector(features, 0.15, "lapack")
         assert vector is not None
         np.testing.assert_allclose(vector / np.linalg.norm(vector), expected / np.linalg.norm(expected), atol=1e-7)
@@ -78,24 +78,24 @@ def test_planted_objects_are_found() -> None:
         assert any((mask == expected).all() for mask in masks)
 
 
-def test_masks_are_disjoint_and_later_cuts_leave_earlier_ones_alone() -> None:
+def test_masks_are_disjoint_and_later_cuts_do_not_change_earlier_ones() -> None:
     for seed in range(5):
         features = regions(24, 18, 1.0, seed)
-        masks = maskcut(features, n=5)
+        masks = maskcut(features, max_masks=5)
         assert masks.sum(0).max() == 1
         for n in (1, 2, 3):
-            few = maskcut(features, n=n)
+            few = maskcut(features, max_masks=n)
             assert (few == masks[: len(few)]).all()
 
 
 def test_first_mask_is_one_component_without_three_corners() -> None:
     for seed in range(10):
-        mask = maskcut(regions(20, 26, 1.0, seed), n=1, sign="seed")[0]
+        mask = maskcut(regions(20, 26, 1.0, seed), max_masks=1, sign="seed")[0]
         assert label(mask)[1] == 1
         assert mask[[0, 0, -1, -1], [0, -1, 0, -1]].sum() < 3
 
 
-def test_result_repeats_itself() -> None:
+def test_the_same_features_give_the_same_masks() -> None:
     features = regions(20, 26, 3.0, 0)
     assert (maskcut(features) == maskcut(features.copy())).all()
 
@@ -105,21 +105,21 @@ def test_blocks_of_the_graph_join_at_their_edges(monkeypatch: pytest.MonkeyPatch
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     expected = unit @ unit.T > 0.15
     for block in (8, 40, 1024):
-        monkeypatch.setattr(ncut, "_BLOCK", block)
-        bits = ncut._similar(features, 0.15)
+        monkeypatch.setattr(ncut, "_COSINE_BLOCK", block)
+        bits = ncut._similarity_bits(features, 0.15)
         assert (np.unpackbits(bits, axis=0, bitorder="little")[:117] == expected).all()
 
 
 def test_product_with_bits_equals_the_dense_product(rng: np.random.Generator) -> None:
     for n in (1, 7, 32, 33, 100):
         features = rng.standard_normal((n, 5)).astype(np.float32)
-        bits = ncut._similar(features, 0.2)
+        bits = ncut._similarity_bits(features, 0.2)
         dense = np.unpackbits(bits, axis=0, bitorder="little")[:n].astype(float)
         assert (dense == dense.T).all()
         vector = rng.standard_normal(n)
         np.testing.assert_allclose(ncut._product(bits, vector), dense @ vector, atol=1e-12)
         gone = rng.random(n) < 0.3
-        ncut._isolate(bits, gone)
+        ncut._remove_patches(bits, gone)
         dense[gone] = dense[:, gone] = 0
         np.testing.assert_allclose(ncut._product(bits, vector), dense @ vector, atol=1e-12)
 
@@ -150,7 +150,7 @@ def test_equal_blocks_end_and_give_blocks() -> None:
     assert (blocks == blocks[:, :, :1, :, :1]).all()  # no block is split
 
 
-def test_wrong_input_is_named() -> None:
+def test_invalid_input_is_refused() -> None:
     features = np.ones((4, 5, 3), np.float32)
     broken = features.copy()
     broken[1, 2, 0] = np.nan
@@ -161,5 +161,5 @@ def test_wrong_input_is_named() -> None:
     for tau in (-0.1, 1.0, np.nan):
         with pytest.raises(InputError, match="0 <= tau < 1"):
             maskcut(features, float(tau))
-    with pytest.raises(InputError, match="n >= 1"):
-        maskcut(features, n=0)
+    with pytest.raises(InputError, match="max_masks >= 1"):
+        maskcut(features, max_masks=0)

@@ -90,7 +90,7 @@ def test_area_is_counted_in_original_pixels():
     assert best_iou(tree, np.kron(EYE, np.ones((2, 2), bool)))[0] < 0.5
 
 
-def test_masks_that_refinement_overturns_are_dropped():
+def test_masks_that_refinement_changes_too_much_are_dropped():
     assert len(run(figure(), refiner=scrambled)) == 0
 
     def eyeless(image, probabilities, **_):
@@ -105,7 +105,7 @@ def test_masks_that_refinement_overturns_are_dropped():
     assert best_iou(tree, FACE)[0] > 0.5
 
 
-def test_iou_before_and_after_is_the_score_and_decides():
+def test_iou_with_the_refined_mask_is_the_score_and_the_criterion():
     def moved(image, probabilities, **_):
         return np.roll(probabilities, 8, axis=1)
 
@@ -143,7 +143,7 @@ def test_defaults_are_the_published_values():
     assert defaults["refine_iou"] == 0.5
     assert defaults["min_area"] == 100
     assert defaults["max_corners"] == 2
-    assert defaults["cover"] == 0.9
+    assert defaults["min_coverage"] == 0.9
     assert defaults["refiner"] is dense_crf
 
 

@@ -91,7 +91,7 @@ def test_suppression_of_no_masks():
     assert region_masks.suppress_duplicates([], (4, 5), iou_threshold=0.9) == []
 
 
-def test_resized_masks_keep_place_share_and_type():
+def test_resized_masks_keep_position_area_and_type():
     mask = np.zeros((30, 40), bool)
     mask[6:24, 10:30] = True
     for size in ((60, 80), (300, 200), (15, 20), (30, 40)):
@@ -108,32 +108,21 @@ def test_resized_masks_keep_place_share_and_type():
 
 
 @pytest.mark.parametrize("size", [(101, 77), (480, 640), (23, 31), (1, 9), (48, 48)])
-def test_a_part_is_the_window_of_the_resized_mask(rng, size):
+def test_resizing_in_a_window_equals_the_window_of_the_resized_mask(rng, size):
     for mask in [*blobs(rng, 15, (48, 48)), np.eye(48, dtype=bool), np.ones((48, 48), bool)]:
-        part, (top, bottom, left, right) = region_masks.resize_part(mask, size)
+        part, (top, bottom, left, right) = region_masks.resize_in_window(mask, size)
         full = np.zeros(size, bool)
         full[top:bottom, left:right] = part
         # Values that fall on one half may round either way.
         assert (full != region_masks.resize_mask(mask, size)).sum() <= 0.002 * full.size
 
 
-def test_a_small_part_of_a_large_image_stays_small():
+def test_the_window_of_a_small_mask_of_a_large_image_is_small():
     mask = np.zeros((48, 48), bool)
     mask[20:22, 30:33] = True
-    part, _ = region_masks.resize_part(mask, (4000, 6000))
+    part, _ = region_masks.resize_in_window(mask, (4000, 6000))
     assert part.size < 1000 * 1000
     assert abs(part.sum() / (2 * 3 * (4000 / 48) * (6000 / 48)) - 1) < 0.1
-
-
-def test_encoded_parts_are_the_pasted_masks(rng):
-    size = (13, 17)
-    for window in ((0, 13, 0, 17), (2, 9, 3, 4), (12, 13, 16, 17), (0, 13, 5, 9), (4, 7, 0, 17)):
-        top, bottom, left, right = window
-        for share in (0.0, 0.5, 1.0):
-            part = rng.random((bottom - top, right - left)) < share
-            full = np.zeros(size, bool)
-            full[top:bottom, left:right] = part
-            assert region_masks.encode_part(part, window, size) == rle.encode(full)
 
 
 def test_paste_fills_its_window():
@@ -159,7 +148,9 @@ def test_refined_masks_are_filtered_scored_and_made_a_forest():
         duplicate_iou = options.pop("duplicate_iou")
         refined = region_masks.RefinedMasks(size, refiner, **options)
         refined.add(pool, image)
-        return refined.build_forest(duplicate_iou=duplicate_iou, cover=0.9)
+        return region_masks.build_forest(
+            refined.rles, refined.scores, size, duplicate_iou=duplicate_iou, min_coverage=0.9
+        )
 
     tree = finish()
     assert sorted(tree.areas) == [24 * 24, 64 * 64]
@@ -184,7 +175,7 @@ def test_refined_counts_the_area_in_original_pixels():
             (192, 192), oracle.unchanged, refine_iou=0.5, min_area=min_area, max_area=0.9
         )
         refined.add([rle.encode(mask)], image)
-        return refined.build_forest(duplicate_iou=0.9, cover=0.9)
+        return region_masks.build_forest(refined.rles, refined.scores, (192, 192), duplicate_iou=0.9, min_coverage=0.9)
 
     assert len(finish(55)) == 1
     assert len(finish(70)) == 0
@@ -207,7 +198,7 @@ def test_refined_counts_the_area_in_original_pixels():
         ({"crop_scale": float("inf")}, "crop_scale above 0"),
     ],
 )
-def test_settings_under_which_nothing_could_be_found_are_refused_before_any_work(options, message):
+def test_invalid_settings_are_refused_before_any_work(options, message):
     backbone = PaintedBackbone(COLOURS)
     methods = [m for m in (hassod, sohes, unsam) if set(options) <= set(inspect.signature(m).parameters)]
     assert sohes in methods

@@ -31,7 +31,7 @@ module = sys.modules["masktree.discover.sohes"]
 
 
 def run(image, backbone=None, **options):
-    options = {"side": SIDE, "small": SMALL, "crop_side": 96, "refiner": unchanged} | options
+    options = {"side": SIDE, "small_area": SMALL, "crop_side": 96, "refiner": unchanged} | options
     return sohes(image, backbone or PaintedBackbone(PALETTE), **options)
 
 
@@ -43,7 +43,7 @@ def halves(row: int, column: int) -> tuple[np.ndarray, np.ndarray]:
     return left, cell & ~left
 
 
-def test_small_regions_are_replaced_by_what_their_crops_show():
+def test_small_regions_are_replaced_by_those_of_their_crops():
     left, right = halves(5, 5)
     big = cells(12, 12, 8, 11, 1, 5)
     image = paint(GREEN, [(left, RED), (right, BLUE), (big, WHITE)])
@@ -52,7 +52,7 @@ def test_small_regions_are_replaced_by_what_their_crops_show():
     assert best_iou(tree, right)[0] > 0.8
     assert best_iou(tree, left | right)[0] < 0.6
     assert best_iou(tree, big)[0] > 0.95
-    without = run(image, small=0.0)
+    without = run(image, small_area=0.0)
     assert best_iou(without, left | right)[0] > 0.6
     assert best_iou(without, left)[0] < 0.7
 
@@ -65,7 +65,7 @@ def test_crop_regions_at_the_border_of_the_image_are_kept(place):
     assert best_iou(tree, right)[0] > 0.75
 
 
-def test_crop_regions_that_go_on_outside_the_crop_are_dropped():
+def test_crop_regions_that_touch_the_border_of_the_crop_are_dropped():
     left, right = halves(5, 5)
     stripe = cells(12, 12, 0, 12, 6, 7)  # passes through the crop of cells 4..6
     tree = run(paint(GREEN, [(stripe, WHITE), (left, RED), (right, BLUE)]))
@@ -75,14 +75,14 @@ def test_crop_regions_that_go_on_outside_the_crop_are_dropped():
     assert best_iou(tree, cells(12, 12, 4, 7, 4, 5))[0] < 0.5  # the background's share of the crop
 
 
-def test_leaving_a_window_is_judged_border_by_border():
+def test_each_border_of_a_crop_is_checked():
     regions = np.zeros((5, 4, 4), bool)
     regions[0, 0, 1], regions[1, 3, 1], regions[2, 1, 0], regions[3, 1, 3], regions[4, 1:3, 1:3] = [True] * 5
     size = (100, 100)
-    assert module._leaves_window(regions, (10, 20, 30, 40), size).tolist() == [True, True, True, True, False]
-    assert module._leaves_window(regions, (0, 20, 0, 40), size).tolist() == [False, True, False, True, False]
-    assert module._leaves_window(regions, (10, 100, 30, 100), size).tolist() == [True, False, True, False, False]
-    assert not module._leaves_window(regions, (0, 100, 0, 100), size).any()
+    assert module._touches_crop_border(regions, (10, 20, 30, 40), size).tolist() == [True, True, True, True, False]
+    assert module._touches_crop_border(regions, (0, 20, 0, 40), size).tolist() == [False, True, False, True, False]
+    assert module._touches_crop_border(regions, (10, 100, 30, 100), size).tolist() == [True, False, True, False, False]
+    assert not module._touches_crop_border(regions, (0, 100, 0, 100), size).any()
 
 
 def test_windows_grow_about_their_centre_inside_the_image():
@@ -91,7 +91,7 @@ def test_windows_grow_about_their_centre_inside_the_image():
     assert module._grow((40, 50, 40, 60), 1.0, (100, 100)) == (40, 50, 40, 60)
 
 
-def test_the_number_of_crops_is_bounded_and_regions_beyond_it_stay():
+def test_the_number_of_crops_is_bounded_and_other_regions_are_kept():
     places = [(1, 1), (1, 6), (6, 1), (6, 6), (10, 10)]
     parts = [half for place in places for half in halves(*place)]
     image = paint(GREEN, [(mask, (RED, BLUE)[i % 2]) for i, mask in enumerate(parts)])
@@ -105,7 +105,7 @@ def test_the_number_of_crops_is_bounded_and_regions_beyond_it_stay():
         assert all(a != b for a, b in zip(split, whole, strict=True))
 
 
-def test_a_region_in_the_middle_of_a_crop_needs_no_crop_of_its_own():
+def test_a_region_in_the_middle_of_a_crop_needs_no_further_crop():
     """Two small neighbours: the window of the first shows the second."""
     one, two = cells(12, 12, 5, 6, 5, 6), cells(12, 12, 5, 6, 6, 7)
     backbone = PaintedBackbone(PALETTE)
@@ -132,13 +132,13 @@ def test_a_chain_of_nested_regions_becomes_a_deep_branch():
     assert tree.levels[chain].tolist() == [2, 2, 1, 0]
 
 
-def test_hostile_refinement_leaves_nothing():
+def test_refinement_that_scrambles_all_masks_leaves_none():
     image = paint(GREEN, [(cells(12, 12, 3, 6, 1, 5), RED)])
     assert len(run(image)) == 1
     assert len(run(image, refiner=scrambled)) == 0
 
 
-def test_what_a_crop_shows_is_refined_at_the_scale_of_the_crop():
+def test_masks_of_a_crop_are_refined_in_the_crop():
     """This refiner wipes out all that is narrower than seven pixels of the picture it is given."""
 
     def opened(image, probabilities, *, independent=False):
@@ -150,10 +150,10 @@ def test_what_a_crop_shows_is_refined_at_the_scale_of_the_crop():
     image = paint(GREEN, [(left, RED), (right, BLUE)])
     assert best_iou(run(image, refiner=opened), left)[0] > 0.75
     assert best_iou(run(image, refiner=opened), right)[0] > 0.75
-    assert len(run(image, refiner=opened, small=0.0)) == 0  # the cell itself, seen in the whole image
+    assert len(run(image, refiner=opened, small_area=0.0)) == 0  # the cell itself, seen in the whole image
 
 
-def test_no_mask_over_nine_tenths_of_the_image():
+def test_masks_over_nine_tenths_of_the_image_are_dropped():
     image = paint(GREEN, [(cells(12, 12, 0, 1, 0, 3), RED)])
     assert max(run(image).areas) < 0.9 * SIDE * SIDE
     assert max(run(image, max_area=1.0).areas) > 0.9 * SIDE * SIDE
@@ -161,10 +161,10 @@ def test_no_mask_over_nine_tenths_of_the_image():
 
 def test_defaults_are_the_published_values():
     defaults = {k: p.default for k, p in inspect.signature(inspect.unwrap(sohes)).parameters.items()}
-    assert defaults["small"] == 1 / 1024
+    assert defaults["small_area"] == 1 / 1024
     assert defaults["thresholds"] == (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
     assert defaults["refiner"] is dense_crf
-    assert defaults["cover"] == defaults["max_area"] == defaults["duplicate_iou"] == 0.9
+    assert defaults["min_coverage"] == defaults["max_area"] == defaults["duplicate_iou"] == 0.9
     assert 480 <= defaults["side"] <= 1024
     assert defaults["crop_side"] == 256
 

@@ -52,7 +52,7 @@ def test_maskcut_divides_and_merging_conquers():
         assert tree.parents[number] == whole
 
 
-def test_a_detector_takes_the_place_of_maskcut(monkeypatch):
+def test_a_detector_replaces_maskcut(monkeypatch):
     monkeypatch.setattr(module, "maskcut", lambda *_: pytest.fail("MaskCut was called"))
     whole = cells(12, 12, 2, 8, 2, 8)
     image = paint(GREEN, [(whole, RED), (cells(12, 12, 2, 5, 2, 8), BLUE)])
@@ -80,7 +80,7 @@ def test_a_detector_takes_the_place_of_maskcut(monkeypatch):
         None,
     ],
 )
-def test_what_a_detector_returns_is_checked(found):
+def test_the_output_of_a_detector_is_checked(found):
     image = paint(GREEN, [(cells(12, 12, 2, 8, 2, 8), RED)])
     with pytest.raises(InputError, match=r"expected detector masks \(n, 96, 96\) bool; got"):
         run(image, detector=lambda _: found)
@@ -92,18 +92,18 @@ def test_a_detector_that_finds_nothing_gives_an_empty_tree():
     assert len(run(image, wholes=np.zeros((1, 96, 96), bool))) == 0
 
 
-def test_clusters_that_reach_out_of_their_whole_are_dropped():
+def test_regions_outside_their_whole_are_dropped():
     inner, outer = cells(12, 12, 2, 5, 2, 5), cells(12, 12, 2, 10, 7, 10)
     image = paint(GREEN, [(inner, RED), (outer, BLUE)])
     whole = cells(12, 12, 2, 6, 2, 10) | cells(12, 12, 2, 10, 2, 6)  # its box holds all of outer, itself half
     tree = run(image, wholes=whole[None], crop_side=64)
     assert best_iou(tree, inner)[0] > 0.9
     assert best_iou(tree, outer)[0] < 0.5
-    loose = run(image, wholes=whole[None], crop_side=64, inside=0.4)
+    loose = run(image, wholes=whole[None], crop_side=64, min_inside=0.4)
     assert best_iou(loose, outer)[0] > 0.9
 
 
-def test_clusters_under_four_cells_are_dropped():
+def test_regions_under_four_cells_are_dropped():
     three, four = cells(12, 12, 2, 3, 2, 5), cells(12, 12, 5, 7, 2, 4)
     image = paint(GREEN, [(three, RED), (four, BLUE)])
     everything = np.ones((1, 96, 96), bool)
@@ -128,7 +128,7 @@ def test_the_backbone_sees_rgb():
     assert len(backbone.images) >= 2
 
 
-def test_every_mask_has_an_id_of_its_own():
+def test_all_masks_have_different_ids():
     parts = [cells(12, 12, top, top + 3, 2, 8) for top in (0, 3, 6, 9)]
     image = paint(GREEN, list(zip(parts, (RED, BLUE, WHITE, BLACK), strict=True)))
     tree = run(image, wholes=np.ones((1, 96, 96), bool))
@@ -156,7 +156,7 @@ def test_the_last_row_and_column_are_kept(size):
         assert tree.mask(number)[:, -1].sum() > 0.9 * mask[:, -1].sum()
 
 
-def test_hostile_refinement_leaves_nothing():
+def test_refinement_that_scrambles_all_masks_leaves_none():
     image = paint(GREEN, [(cells(12, 12, 3, 6, 1, 5), RED)])
     assert len(run(image)) >= 1
     assert len(run(image, refiner=scrambled)) == 0
@@ -166,7 +166,7 @@ def test_defaults_are_the_published_values():
     defaults = {k: p.default for k, p in inspect.signature(inspect.unwrap(unsam)).parameters.items()}
     assert (defaults["side"], defaults["tau"], defaults["n_cuts"]) == (480, 0.15, 3)
     assert defaults["thresholds"] == (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
-    assert (defaults["crop_side"], defaults["min_cells"], defaults["inside"]) == (256, 4, 0.9)
+    assert (defaults["crop_side"], defaults["min_cells"], defaults["min_inside"]) == (256, 4, 0.9)
     assert (defaults["duplicate_iou"], defaults["refine_iou"], defaults["max_area"]) == (0.9, 0.5, 0.9)
     assert defaults["refiner"] is dense_crf
     assert defaults["detector"] is None

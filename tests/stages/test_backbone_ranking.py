@@ -15,7 +15,7 @@ from masktree.backbones.base import nearest_multiple
 from masktree.backbones.texture import TextureBackbone
 from masktree.cluster import merge_tree
 from masktree.errors import InputError, WeightsError
-from masktree.stages import backbone_ranking as rank
+from masktree.stages import backbone_ranking as ranking
 from masktree.stages import info as report
 from masktree.trees.dendrogram import PartitionTree
 from tests.oracles import bsds as oracle
@@ -62,21 +62,21 @@ BACKBONES = {"colour": Stub(lambda cells: cells), "place": Stub(place), "noise":
 
 
 @pytest.fixture(scope="module")
-def samples() -> list[rank.Sample]:
+def samples() -> list[ranking.RankingSample]:
     rng = np.random.default_rng(1)
-    return [rank.sample(planted(rng), np.random.default_rng(i)) for i in range(rank.LEAST)]
+    return [ranking.make_sample(planted(rng), np.random.default_rng(i)) for i in range(ranking.MIN_PHOTOS)]
 
 
 @pytest.fixture(scope="module")
 def results(samples) -> dict[str, tuple[np.ndarray, float]]:
-    return {name: rank.parts(backbone, samples) for name, backbone in BACKBONES.items()}
+    return {name: ranking.score_backbone(backbone, samples) for name, backbone in BACKBONES.items()}
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
     path, rng = tmp_path / "photos", np.random.default_rng(2)
     path.mkdir()
-    for index in range(rank.LEAST):
+    for index in range(ranking.MIN_PHOTOS):
         Image.fromarray(planted(rng, (60, 80))).save(path / f"{index}.png")
     return path
 
@@ -84,7 +84,7 @@ def folder(tmp_path) -> Path:
 @pytest.fixture
 def quick(monkeypatch) -> None:
     """Regions of a photograph by its colours, in place of the default method."""
-    monkeypatch.setattr(rank, "build_dendrogram", lambda image: merge_tree(BACKBONES["colour"](image[None])[0]))
+    monkeypatch.setattr(ranking, "build_dendrogram", lambda image: merge_tree(BACKBONES["colour"](image[None])[0]))
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def stubs(quick, monkeypatch) -> None:
             raise WeightsError(f"expected the name of a backbone; got {name!r}; give another")
         return BACKBONES[name]
 
-    monkeypatch.setattr(rank, "available", lambda: ["place", "colour"])
+    monkeypatch.setattr(ranking, "available_backbones", lambda: ["place", "colour"])
     monkeypatch.setattr("masktree.backbones.load_backbone", load)
 
 
@@ -110,53 +110,55 @@ def test_agreement_is_the_mean_covering_of_both_directions(rng):
     for a, b in zip(first, second, strict=True):
         (in_a, pixels), (in_b, _) = oracle.covering_sums(b, [a]), oracle.covering_sums(a, [b])
         naive.append((in_a + in_b) / 2 / pixels)
-    assert rank.agreement(first, second) == pytest.approx(np.mean(naive), abs=1e-12)
-    assert rank.agreement(first, second) == pytest.approx(rank.agreement(second, first), abs=1e-12)
-    assert rank.agreement(first, first) == 1.0
+    assert ranking.mean_covering(first, second) == pytest.approx(np.mean(naive), abs=1e-12)
+    assert ranking.mean_covering(first, second) == pytest.approx(ranking.mean_covering(second, first), abs=1e-12)
+    assert ranking.mean_covering(first, first) == 1.0
 
 
 def test_agreement_does_not_depend_on_the_numbers_of_the_regions(rng):
     labels = rng.integers(0, 5, (1, 9, 9)).astype(np.int32)
-    assert rank.agreement(labels, 4 - labels) == 1.0
-    assert rank.agreement(labels, labels * 7) == 1.0
+    assert ranking.mean_covering(labels, 4 - labels) == 1.0
+    assert ranking.mean_covering(labels, labels * 7) == 1.0
 
 
-def test_cuts_show_as_many_regions_as_asked_for_and_are_nested(rng):
+def test_cuts_have_the_given_numbers_of_regions_and_are_nested(rng):
     tree = merge_tree(rng.normal(size=(20, 20, 6)).astype(np.float32))
-    places = rank._lattice()
-    stack = rank.cuts(tree, places, places)
-    assert stack.shape == (len(rank.COUNTS), rank.POINTS, rank.POINTS)
-    assert [len(np.unique(labels)) for labels in stack] == list(rank.COUNTS)
+    places = ranking._lattice()
+    stack = ranking.cut_at_points(tree, places, places)
+    assert stack.shape == (len(ranking.REGION_COUNTS), ranking.LATTICE_SIDE, ranking.LATTICE_SIDE)
+    assert [len(np.unique(labels)) for labels in stack] == list(ranking.REGION_COUNTS)
     for coarse, fine in pairwise(stack):
         pairs = np.unique(np.stack([fine.ravel(), coarse.ravel()]), axis=1)
         assert pairs.shape[1] == len(np.unique(fine))
 
 
-def test_cuts_count_what_is_seen_at_the_places_alone(rng):
+def test_cuts_count_regions_at_the_points_only(rng):
     tree = merge_tree(rng.normal(size=(20, 20, 6)).astype(np.float32))
     corner = np.linspace(0, 0.3, 30)
-    assert [len(np.unique(labels)) for labels in rank.cuts(tree, corner, corner)] == list(rank.COUNTS)
+    assert [len(np.unique(labels)) for labels in ranking.cut_at_points(tree, corner, corner)] == list(
+        ranking.REGION_COUNTS
+    )
 
 
 def test_cuts_of_fewer_leaves_than_regions_are_the_leaves():
     tree = PartitionTree.from_merges(np.array([[0, 1]], np.int32), np.array([[0, 1]]), np.array([0.5]))
-    stack = rank.cuts(tree, np.array([0.5]), np.array([0.1, 0.9]))
-    assert stack.tolist() == [[[0, 1]]] * len(rank.COUNTS)
+    stack = ranking.cut_at_points(tree, np.array([0.5]), np.array([0.1, 0.9]))
+    assert stack.tolist() == [[[0, 1]]] * len(ranking.REGION_COUNTS)
     alone = PartitionTree.from_merges(np.zeros((3, 3), np.int32), np.zeros((0, 2), int), np.zeros(0))
-    assert not rank.cuts(alone, np.array([0.5]), np.array([0.5])).any()
+    assert not ranking.cut_at_points(alone, np.array([0.5]), np.array([0.5])).any()
 
 
 # --- views ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [(200, 300), (300, 200)])
-def test_places_of_the_view_are_where_its_pixels_come_from(monkeypatch, size):
-    monkeypatch.setattr(rank, "_relight", lambda image, rng: image)
+def test_points_of_the_view_are_where_its_pixels_come_from(monkeypatch, size):
+    monkeypatch.setattr(ranking, "_jitter_colours", lambda image, rng: image)
     ramp = np.zeros((*size, 3), np.uint8)
     ramp[..., 0] = np.linspace(0, 255, size[0])[:, None]
     ramp[..., 1] = np.linspace(0, 255, size[1])
-    one = rank.sample(ramp, np.random.default_rng(5))
-    at = (rank._lattice() * rank.SIDE).astype(int)
+    one = ranking.make_sample(ramp, np.random.default_rng(5))
+    at = (ranking._lattice() * ranking.IMAGE_SIDE).astype(int)
     assert np.abs(one.view[at, 7, 0] / 255.0 - one.rows).max() < 0.01
     assert np.abs(one.view[7, at, 1] / 255.0 - one.columns).max() < 0.01
     assert one.rows.min() >= 0
@@ -166,7 +168,7 @@ def test_places_of_the_view_are_where_its_pixels_come_from(monkeypatch, size):
 
 def test_a_sample_is_repeatable_and_changes_with_the_seed():
     image = planted(np.random.default_rng(0))
-    first, again, other = (rank.sample(image, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    first, again, other = (ranking.make_sample(image, np.random.default_rng(seed)) for seed in (0, 0, 1))
     for name in ("image", "view", "rows", "columns", "regions"):
         assert np.array_equal(getattr(first, name), getattr(again, name))
     assert not np.array_equal(first.view, other.view)
@@ -175,8 +177,8 @@ def test_a_sample_is_repeatable_and_changes_with_the_seed():
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (700, 3)])
 def test_a_sample_of_any_size(size):
-    one = rank.sample(np.full((*size, 3), 90, np.uint8), np.random.default_rng(0))
-    assert one.view.shape == one.image.shape == (rank.SIDE, rank.SIDE, 3)
+    one = ranking.make_sample(np.full((*size, 3), 90, np.uint8), np.random.default_rng(0))
+    assert one.view.shape == one.image.shape == (ranking.IMAGE_SIDE, ranking.IMAGE_SIDE, 3)
 
 
 # --- scores ---------------------------------------------------------------------------------------------------------
@@ -190,8 +192,8 @@ def test_a_fixed_grid_is_at_chance_exactly(results):
 
 
 def test_the_same_features_everywhere_score_zero(samples):
-    still = rank.found_regions(*(merge_tree(place(np.zeros((1, 40, 40, 3)))[0].astype(np.float32)),) * 2, samples[0])
-    values = rank.above_chance([still] * 4, [samples[0].regions] * 4)
+    still = ranking.cut_regions(*(merge_tree(place(np.zeros((1, 40, 40, 3)))[0].astype(np.float32)),) * 2, samples[0])
+    values = ranking.above_chance([still] * 4, [samples[0].regions] * 4)
     assert np.abs(values).max() < 1e-12
 
 
@@ -201,8 +203,8 @@ def test_colours_find_flat_regions_again_and_noise_does_not(results):
     assert (np.abs(noise) < 0.05).all()
 
 
-def test_parts_are_repeatable(samples, results):
-    values, seconds = rank.parts(BACKBONES["noise"], samples)
+def test_scores_are_repeatable(samples, results):
+    values, seconds = ranking.score_backbone(BACKBONES["noise"], samples)
     assert np.array_equal(values, results["noise"][0])
     assert values.shape == (len(samples), 2)
     assert seconds >= 0
@@ -210,28 +212,28 @@ def test_parts_are_repeatable(samples, results):
 
 def test_features_that_are_not_finite_are_an_error(samples):
     with pytest.raises(InputError, match="finite"):
-        rank.parts(Stub(lambda cells: cells * np.nan), samples)
+        ranking.score_backbone(Stub(lambda cells: cells * np.nan), samples)
 
 
-def test_ranking_orders_and_tells_ties_from_gaps(results):
+def test_ranking_orders_and_marks_ties(results):
     names = ["noise", "colour", "place", "twin"]
     values, seconds = results["colour"]
     jitter = np.random.default_rng(0).normal(0, 0.02, values.shape)
     twin = values - 0.001 + jitter - jitter.mean()
-    rows = rank.ranking(names, [results["noise"], (values, seconds), results["place"], (twin, 1.5)])
+    rows = ranking.rank_scores(names, [results["noise"], (values, seconds), results["place"], (twin, 1.5)])
     assert [row.name for row in rows[:2]] == ["colour", "twin"]
     assert [row.tied for row in rows] == [True, True, False, False]
     assert rows[1].seconds == 1.5
     for row in rows:
         assert row.low <= row.score <= row.high
         assert row.score == pytest.approx((row.views + row.regions) / 2)
-    assert rows == rank.ranking(names, [results["noise"], (values, seconds), results["place"], (twin, 1.5)])
+    assert rows == ranking.rank_scores(names, [results["noise"], (values, seconds), results["place"], (twin, 1.5)])
 
 
-def test_what_is_claimed_has_a_number_for_each_truth():
-    assert len(rank.TRACKED) == 5
-    assert rank.RIGHT < rank.APART <= rank.EXTRACTORS * (rank.EXTRACTORS - 1) // 2
-    assert all(0 < better <= value < 1 for value, better in rank.TRACKED.values())
+def test_reported_correlations_are_complete_and_in_range():
+    assert len(ranking.RANK_CORRELATIONS) == 5
+    assert ranking.CORRECT_PAIRS < ranking.SEPARATED_PAIRS <= ranking.NUM_EXTRACTORS * (ranking.NUM_EXTRACTORS - 1) // 2
+    assert all(0 < better <= value < 1 for value, better in ranking.RANK_CORRELATIONS.values())
 
 
 # --- photographs and backbones --------------------------------------------------------------------------------------
@@ -239,62 +241,64 @@ def test_what_is_claimed_has_a_number_for_each_truth():
 
 def test_few_photographs_are_refused(folder, quick):
     (folder / "0.png").unlink()
-    with pytest.raises(InputError, match=f"at least {rank.LEAST} photographs .*got {rank.LEAST - 1}; add more"):
-        rank.read_samples(folder)
+    with pytest.raises(
+        InputError, match=f"at least {ranking.MIN_PHOTOS} photographs .*got {ranking.MIN_PHOTOS - 1}; add more"
+    ):
+        ranking.read_samples(folder)
     with pytest.raises(InputError, match="expected a folder of photographs"):
-        rank.read_samples(folder / "1.png")
+        ranking.read_samples(folder / "1.png")
 
 
-def test_a_file_that_is_no_image_is_named(folder, quick):
+def test_an_unreadable_file_is_named(folder, quick):
     (folder / "notes.png").write_text("no picture")
-    samples, failures = rank.read_samples(folder)
-    assert len(samples) == rank.LEAST
+    samples, failures = ranking.read_samples(folder)
+    assert len(samples) == ranking.MIN_PHOTOS
     assert len(failures) == 1
     assert "notes.png" in failures[0]
     (folder / "1.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"2 could not be read, the first: .*1\.png"):
-        rank.read_samples(folder)
+        ranking.read_samples(folder)
 
 
 def test_many_photographs_are_sampled_evenly(folder, quick, monkeypatch):
     seen = []
-    monkeypatch.setattr(rank, "MOST", rank.LEAST)
-    monkeypatch.setattr(rank, "read_image", lambda path: seen.append(path.name) or np.zeros((9, 9, 3), np.uint8))
+    monkeypatch.setattr(ranking, "MAX_PHOTOS", ranking.MIN_PHOTOS)
+    monkeypatch.setattr(ranking, "read_image", lambda path: seen.append(path.name) or np.zeros((9, 9, 3), np.uint8))
     for index in range(15):
         shutil.copy(folder / "0.png", folder / f"x{index:02d}.png")
-    assert len(rank.read_samples(folder)[0]) == rank.LEAST
+    assert len(ranking.read_samples(folder)[0]) == ranking.MIN_PHOTOS
     assert seen[0] == "0.png"
     assert seen[-1] == "x14.png"
 
 
 def test_backbones_in_the_cache_are_available(monkeypatch):
-    monkeypatch.setattr(rank, "cached", lambda weights: Path("x") if weights.name == "dino-vits8" else None)
-    assert rank.available() == ["embedded", "texture", "dino-vits8"]
+    monkeypatch.setattr(ranking, "cached", lambda weights: Path("x") if weights.name == "dino-vits8" else None)
+    assert ranking.available_backbones() == ["embedded", "texture", "dino-vits8"]
 
 
 # --- the verb -------------------------------------------------------------------------------------------------------
 
 
-def test_the_report_ranks_what_can_be_had_and_names_the_rest(folder, stubs):
+def test_the_report_ranks_available_backbones_and_names_the_others(folder, stubs):
     text, failures = report.rank_backbones(folder, ["nosuch", "noise", "colour"])
     lines = text.splitlines()
     assert lines[1].split()[:2] == ["1", "colour"]
     assert {line.split()[1] for line in lines[1:4] if "=" not in line} <= {"colour", "place", "noise"}
     assert lines[4] == ""
     assert failures == ["nosuch: expected the name of a backbone; got 'nosuch'; give another"]
-    assert f"{rank.LEAST} photographs" in text
-    for name, (value, better) in rank.TRACKED.items():
+    assert f"{ranking.MIN_PHOTOS} photographs" in text
+    for name, (value, better) in ranking.RANK_CORRELATIONS.items():
         assert f"{name} {value:.2f} ({better:.2f})" in text
     assert text.replace("0.00  cpu", "") == report.rank_backbones(folder, ["noise"])[0].replace("0.00  cpu", "")
 
 
 def test_no_backbone_at_all_is_an_error(folder, stubs, monkeypatch):
-    monkeypatch.setattr(rank, "available", list)
+    monkeypatch.setattr(ranking, "available_backbones", list)
     with pytest.raises(InputError, match=r"at least one backbone.*'nosuch'"):
         report.rank_backbones(folder, ["nosuch"])
 
 
-def test_exit_codes(folder, stubs, capsys):
+def test_exit_codes_of_the_command(folder, stubs, capsys):
     assert cli.main(["info", "backbone", "--rank", str(folder)]) == 0
     assert "colour" in capsys.readouterr().out
     assert cli.main(["info", "backbone", "--rank", str(folder), "--candidates", "noise", "nosuch"]) == 1
@@ -309,8 +313,8 @@ def test_exit_codes(folder, stubs, capsys):
     assert "--rank FOLDER" in capsys.readouterr().err
 
 
-def test_a_real_backbone(samples):
-    values, seconds = rank.parts(TextureBackbone(), samples[:4])
+def test_the_texture_backbone_scores_above_chance(samples):
+    values, seconds = ranking.score_backbone(TextureBackbone(), samples[:4])
     assert np.isfinite(values).all()
     assert values.mean() > 0.1
     assert seconds > 0

@@ -59,8 +59,8 @@ def masks_per_image(options: dict[str, Any], method: str) -> float:
 @pytest.mark.parametrize("method", ["hassod", "sohes", "unsam"])
 @pytest.mark.parametrize("wanted", [12, 20.5, 30])
 def test_one_shift_of_the_published_thresholds_gives_the_wanted_number(folder, method, wanted):
-    options = choose_options(folder, FakeSegmenter(method, {"cover": 0.8}), wanted)
-    assert options["cover"] == 0.8
+    options = choose_options(folder, FakeSegmenter(method, {"min_coverage": 0.8}), wanted)
+    assert options["min_coverage"] == 0.8
     published = (0.4, 0.2, 0.1) if method == "hassod" else (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
     shifts = np.subtract(options["thresholds"], published)
     np.testing.assert_allclose(shifts, shifts[0], atol=1e-4)

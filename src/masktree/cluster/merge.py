@@ -2,11 +2,11 @@
 
 The three published methods share one rule (HASSOD, arXiv 2402.03311, section 3.1; SOHES, arXiv 2404.12386,
 section 3.1; UnSAM, arXiv 2406.20081, section 3.2): a region is represented by the sum of its patch features, the
-adjacent pair with the highest cosine similarity is merged first, and every threshold records the partition that
-stands before the first merge below it. One pass down to a single region therefore answers all thresholds.
+adjacent pair with the highest cosine similarity is merged first, and the partition at a threshold is that before the
+first merge below it. One merge sequence down to a single region therefore contains the partitions of all thresholds.
 
-``merge_tree`` is that rule on a patch grid. ``merge_regions`` runs the same kernel on any region adjacency with
-boundary strengths, histograms and embeddings beside (or in place of) the cosine.
+``merge_tree`` applies that rule to a patch grid. ``merge_regions`` runs the same kernel on any region adjacency graph
+with boundary strengths, histograms and embeddings.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def merge_tree(features: Features) -> PartitionTree:
     Raises:
         InputError: features of another shape or type, empty or not finite.
 
-    Ties are broken as the authors' code does: the edge that was inserted first wins; edges stand in the order
-    right, down for each patch in row-major order, and the edges of a new region are appended in the order of the
-    edges they replace. An all-zero feature has similarity 0 to everything.
+    Ties are broken as in the authors' code: the edge that was inserted first wins; the initial order is right, down for
+    each patch in row-major order, and the edges of a new region are appended in the order of the edges they replace. An
+    all-zero feature has similarity 0 to everything.
 
-    The scale of the features does not matter: they are divided by a power of two near their largest value, which
-    changes no digit.
+    The result does not depend on the scale of the features: they are divided by a power of two near their largest
+    value, which is exact.
 
     Cost: O(n log n + (sum of merged regions' degrees) * d) time, n = h*w; memory is one copy of the features.
     """
@@ -49,11 +49,13 @@ def merge_tree(features: Features) -> PartitionTree:
     h, w, d = features.shape
     if features.size == 0:
         raise InputError(f"expected features of shape (h, w, d) with all sides >= 1; got {features.shape}")
-    flat = _scaled(features.reshape(h * w, d), "features")
+    flat = _normalise_scale(features.reshape(h * w, d), "features")
     edges = grid_edges(h, w)
-    none = np.zeros((h * w, 0), np.float32)
+    no_histograms = np.zeros((h * w, 0), np.float32)
     ones = np.ones(len(edges))
-    merges, costs = _agglomerate(edges, np.ones(h * w), flat, none, ones, ones, 0.0, 0.0, 1.0, 0.0, float(h * w), True)
+    merges, costs = _agglomerate(
+        edges, np.ones(h * w), flat, no_histograms, ones, ones, 0.0, 0.0, 1.0, 0.0, float(h * w), True
+    )
     leaves = np.arange(h * w, dtype=np.int32).reshape(h, w)
     return PartitionTree.from_merges(leaves, merges, 1.0 + costs)
 
@@ -78,11 +80,11 @@ def merge_regions(
     The pair with the smallest cost is merged first, where cost(u, v) =
     (boundary_weight * mean boundary strength + histogram_weight * chi-square(histograms)
     + embedding_weight * (1 - cosine of embedding sums)) * (harmonic mean of the areas / image area)^size_power.
-    The weights are our choice; the size factor makes small regions merge first.
+    The weights are our choice; with the size factor small regions merge first.
 
     Args:
         leaves: (H, W) int32 label map of n regions, 0..n-1 without gaps.
-        edges: (m, 2) integer pairs of adjacent regions; each pair once.
+        edges: (m, 2) integer, pairs of adjacent regions, each pair once.
         areas: (n,) region sizes in pixels, > 0.
         embeddings: (n, d) float32 sums of embeddings over each region, or None.
         histograms: (n, k) float32 counts over each region (sums, not normalised), or None.
@@ -93,8 +95,8 @@ def merge_regions(
         ``PartitionTree`` on ``leaves``; altitudes are the running maximum of the cost along the merge sequence.
 
     Raises:
-        InputError: shapes disagree, values are not finite, an area is not above 0, an edge stands twice or leads back
-            to its region, or the graph is not connected.
+        InputError: shapes differ, values are not finite, an area is not above 0, an edge is duplicated or a self-loop,
+            or the graph is not connected.
     """
     n, m = len(areas), len(edges)
     edges = np.ascontiguousarray(edges, np.int64) if m else np.zeros((0, 2), np.int64)
@@ -109,25 +111,25 @@ def merge_regions(
         raise InputError("expected edges between different regions, each pair once; got one to itself or one twice")
     if not np.all(areas > 0):
         raise InputError("expected areas above 0; got others; leave empty regions out")
-    table = {
+    expected_shapes = {
         "embeddings": (embeddings, (n, 0 if embeddings is None else embeddings.shape[-1])),
         "histograms": (histograms, (n, 0 if histograms is None else histograms.shape[-1])),
         "boundary": (boundary, (m,)),
         "lengths": (lengths, (m,)),
     }
-    for name, (array, shape) in table.items():
+    for name, (array, shape) in expected_shapes.items():
         if array is not None and array.shape != shape:
             raise InputError(f"expected {name} of shape {shape}; got {array.shape}")
         if array is not None:
             _require_finite(array, name)
     length = np.ones(m) if lengths is None else lengths.astype(np.float64)
     strength = np.zeros(m) if boundary is None else boundary.astype(np.float64) * length
-    none = np.zeros((n, 0), np.float32)
+    empty = np.zeros((n, 0), np.float32)
     merges, costs = _agglomerate(
         edges,
         np.asarray(areas, np.float64).copy(),
-        none if embeddings is None else _scaled(embeddings, "embeddings"),
-        none if histograms is None else histograms.astype(np.float32),
+        empty if embeddings is None else _normalise_scale(embeddings, "embeddings"),
+        empty if histograms is None else histograms.astype(np.float32),
         strength,
         length,
         boundary_weight,
@@ -152,37 +154,36 @@ def grid_edges(h: int, w: int) -> np.ndarray:
     return flat[flat[:, 0] >= 0]
 
 
-def _scaled(vectors: np.ndarray, name: str) -> np.ndarray:
-    """A float32 copy divided by a power of two near the largest value, so that no product of two overflows or vanishes;
-    rows are contiguous. Raises InputError where a value is not finite."""
+def _normalise_scale(vectors: np.ndarray, name: str) -> np.ndarray:
+    """A C-contiguous float32 copy divided by a power of two near the largest value, so that products of two values
+    neither overflow nor underflow. Raises InputError where a value is not finite."""
     peak = _require_finite(vectors, name)
-    # The bound keeps the factor itself a normal float32.
+    # The bounds keep the factor a normal float32.
     exponent = min(max(int(np.frexp(peak)[1]), -126), 126)
     return np.multiply(vectors, np.ldexp(np.float32(1), -exponent), order="C").astype(np.float32, copy=False)
 
 
 def _require_finite(array: np.ndarray, name: str) -> float:
-    """The largest absolute value, by two quick passes without a temporary array; InputError if it is not finite."""
+    """The largest absolute value, in two passes without a temporary array; InputError if it is not finite."""
     low, high = float(array.min(initial=0)), float(array.max(initial=0))  # NaN if any entry is
     if not (np.isfinite(low) and np.isfinite(high)):
-        bad = int((~np.isfinite(array)).sum())
-        raise InputError(f"expected finite {name}; got {bad} NaN or infinite values; check the backbone's output")
+        count = int((~np.isfinite(array)).sum())
+        raise InputError(f"expected finite {name}; got {count} NaN or infinite values; check the backbone's output")
     return max(high, -low)
 
 
 # --- kernel -----------------------------------------------------------------------------------------------------
-# Regions live in the slots of their first member; a merge adds slot v into slot u. Edges keep their number for
-# life: when u and v merge, every edge of either is re-keyed with a fresh sequence number, and of two edges to the
-# same neighbour the earlier one stays. Every live edge has one entry in a binary heap, ordered by key, then by sequence
-# number; ``place`` finds it when its key changes. Half-edge 2e+s hangs in the doubly linked list of its endpoint.
+# A region is stored in the slot of its first member; a merge adds slot v to slot u. Edges keep their numbers: when u
+# and v merge, every edge of either gets a new sequence number and key, and of two edges to the same neighbour the
+# earlier one is kept. Every edge has one entry in a binary heap, ordered by key, then by sequence number; ``position``
+# is its index there. Half-edge 2e+s is in the doubly linked list of its endpoint.
 #
-# Under the published rule a large region that swallows small ones has all its similarities changed, a little, by every
-# merge. Computing each takes d products of vectors far apart in memory; a bound from above takes none:
-# <u + v, x> = <u, x> + <v, x>, with what is known of both terms, or |v| |x|. So keys are bounds until they reach the
-# top of the heap, and only there the similarity is computed. Merges, order and ties are those of exact keys, since
-# a merge takes an exact key only when no bound is above it.
+# Under the published rule each merge of a large region changes all its similarities slightly. Each costs a dot product
+# of d terms; an upper bound costs O(1): <u + v, x> = <u, x> + <v, x>, where an unknown term is at most |v| |x|. So keys
+# are bounds until they reach the top of the heap, and only there the similarity is computed. Merges, order and ties
+# are those of exact keys, because an exact key is merged only when no bound is above it.
 
-_SLACK = 2e-5  # on bounds: above the rounding of a float32 dot product of some thousand terms
+_BOUND_MARGIN = 2e-5  # above the rounding error of a float32 dot product of some thousand terms
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -195,7 +196,7 @@ def _dot(a, b):  # pragma: no cover
 
 @njit(cache=True, nogil=True, fastmath=True)
 def _chi_square(a, b, scale_a, scale_b):  # pragma: no cover
-    """Half the chi-square distance of two histograms after division by their totals, in [0, 1]."""
+    """Half the chi-square distance of two normalised histograms, in [0, 1]."""
     total = np.float32(0)
     for i in range(a.shape[0]):
         p = a[i] * scale_a
@@ -208,14 +209,14 @@ def _chi_square(a, b, scale_a, scale_b):  # pragma: no cover
 @njit(cache=True, nogil=True)
 def _cost(
     u, v, area, sums, square, histograms, mass, strength, length,
-    boundary_weight, histogram_weight, embedding_weight, size_power, image_area, published,
+    boundary_weight, histogram_weight, embedding_weight, size_power, image_area, cosine_only,
 ):  # fmt: skip  # pragma: no cover
     cosine = 0.0
     if sums.shape[1] > 0 and embedding_weight != 0.0:
         norm = square[u] * square[v]  # exact for small integers, so true ties stay ties
         if norm > 0.0:
             cosine = _dot(sums[u], sums[v]) / np.sqrt(norm)
-    if published:
+    if cosine_only:
         return -cosine
     cost = boundary_weight * strength / length + embedding_weight * (1.0 - cosine)
     if histograms.shape[1] > 0 and histogram_weight != 0.0:
@@ -229,20 +230,20 @@ def _cost(
 
 
 @njit(cache=True, nogil=True)
-def _sift(keys, order, edge, place, at, size):  # pragma: no cover
-    """Move the entry at ``at`` up or down to where it belongs."""
-    key, seq, e = keys[at], order[at], edge[at]
+def _sift(keys, order, edge, position, i, size):  # pragma: no cover
+    """Restore the heap order after the key at index ``i`` has changed."""
+    key, seq, e = keys[i], order[i], edge[i]
     down = True
-    while at > 0:
-        parent = (at - 1) >> 1
+    while i > 0:
+        parent = (i - 1) >> 1
         if keys[parent] < key or (keys[parent] == key and order[parent] < seq):
             break
-        keys[at], order[at], edge[at] = keys[parent], order[parent], edge[parent]
-        place[edge[at]] = at
-        at = parent
+        keys[i], order[i], edge[i] = keys[parent], order[parent], edge[parent]
+        position[edge[i]] = i
+        i = parent
         down = False
     while down:
-        child = 2 * at + 1
+        child = 2 * i + 1
         if child >= size:
             break
         right = child + 1
@@ -250,22 +251,22 @@ def _sift(keys, order, edge, place, at, size):  # pragma: no cover
             child = right
         if key < keys[child] or (key == keys[child] and seq < order[child]):
             break
-        keys[at], order[at], edge[at] = keys[child], order[child], edge[child]
-        place[edge[at]] = at
-        at = child
-    keys[at], order[at], edge[at] = key, seq, e
-    place[e] = at
+        keys[i], order[i], edge[i] = keys[child], order[child], edge[child]
+        position[edge[i]] = i
+        i = child
+    keys[i], order[i], edge[i] = key, seq, e
+    position[e] = i
 
 
 @njit(cache=True, nogil=True)
-def _remove(keys, order, edge, place, at, size):  # pragma: no cover
-    """Take the entry at ``at`` out of a heap of ``size`` entries."""
-    place[edge[at]] = -1
+def _remove(keys, order, edge, position, i, size):  # pragma: no cover
+    """Remove the entry at index ``i`` from a heap of ``size`` entries."""
+    position[edge[i]] = -1
     last = size - 1
-    if at < last:
-        keys[at], order[at], edge[at] = keys[last], order[last], edge[last]
-        place[edge[at]] = at
-        _sift(keys, order, edge, place, at, last)
+    if i < last:
+        keys[i], order[i], edge[i] = keys[last], order[last], edge[last]
+        position[edge[i]] = i
+        _sift(keys, order, edge, position, i, last)
 
 
 @njit(cache=True, nogil=True)
@@ -279,16 +280,16 @@ def _reverse(items, keys, start, stop):  # pragma: no cover
 
 @njit(cache=True, nogil=True)
 def _sort(items, keys, total):  # pragma: no cover
-    """Sort the first ``total`` items by key. Insertion, for they come nearly sorted; a general sort if they do not."""
+    """Sort the first ``total`` items by key: insertion sort, as they are nearly sorted; argsort if they are not."""
     budget = 16 * total
     for i in range(1, total):
         item, key = items[i], keys[i]
-        at = i
-        while at > 0 and keys[at - 1] > key:
-            items[at], keys[at] = items[at - 1], keys[at - 1]
-            at -= 1
-        items[at], keys[at] = item, key
-        budget -= i - at
+        k = i
+        while k > 0 and keys[k - 1] > key:
+            items[k], keys[k] = items[k - 1], keys[k - 1]
+            k -= 1
+        items[k], keys[k] = item, key
+        budget -= i - k
         if budget < 0:
             ranked = np.argsort(keys[:total])
             items[:total] = items[:total][ranked]
@@ -296,9 +297,49 @@ def _sort(items, keys, total):  # pragma: no cover
 
 
 @njit(cache=True, nogil=True)
+def _prepend(half, u, head, after, before):  # pragma: no cover
+    """Insert a half-edge at the start of the list of region u."""
+    before[half] = -1
+    after[half] = head[u]
+    if head[u] >= 0:
+        before[head[u]] = half
+    head[u] = half
+
+
+@njit(cache=True, nogil=True)
+def _unlink(half, u, head, after, before):  # pragma: no cover
+    """Remove a half-edge from the list of region u."""
+    if before[half] >= 0:
+        after[before[half]] = after[half]
+    else:
+        head[u] = after[half]
+    if after[half] >= 0:
+        before[after[half]] = before[half]
+
+
+@njit(cache=True, nogil=True)
+def _collect_edges(head_u, head_v, e, after, order, position, half_edges, half_edge_order, from_v):  # pragma: no cover
+    """Half-edges of two lists but for edge e, by sequence number, and whether they are of the second; their number."""
+    total = 0
+    for side in range(2):
+        half = head_u if side == 0 else head_v
+        start = total
+        while half >= 0:
+            if half >> 1 != e:
+                from_v[half >> 1] = side == 1
+                half_edges[total] = half
+                half_edge_order[total] = order[position[half >> 1]]
+                total += 1
+            half = after[half]
+        _reverse(half_edges, half_edge_order, start, total)  # lists start with the latest edge
+    _sort(half_edges, half_edge_order, total)
+    return total
+
+
+@njit(cache=True, nogil=True)
 def _agglomerate(
     edges, area, sums, histograms, strength, length,
-    boundary_weight, histogram_weight, embedding_weight, size_power, image_area, published,
+    boundary_weight, histogram_weight, embedding_weight, size_power, image_area, cosine_only,
 ):  # fmt: skip  # pragma: no cover
     n, m = area.shape[0], edges.shape[0]
     ends = edges.astype(np.int32).reshape(2 * m)
@@ -313,25 +354,21 @@ def _agglomerate(
     after = np.full(2 * m, -1, np.int32)
     before = np.full(2 * m, -1, np.int32)
     for half in range(2 * m):
-        u = ends[half]
-        after[half] = head[u]
-        if head[u] >= 0:
-            before[head[u]] = half
-        head[u] = half
+        _prepend(half, ends[half], head, after, before)
 
     keys = np.empty(m)
     order = np.empty(m, np.int64)
     edge = np.empty(m, np.int32)
-    place = np.empty(m, np.int32)
+    position = np.empty(m, np.int32)
     exact = np.ones(m, np.bool_)
     for e in range(m):
         keys[e] = _cost(
             ends[2 * e], ends[2 * e + 1], area, sums, square, histograms, mass, strength[e], length[e],
-            boundary_weight, histogram_weight, embedding_weight, size_power, image_area, published,
+            boundary_weight, histogram_weight, embedding_weight, size_power, image_area, cosine_only,
         )  # fmt: skip
         order[e] = e
         edge[e] = e
-        _sift(keys, order, edge, place, e, e + 1)
+        _sift(keys, order, edge, position, e, e + 1)
     size = m
 
     sequence = m
@@ -339,13 +376,13 @@ def _agglomerate(
     merges = np.empty((max(n - 1, 0), 2), np.int64)
     costs = np.empty(max(n - 1, 0))
     count = 0
-    owner = np.full(n, -1, np.int32)  # edge that already leads from the new region to this neighbour
+    edge_to = np.full(n, -1, np.int32)  # edge from the new region to this neighbour, if stamp == count
     stamp = np.full(n, -1, np.int32)
-    found = np.empty(m, np.int32)
+    half_edges = np.empty(m, np.int32)
     from_v = np.zeros(m, np.bool_)
     bounds = np.zeros(m)
-    fresh = np.zeros(m, np.int64)
-    found_order = np.empty(m, np.int64)
+    new_sequence = np.zeros(m, np.int64)
+    half_edge_order = np.empty(m, np.int64)
 
     while size > 0 and count < n - 1:
         key, e = keys[0], edge[0]
@@ -353,12 +390,12 @@ def _agglomerate(
         if not exact[e]:
             keys[0] = _cost(
                 u, v, area, sums, square, histograms, mass, strength[e], length[e],
-                boundary_weight, histogram_weight, embedding_weight, size_power, image_area, published,
+                boundary_weight, histogram_weight, embedding_weight, size_power, image_area, cosine_only,
             )  # fmt: skip
             exact[e] = True
-            _sift(keys, order, edge, place, 0, size)
+            _sift(keys, order, edge, position, 0, size)
             continue
-        _remove(keys, order, edge, place, 0, size)
+        _remove(keys, order, edge, position, 0, size)
         size -= 1
         merges[count, 0], merges[count, 1] = node[u], node[v]
         costs[count] = key
@@ -370,73 +407,51 @@ def _agglomerate(
         histograms[u] += histograms[v]
         mass[u] += mass[v]
         norm = np.sqrt(square[u])
-        cancelled = norm <= 0.1 * (norm_u + norm_v)  # rounding would weigh too much: nothing is known
+        cancelled = norm <= 0.1 * (norm_u + norm_v)  # the rounding error would be too large for a bound
 
-        # Collect the edges of both regions; they leave their old lists and wait to be chained under u.
-        total = 0
-        for side in range(2):
-            half = head[u] if side == 0 else head[v]
-            start = total
-            while half >= 0:
-                if half >> 1 != e:
-                    from_v[half >> 1] = side == 1
-                    found[total] = half
-                    found_order[total] = order[place[half >> 1]]
-                    total += 1
-                half = after[half]
-            _reverse(found, found_order, start, total)  # lists hold the latest first
-        _sort(found, found_order, total)
+        total = _collect_edges(head[u], head[v], e, after, order, position, half_edges, half_edge_order, from_v)
         head[u] = -1
         head[v] = -1
         for rank in range(total):
-            half = found[rank]
+            half = half_edges[rank]
             other = half ^ 1
             f = half >> 1
             x = ends[other]
-            if stamp[x] == count:  # a second edge to the same neighbour: its border joins the first one's
-                g = owner[x]
+            if stamp[x] == count:  # a second edge to the same neighbour is added to the first one
+                g = edge_to[x]
                 strength[g] += strength[f]
                 length[g] += length[f]
-                # Its similarity is known too: it takes the place of the largest possible in the first edge's bound.
-                share = norm_v if from_v[f] else norm_u
-                bounds[g] -= share * (1.0 + keys[place[f]])
-                _remove(keys, order, edge, place, place[f], size)
+                # Its similarity is known too, and replaces the largest possible one in the bound of the first edge.
+                known_norm = norm_v if from_v[f] else norm_u
+                bounds[g] -= known_norm * (1.0 + keys[position[f]])
+                _remove(keys, order, edge, position, position[f], size)
                 size -= 1
-                if before[other] >= 0:
-                    after[before[other]] = after[other]
-                else:
-                    head[x] = after[other]
-                if after[other] >= 0:
-                    before[after[other]] = before[other]
+                _unlink(other, x, head, after, before)
                 continue
             stamp[x] = count
-            owner[x] = f
-            own, strange = (norm_v, norm_u) if from_v[f] else (norm_u, norm_v)
-            bounds[f] = strange - own * keys[place[f]]
+            edge_to[x] = f
+            known_norm, other_norm = (norm_v, norm_u) if from_v[f] else (norm_u, norm_v)
+            bounds[f] = other_norm - known_norm * keys[position[f]]
             ends[half] = u
-            before[half] = -1
-            after[half] = head[u]
-            if head[u] >= 0:
-                before[head[u]] = half
-            head[u] = half
-            fresh[f] = sequence
+            _prepend(half, u, head, after, before)
+            new_sequence[f] = sequence
             sequence += 1
 
         half = head[u]
         while half >= 0:
             f = half >> 1
-            at = place[f]
-            order[at] = fresh[f]
-            if published:
-                keys[at] = -_SLACK - (1.0 if cancelled else min(max(bounds[f] / norm, -1.0), 1.0))
+            i = position[f]
+            order[i] = new_sequence[f]
+            if cosine_only:
+                keys[i] = -_BOUND_MARGIN - (1.0 if cancelled else min(max(bounds[f] / norm, -1.0), 1.0))
                 exact[f] = False
             else:
                 exact[f] = True
-                keys[at] = _cost(
+                keys[i] = _cost(
                     u, ends[half ^ 1], area, sums, square, histograms, mass, strength[f], length[f],
-                    boundary_weight, histogram_weight, embedding_weight, size_power, image_area, published,
+                    boundary_weight, histogram_weight, embedding_weight, size_power, image_area, cosine_only,
                 )  # fmt: skip
-            _sift(keys, order, edge, place, at, size)
+            _sift(keys, order, edge, position, i, size)
             half = after[half]
         count += 1
     return merges[:count], costs[:count]

@@ -8,9 +8,10 @@ import numpy as np
 from numba import njit
 
 from masktree.backbones.base import Backbone
-from masktree.discover.region_masks import Window, build_forest, check_settings, cluster, encode_part, resize_part
+from masktree.discover.region_masks import Window, build_forest, check_settings, cluster, resize_in_window
 from masktree.io.images import resize_image
 from masktree.refine import Refiner, dense_crf, fill_holes, upsample_labels
+from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
 from masktree.types import RGB, Labels, Mask
 
@@ -26,26 +27,26 @@ def hassod(
     min_area: int = 100,
     max_corners: int = 2,
     duplicate_iou: float = 0.9,
-    cover: float = 0.9,
+    min_coverage: float = 0.9,
     max_labels: int = 128,
 ) -> MaskTree:
-    """Masks of one image with their whole / part / subpart forest.
+    """Masks of one image as a forest of wholes, parts and subparts.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         backbone: the paper's is DINO ViT-B/8 with the keys of its last block (``dino-vitb8``).
-        side: working resolution in pixels, aspect not kept.
-        thresholds: merge thresholds; their partitions are pooled.
+        side: working resolution in pixels; the aspect is not kept.
+        thresholds: merge thresholds, whose partitions are pooled.
         refiner: one joint multi-label refinement per threshold; the paper's is the dense CRF.
-        refine_iou: a mask that the refinement changes to an IoU below this is dropped.
+        refine_iou: masks whose IoU with their refined version is below this are dropped.
         min_area: smallest mask in pixels of the original image.
-        max_corners: a mask on more image corners is background and dropped (paper: 3 or more).
-        duplicate_iou: NMS over the pooled thresholds (the paper removes duplicates; the value is our choice).
-        cover: coverage at which one mask lies under another.
-        max_labels: the joint refinement sees at most this many labels, the smallest regions share the last one and
-            give no masks (our choice; it bounds memory, and 10 times the usual number never gets there).
+        max_corners: masks on more image corners are background and dropped (paper: 3 or more).
+        duplicate_iou: NMS threshold over the pooled masks (the paper removes duplicates; the value is our choice).
+        min_coverage: coverage at which one mask is a descendant of another.
+        max_labels: maximum number of labels in the joint refinement; the smallest regions share the last one and give
+            no masks (our choice: bounds memory, at 10 times the usual number).
 
-    The score of a mask is its IoU before against after refinement (our choice; the paper gives none).
+    The score of a mask is its IoU with its refined version (our choice; the paper gives none).
 
     Raises:
         InputError: no thresholds, a side smaller than a cell of the backbone, or a ``min_area`` below 1.
@@ -56,24 +57,24 @@ def hassod(
     tree = cluster(image, backbone, side)
     rles: list[bytes] = []
     scores: list[float] = []
-    # The cuts are nested: those with as many regions are the same partition, and give only duplicates.
+    # The cuts are nested: those with equal numbers of regions are the same partition.
     partitions = {int(cut.max()): cut for cut in map(tree.cut, thresholds)}
     for cut in partitions.values():
-        labels, n = _largest(cut, max_labels)
+        labels, n = _limit_labels(cut, max_labels)
         probabilities = upsample_labels(labels, side, side)
         before = _argmax(probabilities)
         after = _argmax(refiner(working, probabilities)) if len(probabilities) > 1 else before
         stable = _label_iou(before, after, len(probabilities))[:n]
         for label in np.flatnonzero((stable >= refine_iou) & (stable > 0)):
-            part, window = resize_part(after == label, size)
+            part, window = resize_in_window(after == label, size)
             if part.sum() >= min_area and _corners(part, window, size) <= max_corners:
-                rles.append(encode_part(fill_holes(part[None])[0], window, size))
+                rles.append(rle.encode_at(fill_holes(part[None])[0], window[0], window[2], size))
                 scores.append(float(stable[label]))
-    return build_forest(rles, scores, size, duplicate_iou=duplicate_iou, cover=cover)
+    return build_forest(rles, scores, size, duplicate_iou=duplicate_iou, min_coverage=min_coverage)
 
 
-def _largest(labels: Labels, limit: int) -> tuple[Labels, int]:
-    """Labels in which the smallest regions beyond ``limit - 1`` share the last label; and the number of the others."""
+def _limit_labels(labels: Labels, limit: int) -> tuple[Labels, int]:
+    """Labels of at most ``limit`` regions, the smallest of which share the last label; and the number of the others."""
     areas = np.bincount(labels.ravel())
     if len(areas) <= limit:
         return labels, len(areas)
@@ -83,17 +84,17 @@ def _largest(labels: Labels, limit: int) -> tuple[Labels, int]:
 
 
 def _label_iou(before: np.ndarray, after: np.ndarray, n: int) -> np.ndarray:
-    """(n,) IoU of each label's region in two label maps; 0 where it vanished."""
-    same = np.bincount(before[before == after], minlength=n)
-    union = np.bincount(before.ravel(), minlength=n) + np.bincount(after.ravel(), minlength=n) - same
-    return same / np.maximum(union, 1)
+    """(n,) IoU of each label's region in two label maps; 0 for empty regions."""
+    intersection = np.bincount(before[before == after], minlength=n)
+    union = np.bincount(before.ravel(), minlength=n) + np.bincount(after.ravel(), minlength=n) - intersection
+    return intersection / np.maximum(union, 1)
 
 
 def _corners(part: Mask, window: Window, size: tuple[int, int]) -> int:
-    """Number of image corners that a mask covers, given in its window."""
+    """Number of image corners inside a mask, which is given in a window."""
     top, bottom, left, right = window
-    rows = [y for y, reached in ((0, top == 0), (-1, bottom == size[0])) if reached]
-    columns = [x for x, reached in ((0, left == 0), (-1, right == size[1])) if reached]
+    rows = [y for y, at_border in ((0, top == 0), (-1, bottom == size[0])) if at_border]
+    columns = [x for x, at_border in ((0, left == 0), (-1, right == size[1])) if at_border]
     return int(part[np.ix_(rows, columns)].sum())
 
 

@@ -44,16 +44,16 @@ def rank_backbones(
     """
     from masktree.backbones import load_backbone
     from masktree.jobs.progress import progress_bar
-    from masktree.stages import backbone_ranking as rank
+    from masktree.stages import backbone_ranking as ranking
 
-    names = list(dict.fromkeys([*rank.available(), *candidates]))
-    samples, failures = rank.read_samples(folder, seed=seed)
+    names = list(dict.fromkeys([*ranking.available_backbones(), *candidates]))
+    samples, failures = ranking.read_samples(folder, seed=seed)
     results, origins = {}, {}
     with progress_bar("rank", len(names), 0, show=show_progress, unit="backbone") as progress:
         for name in names:
             try:
                 backbone = load_backbone(name, "auto" if name == "texture" else device)
-                results[name] = rank.parts(backbone, samples)
+                results[name] = ranking.score_backbone(backbone, samples)
                 origins[name] = (backbone.device, "yes" if backbone.provenance.label_free else "not known")
             except MasktreeError as error:
                 failures.append(f"{name}: {error}")
@@ -61,7 +61,7 @@ def rank_backbones(
     if not results:
         raise InputError(f"expected at least one backbone to rank; got none: {'; '.join(failures)}")
     table = [("", "name", "score", "95 %", "views", "regions", "s/image", "device", "label-free")]
-    for place, row in enumerate(rank.ranking(list(results), list(results.values()), seed=seed), 1):
+    for place, row in enumerate(ranking.rank_scores(list(results), list(results.values()), seed=seed), 1):
         mark = f"{place}" if place == 1 or not row.tied else f"{place} ="
         interval = f"{row.low:.3f} to {row.high:.3f}"
         numbers = (f"{row.score:.3f}", interval, f"{row.views:.3f}", f"{row.regions:.3f}", f"{row.seconds:.2f}")
@@ -70,20 +70,20 @@ def rank_backbones(
 
 
 def _explained(photographs: int, folder: Path) -> str:
-    from masktree.stages import backbone_ranking as rank
+    from masktree.stages import backbone_ranking as ranking
 
-    tracked = [f"{name} {value:.2f} ({better:.2f})" for name, (value, better) in rank.TRACKED.items()]
+    correlations = [f"{name} {all_:.2f} ({better:.2f})" for name, (all_, better) in ranking.RANK_CORRELATIONS.items()]
     return "\n".join(
         (
-            f"{photographs} photographs of {folder}; no label was used. =: not told apart from the first by them.",
-            "Score: how well regions of the features agree with those in another view (views) and with regions by",
-            "hand-crafted boundary cues (regions), above chance; mean of both. s/image: features of one photograph.",
-            f"How far to trust it: rank correlation with scores against people's outlines over {rank.EXTRACTORS}",
+            f"{photographs} photographs of {folder}, without labels. =: not significantly worse than the first.",
+            "Score: agreement above chance of the regions of the features with those of another view (views) and with",
+            "those of the boundary cues (regions); mean of both. s/image: features of one photograph.",
+            f"Reliability: rank correlation with scores against human annotations over {ranking.NUM_EXTRACTORS}",
             "feature extractors (without the five worst):",
-            *(f"  {line}" for line in tracked),
-            f"Of {rank.APART} pairs of these that it told apart, {rank.RIGHT} stood in the same order by covering ODS.",
-            "No published network was among them. A network that is better than the hand-crafted boundary cues gets no",
-            "credit for that in the part regions.",
+            *(f"  {line}" for line in correlations),
+            f"{ranking.CORRECT_PAIRS} of {ranking.SEPARATED_PAIRS} pairs of extractors with different scores have the same",
+            "order by covering ODS. No published network was among them. The part regions cannot reward a network for",
+            "being better than the boundary cues.",
         )
     )
 
