@@ -272,7 +272,7 @@ def test_many_photographs_are_sampled_evenly(folder, quick, monkeypatch):
 
 
 def test_backbones_in_the_cache_are_available(monkeypatch):
-    monkeypatch.setattr(ranking, "cached", lambda weights: Path("x") if weights.name == "dino-vits8" else None)
+    monkeypatch.setattr(ranking, "cached_weights", lambda weights: Path("x") if weights.name == "dino-vits8" else None)
     assert ranking.available_backbones() == ["embedded", "texture", "dino-vits8"]
 
 

@@ -81,9 +81,9 @@ def _explained(photographs: int, folder: Path) -> str:
             f"Reliability: rank correlation with scores against human annotations over {ranking.NUM_EXTRACTORS}",
             "feature extractors (without the five worst):",
             *(f"  {line}" for line in correlations),
-            f"{ranking.CORRECT_PAIRS} of {ranking.SEPARATED_PAIRS} pairs of extractors with different scores have the same",
-            "order by covering ODS. No published network was among them. The part regions cannot reward a network for",
-            "being better than the boundary cues.",
+            f"{ranking.CORRECT_PAIRS} of {ranking.SEPARATED_PAIRS} pairs of extractors that it separates have the",
+            "same order by covering ODS. No published network was among them. The part regions cannot reward a network",
+            "for being better than the boundary cues.",
         )
     )
 
