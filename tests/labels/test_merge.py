@@ -131,5 +131,5 @@ def test_rules_out_of_range_are_refused():
     assert {name: MergeRule(name).bound for name in DEFAULT_IOU} == DEFAULT_IOU
     with pytest.raises(InputError, match=r"an IoU in \[0, 1\]; got 1.5; 0.02 is the default"):
         MergeRule("fill", 1.5)
-    with pytest.raises(InputError, match="a rule union or add; got 'all'"):
+    with pytest.raises(InputError, match="a rule union or fill; got 'all'"):
         MergeRule("all")  # type: ignore[arg-type]
