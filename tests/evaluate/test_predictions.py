@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import pickle
 
 import numpy as np
 import pytest
@@ -10,8 +10,9 @@ from PIL import Image
 from scipy.io import savemat
 
 from masktree.errors import FormatError, InputError
+from masktree.evaluate.coco_predictions import CocoPredictions
 from masktree.evaluate.datasets import read_ground_truth
-from masktree.evaluate.predictions import CocoFile, TreeFolder, UcmFolder, open_predictions, pair
+from masktree.evaluate.predictions import TreeFolder, UcmFolder, open_predictions, pair
 from masktree.stages import segment as pipeline
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
@@ -99,7 +100,7 @@ def test_label_set(tmp_path):
     pipeline.segment([photos], tmp_path / "trees", config, overlay=False)
     pipeline.discover(photos, tmp_path / "labels", config, shard_size=2)
     labels = open_predictions(tmp_path / "labels")
-    assert isinstance(labels, CocoFile)
+    assert isinstance(labels, CocoPredictions)
     assert labels.kind == "label set"
     assert labels.origin["config"]["min_area"] == 20
     for name in ("a", "b", "c"):
@@ -214,11 +215,14 @@ def test_masks_of_another_size(tmp_path, ground_truth):
         ({"bbox": [0, 0, float("nan"), 3]}, "expected bbox"),
         ({"bbox": [1, 2]}, "expected bbox"),
         ({"segmentation": [[1, 1, 5, 1, 5, 5]]}, "run lengths .* got polygons; convert it"),
-        ({"segmentation": {"size": [40, 60]}}, "expected counts as text or a list"),
-        ({"segmentation": {"size": [40, 60], "counts": [1, 2]}}, "expected run lengths of 2400 pixels; got 3"),
-        ({"segmentation": {"size": [40, 60], "counts": [-1, 2401]}}, "expected counts as text"),
+        (
+            {"segmentation": {"size": [40, 60]}},
+            "expected counts as a string, or whole numbers with the sum 2400; got something else",
+        ),
+        ({"segmentation": {"size": [40, 60], "counts": [1, 2]}}, "with the sum 2400; got another sum"),
+        ({"segmentation": {"size": [40, 60], "counts": [-1, 2401]}}, "got something else"),
         ({"segmentation": None, "bbox": None}, "expected a segmentation or a bbox; got neither"),
-        ({"image_id": "a"}, "expected image_id as a whole number; got 'a'"),
+        ({"image_id": "a"}, "expected a whole number 'image_id'; got 'a'"),
     ],
 )
 def test_bad_entries_name_file_and_image(tmp_path, changes, message):
@@ -241,11 +245,11 @@ def test_damaged_hierarchies(tmp_path):
         path = write_json(tmp_path / "d.json", {"images": [record], "annotations": annotations})
         return open_predictions(path).image("a.jpg")
 
-    with pytest.raises(FormatError, match=r"image a.jpg: expected parent_id as an id in the same image; got 99"):
+    with pytest.raises(FormatError, match=r"image 1 \(a.jpg\), annotation 1: expected parent_id as the id .* got 99"):
         opened(parent_id=99).tree(SIZE)
     with pytest.raises(FormatError, match="expected one id per annotation"):
         opened(id=2).tree(SIZE)
-    with pytest.raises(InputError, match=r"image a.jpg"):
+    with pytest.raises(InputError, match=r"image 1 \(a.jpg\)"):
         opened(parent_id=2).tree(SIZE)  # a cycle
     with pytest.raises(FormatError, match=r"expected scores in \[0, 1\]"):
         opened(score=3.0).tree(SIZE)
@@ -254,11 +258,11 @@ def test_damaged_hierarchies(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "damaged file"),
-        ("3", "got something else"),
-        ('{"annotations": []}', "got something else"),
-        ("[{}]", "an entry without image_id"),
-        ('{"images": [{"id": 1}], "annotations": []}', "expected images with id, file_name"),
+        ("{", "got a damaged one"),
+        ("3", "got a damaged one"),
+        ('{"annotations": []}', "expected a list of records 'images'"),
+        ("[{}]", "expected a whole number 'image_id'; got none"),
+        ('{"images": [{"id": 1}], "annotations": []}', "expected a whole number 'height'; got none"),
     ],
 )
 def test_other_files(tmp_path, content, message):
@@ -271,9 +275,9 @@ def test_documents_that_contradict_themselves(tmp_path):
     record = {"id": 1, "file_name": "a.jpg", "height": SIZE[0], "width": SIZE[1]}
     good = {"images": [record], "annotations": tree().to_coco(image_id=1)}
     for change, message in (
-        ({"images": [record, record]}, "expected each image once"),
-        ({"images": [record | {"id": 2}]}, "image_id 1, which is none"),
-        ({"images": [record | {"width": 61}]}, r"image a.jpg: expected masks of 40 x 61 pixels; got \(40, 60\)"),
+        ({"images": [record, record]}, "expected each image id once"),
+        ({"images": [record | {"id": 2}]}, "image 1, annotation 1: expected an image of the file"),
+        ({"images": [record | {"width": 61}]}, r"image 1 \(a.jpg\): expected masks of 40 x 61 pixels; got \(40, 60\)"),
     ):
         with pytest.raises(FormatError, match=message):
             open_predictions(write_json(tmp_path / "d.json", good | change))
@@ -286,10 +290,8 @@ def test_nothing_there(tmp_path):
         open_predictions(tmp_path)
 
 
-def test_memory_of_results_is_columns(tmp_path):
-    entries = results()
-    path = write_json(tmp_path / "r.json", entries)
-    image = open_predictions(path).image("2")
-    assert len(image) == 3
-    assert not hasattr(image, "__dict__")
-    assert json.loads(path.read_text()) == entries
+def test_predictions_are_read_from_disk_in_worker_processes(tmp_path):
+    prediction = open_predictions(write_json(tmp_path / "r.json", results())).image("2")
+    sent = pickle.dumps(prediction)
+    assert len(sent) < 1000
+    assert pickle.loads(sent).detections(SIZE).rles == tree().rles

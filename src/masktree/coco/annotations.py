@@ -1,63 +1,35 @@
-"""One image's tree as COCO annotations, and back."""
+"""One image's tree of masks as COCO annotations, and back.
+
+Beyond COCO's keys, annotations have ``parent_id``, ``level``, ``score``, ``granularity`` and ``stability``.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from masktree.coco.masks import REMEDY, encode_segmentation
 from masktree.errors import FormatError
+from masktree.trees import hierarchy
 from masktree.trees.masktree import LEVELS, MaskTree, ceil_float32
 
 CATEGORY_ID = 1
 CATEGORY = {"id": CATEGORY_ID, "name": "entity", "supercategory": "entity"}
-SHARD_SHAPE: dict[str, type] = {"info": dict, "images": list, "annotations": list}
-MAX_MASKS = 10_000  # annotation ids are image id * MAX_MASKS + index: unique without counting across shards
+MAX_MASKS = 10_000  # of an image: annotation ids are image id * MAX_MASKS + index, unique without a count over shards
 
 
-def read_info(path: Path) -> dict[str, Any]:
-    """The ``info`` record of a shard, from the beginning of the file: a shard has tens of megabytes.
-
-    Raises:
-        FormatError: no shard of ours.
-    """
-    head = b""
-    with path.open("rb") as handle:
-        while b', "images": [' not in head and (block := handle.read(1 << 16)):
-            head += block
-    try:
-        info = json.loads(head.partition(b', "images": [')[0] + b"}")["info"]
-        if not isinstance(info["failures"], list) or not isinstance(info["statistics"], dict):
-            raise TypeError("failures or statistics")
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError) as error:
-        raise FormatError(f"{path}: expected a COCO shard written by masktree; got {type(error).__name__}") from error
-    return info
-
-
-def group_by_image(document: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
-    """The annotations of a COCO document by image id; an image without annotations has an empty list.
-
-    Raises:
-        FormatError: an annotation of an image that is not in the document.
-    """
-    groups: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in document["images"]}
-    for annotation in document["annotations"]:
-        if annotation["image_id"] not in groups:
-            raise FormatError(f"annotation {annotation['id']}: image {annotation['image_id']} is not in its file")
-        groups[annotation["image_id"]].append(annotation)
-    return groups
-
-
-def annotations_of(tree: MaskTree, image_id: int, sources: Sequence[int] | None = None) -> list[dict[str, Any]]:
+def tree_to_annotations(tree: MaskTree, image_id: int, sources: Sequence[int] | None = None) -> list[dict[str, Any]]:
     """COCO annotations with ids that are unique over the whole label set; at most ``MAX_MASKS`` masks.
 
-    ``sources``: number of each mask's source, in a merged set; becomes ``source`` of the annotation.
+    Args:
+        tree: n masks.
+        image_id: of the image, unique in the label set.
+        sources: n numbers of the masks' sources, in a merged set; become ``source`` of the annotations.
 
     Raises:
-        FormatError: not one source per mask.
+        FormatError: not one source for each mask.
     """
     annotations = tree.to_coco(image_id=image_id, first_id=image_id * MAX_MASKS, category_id=CATEGORY_ID)
     if sources is None:
@@ -67,35 +39,76 @@ def annotations_of(tree: MaskTree, image_id: int, sources: Sequence[int] | None 
     return [annotation | {"source": number} for annotation, number in zip(annotations, sources, strict=True)]
 
 
-def tree_of(annotations: Sequence[dict[str, Any]], size: tuple[int, int]) -> MaskTree:
-    """The tree of one image's annotations with compressed RLE.
+def tree_from_annotations(annotations: Sequence[dict[str, Any]], size: tuple[int, int], where: str) -> MaskTree:
+    """The tree of one image's annotations; levels, granularities and stabilities are computed where they are missing.
+
+    Args:
+        annotations: each with a segmentation and a score in [0, 1].
+        size: (height, width) of the image.
+        where: file and image, for error messages.
 
     Raises:
-        FormatError: an annotation has another size, no compressed RLE, or an unknown parent.
+        FormatError: a segmentation is missing or of another size, a parent is not in the image.
+        InputError: a run-length string is damaged, the parents form a cycle, a score is out of range.
     """
-    position: dict[int | None, int] = {annotation["id"]: index for index, annotation in enumerate(annotations)}
-    position[None] = -1
-    rles = []
-    for annotation in annotations:
-        segmentation = annotation["segmentation"]
-        counts = segmentation.get("counts") if isinstance(segmentation, dict) else None
-        if not isinstance(counts, str) or segmentation.get("size") != list(size):
-            raise FormatError(
-                f"annotation {annotation['id']}: expected compressed RLE of size {list(size)}; got another segmentation"
-            )
-        if annotation.get("parent_id") not in position:
-            raise FormatError(f"annotation {annotation['id']}: parent {annotation['parent_id']} is not in its image")
-        rles.append(counts.encode("ascii"))
-    columns = {
-        key: np.array([annotation[key] for annotation in annotations], np.float64)
-        for key in ("score", "granularity", "stability")
-    }
+    wheres = [f"{where}, annotation {annotation.get('id')}" for annotation in annotations]
+    rles = tuple(encode_segmentation(a, size, place) for a, place in zip(annotations, wheres, strict=True))
+    parents = read_parents(annotations, wheres)
+    scores = np.array([annotation["score"] for annotation in annotations], np.float64)
+    granularities, stabilities = (
+        np.array([annotation.get(key, np.nan) for annotation in annotations], np.float64)
+        for key in ("granularity", "stability")
+    )
+    if np.isnan(granularities).any() or np.isnan(stabilities).any():
+        return MaskTree.from_rles(rles, size, parents, scores=scores)
+    levels = [annotation.get("level") for annotation in annotations]
     return MaskTree(
         size=size,
-        rles=tuple(rles),
-        parents=np.array([position[annotation.get("parent_id")] for annotation in annotations], np.int32),
-        scores=columns["score"].astype(np.float32),
-        granularities=ceil_float32(columns["granularity"]),
-        stabilities=columns["stability"].astype(np.float32),
-        levels=np.array([LEVELS.index(annotation["level"]) for annotation in annotations], np.int8),
+        rles=rles,
+        parents=parents,
+        scores=scores.astype(np.float32),
+        granularities=ceil_float32(granularities),
+        stabilities=stabilities.astype(np.float32),
+        levels=np.array([LEVELS.index(level) for level in levels], np.int8)
+        if all(level in LEVELS for level in levels)
+        else hierarchy.levels(parents),
     )
+
+
+def parent_id(annotation: dict[str, Any]) -> Any:
+    """``parent_id`` of an annotation; None where it has none."""
+    return annotation.get("parent_id")
+
+
+def read_parents(
+    annotations: Sequence[dict[str, Any]],
+    wheres: Sequence[str],
+    parent_of: Callable[[dict[str, Any]], Any] = parent_id,
+) -> np.ndarray:
+    """(n,) int32 index of each annotation's parent, -1 for roots.
+
+    Args:
+        annotations: n annotations of one image.
+        wheres: n places for error messages.
+        parent_of: gives the id of an annotation's parent, None for roots.
+
+    Raises:
+        FormatError: ids are not unique, or a parent is not in the image.
+    """
+    parent_ids = [parent_of(annotation) for annotation in annotations]
+    parents = np.full(len(annotations), -1, np.int32)
+    if all(parent is None for parent in parent_ids):
+        return parents
+    index = {annotation.get("id"): i for i, annotation in enumerate(annotations)}
+    if len(index) < len(annotations):
+        raise FormatError(f"{wheres[0]}: expected one id per annotation; got one twice; {REMEDY}")
+    for i, parent in enumerate(parent_ids):
+        if parent is None:
+            continue
+        if isinstance(parent, bool) or not isinstance(parent, int) or parent not in index:
+            raise FormatError(
+                f"{wheres[i]}: expected parent_id as the id of an annotation of the same image, or null; "
+                f"got {parent!r}; {REMEDY}"
+            )
+        parents[i] = index[parent]
+    return parents

@@ -362,7 +362,7 @@ def _consistency_cases(
         if unknown:
             raise InputError(f"{path}: expected trees of all images in the list; got none for {unknown[0]}")
         names = [name for name in names if name in wanted]
-    empty = [name for name in names if predictions.empty(name)]
+    empty = [name for name in names if predictions.is_empty(name)]
     if empty and not allow_empty:
         raise InputError(
             f"{path}: expected masks in every image; got none in {empty[0]} ({len(empty)} in all); with --allow-empty "

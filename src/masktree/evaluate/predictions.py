@@ -13,13 +13,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from masktree.coco.predictions import CocoImage, read_coco
 from masktree.errors import FormatError, InputError
+from masktree.evaluate.coco_predictions import CocoPredictions
 from masktree.evaluate.detections import ImageDetections
 from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.evaluate.ucm import read_ucm
 from masktree.io.files import read_json
-from masktree.labels import LabelSet
 from masktree.trees import file as treefile
 from masktree.trees.masktree import MaskTree
 
@@ -72,7 +71,7 @@ class Predictions(Protocol):
     def size(self, name: str) -> tuple[int, int] | None:
         """(height, width) of the predicted masks; None where nothing tells it."""
 
-    def empty(self, name: str) -> bool:
+    def is_empty(self, name: str) -> bool:
         """Whether nothing was found in the image."""
 
     def image(self, name: str) -> ImagePrediction:
@@ -146,65 +145,11 @@ class TreeFolder:
     def size(self, name: str) -> tuple[int, int] | None:
         return self.headers[name]["height"], self.headers[name]["width"]
 
-    def empty(self, name: str) -> bool:
+    def is_empty(self, name: str) -> bool:
         return name in self.without_masks
 
     def image(self, name: str) -> TreeFile:
         return TreeFile(self.path / f"{name}.json")
-
-
-@dataclass(frozen=True, eq=False)
-class CocoFile:
-    """COCO results (a list; names are image ids), a COCO document, or all shards of a label set (file names)."""
-
-    path: Path
-    images: dict[str, CocoImage]
-    by_name: bool
-    origin: dict[str, Any]
-    kind: str
-
-    @classmethod
-    def open(cls, path: Path) -> CocoFile:
-        """Read a file whole; masks stay run-length strings.
-
-        Raises:
-            FormatError: damaged, or another file.
-        """
-        images, by_name = read_coco(path)
-        if not any(images.values()):
-            raise InputError(f"{path}: expected predictions; got none for any image")
-        return cls(path, images, by_name, {}, "COCO document" if by_name else "COCO results")
-
-    @classmethod
-    def of_labels(cls, path: Path) -> CocoFile:
-        """All shards of a label set.
-
-        Raises:
-            FormatError: the set is unfinished or damaged.
-        """
-        index = LabelSet.open(path).index
-        images: dict[str, CocoImage] = {}
-        for shard in index["shards"]:
-            images |= read_coco(path / shard["file"])[0]
-        origin: dict[str, Any] = {key: index[key] for key in ("config", "weights") if key in index}
-        return cls(path, images, True, origin, "label set")
-
-    def names(self) -> Sequence[str]:
-        return list(self.images)
-
-    def find(self, ground_truth: ImageGroundTruth) -> str | None:
-        if self.by_name:
-            return ground_truth.name if ground_truth.name in self.images else None
-        return str(ground_truth.id)  # a list of results cannot tell an image where nothing was found from a missing one
-
-    def size(self, name: str) -> tuple[int, int] | None:
-        return self.images[name].size if name in self.images else None
-
-    def empty(self, name: str) -> bool:
-        return not self.images.get(name)
-
-    def image(self, name: str) -> CocoImage:
-        return self.images[name] if name in self.images else CocoImage(self.path, name)
 
 
 @dataclass(frozen=True)
@@ -250,7 +195,7 @@ class UcmFolder:
     def size(self, name: str) -> tuple[int, int] | None:
         return None  # checked when the map is scored
 
-    def empty(self, name: str) -> bool:
+    def is_empty(self, name: str) -> bool:
         return False
 
     def image(self, name: str) -> UcmFile:
@@ -266,11 +211,11 @@ def open_predictions(path: str | Path) -> Predictions:
     """
     path = Path(path)
     if path.is_file():
-        return CocoFile.open(path)
+        return CocoPredictions.open(path)
     if not path.is_dir():
         raise InputError(f"expected a folder of trees, a label set or a COCO file of predictions; got no {path}")
     if (path / "index.json").exists() or (path / "plan.json").exists():
-        return CocoFile.of_labels(path)
+        return CocoPredictions.open_labels(path)
     trees, maps = (sorted(file for file in path.rglob(f"*.{kind}") if file.is_file()) for kind in ("json", "mat"))
     if trees and maps:
         raise InputError(f"{path}: expected trees or contour maps; got both ({trees[0].name}, {maps[0].name})")
@@ -312,7 +257,7 @@ def pair(
             f"have: {_some(extra)}; check that both are of one data set, or give --only with a list of images"
         )
     keys = [str(key) for key in found.values()]
-    empty = [image.name for image, key in zip(images, keys, strict=True) if predictions.empty(key)]
+    empty = [image.name for image, key in zip(images, keys, strict=True) if predictions.is_empty(key)]
     if empty and not allow_empty:
         raise InputError(
             f"{path}: expected masks in every image; got none in {_some(empty)}; with --allow-empty they count as "

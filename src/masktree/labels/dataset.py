@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from masktree.coco.annotations import SHARD_SHAPE, group_by_image, tree_of
+from masktree.coco.annotations import tree_from_annotations
+from masktree.coco.document import read_document
 from masktree.errors import FormatError, MasktreeError
 from masktree.io.files import read_json, sha256_of
 from masktree.trees.masktree import MaskTree
@@ -62,15 +63,17 @@ class LabelSet:
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], MaskTree]]:
         for shard in self.index["shards"]:
-            document = read_json(self.folder / shard["file"], SHARD_SHAPE)
-            groups = group_by_image(document)
-            for image in document["images"]:
+            for image, records in read_document(self.folder / shard["file"]):
+                where = f"{shard['file']}, image {image['file_name']}"
                 try:
-                    tree = tree_of(groups[image["id"]], (image["height"], image["width"]))
+                    tree = tree_from_annotations(records, (image["height"], image["width"]), where)
+                except FormatError:
+                    raise
                 except (MasktreeError, KeyError, TypeError, ValueError) as error:
-                    raise FormatError(f"{shard['file']}, image {image['file_name']}: {error}") from error
+                    raise FormatError(f"{where}: {error}") from error
                 yield image, tree
 
     def image_path(self, image: dict[str, Any]) -> Path:
         """Where the photograph of an image record is, or was when the labels were made."""
-        return Path(self.index["root"]) / image["file_name"]
+        root: str = self.index["root"]
+        return Path(root, image["file_name"])

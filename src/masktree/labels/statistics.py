@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from masktree.coco.areas import MEDIUM_AREA, SMALL_AREA
 from masktree.trees import rle
 from masktree.trees.masktree import LEVELS, MaskTree
 
 _COUNTERS = ("levels", "sizes", "areas", "depths", "sources")
-_SMALL, _MEDIUM = 32**2, 96**2  # COCO's area limits in pixels
 
 
 @dataclass
@@ -42,7 +42,9 @@ class Statistics:
         self.coverage += float(covered) / (tree.size[0] * tree.size[1])
         areas = tree.areas
         self.levels.update(LEVELS[level] for level in tree.levels)
-        self.sizes.update("small" if a < _SMALL else "medium" if a < _MEDIUM else "large" for a in areas.tolist())
+        self.sizes.update(
+            "small" if a < SMALL_AREA else "medium" if a < MEDIUM_AREA else "large" for a in areas.tolist()
+        )
         self.areas.update(str(int(power)) for power in np.log2(np.maximum(areas, 1)).astype(int))
         self.depths.update(str(int(depth)) for depth in tree.depths)
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from masktree.coco.annotations import CATEGORY, SHARD_SHAPE, annotations_of, group_by_image, read_info, tree_of
-from masktree.errors import InputError
+from masktree.coco.annotations import tree_from_annotations, tree_to_annotations
+from masktree.coco.document import read_document, read_info, write_document
+from masktree.errors import FormatError, InputError
 from masktree.io.files import read_json, sha256_of, write_json
 from masktree.io.images import Photo
 from masktree.jobs.batch import Result
@@ -119,7 +120,7 @@ class LabelSetWriter:
         for shard in self._shards():
             if not self._shard_path(shard).exists() or any(self._tree_path(p).exists() for p in self._members(shard)):
                 self._fold(shard)
-            info = read_info(self._shard_path(shard))
+            info = _shard_info(self._shard_path(shard))
             statistics = Statistics.from_json(info["statistics"])
             total.merge(statistics)
             shards.append(
@@ -160,10 +161,10 @@ class LabelSetWriter:
                 header = treefile.read_header(self._tree_path(photo)) or {}
                 if header.get("left_out"):
                     image["left_out"] = header["left_out"]
-                records = annotations_of(tree, image_id, header.get("sources"))
+                records = tree_to_annotations(tree, image_id, header.get("sources"))
             elif file_name in folded:
                 image, records = folded[file_name]
-                tree = tree_of(records, (image["height"], image["width"]))
+                tree = tree_from_annotations(records, (image["height"], image["width"]), file_name)
             else:
                 error = self._errors.get(photo.name, "not done")
                 failures.append({"file_name": file_name, "error": error})
@@ -173,10 +174,7 @@ class LabelSetWriter:
             statistics.add(tree)
             statistics.add_sources(records, image.get("left_out", {}))
         info = {"description": "masktree pseudo-labels", "statistics": statistics.to_json(), "failures": failures}
-        write_json(
-            self._shard_path(shard),
-            {"info": info, "images": images, "annotations": annotations, "categories": [CATEGORY]},
-        )
+        write_document(self._shard_path(shard), info, images, annotations)
         for photo in self._members(shard):
             self._tree_path(photo).unlink(missing_ok=True)
 
@@ -184,16 +182,16 @@ class LabelSetWriter:
         """File names of the images in a shard on disk: all of its members but those that failed."""
         if not self._shard_path(shard).exists():
             return set()
-        failed = {failure["file_name"] for failure in read_info(self._shard_path(shard))["failures"]}
+        failed = {failure["file_name"] for failure in _shard_info(self._shard_path(shard))["failures"]}
         return {self._file_name(photo) for photo in self._members(shard)} - failed
 
     def _folded(self, shard: int) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
         """What a shard on disk holds: image record and annotations by file name."""
         if not self._shard_path(shard).exists():
             return {}
-        document = read_json(self._shard_path(shard), SHARD_SHAPE)
-        groups = group_by_image(document)
-        return {image["file_name"]: (image, groups[image["id"]]) for image in document["images"]}
+        return {
+            image["file_name"]: (image, annotations) for image, annotations in read_document(self._shard_path(shard))
+        }
 
     def _shards(self) -> range:
         return range(-(-len(self.photos) // self.shard_size))
@@ -209,3 +207,10 @@ class LabelSetWriter:
 
     def _tree_path(self, photo: Photo) -> Path:
         return self.pending / f"{photo.name}.json"
+
+
+def _shard_info(path: Path) -> dict[str, Any]:
+    info = read_info(path)
+    if not isinstance(info.get("failures"), list) or not isinstance(info.get("statistics"), dict):
+        raise FormatError(f"{path}: expected a shard of a label set, with failures and statistics; got another file")
+    return info

@@ -12,13 +12,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from masktree.coco.annotations import MAX_MASKS
-from masktree.errors import InputError
+from masktree.coco.document import read_info
+from masktree.errors import FormatError, InputError
 from masktree.io.files import only_writer, read_json, write_json
 from masktree.io.images import Photo, find_photos, name_outputs
 from masktree.jobs import batch
 from masktree.jobs.record import RunRecord, fingerprint
 from masktree.labels import LabelSet, LabelSetWriter
-from masktree.labels.exports import read_coco_info, write_coco, write_sa1b
+from masktree.labels.exports import write_coco, write_sa1b
 from masktree.labels.merge import MaskPool, MergeRule
 from masktree.labels.sources import LabelSource, match_images, open_source
 from masktree.labels.writer import pending_folder
@@ -283,8 +284,11 @@ def _finished(output: Path, to: Target, run: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     shape: dict[str, type] = {"run": str, "images": int, "failures": list, "sources": list}
-    manifest = read_coco_info(output) if to == "coco" else read_json(path, shape)
-    if manifest is None or any(not isinstance(manifest.get(key), kind) for key, kind in shape.items()):
+    try:
+        manifest = read_info(output) if to == "coco" else read_json(path, shape)
+    except FormatError:
+        manifest = {}
+    if any(not isinstance(manifest.get(key), kind) for key, kind in shape.items()):
         raise InputError(f"expected the name of a new file; got {output} of something else; choose another")
     if manifest["run"] != run:
         raise InputError(

@@ -210,7 +210,7 @@ def test_sa1b(tmp_path):
     (tmp_path / "sa_2.json").write_text("{", encoding="utf-8")
     chosen = read_ground_truth("sa1b", tmp_path, only=["sa_10.jpg", "sa_1.jpg"])  # the damaged one is not opened
     assert [i.name for i in chosen.images] == ["sa_1.jpg", "sa_10.jpg"]
-    with pytest.raises(FormatError, match=r"sa_2\.json: expected JSON"):
+    with pytest.raises(FormatError, match=r"sa_2\.json: expected a COCO file in JSON"):
         read_ground_truth("sa1b", tmp_path)
     with pytest.raises(InputError, match=r"got none for .*sa_4\.json and 1 more"):
         read_ground_truth("sa1b", tmp_path, only=["sa_1.jpg", "sa_4.jpg", "sa_5.jpg"])
@@ -222,7 +222,10 @@ def test_sa1b(tmp_path):
         ({}, "expected image and annotations as SA-1B"),
         ({"image": {"image_id": 1}, "annotations": []}, "whole number 'height'; got none"),
         ({"image": {"image_id": 1, "width": 2, "height": 2, "file_name": "a.jpg"}, "annotations": [1]}, "records"),
-        ({"image": {"width": 2, "height": 2, "file_name": "a.jpg"}, "annotations": []}, "whole number 'id'; got None"),
+        (
+            {"image": {"width": 2, "height": 2, "file_name": "a.jpg"}, "annotations": []},
+            "whole number 'image_id'; got none",
+        ),
     ],
 )
 def test_sa1b_damage(tmp_path, content, match):
@@ -289,10 +292,10 @@ def test_panoptic(tmp_path, place):
         read("coco_panoptic", tmp_path)
     panoptic(folder, numbers, segments)
     write(path, {"images": [image(139), image(140, "b.jpg")], "annotations": []})
-    with pytest.raises(FormatError, match="one annotation for each of 2 images; got 0"):
+    with pytest.raises(FormatError, match="one annotation for each of 2 images; got none"):
         read("coco_panoptic", tmp_path)
     write(path, {"images": []})
-    with pytest.raises(FormatError, match="lists of images and annotations"):
+    with pytest.raises(FormatError, match="expected a list of records 'annotations'"):
         read("coco_panoptic", tmp_path)
 
 

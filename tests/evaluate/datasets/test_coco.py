@@ -159,7 +159,7 @@ DAMAGE = {
     "file_name empty": (set_in([*IMAGE, "file_name"], ""), "expected a file_name"),
     "image twice": (lambda d: d["images"].append(d["images"][0]), "each image id once"),
     "annotation twice": (set_in([*FIRST, "id"], 2), "annotation 2: expected each annotation id once"),
-    "annotation without id": (set_in([*FIRST, "id"], KeyError), "annotation None: expected a whole number 'id'"),
+    "annotation without id": (set_in([*FIRST, "id"], KeyError), "image 1, entry 0: expected a whole number 'id'"),
     "unknown image": (set_in([*FIRST, "image_id"], 9), "image 9, annotation 1: expected an image of the file"),
     "no segmentation": (
         set_in(MASK, KeyError),

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from masktree.errors import InputError
-from masktree.evaluate.datasets import coco, lvis, parts, regions, sa1b
-from masktree.evaluate.datasets.dataset import Counts, Dataset, Reading
-from masktree.evaluate.ground_truth import GroundTruth
+from masktree.evaluate.datasets.dataset import Counts, Dataset, DatasetReading
+
+if TYPE_CHECKING:
+    from masktree.evaluate.ground_truth import GroundTruth
 
 __all__ = ["DATASETS", "Dataset", "read_ground_truth", "read_list"]
 
@@ -25,14 +27,14 @@ DATASETS: dict[str, Dataset] = {
         licence="as the owner of the file states",
         source="yours",
         layout="a JSON file with images and annotations, or a folder with annotations.json; parent_id makes a tree",
-        read=coco.read_json_file,
+        reader="coco:read_json_file",
     ),
     "coco": Dataset(
         title="COCO 2017",
         licence=f"annotations CC BY 4.0; {_COCO_IMAGES}",
         source="Lin et al., ECCV 2014 (arXiv 1405.0312); cocodataset.org",
         layout="instances_{split}.json, or a folder with it or with annotations/instances_{split}.json",
-        read=coco.read_instances,
+        reader="coco:read_instances",
         # Annotations with crowds; counted by users in cocodataset/cocoapi issue 117 (36,335 and 849,949 without).
         counts={"val2017": Counts(5_000, 36_781), "train2017": Counts(118_287, 860_001)},
     ),
@@ -41,7 +43,7 @@ DATASETS: dict[str, Dataset] = {
         licence=f"annotations CC BY 4.0; {_COCO_IMAGES}",
         source="Gupta, Dollar, Girshick, CVPR 2019 (arXiv 1908.03195); lvisdataset.org",
         layout="lvis_v1_{split}.json, or a folder with it, with annotations/ or with lvis/ that has it",
-        read=lvis.read_lvis,
+        reader="lvis:read_lvis",
         # lvisdataset.org/dataset, as quoted in lvis-dataset/lvis-api issues 19 and 32.
         counts={"val": Counts(19_809, 244_707), "train": Counts(100_170, 1_270_141)},
     ),
@@ -50,7 +52,7 @@ DATASETS: dict[str, Dataset] = {
         licence=f"annotations CC BY 4.0; {_COCO_IMAGES}",
         source="Cao et al., NeurIPS 2023 (HASSOD, arXiv 2402.03311), from COCO 2017 and LVIS v1",
         layout="a folder with instances_{split}.json and lvis_v1_val.json, or with annotations/ that has them",
-        read=lvis.read_coco_lvis,
+        reader="lvis:read_coco_lvis",
         counts={"val2017": Counts(5_000, None)},  # HASSOD states "about 20 annotations per image" and no number
     ),
     "ade20k": Dataset(
@@ -58,7 +60,7 @@ DATASETS: dict[str, Dataset] = {
         licence="annotations BSD 3-Clause; images for non-commercial research and education",
         source="Zhou et al., IJCV 2019 (doi 10.1007/s11263-018-1140-0); github.com/CSAILVision/placeschallenge",
         layout="ADEChallengeData2016, or a folder with annotations_instance/{split}/*.png",
-        read=regions.read_ade20k,
+        reader="regions:read_ade20k",
         # github.com/CSAILVision/placeschallenge: files up to ADE_val_00002000 and ADE_train_00020210.
         counts={"validation": Counts(2_000, None), "training": Counts(20_210, None)},
     ),
@@ -67,7 +69,7 @@ DATASETS: dict[str, Dataset] = {
         licence="Adobe Research License: non-commercial research only",
         source="Qi et al., ICCV 2023 (arXiv 2211.05776); github.com/adobe-research/EntitySeg-Dataset",
         layout="entityseg_{split}_lr.json, or a folder with it or with annotations/ that has it",
-        read=coco.read_entityseg,
+        reader="coco:read_entityseg",
         # The paper's split; of these numbers the project page (luqi.info/entityv2.github.io) repeats the sum, 33,227.
         counts={"val": Counts(1_314, None), "train": Counts(31_913, None)},
     ),
@@ -76,14 +78,14 @@ DATASETS: dict[str, Dataset] = {
         licence="SA-1B Dataset Research License: research only",
         source="Kirillov et al., ICCV 2023 (arXiv 2304.02643); ai.meta.com/datasets/segment-anything",
         layout="a folder with sa_*.json as unpacked; name the held-out images in a list",
-        read=sa1b.read_sa1b,
+        reader="sa1b:read_sa1b",
     ),
     "partimagenet": Dataset(
         title="PartImageNet",
         licence="images under ImageNet's terms: non-commercial research and education; none stated for annotations",
         source="He et al., ECCV 2022 (arXiv 2112.00933); github.com/TACJu/PartImageNet",
         layout="a folder with annotations/{split}/{split}.json (parts) and annotations/{split}_whole/{split}.json",
-        read=parts.read_partimagenet,
+        reader="parts:read_partimagenet",
         # README of TACJu/PartImageNet, table of splits; val is what HASSOD's and UnSAM's configurations name.
         counts={"val": Counts(2_957, None), "test": Counts(4_598, None), "train": Counts(16_540, None)},
     ),
@@ -92,7 +94,7 @@ DATASETS: dict[str, Dataset] = {
         licence=f"annotations as the PACO repository states; {_COCO_IMAGES}",
         source="Ramanathan et al., CVPR 2023 (arXiv 2301.01795); github.com/facebookresearch/paco",
         layout="paco_lvis_v1_{split}.json, or a folder with it or with annotations/ that has it",
-        read=parts.read_paco,
+        reader="parts:read_paco",
         # facebookresearch/paco, docs/PACO_DATASET.md: object segments + part segments.
         counts={
             "val": Counts(2_410, 10_794 + 20_945),
@@ -105,7 +107,7 @@ DATASETS: dict[str, Dataset] = {
         licence="annotations CC BY 4.0; images for academic use, under their Flickr licences",
         source="Shao et al., ICCV 2019 (doi 10.1109/ICCV.2019.00852); objects365.org",
         layout="zhiyuan_objv2_{split}.json, or a folder with it, with annotations/ or with {split}/ that has it",
-        read=coco.read_objects365,
+        reader="coco:read_objects365",
         # Counted by several public projects in the file itself.
         counts={"val": Counts(80_000, 1_240_587), "train": Counts(1_742_292, None)},
     ),
@@ -114,7 +116,7 @@ DATASETS: dict[str, Dataset] = {
         licence=f"annotations CC BY 4.0; {_COCO_IMAGES}",
         source="Kirillov et al., CVPR 2019 (arXiv 1801.00868); cocodataset.org",
         layout="a folder with panoptic_{split}.json and panoptic_{split}/*.png, or with annotations/ that has both",
-        read=regions.read_panoptic,
+        reader="regions:read_panoptic",
         counts={"val2017": Counts(5_000, None), "train2017": Counts(118_287, None)},  # the images of COCO 2017
     ),
     "bsds500": Dataset(
@@ -122,7 +124,7 @@ DATASETS: dict[str, Dataset] = {
         licence="non-commercial research and education",
         source="Arbelaez et al., TPAMI 2011 (doi 10.1109/TPAMI.2010.161); www2.eecs.berkeley.edu, segbench",
         layout="a folder (BSDS500 or BSDS500/data) with images/{split}/*.jpg and groundTruth/{split}/*.mat",
-        read=regions.read_bsds500,
+        reader="regions:read_bsds500",
         counts={"test": Counts(200, None), "val": Counts(100, None), "train": Counts(200, None)},
     ),
 }
@@ -149,6 +151,8 @@ def read_ground_truth(
         InputError: unknown data set or split, missing files, another count than published, a name that is none.
         FormatError: a damaged file (with image and annotation where there is one).
     """
+    from masktree.evaluate.ground_truth import GroundTruth  # not above: the command line lists DATASETS
+
     if dataset not in DATASETS:
         raise InputError(
             f"expected a data set of {', '.join(DATASETS)}; got {dataset!r}; read your own COCO-style file as json"
@@ -197,7 +201,7 @@ def _split(dataset: str, entry: Dataset, split: str | None) -> str:
     return split
 
 
-def _check(path: Path, what: str, reading: Reading, expected: Counts) -> None:
+def _check(path: Path, what: str, reading: DatasetReading, expected: Counts) -> None:
     for kind, wanted, found in zip(Counts._fields, expected, reading.found, strict=True):
         if wanted is not None and found is not None and found != wanted:
             raise InputError(

@@ -1,16 +1,19 @@
-"""What a data set states about itself, and finding its files."""
+"""What is known about a data set, and finding its files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from masktree.errors import InputError
-from masktree.evaluate.ground_truth import ImageGroundTruth
 
-Only = frozenset[str] | None  # names of the images to read; None for all
+if TYPE_CHECKING:
+    from masktree.evaluate.ground_truth import ImageGroundTruth
+
+ImageNames = frozenset[str] | None  # names of the images to read; None for all
 
 
 class Counts(NamedTuple):
@@ -20,15 +23,21 @@ class Counts(NamedTuple):
     annotations: int | None
 
 
-class Reading(NamedTuple):
-    """What a reader returns: the wanted images in the data set's order, and how much there is in the files, wanted or
-    not. Annotations are counted as the files list them; None where only reading every image would tell."""
+class DatasetReading(NamedTuple):
+    """What a reader returns.
+
+    Attributes:
+        images: the selected images in the data set's order.
+        found: counts of the whole files, selected or not. Annotations are counted as the files list them; None where
+            only reading every image would tell.
+    """
 
     images: list[ImageGroundTruth]
     found: Counts
 
 
-Read = Callable[[Path, str, Only], Reading]  # (path, split, only); the split is "" for data sets without any
+# (path, split, only); the split is "" for data sets without any
+DatasetReader = Callable[[Path, str, ImageNames], DatasetReading]
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,8 @@ class Dataset:
         licence: its terms, in a line.
         source: who made it, and where to get it.
         layout: which files or folders the path must have; ``{split}`` stands for the split.
-        read: the reader.
+        reader: module of this package and function, ``module:function``; imported on first use, so that the command
+            line can list the data sets quickly.
         counts: expected sizes by split; the first split is the one that papers report. Empty where the split is the
             user's.
     """
@@ -49,8 +59,15 @@ class Dataset:
     licence: str
     source: str
     layout: str
-    read: Read
+    reader: str
     counts: Mapping[str, Counts] = field(default_factory=dict)
+
+    @property
+    def read(self) -> DatasetReader:
+        """The reader."""
+        module, function = self.reader.split(":")
+        reader: DatasetReader = getattr(import_module(f"masktree.evaluate.datasets.{module}"), function)
+        return reader
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -68,7 +85,7 @@ class Dataset:
         return next(iter(self.counts.values())).annotations if self.counts else None
 
 
-def wanted(name: str, only: Only) -> bool:
+def is_selected(name: str, only: ImageNames) -> bool:
     """Whether an image is to be read."""
     return only is None or name in only
 

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
+from masktree.coco.file import CocoImage
 from masktree.errors import FormatError
-from masktree.evaluate.datasets.coco import CocoFile, Record, file_name, image_ground_truth, read_file, read_images
-from masktree.evaluate.datasets.dataset import Counts, Only, Reading, inside, locate, wanted
+from masktree.evaluate.datasets.coco import read_file, read_ground_truth_of, read_images
+from masktree.evaluate.datasets.dataset import Counts, DatasetReading, ImageNames, inside, is_selected, locate
 from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.trees import rle
 
 DUPLICATE_IOU = 0.5  # (our choice) above it, one prediction can pass for both masks at the loosest threshold of AR
 
 
-def read_lvis(path: Path, split: str, only: Only = None) -> Reading:
+def read_lvis(path: Path, split: str, only: ImageNames = None) -> DatasetReading:
     """``lvis_v1_{split}.json``, every annotation alike. Names have COCO's folders (``val2017/000000000139.jpg``),
     since LVIS's val split has images of COCO's train2017 and val2017.
 
@@ -29,7 +30,7 @@ def read_lvis(path: Path, split: str, only: Only = None) -> Reading:
     return read_images(read_file(_lvis_file(path, split)), only, name=_name)
 
 
-def read_coco_lvis(path: Path, split: str, only: Only = None) -> Reading:
+def read_coco_lvis(path: Path, split: str, only: ImageNames = None) -> DatasetReading:
     """COCO's images with COCO's annotations and those of LVIS that are not there yet (HASSOD, arXiv 2402.03311).
 
     HASSOD's text says that duplicates were removed, about 20 annotations an image being left, and not how. Here an LVIS
@@ -43,20 +44,17 @@ def read_coco_lvis(path: Path, split: str, only: Only = None) -> Reading:
     name = f"instances_{split}.json"
     coco = read_file(inside(path, name, f"annotations/{name}"))
     lvis = read_file(_lvis_file(path, split.removesuffix("2017")))
-    lvis_images = {image["id"]: image for image in lvis.images}
+    lvis_images = {image.id: image for image in lvis.images}
     images = []
     for image in coco.images:
-        image_name = file_name(coco, image)
-        if not wanted(image_name, only):
+        if not is_selected(image.file_name, only):
             continue
-        ground_truth = image_ground_truth(coco, image, image_name)
-        other = lvis_images.get(image["id"])
-        images.append(
-            ground_truth
-            if other is None
-            else _merged(ground_truth, image_ground_truth(lvis, other, image_name), lvis.path)
-        )
-    return Reading(images, Counts(len(coco.images), None))
+        ground_truth = read_ground_truth_of(image, image.file_name, coco.has_masks)
+        if image.id in lvis_images:
+            other = read_ground_truth_of(lvis_images[image.id], image.file_name, lvis.has_masks)
+            ground_truth = _merge(ground_truth, other, lvis.path)
+        images.append(ground_truth)
+    return DatasetReading(images, Counts(len(coco.images), None))
 
 
 def _lvis_file(path: Path, split: str) -> Path:
@@ -64,26 +62,24 @@ def _lvis_file(path: Path, split: str) -> Path:
     return locate(path, name, f"annotations/{name}", f"lvis/{name}")
 
 
-def _name(file: CocoFile, image: Record) -> str:
-    url = image.get("coco_url")
+def _name(image: CocoImage) -> str:
+    url = image.record.get("coco_url")
     if not isinstance(url, str) or url.count("/") < 2:
         raise FormatError(
-            f"{file.path}, image {image['id']}: expected a coco_url, from which LVIS names its images; got {url!r}; "
+            f"{image.path}, image {image.id}: expected a coco_url, from which LVIS names its images; got {url!r}; "
             "get lvis_v1_*.json from lvisdataset.org"
         )
     return "/".join(url.split("/")[-2:])
 
 
-def _merged(coco: ImageGroundTruth, lvis: ImageGroundTruth, path: Path) -> ImageGroundTruth:
+def _merge(coco: ImageGroundTruth, lvis: ImageGroundTruth, path: Path) -> ImageGroundTruth:
     if coco.size != lvis.size:
         raise FormatError(
             f"{path}, image {lvis.id} ({lvis.name}): expected the size {coco.size} (height, width) of COCO; "
             f"got {lvis.size}; use files of one release"
         )
     single = [mask for mask, crowd in zip(coco.masks(), coco.crowd, strict=True) if not crowd]
-    shared = rle.cross_intersections(lvis.masks(), single, coco.size)
-    union = rle.areas(lvis.masks(), coco.size)[:, None] + rle.areas(single, coco.size) - shared
-    new = ~(shared > DUPLICATE_IOU * union).any(1)
+    new = ~(rle.iou(lvis.masks(), single, coco.size) > DUPLICATE_IOU).any(1)
     return ImageGroundTruth.from_masks(
         coco.id,
         coco.name,

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
+from masktree.coco.file import Annotation
 from masktree.errors import FormatError
-from masktree.evaluate.datasets.coco import Record, file_name, image_ground_truth, read_file, read_images
-from masktree.evaluate.datasets.dataset import Counts, Only, Reading, inside, locate, wanted
+from masktree.evaluate.datasets.coco import read_file, read_ground_truth_of, read_images
+from masktree.evaluate.datasets.dataset import Counts, DatasetReading, ImageNames, inside, is_selected, locate
 from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.trees import rle
 
 
-def read_paco(path: Path, split: str, only: Only = None) -> Reading:
+def read_paco(path: Path, split: str, only: ImageNames = None) -> DatasetReading:
     """``paco_lvis_v1_{split}.json``. Each annotation names its object in ``obj_ann_id``: an object itself, a part the
     object that it belongs to, which is its parent here.
 
@@ -25,19 +26,24 @@ def read_paco(path: Path, split: str, only: Only = None) -> Reading:
         FormatError: it is damaged, or an annotation has no ``obj_ann_id``.
     """
     name = f"paco_lvis_v1_{split}.json"
-    file = read_file(locate(path, name, f"annotations/{name}"))
-    for records in file.annotations.values():
-        for record in records:
-            if record.get("obj_ann_id") is None:
-                raise FormatError(
-                    f"{file.path}, image {record['image_id']}, annotation {record['id']}: expected an obj_ann_id as "
-                    "PACO has it; got none; get paco_lvis_v1.zip again, or read the file as json"
-                )
-            record["parent_id"] = None if record["obj_ann_id"] == record["id"] else record["obj_ann_id"]
-    return read_images(file, only)
+    file = read_file(locate(path, name, f"annotations/{name}"), _check_object_id)
+    return read_images(file, only, parent_of=_object_id)
 
 
-def read_partimagenet(path: Path, split: str, only: Only = None) -> Reading:
+def _object_id(annotation: Annotation) -> int | None:
+    """Id of the object that a part belongs to."""
+    return None if annotation["obj_ann_id"] == annotation["id"] else annotation["obj_ann_id"]
+
+
+def _check_object_id(annotation: Annotation, where: str) -> None:
+    if annotation.get("obj_ann_id") is None:
+        raise FormatError(
+            f"{where}: expected an obj_ann_id as PACO has it; got none; get paco_lvis_v1.zip again, or read the file "
+            "as json"
+        )
+
+
+def read_partimagenet(path: Path, split: str, only: ImageNames = None) -> DatasetReading:
     """Parts from ``annotations/{split}/{split}.json``, whole objects from ``annotations/{split}_whole/{split}.json``.
 
     The files do not link the two; a part's parent is the object that has most of it, if that is more than half (our
@@ -50,25 +56,26 @@ def read_partimagenet(path: Path, split: str, only: Only = None) -> Reading:
     """
     parts = read_file(inside(path, f"annotations/{split}/{split}.json", f"{split}/{split}.json"))
     wholes = read_file(inside(path, f"annotations/{split}_whole/{split}.json", f"{split}_whole/{split}.json"))
-    objects: dict[str, Record] = {file_name(wholes, image): image for image in wholes.images}
-    names = [file_name(parts, image) for image in parts.images]
+    objects = {image.file_name: image for image in wholes.images}
+    names = [image.file_name for image in parts.images]
     if set(names) != set(objects):
         odd = min(set(names) ^ set(objects))
         raise FormatError(f"{wholes.path}: expected the images of {parts.path}; got {odd} in one of them only")
     images = []
     for image, name in zip(parts.images, names, strict=True):
-        if wanted(name, only):
-            part, whole = image_ground_truth(parts, image, name), image_ground_truth(wholes, objects[name], name)
+        if is_selected(name, only):
+            part = read_ground_truth_of(image, name, parts.has_masks)
+            whole = read_ground_truth_of(objects[name], name, wholes.has_masks)
             if part.size != whole.size:
                 raise FormatError(
                     f"{wholes.path}, image {name}: expected the size {part.size} (height, width) that the parts have; "
                     f"got {whole.size}; use files of one release"
                 )
-            images.append(_joined(whole, part))
-    return Reading(images, Counts(len(names), None))
+            images.append(_join(whole, part))
+    return DatasetReading(images, Counts(len(names), None))
 
 
-def _joined(whole: ImageGroundTruth, part: ImageGroundTruth) -> ImageGroundTruth:
+def _join(whole: ImageGroundTruth, part: ImageGroundTruth) -> ImageGroundTruth:
     """Objects first, then those parts that are none of the objects."""
     known = set(whole.masks())
     new = np.array([mask not in known for mask in part.masks()], np.bool_)

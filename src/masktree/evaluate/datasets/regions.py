@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from masktree.coco.file import Annotation, CocoFile, CocoImage, read_integer
 from masktree.errors import FormatError, InputError
 from masktree.evaluate.bsds import read_segmentations
-from masktree.evaluate.datasets.coco import CocoFile, Record, file_name, index, integer, load
-from masktree.evaluate.datasets.dataset import Counts, Only, Reading, inside, wanted
+from masktree.evaluate.datasets.dataset import Counts, DatasetReading, ImageNames, inside, is_selected
 from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.trees import rle
 
@@ -30,7 +30,7 @@ def masks_of(labels: np.ndarray) -> dict[int, bytes]:
     return {int(value): rle.encode_runs(starts[own], ends[own], size) for value, own in zip(values, runs, strict=True)}
 
 
-def read_panoptic(path: Path, split: str, only: Only = None) -> Reading:
+def read_panoptic(path: Path, split: str, only: ImageNames = None) -> DatasetReading:
     """COCO panoptic: ``panoptic_{split}.json`` and the PNG files of folder ``panoptic_{split}``, in which a pixel's
     segment has the number R + 256 G + 256^2 B, 0 for none (cocodataset.org/#format-data). All segments, things and
     stuff, are masks; boxes and areas are those of the masks.
@@ -41,26 +41,20 @@ def read_panoptic(path: Path, split: str, only: Only = None) -> Reading:
     """
     json_path = inside(path, f"panoptic_{split}.json", f"annotations/panoptic_{split}.json")
     folder = inside(json_path.parent, f"panoptic_{split}")
-    document = load(json_path)
-    images, records = document.get("images"), document.get("annotations")
-    if not isinstance(images, list) or not isinstance(records, list):
-        raise FormatError(f"{json_path}: expected lists of images and annotations; got none; get the file again")
-    file = index(json_path, images, [])
-    by_image = {record["image_id"]: record for record in records if isinstance(record, dict) and "image_id" in record}
-    if len(by_image) != len(records) or set(by_image) != set(file.annotations):
+    file = CocoFile.open(json_path)
+    if any(len(image) != 1 for image in file.images):
         raise FormatError(
-            f"{json_path}: expected one annotation for each of {len(images)} images; got {len(by_image)} that fit; "
-            "get the file again"
+            f"{json_path}: expected one annotation for each of {len(file.images)} images; got none or several for "
+            "some; get the file again"
         )
-    ground_truths = []
+    images = []
     for image in file.images:
-        name = file_name(file, image)
-        if wanted(name, only):
-            ground_truths.append(_segments(file, image, name, by_image[image["id"]], folder))
-    return Reading(ground_truths, Counts(len(images), None))
+        if is_selected(image.file_name, only):
+            images.append(_segments(image, image.annotations()[0], folder))
+    return DatasetReading(images, Counts(len(file.images), None))
 
 
-def read_ade20k(path: Path, split: str, only: Only = None) -> Reading:
+def read_ade20k(path: Path, split: str, only: ImageNames = None) -> DatasetReading:
     """ADE20K's instances of 100 classes of things: ``annotations_instance/{split}/*.png`` of the scene parsing and
     Places challenges, in which R is the class and G the number of the instance, 0 for none
     (github.com/CSAILVision/placeschallenge, instancesegmentation).
@@ -79,7 +73,7 @@ def read_ade20k(path: Path, split: str, only: Only = None) -> Reading:
     images = []
     for file in files:
         name = f"{file.stem}.jpg"
-        if wanted(name, only):
+        if is_selected(name, only):
             rgb = _picture(file)
             masks = masks_of(rgb[..., 0] + 256 * rgb[..., 1])
             instances = {number: mask for number, mask in masks.items() if number >= 256}
@@ -87,10 +81,10 @@ def read_ade20k(path: Path, split: str, only: Only = None) -> Reading:
                 raise FormatError(f"{file}: expected one class for each instance; got two; get the file again")
             size = (rgb.shape[0], rgb.shape[1])
             images.append(ImageGroundTruth.from_masks(_number(file), name, size, instances.values()))
-    return Reading(images, Counts(len(files), None))
+    return DatasetReading(images, Counts(len(files), None))
 
 
-def read_bsds500(path: Path, split: str, only: Only = None) -> Reading:
+def read_bsds500(path: Path, split: str, only: ImageNames = None) -> DatasetReading:
     """BSDS500: every region of every annotator is a mask, equal ones of an image once. For clicks and recall; the
     region benchmark itself compares partitions (``masktree.evaluate.bsds``).
 
@@ -110,9 +104,9 @@ def read_bsds500(path: Path, split: str, only: Only = None) -> Reading:
         )
     images = []
     for file in files:
-        if wanted(file.name, only):
+        if is_selected(file.name, only):
             images.append(_annotated(file, ground_truths[file.stem]))
-    return Reading(images, Counts(len(files), None))
+    return DatasetReading(images, Counts(len(files), None))
 
 
 def _annotated(picture: Path, mat: Path) -> ImageGroundTruth:
@@ -129,19 +123,19 @@ def _annotated(picture: Path, mat: Path) -> ImageGroundTruth:
     return ImageGroundTruth.from_masks(_number(picture), picture.name, size, masks)
 
 
-def _segments(file: CocoFile, image: Record, name: str, annotation: Record, folder: Path) -> ImageGroundTruth:
-    where = f"{file.path}, image {image['id']} ({name})"
+def _segments(image: CocoImage, annotation: Annotation, folder: Path) -> ImageGroundTruth:
+    where = str(image)
     segments, picture_name = annotation.get("segments_info"), annotation.get("file_name")
     if not isinstance(segments, list) or not isinstance(picture_name, str):
         raise FormatError(f"{where}: expected segments_info and the file_name of a picture; got none")
     rgb = _picture(folder / picture_name)
-    size = (image["height"], image["width"])
+    size = image.size
     if rgb.shape[:2] != size:
         raise FormatError(f"{where}: expected a picture of size {size} (height, width); got {rgb.shape[:2]}")
     masks = masks_of(rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2])
     crowd: dict[int, bool] = {}
     for segment in segments:
-        number = integer(segment, "id", f"{where}, a segment")
+        number = read_integer(segment, "id", f"{where}, a segment")
         if number not in masks or number in crowd or number == 0 or segment.get("iscrowd", 0) not in (0, 1):
             raise FormatError(f"{where}, segment {number}: expected it once and in {picture_name}; got it otherwise")
         crowd[number] = bool(segment.get("iscrowd", 0))
@@ -149,7 +143,9 @@ def _segments(file: CocoFile, image: Record, name: str, annotation: Record, fold
     if unknown:
         raise FormatError(f"{where}: expected segments of the file in {picture_name}; got number {min(unknown)}")
     flags = np.array(list(crowd.values()), np.bool_)
-    return ImageGroundTruth.from_masks(image["id"], name, size, [masks[number] for number in crowd], crowd=flags)
+    return ImageGroundTruth.from_masks(
+        image.id, image.file_name, size, [masks[number] for number in crowd], crowd=flags
+    )
 
 
 def _picture(path: Path) -> np.ndarray:

@@ -1,21 +1,17 @@
-"""SA-1B: one JSON file beside each image.
-
-Format (github.com/facebookresearch/segment-anything, "Dataset"): ``image`` with image_id, width, height, file_name, and
-``annotations`` with id, segmentation (compressed run lengths), bbox, area.
-"""
+"""SA-1B: one JSON file beside each image (see ``masktree.coco.file.open_sa1b``)."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path, PurePosixPath
 
-from masktree.errors import FormatError, InputError
-from masktree.evaluate.datasets.coco import file_name, image_ground_truth, index, load
-from masktree.evaluate.datasets.dataset import Counts, Only, Reading
-from masktree.evaluate.ground_truth import ImageGroundTruth
+from masktree.coco.file import open_sa1b
+from masktree.errors import InputError
+from masktree.evaluate.datasets.coco import read_ground_truth_of
+from masktree.evaluate.datasets.dataset import Counts, DatasetReading, ImageNames
 
 
-def read_sa1b(path: Path, split: str, only: Only = None) -> Reading:
+def read_sa1b(path: Path, split: str, only: ImageNames = None) -> DatasetReading:
     """A folder of ``sa_*.json``, by ascending number; of a list only its own files are opened.
 
     SA-1B has no validation split, and the papers' held-out images differ (HASSOD: the first pack, ``sa_000000``), so
@@ -39,22 +35,11 @@ def read_sa1b(path: Path, split: str, only: Only = None) -> Reading:
                 f"{path}: expected a file for each of {len(files)} listed images; got none for {missing[0]} and "
                 f"{len(missing) - 1} more; unpack the packs that have them"
             )
-    images = [_image(file) for file in sorted(files, key=_order)]
-    return Reading(images, Counts(len(images), sum(map(len, images))))
-
-
-def _image(path: Path) -> ImageGroundTruth:
-    document = load(path)
-    image, annotations = document.get("image"), document.get("annotations")
-    if not isinstance(image, dict) or not isinstance(annotations, list):
-        raise FormatError(f"{path}: expected image and annotations as SA-1B has them; got others; get the file again")
-    image["id"] = image.get("image_id")
-    for annotation in annotations:
-        if not isinstance(annotation, dict):
-            raise FormatError(f"{path}: expected records as annotations; got {annotation!r}; get the file again")
-        annotation["image_id"] = image["id"]
-    file = index(path, [image], annotations)
-    return image_ground_truth(file, image, file_name(file, image))
+    images = []
+    for file in sorted(files, key=_order):
+        image = open_sa1b(file)
+        images.append(read_ground_truth_of(image, image.file_name))
+    return DatasetReading(images, Counts(len(images), sum(map(len, images))))
 
 
 def _order(file: Path) -> tuple[int, str]:
