@@ -4,11 +4,11 @@
     masktree train LABELS -o RUN --preset sohes --size tiny --steps 4800
     masktree train LABELS -o FINE --preset sohes --size tiny --image-size 320 --from RUN --lr 3e-4 --steps 800
     masktree self-train FINE LABELS -o RUN2 --steps 350 --lr 1e-4
-    python recipes/phases.py examples/photos docs/phases.jpg LABELS FINE
+    python recipes/phases.py examples/photos docs/images/phases.jpg LABELS FINE
 
-The last command shows outlines of photographs that nothing was trained on: a column for the rule that made the label
-set, with its thresholds, and two for each run, of the masks of which it is sure, as they are and redrawn along the
-regions of the default method. ``benchmarks/phases.py`` measures them; README.md has the numbers.
+The last command shows the masks of photographs that were not used for training: a column for the rule that made the
+label set, with its thresholds, and two for each run, of its confident masks, as they are and snapped to the regions of
+the default method. ``benchmarks/phases.py`` measures them; docs/benchmarks.md has the numbers.
 """
 
 from __future__ import annotations

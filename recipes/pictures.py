@@ -1,10 +1,10 @@
-"""The pictures of README and guide: example photographs at several granularities, by the default method.
+"""Pictures of the README and the guides: example photographs at several granularities, by the default method.
 
-    python recipes/pictures.py examples/photos docs [--model RUN]
+    python recipes/pictures.py examples/photos docs/images [--model RUN]
 
-Writes docs/demo.jpg (three photographs, granularities .5 and .3), docs/granularities.jpg (all of them, .7, .5, .3) and
-docs/clicks.jpg (a click, answered at granularities .1, .3, .6 and 1). With a promptable run docs/network.jpg: the first
-answer to a click and that at .3, by the default method, the network, and the network redrawn.
+Writes demo.jpg (three photographs, granularities .5 and .3), granularities.jpg (all of them, .7, .5, .3) and clicks.jpg
+(the mask for a click at granularities .1, .3, .6 and 1). With a promptable run also network.jpg: the first mask for a
+click and that at .3, by the default method, the network, and the network with snapped masks.
 """
 
 from __future__ import annotations
