@@ -1,31 +1,45 @@
-"""Forest, levels and suppression of masks: seconds, growth with the number of masks, ratio to dense loops.
+"""Forest, levels and mask NMS: seconds, growth with the number of masks, memory, ratio to loops over dense masks.
 
-    python benchmarks/hierarchy.py
+    python benchmarks/hierarchy.py [--largest 3000]
 
-Masks are blobs at four scales, every fourth a shifted copy, 480 x 640 unless said otherwise. The oracle is the
-rule on dense masks, one pair at a time (tests/oracles/hierarchy.py), up to 218 masks. Peak memory is that of
-NumPy's arrays during the call (tracemalloc), the input strings excluded.
+Cost: 2 minutes. Expected: forest and levels of 218 masks of 480 x 640 pixels in at most 0.05 s. Masks are wavy discs of
+four sizes, every fourth a shifted copy. The dense column is the rule on dense masks, one pair at a time
+(tests/oracles/hierarchy.py), up to 218 masks.
 """
 
 from __future__ import annotations
 
 import sys
-import time
-import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from arguments import make_parser
 from masktree.trees import hierarchy, rle
 from masktree.trees.nms import mask_nms
+from measurement import growth_exponent, measure_seconds, peak_megabytes
+from table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.oracles import hierarchy as oracle
 
+CASES = ((20, (480, 640)), (55, (480, 640)), (218, (480, 640)), (872, (480, 640)), (3000, (240, 320)))
+LARGEST_DENSE = 218
+COLUMNS = {
+    "masks": "d",
+    "size": "",
+    "runs": "d",
+    "intersections s": ".4f",
+    "forest, levels s": ".4f",
+    "nms s": ".4f",
+    "peak MB": ".1f",
+    "dense forest s": ".1f",
+    "ratio": ".0f",
+}
 
-def blobs(rng: np.random.Generator, n: int, size: tuple[int, int]) -> np.ndarray:
-    """Wavy discs; every fourth mask is a shifted copy, so that suppression has work to do."""
+
+def wavy_discs(rng: np.random.Generator, n: int, size: tuple[int, int]) -> np.ndarray:
+    """(n, H, W) bool; every fourth mask is a shifted copy, which NMS has to remove."""
     height, width = size
     masks = np.zeros((n, height, width), bool)
     y, x = np.mgrid[:height, :width].astype(np.float32)
@@ -40,51 +54,39 @@ def blobs(rng: np.random.Generator, n: int, size: tuple[int, int]) -> np.ndarray
     return masks
 
 
-def seconds(call: Callable[[], object], repeats: int = 3) -> float:
-    best = np.inf
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - start)
-    return best
-
-
-def peak_megabytes(call: Callable[[], object]) -> float:
-    tracemalloc.start()
-    call()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return peak / 1e6
-
-
 def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("--largest", type=int, default=CASES[-1][0], help="number of masks")
+    largest = parser.parse_args().largest
     rng = np.random.default_rng(0)
-    print("masks  size        runs     intersections  forest+levels  nms      peak MB  dense forest  ratio")
-    last: tuple[int, float] | None = None
-    for n, size in [(20, (480, 640)), (55, (480, 640)), (218, (480, 640)), (872, (480, 640)), (3000, (240, 320))]:
-        masks = blobs(rng, n, size)
+    table = Table("Forest, levels and NMS, wall seconds", COLUMNS)
+    counts, forest_seconds = [], []
+    for n, size in (case for case in CASES if case[0] <= largest):
+        masks = wavy_discs(rng, n, size)
         rles = [rle.encode(mask) for mask in masks]
         scores = rng.random(n)
 
         def forest(rles: list[bytes] = rles, size: tuple[int, int] = size) -> np.ndarray:
             return hierarchy.levels(hierarchy.parents_by_coverage(rles, size))
 
-        def suppress(rles: list[bytes] = rles, size: tuple[int, int] = size, scores: np.ndarray = scores) -> np.ndarray:
+        def nms(rles: list[bytes] = rles, size: tuple[int, int] = size, scores: np.ndarray = scores) -> np.ndarray:
             return mask_nms(rles, size, scores)
 
-        forest(), suppress()
-        n_runs = len(rle.runs(rles, size).starts)
-        times = [seconds(lambda r=rles, s=size: rle.intersections(r, s)), seconds(forest), seconds(suppress)]
-        memory = max(peak_megabytes(forest), peak_megabytes(suppress))
-        line = f"{n:5}  {size[0]}x{size[1]}  {n_runs:8}  {times[0]:12.4f}s  {times[1]:12.4f}s  {times[2]:.4f}s"
-        line += f"  {memory:7.1f}"
-        if n <= 218:
-            dense = seconds(lambda m=masks: oracle.parents_by_coverage(m, 0.9), repeats=1)
-            line += f"  {dense:10.1f}s  {dense / times[1]:.0f}x"
-        print(line)
-        if last is not None and size == (480, 640):
-            print(f"       growth of forest+levels: n^{np.log(times[1] / last[1]) / np.log(n / last[0]):.2f}")
-        last = (n, times[1])
+        forest(), nms()  # compiles
+        intersections = measure_seconds(lambda r=rles, s=size: rle.intersections(r, s), 3).wall
+        seconds = measure_seconds(forest, 3).wall
+        peak = max(peak_megabytes(forest), peak_megabytes(nms))
+        dense = None
+        if n <= LARGEST_DENSE:
+            dense = measure_seconds(lambda m=masks: oracle.parents_by_coverage(m, 0.9)).wall
+        runs = len(rle.runs(rles, size).starts)
+        nms_seconds = measure_seconds(nms, 3).wall
+        shape = f"{size[0]} x {size[1]}"
+        table.add(n, shape, runs, intersections, seconds, nms_seconds, peak, dense, dense and dense / seconds)
+        if size == CASES[0][1]:
+            counts.append(n)
+            forest_seconds.append(seconds)
+    print(f"\ngrowth of forest and levels at 480 x 640: n^{growth_exponent(counts, forest_seconds):.2f}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""What training and self-training add to discovery: the phases side by side on sets that none of them has seen.
+"""What training and self-training add to discovery: the phases side by side on sets that none was trained on.
 
-    python benchmarks/phases.py WORK --sets /data/car_parts /data/msrc --bsds /data/BSDS500 --no-boundaries \\
-        --protocols ar bsds --phase labels LABELS --phase train RUN_0 RUN_1 --phase self-train SELF_0 SELF_1
+    python benchmarks/phases.py WORK --sets car_parts msrc --bsds BSDS500 --no-boundaries --protocols ar bsds \\
+        --phase labels LABELS --phase train RUN_0 RUN_1 --phase self-train SELF_0 SELF_1
 
-A phase has a name and folders: label sets, which stand for the rule that made them (its thresholds, on the photographs
-of the sets), or runs, one for each seed. A row shows the mean over a phase's folders and, of several, their standard
-deviation. Trees and results stay in WORK, so that a second call goes on where the first one stopped: other options need
-another name or another WORK.
+Cost: 0.5 to 2 s per image and folder on one core. Expected: table "Training" in docs/benchmarks.md. A phase has a name
+and folders: a label set, which stands for the discovery method that made it, or the runs of several seeds. A cell is
+the mean over a phase's folders ± standard deviation. Trees and results stay in WORK and are reused by name: use another
+WORK for other options.
 """
 
 from __future__ import annotations
@@ -15,46 +15,43 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
-from masktree.evaluate.metrics import number
+from arguments import make_parser
 from masktree.stages.segment import Config
-from methods import COLUMNS, make_parser, scored, sources
+from table import Table
+from tasks import METRICS, add_task_arguments, cached_evaluation, tasks
 
 
-def row(metrics: list[dict[str, float | None]], keys: tuple[str, ...]) -> list[str]:
-    """Mean, and standard deviation of several."""
-    cells = []
-    for key in keys:
-        values = [value for m in metrics if (value := m[key]) is not None]
-        if len(values) < len(metrics):
-            cells.append("-")
-        else:
-            cells.append(number(mean(values)) + (f" ± {number(stdev(values))}" if len(values) > 1 else ""))
-    return cells
+def mean_and_deviation(values: list[float | None]) -> str | None:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None
+    return f"{mean(known):.3f}" + (f" ± {stdev(known):.3f}" if len(known) > 1 else "")
 
 
-def outliner(folder: Path, options: dict[str, object]) -> Config:
-    """The rule of a label set, or a run with these options."""
+def config_of(folder: Path, options: dict[str, object]) -> Config:
+    """The discovery method of a label set, or a run with these options."""
     config = Config.of(folder)
     return config if config.model is None else replace(config, options=options)
 
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--min-score", type=float, default=0.0, help="of the masks of runs")
-    parser.add_argument("--crops", action="store_true", help="of runs, as segment --crops")
-    parser.add_argument("--snap", action="store_true", help="of runs, as segment --snap")
+    add_task_arguments(parser)
+    parser.add_argument("--min-score", type=float, default=0.0, help="lowest score of a mask, of runs")
+    parser.add_argument("--crops", action="store_true", help="masktree segment --crops, of runs")
+    parser.add_argument("--snap", action="store_true", help="masktree segment --snap, of runs")
     parser.add_argument("--phase", nargs="+", action="append", required=True, metavar="NAME FOLDER")
     args = parser.parse_args()
-    for data, images, truth, protocol in sources(args):
-        print(f"\n{data.name}, {protocol}\n\n| | " + " | ".join(COLUMNS[protocol]) + " |")
-        print("|---" * (len(COLUMNS[protocol]) + 1) + "|")
+    options = {"min_score": args.min_score, "crops": args.crops, "snap": args.snap}
+    for task in tasks(args):
+        keys = METRICS[task.protocol]
+        table = Table(f"{task.name}, {task.protocol}", {"phase": "", **dict.fromkeys(keys, ".3f")})
         for phase, *folders in args.phase:
             metrics = []
             for i, folder in enumerate(folders):
-                options = {"min_score": args.min_score, "crops": args.crops, "snap": args.snap}
-                config, name = outliner(Path(folder), options), f"{phase}-{i}".replace(" ", "_")
-                metrics.append(scored(args.work, data, images, truth, name, config, protocol, args).metrics)
-            print(f"| {phase} | " + " | ".join(row(metrics, COLUMNS[protocol])) + " |", flush=True)
+                name = f"{phase}-{i}".replace(" ", "_")
+                metrics.append(cached_evaluation(task, name, config_of(Path(folder), options), args).metrics)
+            table.add(phase, *(mean_and_deviation([values[key] for values in metrics]) for key in keys))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
 import numpy as np
 import torch
+from memory import resident
 
 from masktree.backbones.texture import NUM_CUES
 from masktree.models.build import build_model
@@ -30,7 +31,6 @@ from masktree.models.structures import Batch, Targets
 from masktree.train.loop import TrainingState, fit, make_accelerator, resolve_process_device, whole
 from masktree.train.presets import PRESETS, Size, find_preset
 from masktree.trees import hierarchy
-from memory import resident
 
 
 def synthetic(count: int, side: int, masks: int, *, cues: bool, seed: int) -> Batch:
