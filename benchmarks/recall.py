@@ -33,7 +33,7 @@ from masktree.evaluate.ground_truth import ImageGroundTruth  # noqa: E402
 from masktree.trees import rle  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from memory import peak_megabytes  # noqa: E402
+from measurement import peak_megabytes  # noqa: E402
 from tests.oracles import recall as oracle  # noqa: E402
 
 

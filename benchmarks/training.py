@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
 import numpy as np
 import torch
-from memory import resident
+from measurement import resident_megabytes
 
 from masktree.backbones.texture import NUM_CUES
 from masktree.models.build import build_model
@@ -73,7 +73,7 @@ def measure(kind: str, size: str, options: argparse.Namespace) -> str:
         seconds.append(record["seconds"])
         processor.append(time.process_time() - began)
         began = time.process_time()
-    peak = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else resident("VmHWM")
+    peak = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else resident_megabytes("VmHWM")
     weights = sum(p.numel() for p in model.parameters()) / 1e6
     step, busy = median(seconds[1:]), median(processor[1:])
     hours = find_preset(kind, size).optimisation.steps * step / 3600
