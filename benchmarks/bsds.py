@@ -26,6 +26,7 @@ from masktree.cluster.merge import merge_tree
 from masktree.discover.masktree import build_dendrogram
 from masktree.evaluate.bsds import Stats, read_segmentations, score_image, score_tree, summarise
 from masktree.io.images import read_image, resize_image
+from masktree.predict import Quality
 from masktree.trees.dendrogram import PartitionTree
 from table import Table
 from tasks import bsds_names
@@ -77,7 +78,7 @@ def cosine_rule(image: np.ndarray, ground_truth: list[np.ndarray], backbone: str
     return score_tree(upscale_leaves(tree, *image.shape[:2]), ground_truth, COSINE_LEVELS), seconds
 
 
-def default_method(image: np.ndarray, ground_truth: list[np.ndarray], backbone: str, quality: str) -> Scored:
+def default_method(image: np.ndarray, ground_truth: list[np.ndarray], backbone: str, quality: Quality) -> Scored:
     """The method masktree."""
     start = time.perf_counter()
     tree = build_dendrogram(image, backbone=cached_backbone(backbone), quality=quality)

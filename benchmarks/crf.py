@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -55,7 +56,7 @@ def time_by_labels(image: np.ndarray) -> None:
         for k in LABELS:
             probabilities = upsample_labels(coarse_labels(image, k), 480, 480)
             refiner(image, probabilities)
-            seconds.append(measure_seconds(lambda r=refiner, p=probabilities: r(image, p), 3).cpu)
+            seconds.append(measure_seconds(partial(refiner, image, probabilities), 3).cpu)
         table.add(name, *seconds)
 
 
@@ -67,10 +68,7 @@ def time_by_side(path: Path | None) -> None:
         for side in SIDES:
             image = make_image(side, path)
             probabilities = upsample_labels(coarse_labels(image, 15), side, side)
-
-            def work(r: Refiner = refiner, i: np.ndarray = image, p: np.ndarray = probabilities) -> object:
-                return r(i, p)
-
+            work = partial(refiner, image, probabilities)
             cells += [measure_seconds(work, 2).cpu, peak_megabytes(work)]
         table.add(name, *cells)
 
@@ -81,8 +79,8 @@ def time_per_mask(image: np.ndarray) -> None:
     title = "Masks as independent two-label problems, 480 x 480, CPU milliseconds per mask"
     table = Table(title, {"refiner": "", "batches of 32": ".1f", "single": ".1f"})
     for name, refiner in REFINERS.items():
-        batch = measure_seconds(lambda r=refiner: refine_masks(image, masks, r), 2).cpu / len(masks)
-        single = measure_seconds(lambda r=refiner: [refine_masks(image, m[None], r) for m in masks[:4]], 2).cpu / 4
+        batch = measure_seconds(partial(refine_masks, image, masks, refiner), 2).cpu / len(masks)
+        single = measure_seconds(partial(refine_masks, image, masks[:1], refiner), 2).cpu
         table.add(name, 1000 * batch, 1000 * single)
 
 

@@ -72,8 +72,8 @@ PARTS: dict[str, Callable[[np.ndarray, EmbeddedBackbone], PartitionTree]] = {
     "cosine": merge_by_cosine,
     "embeddings": merge_by_embeddings,
     "boundaries": partial(merge_with_weights, 1.0, 0.0),
-    "both": partial(merge_with_weights, method.LEARNED_SHARE, 0.0),
-    "default": partial(merge_with_weights, method.LEARNED_SHARE, method.EMBEDDING_WEIGHT),
+    "both": partial(merge_with_weights, float(method.LEARNED_SHARE), 0.0),
+    "default": partial(merge_with_weights, float(method.LEARNED_SHARE), method.EMBEDDING_WEIGHT),
 }
 
 

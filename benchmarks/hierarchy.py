@@ -10,6 +10,7 @@ four sizes, every fourth a shifted copy. The dense column is the rule on dense m
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,10 @@ def wavy_discs(rng: np.random.Generator, n: int, size: tuple[int, int]) -> np.nd
     return masks
 
 
+def forest_levels(rles: list[bytes], size: tuple[int, int]) -> np.ndarray:
+    return hierarchy.levels(hierarchy.parents_by_coverage(rles, size))
+
+
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--largest", type=int, default=CASES[-1][0], help="number of masks")
@@ -66,19 +71,14 @@ def main() -> None:
         rles = [rle.encode(mask) for mask in masks]
         scores = rng.random(n)
 
-        def forest(rles: list[bytes] = rles, size: tuple[int, int] = size) -> np.ndarray:
-            return hierarchy.levels(hierarchy.parents_by_coverage(rles, size))
-
-        def nms(rles: list[bytes] = rles, size: tuple[int, int] = size, scores: np.ndarray = scores) -> np.ndarray:
-            return mask_nms(rles, size, scores)
-
+        forest, nms = partial(forest_levels, rles, size), partial(mask_nms, rles, size, scores)
         forest(), nms()  # compiles
-        intersections = measure_seconds(lambda r=rles, s=size: rle.intersections(r, s), 3).wall
+        intersections = measure_seconds(partial(rle.intersections, rles, size), 3).wall
         seconds = measure_seconds(forest, 3).wall
         peak = max(peak_megabytes(forest), peak_megabytes(nms))
         dense = None
         if n <= LARGEST_DENSE:
-            dense = measure_seconds(lambda m=masks: oracle.parents_by_coverage(m, 0.9)).wall
+            dense = measure_seconds(partial(oracle.parents_by_coverage, masks, 0.9)).wall
         runs = len(rle.runs(rles, size).starts)
         nms_seconds = measure_seconds(nms, 3).wall
         shape = f"{size[0]} x {size[1]}"

@@ -10,6 +10,7 @@ at two levels with noise, 768-d. The dense column is the published procedure wit
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -55,13 +56,13 @@ def main() -> None:
     for side in sides:
         features = region_features(side)
         masks = maskcut(features)
-        seconds.append(measure_seconds(lambda f=features: maskcut(f), 3).wall)
-        products = measure_seconds(lambda f=features: cosine_products(f)).wall
-        peak = peak_megabytes(lambda f=features: maskcut(f))
+        seconds.append(measure_seconds(partial(maskcut, features), 3).wall)
+        products = measure_seconds(partial(cosine_products, features)).wall
+        peak = peak_megabytes(partial(maskcut, features))
         dense, same = None, None
         if side <= LARGEST_DENSE:
-            expected: list[np.ndarray] = []
-            dense = measure_seconds(lambda f=features, e=expected: e.extend(oracle.maskcut(f, 0.15, 3, "lapack"))).wall
+            dense = measure_seconds(partial(oracle.maskcut, features, 0.15, 3, "lapack")).wall
+            expected = oracle.maskcut(features, 0.15, 3, "lapack")
             equal = len(masks) == len(expected) and all((a == b).all() for a, b in zip(masks, expected, strict=True))
             same = "yes" if equal else "no"
         table.add(side, len(masks), seconds[-1], products, peak, dense, dense and dense / seconds[-1], same)

@@ -11,6 +11,7 @@ code does, and is run up to 60 x 60.
 from __future__ import annotations
 
 import os
+from functools import partial
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -98,10 +99,10 @@ def main() -> None:
         cpu_seconds = []
         for side in sides:
             features = make(np.random.default_rng(side), side)
-            cpu, wall = measure_seconds(lambda f=features: merge_tree(f), max(3, 20_000 // side**2))
+            cpu, wall = measure_seconds(partial(merge_tree, features), max(3, 20_000 // side**2))
             cpu_seconds.append(cpu)
-            peak = peak_megabytes(lambda f=features: merge_tree(f))
-            plain = measure_seconds(lambda f=features: merge_plain(f)).cpu if side <= LARGEST_PLAIN else None
+            peak = peak_megabytes(partial(merge_tree, features))
+            plain = measure_seconds(partial(merge_plain, features)).cpu if side <= LARGEST_PLAIN else None
             table.add(side, cpu, wall, peak, features.nbytes / 2**20, plain, plain and plain / cpu)
         print(f"\ngrowth: n^{growth_exponent([s * s for s in sides], cpu_seconds):.2f}, n = number of patches")
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 from masktree.evaluate.datasets import read_ground_truth
 from masktree.evaluate.ground_truth import ImageGroundTruth
-from masktree.evaluate.harness import evaluate
+from masktree.evaluate.harness import ProtocolName, evaluate
 from masktree.evaluate.result import EvaluationResult
 from masktree.stages.segment import Config, segment
 
@@ -28,7 +28,7 @@ class Task(NamedTuple):
     name: str
     images: Path
     ground_truth: Path
-    protocol: str
+    protocol: ProtocolName
 
 
 def add_task_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,12 +1,12 @@
-"""What a step of training costs: seconds, and the peak memory of the process, for each preset.
+"""What a training step costs: seconds and peak memory for each preset.
 
     python benchmarks/training.py --sizes tiny small --steps 3
 
-Each preset runs in a process of its own, on random images of the preset's size and batch with ``--masks`` random boxes
-each, through the loop that ``masktree train`` runs. Weights are random, so that no file is needed; examples are made
-beforehand. One step more than ``--steps`` is taken; the first, in which memory is asked for, is left out. Memory is
-resident memory, that of torch, Python and these examples included; on CUDA what torch has allocated on the device. CPU
-seconds are those of all threads: with one thread they tell what a step takes on a machine that does nothing else.
+Cost: 10 minutes on two cores. Expected: table "Training steps" in docs/benchmarks.md. Each preset runs in a process of
+its own, through the loop of ``masktree train``, on random images of the preset's size and batch size with ``--masks``
+random boxes each. Weights are random, so that no file is needed. One step more than ``--steps`` is taken and the first
+one, which allocates memory, is dropped. Memory is the resident memory of the process; on CUDA, what torch has allocated
+on the device. CPU seconds are those of all threads.
 """
 
 from __future__ import annotations
@@ -23,18 +23,33 @@ os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
 import numpy as np
 import torch
-from measurement import resident_megabytes
 
+from arguments import make_parser
 from masktree.backbones.texture import NUM_CUES
 from masktree.models.build import build_model
 from masktree.models.structures import Batch, Targets
 from masktree.train.loop import TrainingState, fit, make_accelerator, resolve_process_device, whole
-from masktree.train.presets import PRESETS, Size, find_preset
+from masktree.train.presets import PRESETS, Kind, Size, find_preset
 from masktree.trees import hierarchy
+from measurement import resident_megabytes
+from table import Table
+
+COLUMNS = {
+    "kind": "",
+    "size": "",
+    "backbone": "",
+    "M parameters": ".1f",
+    "side": "d",
+    "batch": "d",
+    "s / step": ".2f",
+    "CPU s": ".2f",
+    "h / run": ".1f",
+    "peak MB": ".0f",
+}
 
 
-def synthetic(count: int, side: int, masks: int, *, cues: bool, seed: int) -> Batch:
-    """Noise with random boxes, a third of them each wholes, parts and subparts."""
+def random_batch(count: int, side: int, masks: int, *, cues: bool, seed: int) -> Batch:
+    """Noise with random boxes, of which a third each are wholes, parts and subparts."""
     rng = np.random.default_rng(seed)
     parents = np.arange(masks, dtype=np.int32) - max(1, -(-masks // 3))
     parents[parents < 0] = -1
@@ -55,49 +70,50 @@ def synthetic(count: int, side: int, masks: int, *, cues: bool, seed: int) -> Ba
     )
 
 
-def measure(kind: str, size: str, options: argparse.Namespace) -> str:
-    """A line of the table."""
-    preset = find_preset(kind, size, batch_size=options.batch_size, steps=options.steps + 1)
-    device = resolve_process_device(options.device)
-    accelerator = make_accelerator(device, options.precision)
-    model = build_model(preset.model, weights=False).to(device)
+def measure(kind: Kind, size: Size, args: argparse.Namespace) -> list[object]:
+    """A row of the table, in a child process."""
+    preset = find_preset(kind, size, batch_size=args.batch_size, steps=args.steps + 1)
+    device = resolve_process_device(args.device)
+    accelerator = make_accelerator(device, args.precision)
+    model = build_model(preset.model, weights=False)
+    assert isinstance(model, torch.nn.Module)
+    model.to(device)
     settings, side = preset.optimisation, preset.model.image_size
     batches = [
-        synthetic(settings.batch_size, side, options.masks, cues=model.wants_cues, seed=step)
+        random_batch(settings.batch_size, side, args.masks, cues=model.wants_cues, seed=step)
         for step in range(settings.steps)
     ]
     state = TrainingState.begin(model, settings)
-    seconds, processor = [], []
-    began = time.process_time()
+    wall, cpu = [], []
+    start = time.process_time()
     for record in fit(state, batches, accelerator, settings, device=device, make_batches=whole):
-        seconds.append(record["seconds"])
-        processor.append(time.process_time() - began)
-        began = time.process_time()
+        wall.append(record["seconds"])
+        cpu.append(time.process_time() - start)
+        start = time.process_time()
     peak = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else resident_megabytes("VmHWM")
-    weights = sum(p.numel() for p in model.parameters()) / 1e6
-    step, busy = median(seconds[1:]), median(processor[1:])
+    parameters = sum(p.numel() for p in model.parameters()) / 1e6
+    step = median(wall[1:])
     hours = find_preset(kind, size).optimisation.steps * step / 3600
-    values = f"{weights:9.1f} {side:6d} {settings.batch_size:6d} {step:8.2f} {busy:8.2f} {hours:7.1f} {peak:8.0f}"
-    return f"{kind:7s} {size:6s} {preset.model.backbone:14s} {values}"
+    row = [parameters, side, settings.batch_size, step, median(cpu[1:]), hours, peak]
+    return [kind, size, preset.model.backbone, *row]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--kinds", nargs="+", choices=PRESETS, default=list(PRESETS))
     parser.add_argument("--sizes", nargs="+", choices=get_args(Size), default=["tiny", "small"])
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--masks", type=int, default=40, help="of each image")
-    parser.add_argument("--batch-size", type=int, help="images of a step, in place of the preset's")
+    parser.add_argument("--masks", type=int, default=40, help="per image")
+    parser.add_argument("--batch-size", type=int, help="images per step; default: the preset's")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="auto")
-    options = parser.parse_args()
-    print(f"{options.device}, {torch.get_num_threads()} threads, {options.masks} masks per image")
-    print("kind    size   backbone       M weights   side  batch   s/step    CPU s   h/run       MB")
-    for size in options.sizes:
-        for kind in options.kinds:
-            # spawned and used once: the peak of a process is of all that it has ever done
+    args = parser.parse_args()
+    table = Table(f"{args.device}, {torch.get_num_threads()} threads, {args.masks} masks per image", COLUMNS)
+    for size in args.sizes:
+        for kind in args.kinds:
+            # one new process each: the peak of a process is over its whole life
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                print(pool.submit(measure, kind, size, options).result(), flush=True)
+                table.add(*pool.submit(measure, kind, size, args).result())
 
 
 if __name__ == "__main__":
