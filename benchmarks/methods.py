@@ -12,8 +12,7 @@ from __future__ import annotations
 from typing import get_args
 
 from arguments import make_parser
-from masktree.predict import Method
-from masktree.stages.segment import Config
+from masktree.predict import Method, SegmenterConfig
 from table import Table
 from tasks import METRICS, add_task_arguments, cached_evaluation, tasks
 
@@ -29,7 +28,7 @@ def main() -> None:
         keys = METRICS[task.protocol]
         table = Table(f"{task.name}, {task.protocol}", {"method": "", **dict.fromkeys(keys, ".3f")})
         for method in args.methods:
-            config = Config(method=method, backbone=args.backbone, quality=args.quality)
+            config = SegmenterConfig(method=method, backbone=args.backbone, quality=args.quality)
             name = f"{method}-{args.backbone.replace('/', '_')}-{args.quality}"
             metrics = cached_evaluation(task, name, config, args).metrics
             table.add(method, *(metrics[key] for key in keys))

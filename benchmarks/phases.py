@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from arguments import make_parser
-from masktree.stages.segment import Config
+from masktree.predict import SegmenterConfig
 from table import Table
 from tasks import METRICS, add_task_arguments, cached_evaluation, tasks
 
@@ -28,9 +28,9 @@ def mean_and_deviation(values: list[float | None]) -> str | None:
     return f"{mean(known):.3f}" + (f" ± {stdev(known):.3f}" if len(known) > 1 else "")
 
 
-def config_of(folder: Path, options: dict[str, object]) -> Config:
+def config_of(folder: Path, options: dict[str, object]) -> SegmenterConfig:
     """The discovery method of a label set, or a run with these options."""
-    config = Config.of(folder)
+    config = SegmenterConfig.from_folder(folder)
     return config if config.model is None else replace(config, options=options)
 
 

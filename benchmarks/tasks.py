@@ -11,7 +11,7 @@ from masktree.evaluate.datasets import read_ground_truth
 from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.evaluate.harness import ProtocolName, evaluate
 from masktree.evaluate.result import EvaluationResult
-from masktree.stages.segment import Config, segment
+from masktree.stages.segment import segment
 
 T = TypeVar("T")
 METRICS = {

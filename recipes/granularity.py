@@ -32,7 +32,7 @@ def regions_left(path: Path, backbone: str, quality: str) -> np.ndarray:
 
 def main() -> None:
     from masktree.discover.masktree import _GRANULARITIES
-    from masktree.io.images import find_photos
+    from masktree.io.photos import find_photos
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)

@@ -23,7 +23,7 @@ from PIL import Image
 
 import masktree
 from masktree.io.images import read_image
-from masktree.stages.segment import Config
+from masktree.predict import SegmenterConfig
 from sheets import beside, resized
 
 SURE = 0.6  # least score of a model's mask
@@ -32,10 +32,10 @@ WIDTH = 220  # pixels
 
 def outliners(folder: Path) -> list[Callable[[np.ndarray], masktree.MaskTree]]:
     """What a run finds, as it is and redrawn; or the rule of a label set."""
-    config = Config.of(folder)
+    config = SegmenterConfig.from_folder(folder)
     if config.model is None:
-        return [config.segmenter()]
-    return [replace(config, options={"min_score": SURE, "snap": snap}).segmenter() for snap in (False, True)]
+        return [config.load()]
+    return [replace(config, options={"min_score": SURE, "snap": snap}).load() for snap in (False, True)]
 
 
 def row(image: np.ndarray, phases: list[Callable[[np.ndarray], masktree.MaskTree]]) -> np.ndarray:

@@ -94,7 +94,7 @@ def test_results_are_kept_then_overwritten_on_request_and_repeat_exactly(folder,
     first = (out / "a.json").read_bytes()
     (out / "a.json").unlink()
     again = masktree("segment", *QUICK, folder, "-o", out)
-    assert "1 done, 2 kept from before" in again.stdout
+    assert "1 done, 2 skipped (done before)" in again.stdout
     assert (out / "a.json").read_bytes() == first
     assert "3 done;" in masktree("segment", *QUICK, folder, "-o", out, "--overwrite", "--workers", 2).stdout
     assert (out / "a.json").read_bytes() == first
@@ -128,7 +128,7 @@ def test_photos_named_like_our_records_keep_their_results(tmp_path, photos):
     source.mkdir()
     for name in ("run.png", "failures.png"):
         Image.open(photos[0]).resize((60, 40)).save(source / name)
-    for expected in ("2 done;", "0 done, 2 kept"):
+    for expected in ("2 done;", "0 done, 2 skipped"):
         assert expected in masktree("segment", *QUICK, source, "-o", tmp_path / "out").stdout
     assert len(MaskTree.load(tmp_path / "out" / "run.png.json")) > 0
     assert json.loads((tmp_path / "out" / "run.json").read_text())["images"] == 2
@@ -138,9 +138,9 @@ def test_a_changed_photograph_is_done_again(folder, tmp_path, photos):
     out = tmp_path / "out"
     masktree("segment", *QUICK, folder, "-o", out)
     os.utime(folder / "a.jpg")  # touched only: the same photograph
-    assert "0 done, 3 kept" in masktree("segment", *QUICK, folder, "-o", out).stdout
+    assert "0 done, 3 skipped" in masktree("segment", *QUICK, folder, "-o", out).stdout
     Image.open(photos[3]).resize((90, 50)).save(folder / "a.jpg")
-    assert "1 done, 2 kept" in masktree("segment", *QUICK, folder, "-o", out).stdout
+    assert "1 done, 2 skipped" in masktree("segment", *QUICK, folder, "-o", out).stdout
     assert MaskTree.load(out / "a.json").size == (50, 90)
 
 
@@ -152,7 +152,7 @@ def test_an_interrupted_overwrite_ends_in_one_configuration(folder, tmp_path):
     masktree("segment", *QUICK, folder, "-o", out, "--no-overlay", "--method", "hassod", "--overwrite")
     (out / "d.json").write_bytes(old)
     again = masktree("segment", *QUICK, folder, "-o", out, "--no-overlay", "--method", "hassod")
-    assert "1 done, 2 kept" in again.stdout
+    assert "1 done, 2 skipped" in again.stdout
     assert MaskTree.load(out / "d.json").dendrogram is None
     (out / "run.json").unlink()  # without the record, trees of another configuration are refused
     other = masktree("segment", *QUICK, folder, "-o", out, "--no-overlay")
@@ -199,7 +199,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, photos):
     assert 2 <= len(before) < 60
     rest = masktree("segment", *QUICK, source, "-o", out)
     assert rest.returncode == 0, rest.stderr
-    assert f"{60 - len(before)} done, {len(before)} kept" in rest.stdout
+    assert f"{60 - len(before)} done, {len(before)} skipped" in rest.stdout
     assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in before.items())
     for path in out.glob("[0-9]*.json"):
         MaskTree.load(path)

@@ -20,9 +20,9 @@ from masktree.labels import LabelSet
 from masktree.models import saved
 from masktree.models.build import build_model, save_pretrained
 from masktree.models.config import Mask2FormerConfig
-from masktree.predict import DiscoverySegmenter, ModelSegmenter
-from masktree.stages import segment as pipeline
-from masktree.stages.segment import Config
+from masktree.predict import DiscoverySegmenter, ModelSegmenter, SegmenterConfig
+from masktree.stages.discover import discover
+from masktree.stages.segment import segment
 
 CONFIG = Mask2FormerConfig(
     kind="sohes",
@@ -137,7 +137,7 @@ def test_folders_of_backbones_stay_backbones(tmp_path, run):
     (folder / "config.json").write_text(json.dumps(config | {"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}))
     assert isinstance(masktree.load(str(folder)), DiscoverySegmenter)
     with pytest.raises(FormatError, match="no proper format, version, model"):
-        Config(model=str(folder)).segmenter()
+        SegmenterConfig(model=str(folder)).load()
 
 
 def test_names_without_a_model_are_refused(monkeypatch, tmp_path):
@@ -146,7 +146,7 @@ def test_names_without_a_model_are_refused(monkeypatch, tmp_path):
     with pytest.raises(WeightsError, match=r"'someone/model'.*no cached files while HF_HUB_OFFLINE is set"):
         masktree.load("someone/model")
     with pytest.raises(WeightsError, match=r"got 'embedded'; .*backbones are given by --backbone"):
-        Config(model="embedded").segmenter()
+        SegmenterConfig(model="embedded").load()
 
 
 # --- stages ---------------------------------------------------------------------------------------------------------
@@ -156,16 +156,16 @@ def test_names_without_a_model_are_refused(monkeypatch, tmp_path):
 def test_configurations_hold_either_a_model_or_a_method(name):
     value = {"method": "sohes", "backbone": "texture", "quality": "fast"}[name]
     with pytest.raises(InputError, match=f"--model without --{name}, .*got '{value}'"):
-        Config(model="run", **{name: value})
-    plain = Config()
+        SegmenterConfig(model="run", **{name: value})
+    plain = SegmenterConfig()
     assert (plain.backbone, plain.method, plain.quality, plain.model) == ("embedded", "masktree", "fast", None)
     assert "model" not in plain.record()  # so that the runs of earlier versions go on
-    assert Config(model="run").record()["model"] == "run"
+    assert SegmenterConfig(model="run").record()["model"] == "run"
 
 
 def test_segment_with_a_model_goes_on_and_knows_other_models(run, collection, tmp_path):
-    out, config = tmp_path / "out", Config(model=str(run))
-    assert pipeline.segment([collection], out, config, overlay=False).done == 3
+    out, config = tmp_path / "out", SegmenterConfig(model=str(run))
+    assert segment([collection], out, config, overlay=False).completed == 3
     record = json.loads((out / "run.json").read_text())
     assert record["config"]["model"] == str(run)
     assert record["config"]["method"] is None
@@ -174,31 +174,31 @@ def test_segment_with_a_model_goes_on_and_knows_other_models(run, collection, tm
     tree = MaskTree.load(out / "0.json")
     assert tree.size == (60, 80)
     (out / "0.json").unlink()
-    again = pipeline.segment([collection], out, config, overlay=False)
-    assert (again.done, again.kept) == (1, 2)
+    again = segment([collection], out, config, overlay=False)
+    assert (again.completed, again.skipped) == (1, 2)
     assert same(MaskTree.load(out / "0.json"), tree)
     with pytest.raises(InputError, match="min_area"):
-        pipeline.segment([collection], out, Config(model=str(run), min_area=5), overlay=False)
+        segment([collection], out, SegmenterConfig(model=str(run), min_area=5), overlay=False)
     with pytest.raises(InputError, match="other values for backbone"):
-        pipeline.segment([collection], out, Config(), overlay=False)
+        segment([collection], out, SegmenterConfig(), overlay=False)
 
 
 def test_discover_with_a_model_makes_a_label_set(run, collection, tmp_path):
-    everything = Config(model=str(run), min_area=1)
-    assert pipeline.discover(collection, tmp_path / "all", everything).done == 3
+    everything = SegmenterConfig(model=str(run), min_area=1)
+    assert discover(collection, tmp_path / "all", everything).completed == 3
     most = LabelSet.open(tmp_path / "all").index["summary"]["masks"]
-    pipeline.discover(collection, tmp_path / "two", everything, labels_per_image=2)
+    discover(collection, tmp_path / "two", everything, labels_per_image=2)
     labels = LabelSet.open(tmp_path / "two")
     assert 3 <= labels.index["summary"]["masks"] <= 6 < most
     assert labels.index["config"]["model"] == str(run)
     with pytest.raises(InputError, match=r"at most .* labels per image, all that is found here; got 99"):
-        pipeline.discover(collection, tmp_path / "many", everything, labels_per_image=99)
+        discover(collection, tmp_path / "many", everything, labels_per_image=99)
 
 
 def test_stability_is_measured_with_the_recorded_model(run, collection, tmp_path):
     from masktree.evaluate.harness import Evaluation
 
-    pipeline.segment([collection], tmp_path / "out", Config(model=str(run)), overlay=False)
+    segment([collection], tmp_path / "out", SegmenterConfig(model=str(run)), overlay=False)
     result = Evaluation.open("consistency", tmp_path / "out", None, images=collection).run(workers=1)
     assert 0 <= result.metrics["stability"] <= 1
 
@@ -250,7 +250,7 @@ def test_whether_people_had_a_part_in_it_is_known_of_a_model(run, tmp_path, told
 
 
 def test_a_closer_look_is_an_option_that_is_recorded(run, segmenter, collection, tmp_path, monkeypatch, capsys):
-    from masktree.models import crops
+    from masktree.predict import model as predict_model
 
     def first_alone(image, tree, segment):
         """Masks of a model that has learned nothing fill their crops: what is looked at closer shows the same."""
@@ -258,7 +258,7 @@ def test_a_closer_look_is_an_option_that_is_recorded(run, segmenter, collection,
         assert same(segment([image])[0], tree)
         return tree[np.arange(len(tree)) == 0]
 
-    monkeypatch.setattr(crops, "segment_crops", first_alone)
+    monkeypatch.setattr(predict_model, "segment_crops", first_alone)
     image = read_image(collection / "0.png")
     assert masktree.load(run, crops=True)(image).rles == segmenter(image).rles[:1]
     out = tmp_path / "out"

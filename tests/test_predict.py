@@ -11,8 +11,7 @@ import masktree
 from masktree import DiscoverySegmenter, MaskTree
 from masktree.discover.hassod import hassod
 from masktree.errors import ImageError, InputError, WeightsError
-from masktree.io.images import read_image, resize_image
-from masktree.predict import as_rgb
+from masktree.io.images import as_rgb, read_image, resize_image
 from tests.oracles.discover import BLUE, GREEN, RED, WHITE, PaintedBackbone, cells, paint, unchanged
 
 METHODS = ("masktree", "hassod", "sohes", "unsam")

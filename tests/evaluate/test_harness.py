@@ -18,7 +18,8 @@ from masktree.evaluate.ground_truth import hash_names
 from masktree.evaluate.harness import PROTOCOLS, Evaluation, evaluate, evaluate_predictor
 from masktree.evaluate.metrics import METRICS, number
 from masktree.evaluate.result import EvaluationResult, source_commit
-from masktree.stages import segment as pipeline
+from masktree.predict import SegmenterConfig
+from masktree.stages.segment import segment
 from tests.evaluate.planted import NAMES, SIZE, masks, results, tree, write_ground_truth, write_json, write_trees
 
 
@@ -125,7 +126,7 @@ def test_self(tmp_path):
         blocks = np.random.default_rng(ord(name[0])).integers(0, 255, (3, 4, 3), dtype=np.uint8)
         Image.fromarray(blocks).resize((64, 48), Image.Resampling.NEAREST).save(photos / name)
     out = tmp_path / "out"
-    pipeline.segment([photos], out, pipeline.Config(backbone="texture", min_area=20), overlay=False)
+    segment([photos], out, SegmenterConfig(backbone="texture", min_area=20), overlay=False)
     result = evaluate("consistency", out)
     assert result.names == ("a", "b")
     assert 0.3 < result.metrics["stability"] <= 1

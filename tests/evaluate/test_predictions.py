@@ -13,7 +13,8 @@ from masktree.errors import FormatError, InputError
 from masktree.evaluate.coco_predictions import CocoPredictions
 from masktree.evaluate.datasets import read_ground_truth
 from masktree.evaluate.predictions import TreeFolder, UcmFolder, open_predictions, pair
-from masktree.stages import segment as pipeline
+from masktree.predict import SegmenterConfig
+from masktree.stages.segment import segment
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
 from tests.evaluate.planted import NAMES, SIZE, masks, results, tree, write_ground_truth, write_json, write_trees
@@ -80,7 +81,7 @@ def test_run_is_known_also_in_a_folder_below(tmp_path):
     for name in ("x/a.png", "b.png"):
         (photos / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)).save(photos / name)
-    pipeline.segment([photos], tmp_path / "out", pipeline.Config(backbone="texture", min_area=20), overlay=False)
+    segment([photos], tmp_path / "out", SegmenterConfig(backbone="texture", min_area=20), overlay=False)
     for folder in (tmp_path / "out", tmp_path / "out" / "x"):
         opened = open_predictions(folder)
         assert isinstance(opened, TreeFolder)
@@ -96,9 +97,9 @@ def test_label_set(tmp_path):
     photos.mkdir()
     for name in ("a.png", "b.png", "c.png"):
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)).save(photos / name)
-    config = pipeline.Config(backbone="texture", min_area=20)
-    pipeline.segment([photos], tmp_path / "trees", config, overlay=False)
-    pipeline.discover(photos, tmp_path / "labels", config, shard_size=2)
+    config = SegmenterConfig(backbone="texture", min_area=20)
+    segment([photos], tmp_path / "trees", config, overlay=False)
+    discover(photos, tmp_path / "labels", config, shard_size=2)
     labels = open_predictions(tmp_path / "labels")
     assert isinstance(labels, CocoPredictions)
     assert labels.kind == "label set"

@@ -17,7 +17,8 @@ from masktree.evaluate.detections import ImageDetections
 from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.evaluate.harness import Evaluation
 from masktree.evaluate.report import EACH, page, write_page
-from masktree.stages import segment as pipeline
+from masktree.predict import SegmenterConfig
+from masktree.stages.segment import segment
 from tests.evaluate.planted import SIZE, masks, results, tree, write_ground_truth, write_json, write_trees
 
 MANY = tuple(f"{i:02d}.jpg" for i in range(30))
@@ -131,7 +132,7 @@ def test_self(tmp_path):
     photos.mkdir()
     pixels = np.random.default_rng(0).integers(0, 255, (3, 4, 3), dtype=np.uint8)
     Image.fromarray(pixels).resize((64, 48), Image.Resampling.NEAREST).save(photos / "a.png")
-    pipeline.segment([photos], tmp_path / "out", pipeline.Config(backbone="texture", min_area=20), overlay=False)
+    segment([photos], tmp_path / "out", SegmenterConfig(backbone="texture", min_area=20), overlay=False)
     text, _ = report("consistency", tmp_path / "out")
     assert len(Tags(text).images) == 1
     assert "granularity 0.5" in text

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from masktree.errors import ImageError, InputError
-from masktree.io.images import find_photos, read_image, resize_image
+from masktree.io.images import read_image, resize_image
+from masktree.io.photos import find_photos
 
 
 def save(path, array, mode=None, **options):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from masktree.errors import ImageError
-from masktree.io.images import Photo
+from masktree.io.photos import Photo
 from masktree.jobs import batch
 
 

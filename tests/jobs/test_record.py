@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from masktree.errors import InputError
-from masktree.io.images import Photo
+from masktree.io.photos import Photo
 from masktree.jobs import record as runs
-from masktree.jobs.batch import Result
+from masktree.jobs.batch import JobResult
 from masktree.jobs.record import RunRecord
 
 CONFIG = {"method": "sohes", "options": {"thresholds": (0.4, 0.2)}, "overlay": True}
@@ -16,7 +16,7 @@ WEIGHTS = {"name": "painted", "sha256": "abc"}
 
 
 def result(name: str, seconds: float = 1.0, error: str | None = None) -> Result:
-    return Result(Photo(Path(f"{name}.jpg"), name), seconds, error)
+    return JobResult(Photo(Path(f"{name}.jpg"), name), seconds, error)
 
 
 def begin(folder: Path, config=CONFIG, weights=WEIGHTS, overwrite=False, **options) -> RunRecord:
@@ -98,13 +98,13 @@ def test_free_keys_may_change_and_overwriting_starts_anew(tmp_path):
     record = begin(tmp_path)
     record.add(result("a"))
     record.close("complete")
-    changed = begin(tmp_path, CONFIG | {"overlay": False}, free=frozenset({"overlay"}))
+    changed = begin(tmp_path, CONFIG | {"overlay": False}, ignored_keys=frozenset({"overlay"}))
     assert changed.seconds == {"a": 1.0}
     changed.write()
     assert content(tmp_path)["config"]["overlay"] is False
     anew = begin(tmp_path, CONFIG | {"method": "unsam"}, overwrite=True)
     assert anew.seconds == {}
-    assert anew.earlier == {"a"}
+    assert anew.previous_names == {"a"}
     anew.write()
     assert content(tmp_path)["config"]["method"] == "unsam"
 

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from masktree.errors import FormatError, InputError, MasktreeError
-from masktree.io.files import only_writer
+from masktree.io.files import lock_folder
 from masktree.labels import LabelSet
-from masktree.predict import load
-from masktree.stages.segment import Config, discover
+from masktree.predict import SegmenterConfig, load
+from masktree.stages.discover import discover
 
-CONFIG = Config(method="masktree", backbone="texture")  # starts without torch
+CONFIG = SegmenterConfig(method="masktree", backbone="texture")  # starts without torch
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_a_label_set_reads_with_the_coco_tools_and_with_ours(collection, tmp_pat
     from pycocotools.coco import COCO
 
     outcome = discover(collection, tmp_path / "labels", CONFIG, shard_size=3)
-    assert (outcome.done, outcome.kept, outcome.failures) == (7, 0, [])
+    assert (outcome.completed, outcome.skipped, outcome.failures) == (7, 0, [])
     labels = LabelSet.open(tmp_path / "labels", verify=True)
     assert len(labels) == 7
     assert len(labels.index["shards"]) == 3
@@ -108,7 +108,7 @@ def test_an_interrupted_label_set_goes_on_to_the_same_result(collection, tmp_pat
         LabelSet.open(broken)
     monkeypatch.setattr(batch, "run", real)
     outcome = discover(collection, broken, CONFIG, shard_size=3)
-    assert outcome.kept >= 5
+    assert outcome.skipped >= 5
     assert content(broken) == content(whole)
     LabelSet.open(broken, verify=True)
 
@@ -116,13 +116,13 @@ def test_an_interrupted_label_set_goes_on_to_the_same_result(collection, tmp_pat
 def test_a_finished_set_is_not_done_again(collection, tmp_path):
     discover(collection, tmp_path / "labels", CONFIG)
     outcome = discover(collection, tmp_path / "labels", CONFIG)
-    assert (outcome.done, outcome.kept) == (0, 7)
+    assert (outcome.completed, outcome.skipped) == (0, 7)
 
 
 def test_unreadable_images_are_left_out_and_named(collection, tmp_path):
     (collection / "b.png").write_bytes(b"words")
     outcome = discover(collection, tmp_path / "labels", CONFIG)
-    assert outcome.done == 7
+    assert outcome.completed == 7
     assert [Path(f["path"]).name for f in outcome.failures] == ["b.png"]
     labels = LabelSet.open(tmp_path / "labels")
     assert len(labels) == 7
@@ -137,10 +137,10 @@ def test_a_photograph_that_failed_is_tried_again(collection, tmp_path):
     assert len(discover(collection, labels, CONFIG, shard_size=3).failures) == 1
     before = {image["file_name"]: tree.rles for image, tree in LabelSet.open(labels)}
     again = discover(collection, labels, CONFIG, shard_size=3)
-    assert (again.done, again.kept, len(again.failures)) == (0, 6, 1)  # still broken: still said
+    assert (again.completed, again.skipped, len(again.failures)) == (0, 6, 1)  # still broken: still said
     (collection / "x/c.png").write_bytes(good)
     mended = discover(collection, labels, CONFIG)
-    assert (mended.done, mended.kept, mended.failures) == (1, 6, [])
+    assert (mended.completed, mended.skipped, mended.failures) == (1, 6, [])
     after = {image["file_name"]: tree.rles for image, tree in LabelSet.open(labels, verify=True)}
     assert after.pop("x/c.png")
     assert after == before
@@ -152,7 +152,7 @@ def test_a_refused_overwrite_leaves_the_earlier_set(collection, tmp_path):
     discover(collection, tmp_path / "labels", CONFIG)
     before = content(tmp_path / "labels")
     for wrong in (
-        {"config": Config(method="masktree", backbone="no-such")},
+        {"config": SegmenterConfig(method="masktree", backbone="no-such")},
         {"config": CONFIG, "workers": -1},
         {"config": CONFIG, "labels_per_image": float("inf")},
     ):
@@ -167,7 +167,7 @@ def test_moved_photographs_are_found_by_a_new_root(collection, tmp_path):
     collection.rename(tmp_path / "moved")
     labels = LabelSet.open(tmp_path / "labels", root=tmp_path / "moved")
     assert all(labels.image_path(image).exists() for image, _ in labels)
-    assert discover(tmp_path / "moved", tmp_path / "labels", CONFIG).kept == 7
+    assert discover(tmp_path / "moved", tmp_path / "labels", CONFIG).skipped == 7
 
 
 @pytest.mark.parametrize("name", ["plan.json", "run.json", "annotations/00000.json"])
@@ -180,9 +180,9 @@ def test_damaged_records_are_named_not_thrown(collection, tmp_path, name, conten
 
 
 def test_one_run_at_a_time_writes_to_a_folder(collection, tmp_path):
-    with only_writer(tmp_path / "labels"), pytest.raises(InputError, match="no other run writes to"):
+    with lock_folder(tmp_path / "labels"), pytest.raises(InputError, match="no other run writes to"):
         discover(collection, tmp_path / "labels", CONFIG)
-    assert discover(collection, tmp_path / "labels", CONFIG).done == 7
+    assert discover(collection, tmp_path / "labels", CONFIG).completed == 7
 
 
 def test_a_changed_collection_or_configuration_is_refused(collection, tmp_path):
@@ -190,32 +190,32 @@ def test_a_changed_collection_or_configuration_is_refused(collection, tmp_path):
     shutil.copy(collection / "a.png", collection / "new.png")
     with pytest.raises(InputError, match="images changed"):
         discover(collection, tmp_path / "labels", CONFIG)
-    assert discover(collection, tmp_path / "labels", CONFIG, overwrite=True).done == 8
+    assert discover(collection, tmp_path / "labels", CONFIG, overwrite=True).completed == 8
     with pytest.raises(InputError, match="min_area"):
-        discover(collection, tmp_path / "labels", Config(method="masktree", backbone="texture", min_area=9))
+        discover(collection, tmp_path / "labels", SegmenterConfig(method="masktree", backbone="texture", min_area=9))
 
 
 @pytest.mark.parametrize(("method", "wanted"), [("masktree", 5), ("unsam", 20)])
 def test_a_wanted_number_of_labels_is_met(collection, tmp_path, method, wanted):
     for name in ("x/a.png", "x/ü.png", "y.png", "z.png"):  # three are enough, and quicker
         (collection / name).unlink()
-    config = Config(method=method, backbone="texture")
-    assert discover(collection, tmp_path / "labels", config, labels_per_image=wanted).done == 3
+    config = SegmenterConfig(method=method, backbone="texture")
+    assert discover(collection, tmp_path / "labels", config, labels_per_image=wanted).completed == 3
     index = LabelSet.open(tmp_path / "labels").index
     assert index["summary"]["masks_per_image_mean"] == pytest.approx(wanted, abs=3)
     assert index["config"]["options"]
-    assert discover(collection, tmp_path / "labels", config, labels_per_image=wanted).kept == 3
+    assert discover(collection, tmp_path / "labels", config, labels_per_image=wanted).skipped == 3
     with pytest.raises(InputError, match="labels_per_image changed"):
         discover(collection, tmp_path / "labels", config, labels_per_image=wanted + 4)
 
 
 def test_what_labelled_a_set_labels_other_photographs_alike(collection, tmp_path):
-    config = Config(method="masktree", backbone="texture", options={"min_score": 0.05})
+    config = SegmenterConfig(method="masktree", backbone="texture", options={"min_score": 0.05})
     discover(collection, tmp_path / "labels", config)
-    own = Config.of(tmp_path / "labels")
+    own = SegmenterConfig.from_folder(tmp_path / "labels")
     assert own.record() | {"device": config.device} == config.record()
     trees = {image["file_name"]: tree for image, tree in LabelSet.open(tmp_path / "labels")}
-    assert own.segmenter()(collection / "a.png").rles == trees["a.png"].rles
+    assert own.load()(collection / "a.png").rles == trees["a.png"].rles
 
 
 @pytest.mark.parametrize("wanted", [0, -3, 100_000])

@@ -16,8 +16,8 @@ from masktree.errors import FormatError, InputError
 from masktree.labels import LabelSet
 from masktree.labels.merge import MergeRule
 from masktree.labels.sources import match_images, open_source
+from masktree.predict import SegmenterConfig
 from masktree.stages.merge import merge
-from masktree.stages.segment import Config
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
 from tests.train.labelled import write_labels
@@ -83,7 +83,7 @@ def annotations(folder: Path) -> list[dict]:
 
 def test_human_masks_come_first_and_pseudo_masks_fill_the_rest(photos, labels, tmp_path):
     done = merge([human(tmp_path / "human.json"), labels], tmp_path / "both", MergeRule("fill"))
-    assert (done.outcome.done, done.outcome.failures) == (4, [])
+    assert (done.outcome.completed, done.outcome.failures) == (4, [])
     merged = LabelSet.open(tmp_path / "both", verify=True)
     trees = {image["file_name"]: tree for image, tree in merged}
     assert list(trees) == list(NAMES)
@@ -140,8 +140,8 @@ def test_a_merge_that_is_stopped_goes_on_to_the_same_result(labels, tmp_path, mo
         with pytest.raises(KeyboardInterrupt):
             merge(sources, tmp_path / f"out.{to}", shard_size=2, to=to)
         monkeypatch.setattr(batch, "run", real)
-        assert merge(sources, tmp_path / f"out.{to}", shard_size=2, to=to).outcome.kept >= 3
-        assert merge(sources, tmp_path / f"out.{to}", shard_size=2, to=to).outcome.done == 0
+        assert merge(sources, tmp_path / f"out.{to}", shard_size=2, to=to).outcome.skipped >= 3
+        assert merge(sources, tmp_path / f"out.{to}", shard_size=2, to=to).outcome.completed == 0
     assert content(tmp_path / "out.labels") == content(tmp_path / "whole")
 
 
@@ -194,7 +194,7 @@ def test_sa1b_keeps_its_numbers_and_needs_no_photographs(tmp_path):
     records = {a["predicted_iou"] for a in json.loads((tmp_path / "out/sa_3.json").read_text())["annotations"]}
     assert records == {1.0}
     before = (tmp_path / "out/sa_3.json").stat().st_mtime_ns
-    assert merge([folder, tmp_path / "human.json"], tmp_path / "out", to="sa1b").outcome.kept == 2
+    assert merge([folder, tmp_path / "human.json"], tmp_path / "out", to="sa1b").outcome.skipped == 2
     assert (tmp_path / "out/sa_3.json").stat().st_mtime_ns == before
     with pytest.raises(InputError, match=r"the sources and the rule that made .*out; got others"):
         merge([folder], tmp_path / "out", to="sa1b")
@@ -385,7 +385,7 @@ def test_the_command_says_what_became_of_each_source(labels, tmp_path, capsys):
     assert cli.main(["info", "labels", str(out)]) == 0
     assert "merge (fill)" in capsys.readouterr().out
     with pytest.raises(FormatError, match=r"expected labels of a method or a model; got those of 'merge \(fill\)'"):
-        Config.of(out)
+        SegmenterConfig.from_folder(out)
 
 
 @pytest.mark.parametrize(("told", "wanted"), [(True, True), (False, False), (None, False)])

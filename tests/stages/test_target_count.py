@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from masktree.errors import InputError
-from masktree.io.images import Photo
+from masktree.io.photos import Photo
 from masktree.stages.target_count import SAMPLE, choose_options
 from tests.oracles.discover import PaintedBackbone
 

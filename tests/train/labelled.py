@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from masktree.io.images import find_photos
-from masktree.jobs.batch import Result
+from masktree.io.photos import find_photos
+from masktree.jobs.batch import JobResult
 from masktree.jobs.record import RunRecord
 from masktree.labels import LabelSet, LabelSetWriter
 from masktree.trees.masktree import MaskTree
@@ -23,7 +23,7 @@ def write_labels(folder: Path, photos: Path, trees: Mapping[str, MaskTree], shar
         path = folder / "pending" / f"{photo.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         trees[photo.path.relative_to(photos).as_posix()].save(path)
-        writer.add(Result(photo, 0.1))
+        writer.add(JobResult(photo, 0.1))
     writer.close(RunRecord(folder, {"method": "planted"}, {"name": "none"}))
     return LabelSet.open(folder)
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
+
+if TYPE_CHECKING:
+    from masktree.jobs.recorded_batch import BatchOutcome
 
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 
@@ -19,12 +22,9 @@ def refuse(message: str, code: int = 2) -> int:
     return code
 
 
-def report_outcome(outcome: object, output: Path) -> int:
-    """Say what a ``pipeline.Outcome`` is; the exit code."""
-    from masktree.stages.segment import Outcome
-
-    assert isinstance(outcome, Outcome)
-    kept = f", {outcome.kept} kept from before" if outcome.kept else ""
+def report_outcome(outcome: BatchOutcome, output: Path) -> int:
+    """Print the counts of a ``BatchOutcome``; returns the exit code."""
+    skipped = f", {outcome.skipped} skipped (done before)" if outcome.skipped else ""
     failed = f", {len(outcome.failures)} failed (see {output / 'failures.json'})" if outcome.failures else ""
-    print(f"{outcome.done} done{kept}{failed}; results in {output}", flush=True)
+    print(f"{outcome.completed} done{skipped}{failed}; results in {output}", flush=True)
     return 1 if outcome.failures else 0

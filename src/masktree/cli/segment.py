@@ -55,11 +55,12 @@ def segment(
         overwrite: Do everything anew; otherwise finished results are kept and the rest is done.
         no_overlay: Write no pictures.
     """
-    from masktree.stages import segment as pipeline
+    from masktree.predict import SegmenterConfig
+    from masktree.stages.segment import segment as run
 
     if not inputs:
         return refuse("expected at least one image, folder or glob; got none")
-    config = pipeline.Config(
+    config = SegmenterConfig(
         backbone=backbone,
         method=method,
         quality=quality,
@@ -70,7 +71,7 @@ def segment(
         seed=seed,
         options=_options(min_score, crops, snap, model),
     )
-    outcome = pipeline.segment(
+    outcome = run(
         inputs,
         output,
         config,
@@ -125,9 +126,10 @@ def discover(
         seed: Makes a run repeatable.
         overwrite: Do everything anew; otherwise finished results are kept and the rest is done.
     """
-    from masktree.stages import segment as pipeline
+    from masktree.predict import SegmenterConfig
+    from masktree.stages.discover import discover as run
 
-    config = pipeline.Config(
+    config = SegmenterConfig(
         backbone=backbone,
         method="sohes" if method is None and model is None else method,
         quality=quality,
@@ -138,7 +140,7 @@ def discover(
         seed=seed,
         options=_options(min_score, crops, snap, model),
     )
-    outcome = pipeline.discover(
+    outcome = run(
         folder,
         output,
         config,

@@ -38,7 +38,8 @@ from masktree.evaluate.predictions import (
 )
 from masktree.evaluate.result import EvaluationResult, Metrics, Stats, source_commit
 from masktree.io.files import sha256_of
-from masktree.io.images import find_photos, read_image
+from masktree.io.images import read_image
+from masktree.io.photos import find_photos
 from masktree.jobs import batch
 from masktree.jobs.progress import progress_bar
 from masktree.predict import Segmenter, load
@@ -413,7 +414,7 @@ def _score_all(
     """The stats of all cases, in their order."""
     # The device of a segmenter loads its weights: what fails for every image fails here.
     accelerated = job.protocol == "consistency" and job.segmenter.device != "cpu"
-    workers = batch.choose_workers(workers, alone=accelerated or len(cases) <= _FEW)
+    workers = batch.resolve_workers(workers, single=accelerated or len(cases) <= _FEW)
     place = {case.name: index for index, case in enumerate(cases)}
     stats: list[Stats | None] = [None] * len(cases)
     with progress_bar(description, len(cases), 0, show=show_progress) as progress:

@@ -1,4 +1,4 @@
-"""Reading and writing our own files so that no half-written file is ever read as a result."""
+"""Atomic writing, reading and locking of masktree's own files."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from masktree.errors import FormatError, InputError
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Call ``write(handle)`` on a temporary file beside ``path``, flush it to disk, then rename it.
+    """Call ``write(handle)`` on a temporary file beside ``path``, flush it to disk and rename it to ``path``.
 
-    A full disk or an exception leaves an earlier ``path`` untouched and no temporary file behind; what a kill leaves
-    behind is replaced by the next write of the same path. The temporary name is short, so that any name that the file
-    system takes can be written.
+    A full disk or an exception leaves an existing ``path`` untouched and removes the temporary file; one that a killed
+    process leaves behind is replaced by the next write to the same path. The temporary name is a short hash, so that
+    it fits wherever ``path`` does.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{hashlib.sha1(os.fsencode(path.name)).hexdigest()[:16]}.partial")
@@ -34,16 +34,16 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
-    """Write JSON atomically, in ASCII, so that file names of any encoding fit; numbers must be finite."""
+    """Write JSON atomically, as ASCII so that it can hold file names of any encoding; numbers must be finite."""
     text = json.dumps(value, allow_nan=False, indent=indent)
     write_atomically(path, lambda handle: handle.write(text.encode("ascii")))
 
 
 def read_json(path: Path, expected: dict[str, type]) -> dict[str, Any]:
-    """Read one of our own JSON files, an object with at least the expected keys and types.
+    """Read one of masktree's JSON files: an object with at least the expected keys, of the expected types.
 
     Raises:
-        FormatError: damaged, or something else.
+        FormatError: no JSON, not an object, or a key is missing or has another type.
     """
     try:
         value = json.loads(path.read_bytes())
@@ -61,17 +61,17 @@ def read_json(path: Path, expected: dict[str, type]) -> dict[str, Any]:
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file, read in pieces."""
+    """Hex SHA-256 digest of a file."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 @contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process; the system lets go of it even after a kill.
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Make ``folder`` and lock it for this process; the operating system releases the lock if the process is killed.
 
     Raises:
-        InputError: another run is writing there.
+        InputError: another process holds the lock.
     """
     from filelock import FileLock, Timeout
 

@@ -1,4 +1,4 @@
-"""Progress on the terminal: one bar with rate and time left, and a line per failure."""
+"""Progress on the terminal: a bar with rate and remaining time, and a line per failure."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """What a stage tells while it works."""
+    """Reports the progress of a stage."""
 
-    def advance(self, note: str = "") -> None:
-        """One image is done; ``note`` stands beside the bar."""
+    def advance(self, status: str = "") -> None:
+        """Count one item as done and show ``status`` beside the bar."""
 
-    def tell(self, text: str) -> None:
-        """A line of its own."""
+    def print(self, text: str) -> None:
+        """Print one line."""
 
     def fail(self, path: str, error: str, *, counted: bool = True) -> None:
-        """One image has failed; ``counted`` if it is one of those that the bar counts."""
+        """Print the failure of one item; ``counted``: whether it is part of the bar's total."""
 
 
-class Silent:
+class NoProgress:
     """Shows nothing."""
 
-    def advance(self, note: str = "") -> None:
+    def advance(self, status: str = "") -> None:
         pass
 
-    def tell(self, text: str) -> None:
+    def print(self, text: str) -> None:
         pass
 
     def fail(self, path: str, error: str, *, counted: bool = True) -> None:
         pass
 
 
-class Bar:
-    """A rich progress bar on standard error; plain lines where that is not a terminal."""
+class ProgressBar:
+    """A rich progress bar on standard error; plain lines if that is not a terminal."""
 
-    def __init__(self, description: str, total: int, kept: int, unit: str = "images") -> None:
+    def __init__(self, description: str, total: int, skipped: int, unit: str = "images") -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -66,17 +66,17 @@ class Bar:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[status]}"),
             console=self.console,
         )
-        if kept:
-            self.console.print(f"{kept} of {kept + total} already done, kept")
-        self.task = self.bar.add_task(description, total=total, note="")
+        if skipped:
+            self.console.print(f"{skipped} of {skipped + total} already done")
+        self.task = self.bar.add_task(description, total=total, status="")
 
-    def advance(self, note: str = "") -> None:
-        self.bar.update(self.task, advance=1, note=note)
+    def advance(self, status: str = "") -> None:
+        self.bar.update(self.task, advance=1, status=status)
 
-    def tell(self, text: str) -> None:
+    def print(self, text: str) -> None:
         self.console.print(one_line(text), markup=False, soft_wrap=True)
 
     def fail(self, path: str, error: str, *, counted: bool = True) -> None:
@@ -86,20 +86,20 @@ class Bar:
 
 
 def one_line(text: str) -> str:
-    """Text for a terminal: control characters and undecodable bytes of file names are escaped."""
-    safe = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in safe)
+    """Text as one terminal line: control characters and undecodable bytes of file names are escaped."""
+    decoded = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in decoded)
 
 
 @contextmanager
-def progress_bar(description: str, total: int, kept: int, *, show: bool, unit: str = "images") -> Iterator[Progress]:
-    """A live bar over ``total`` images, or a silent stand-in; closed even when the work is interrupted.
+def progress_bar(description: str, total: int, skipped: int, *, show: bool, unit: str = "images") -> Iterator[Progress]:
+    """A live bar over ``total`` items, or ``NoProgress`` if not ``show``; closed even when the work is interrupted.
 
-    ``unit``: images, with images per second; or what else is counted, with seconds for each.
+    ``unit``: "images" shows images per second, another unit seconds per unit.
     """
     if not show:
-        yield Silent()
+        yield NoProgress()
         return
-    bar = Bar(description, total, kept, unit)
+    bar = ProgressBar(description, total, skipped, unit)
     with bar.bar:
         yield bar

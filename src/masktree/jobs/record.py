@@ -1,4 +1,4 @@
-"""The record of a run, beside its results: run.json and failures.json."""
+"""The record of a run: run.json and failures.json in the folder of its results."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from typing import Any
 
 from masktree.errors import FormatError, InputError
 from masktree.io.files import read_json, write_json
-from masktree.io.images import Photo
-from masktree.jobs.batch import Result
+from masktree.io.photos import Photo
+from masktree.jobs.batch import JobResult
 
 _PACKAGES = ("masktree", "numpy", "scipy", "numba", "pillow", "scikit-image", "torch", "timm")
-_WRITE_EVERY = 10.0  # seconds between updates of the files while a run goes on (our choice)
-_SHAPE: dict[str, type] = {"config": dict, "weights": dict, "versions": dict, "seconds": dict}
+_WRITE_INTERVAL = 10.0  # seconds between updates of the files during a run (our choice)
+_EXPECTED: dict[str, type] = {"config": dict, "weights": dict, "versions": dict, "seconds": dict}
 
 
 @dataclass
 class RunRecord:
-    """Configuration, versions, weights, seconds per image and failures of a run in a folder.
+    """Configuration, versions, weights, seconds per image and failures of a run.
 
     Attributes:
-        folder: where run.json and failures.json stand.
-        config: everything that decides the content of the results.
+        folder: folder of run.json and failures.json.
+        config: everything that determines the content of the results.
         weights: provenance of the weights, with hashes.
         seconds: seconds by output name, over all runs into this folder.
         failures: {"path", "error"} of this run.
-        earlier: output names that earlier runs into this folder have written.
+        previous_names: output names that previous runs into this folder have written.
     """
 
     folder: Path
@@ -40,7 +40,7 @@ class RunRecord:
     weights: dict[str, Any]
     seconds: dict[str, float] = field(default_factory=dict)
     failures: list[dict[str, str]] = field(default_factory=list)
-    earlier: frozenset[str] = frozenset()
+    previous_names: frozenset[str] = frozenset()
     status: str = "running"
     _written: float = 0.0
 
@@ -52,12 +52,14 @@ class RunRecord:
         weights: dict[str, Any],
         *,
         overwrite: bool,
-        free: frozenset[str] = frozenset(),
+        ignored_keys: frozenset[str] = frozenset(),
     ) -> RunRecord:
-        """Begin or continue the run in ``folder``; the caller writes it once it has checked the rest.
+        """Start or continue the run in ``folder``. Writes nothing yet: the caller may have more to check.
 
         Args:
-            free: configuration keys that may differ from those of the results already there.
+            folder, config, weights: see the attributes.
+            overwrite: whether results of another configuration may be replaced.
+            ignored_keys: configuration keys that may differ from those of the existing results.
 
         Raises:
             InputError: the folder holds results of another configuration, other weights or another version.
@@ -69,36 +71,36 @@ class RunRecord:
         if not path.exists():
             return record
         try:
-            before = read_json(path, _SHAPE)
+            previous = read_json(path, _EXPECTED)
         except FormatError:
             if overwrite:
                 return record
             raise
-        record.earlier = frozenset(before["seconds"])
+        record.previous_names = frozenset(previous["seconds"])
         if overwrite:
             return record
-        old = identity(before["config"], before["weights"], before["versions"].get("masktree"))
-        new = identity(config, weights, versions()["masktree"])
-        changed = sorted(k for k in old.keys() | new.keys() if k not in free and old.get(k) != new.get(k))
+        old = run_identity(previous["config"], previous["weights"], previous["versions"].get("masktree"))
+        new = run_identity(config, weights, package_versions()["masktree"])
+        changed = sorted(k for k in old.keys() | new.keys() if k not in ignored_keys and old.get(k) != new.get(k))
         if changed:
             raise InputError(
                 f"expected the configuration of the results already in {folder}; got other values for "
                 f"{', '.join(f'{k} ({old.get(k)!r} there, {new.get(k)!r} now)' for k in changed)}; "
                 "choose another output folder, or --overwrite"
             )
-        record.seconds = dict(before["seconds"])
+        record.seconds = dict(previous["seconds"])
         return record
 
-    def add(self, result: Result[Photo]) -> None:
-        """Note the outcome of one image; the files follow every few seconds."""
+    def add(self, result: JobResult[Photo]) -> None:
+        """Record the result of one image; the files are updated every few seconds."""
         if result.error is None:
             self.seconds[result.item.name] = round(result.seconds, 3)
         else:
             self.failures.append({"path": str(result.item.path), "error": result.error})
-        if time.monotonic() - self._written > _WRITE_EVERY:
+        if time.monotonic() - self._written > _WRITE_INTERVAL:
             try:
                 self.write()
-            except OSError:  # a full disk must not end the run; the last write, in close, reports it
+            except OSError:  # a full disk must not end the run; the last write, in close, raises
                 self._written = time.monotonic()
 
     def close(self, status: str) -> None:
@@ -123,7 +125,7 @@ class RunRecord:
                 "status": self.status,
                 "config": self.config,
                 "weights": self.weights,
-                "versions": versions(),
+                "versions": package_versions(),
                 "platform": platform.platform(),
                 "images": len(self.seconds),
                 "failed": len(self.failures),
@@ -134,23 +136,23 @@ class RunRecord:
         )
 
 
-def versions(further: Sequence[str] = ()) -> dict[str, str]:
-    """Versions of Python, of the packages that results depend on, and of ``further`` ones."""
-    found = {"python": platform.python_version()}
-    for package in (*_PACKAGES, *further):
+def package_versions(extra: Sequence[str] = ()) -> dict[str, str]:
+    """Versions of Python, of the packages that results depend on, and of the ``extra`` packages."""
+    versions = {"python": platform.python_version()}
+    for package in (*_PACKAGES, *extra):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            versions[package] = "not installed"
+    return versions
 
 
-def identity(config: dict[str, Any], weights: dict[str, Any], package: str | None) -> dict[str, Any]:
-    """What results of one run have in common: configuration, weights, version of this package."""
+def run_identity(config: dict[str, Any], weights: dict[str, Any], package: str | None) -> dict[str, Any]:
+    """What all results of one run share: configuration, weights and version of masktree (``package``)."""
     return config | {"weights": f"{weights.get('name')}, sha256 {weights.get('sha256')}", "version": package}
 
 
-def fingerprint(config: dict[str, Any], weights: dict[str, Any]) -> str:
-    """Short hash of the identity, written into every result."""
-    text = json.dumps(identity(config, weights, versions()["masktree"]), sort_keys=True)
+def run_fingerprint(config: dict[str, Any], weights: dict[str, Any]) -> str:
+    """Short hash of ``run_identity``, written into every result."""
+    text = json.dumps(run_identity(config, weights, package_versions()["masktree"]), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -11,8 +11,8 @@ from masktree.coco.annotations import tree_from_annotations, tree_to_annotations
 from masktree.coco.document import read_document, read_info, write_document
 from masktree.errors import FormatError, InputError
 from masktree.io.files import read_json, sha256_of, write_json
-from masktree.io.images import Photo
-from masktree.jobs.batch import Result
+from masktree.io.photos import Photo
+from masktree.jobs.batch import JobResult
 from masktree.jobs.record import RunRecord
 from masktree.labels.card import write_card
 from masktree.labels.statistics import Statistics
@@ -102,7 +102,7 @@ class LabelSetWriter:
         """Whether the image is in a finished shard."""
         return self._file_name(photo) in self._done
 
-    def add(self, result: Result[Photo]) -> None:
+    def add(self, result: JobResult[Photo]) -> None:
         """Note one image's outcome; folds its shard when that was the last one missing."""
         if result.error is not None:
             self._errors[result.item.name] = result.error

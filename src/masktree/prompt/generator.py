@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from masktree.errors import InputError
-from masktree.predict import as_rgb
+from masktree.io.images import as_rgb
 from masktree.prompt.predictor import is_promptable
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from masktree.errors import InputError
-from masktree.predict import as_rgb
+from masktree.io.images import as_rgb
 from masktree.prompt.candidates import NUM_MASKS
 from masktree.prompt.dendrogram_prompter import DendrogramPrompter
 from masktree.prompt.prompt import MASK_LOGIT, Prompt

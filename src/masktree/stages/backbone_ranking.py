@@ -29,7 +29,8 @@ from masktree.backbones.weights import BUILT_IN, PUBLISHED_WEIGHTS
 from masktree.cluster import merge_tree
 from masktree.discover.masktree import build_dendrogram
 from masktree.errors import ImageError, InputError
-from masktree.io.images import find_photos, read_image, resize_image
+from masktree.io.images import read_image, resize_image
+from masktree.io.photos import find_photos
 from masktree.trees.dendrogram import PartitionTree
 from masktree.types import RGB
 

@@ -11,7 +11,7 @@ from masktree.backbones.embedded import EMBEDDED_WEIGHTS, MODEL_CARD
 from masktree.backbones.texture import TextureBackbone
 from masktree.backbones.weights import BUILT_IN, PUBLISHED_WEIGHTS, Weights, find_weights
 from masktree.errors import InputError, MasktreeError
-from masktree.jobs.record import versions
+from masktree.jobs.record import package_versions
 
 
 def describe(topic: Literal["all", "backbone", "labels", "model"], name: str | None) -> str:
@@ -26,7 +26,7 @@ def describe(topic: Literal["all", "backbone", "labels", "model"], name: str | N
         return _model(name)
     if topic == "backbone":
         return _backbones() if name is None else _backbone(name)
-    return "\n\n".join([_lines(versions()), _devices(), _backbones()])
+    return "\n\n".join([_lines(package_versions()), _devices(), _backbones()])
 
 
 def rank_backbones(

@@ -14,16 +14,16 @@ from typing import Any, Literal
 from masktree.coco.annotations import MAX_MASKS
 from masktree.coco.document import read_info
 from masktree.errors import FormatError, InputError
-from masktree.io.files import only_writer, read_json, write_json
-from masktree.io.images import Photo, find_photos, name_outputs
+from masktree.io.files import lock_folder, read_json, write_json
+from masktree.io.photos import Photo, find_photos, name_outputs
 from masktree.jobs import batch
-from masktree.jobs.record import RunRecord, fingerprint
+from masktree.jobs.record import RunRecord, run_fingerprint
+from masktree.jobs.recorded_batch import BatchOutcome, run_recorded_batch
 from masktree.labels import LabelSet, LabelSetWriter
 from masktree.labels.exports import write_coco, write_sa1b
 from masktree.labels.merge import MaskPool, MergeRule
 from masktree.labels.sources import LabelSource, match_images, open_source
 from masktree.labels.writer import pending_folder
-from masktree.stages.segment import Outcome, run_batch
 from masktree.trees import file as treefile
 
 Target = Literal["labels", "coco", "sa1b"]
@@ -36,7 +36,7 @@ _FEW = 500  # images that one process merges in less time than others take to st
 class Merged:
     """What was done, and for each source: what it is, and what became of its images and masks."""
 
-    outcome: Outcome
+    outcome: BatchOutcome
     sources: list[dict[str, Any]]
 
 
@@ -65,7 +65,7 @@ def merge(
         to: labels: a label set, which ``masktree train`` takes. coco: one file. sa1b: one file per image.
         images: folder of the photographs; where not given, that of the label sets, or of SA-1B's photographs beside
             their files. A result other than a label set needs none.
-        shard_size: as for ``pipeline.discover``.
+        shard_size: as for ``discover``.
         workers: processes; 0 chooses: one per core, or one for a few images.
 
     Raises:
@@ -81,22 +81,31 @@ def merge(
             raise InputError(f"expected an output beside the sources; got {output}, which is one; choose another")
     opened = _in_order([open_source(path) for path in sources], rule)
     identity, weights = _identity(opened, rule), _weights(opened)
-    run = fingerprint(identity, weights)
+    run = run_fingerprint(identity, weights)
     folder = output if to == "labels" else output.with_name(f".{output.name}.merge")
     done = None if overwrite or to == "labels" else _finished(output, to, run)
     if done is not None:
-        return Merged(Outcome(0, done["images"], done["failures"]), done["sources"])
+        return Merged(BatchOutcome(0, done["images"], done["failures"]), done["sources"])
     root = _root(opened, images, needed=to == "labels")
     photos, matches, missing = _match(opened, root)
     job = MergeJob(opened, rule, matches, pending_folder(folder), run)
-    with only_writer(folder):
+    with lock_folder(folder):
         record = RunRecord.open(folder, identity, weights, overwrite=overwrite)
         base = Path() if root is None else root
         writer = LabelSetWriter.open(folder, base, photos, shard_size=shard_size, overwrite=overwrite)
         todo = [photo for photo in photos if not writer.has(photo) and not job.finished(photo)]
-        kept = len(photos) - len(todo)
-        workers = batch.choose_workers(workers, alone=len(todo) <= _FEW)
-        failed = run_batch(todo, [], job, record, workers, kept, "merge", show_progress, writer.add)
+        workers = batch.resolve_workers(workers, single=len(todo) <= _FEW)
+        outcome = run_recorded_batch(
+            todo,
+            job,
+            record,
+            skipped=len(photos) - len(todo),
+            unlisted=[],
+            workers=workers,
+            description="merge",
+            show_progress=show_progress,
+            on_result=writer.add,
+        )
         lost = {str(source.path): names for source, names in zip(opened, missing, strict=True) if names}
         if lost:
             write_json(folder / MISSING, lost)
@@ -104,10 +113,9 @@ def merge(
             (folder / MISSING).unlink(missing_ok=True)
         counts = [{"images": len(found), "missing": len(names)} for found, names in zip(matches, missing, strict=True)]
         writer.close(record, [s.record() | count for s, count in zip(opened, counts, strict=True)])
-    outcome = Outcome(len(todo) - failed, kept, record.failures)
     summary = LabelSet.open(folder).index["sources"]
     if to != "labels":
-        manifest = {"images": len(photos) - failed, "failures": record.failures, "sources": summary}
+        manifest = {"images": outcome.completed + outcome.skipped, "failures": record.failures, "sources": summary}
         _convert(folder, output, to, identity | {"run": run} | manifest, overwrite)
     return Merged(outcome, summary)
 

@@ -22,12 +22,13 @@ from typing import Any
 import numpy as np
 
 from masktree.errors import InputError, TrainingError
-from masktree.io.files import only_writer, read_json, sha256_of, write_json
+from masktree.io.files import lock_folder, read_json, sha256_of, write_json
 from masktree.labels import LabelSet
 from masktree.labels.merge import MergeRule
 from masktree.models.saved import weight_file
+from masktree.predict import SegmenterConfig
+from masktree.stages.discover import discover
 from masktree.stages.merge import merge
-from masktree.stages.segment import Config, discover
 from masktree.train.initialisation import Initialisation
 from masktree.train.presets import Preset
 from masktree.train.train import train
@@ -124,7 +125,7 @@ def run_rounds(
         raise InputError(f"expected the folder of the photographs; got {photographs}; say where they are (--root)")
     preset = settings.preset(start.preset())
     shards = [shard["sha256"] for shard in label_set.index["shards"]]
-    with only_writer(output):
+    with lock_folder(output):
         _plan(output, asdict(settings) | {"seed": seed, "run": start.sha256, "labels": shards}, overwrite)
         done, model, latest, record = 0, start.folder, labels, []
         for number in range(1, settings.rounds + 1):
@@ -188,7 +189,7 @@ def _relabel(
     """A new label set: what the model is sure of, and the old labels beside it."""
     least = float(np.nextafter(np.float32(settings.min_score), np.float32(1)))  # scores above it, not at it
     limit = {} if settings.predictions_per_image is not None else {"min_score": least}
-    config = Config(
+    config = SegmenterConfig(
         model=str(model),
         device=options.device,
         seed=seed,

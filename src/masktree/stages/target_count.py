@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from masktree.coco.annotations import MAX_MASKS
+from masktree.discover.methods import METHODS
 from masktree.errors import ImageError, InputError
-from masktree.io.images import Photo, read_image
-from masktree.predict import DiscoverySegmenter, ModelSegmenter, Segmenter, method_options
+from masktree.io.images import read_image
+from masktree.io.photos import Photo
+from masktree.predict import DiscoverySegmenter, ModelSegmenter, Segmenter
 
 SAMPLE = 24  # images to count labels on (our choice: a standard error of about a tenth of the spread over images)
 _ROUNDS = 6  # halvings of the interval of shifts: the thresholds are then known to 0.015
@@ -39,7 +41,7 @@ def choose_options(
         everything = dataclasses.replace(segmenter, options=segmenter.options | {"max_masks": MAX_MASKS})
         least = _least_score(sample, everything, wanted)
         return segmenter.options | {"min_score": least, "max_masks": MAX_MASKS}
-    published = method_options(segmenter.method)["thresholds"]
+    published = METHODS[segmenter.method].options()["thresholds"]
 
     def count(shift: float) -> float:
         options = segmenter.options | {"thresholds": tuple(t + shift for t in published)}

@@ -26,7 +26,7 @@ import numpy as np
 
 from masktree.errors import FormatError, InputError, MasktreeError
 from masktree.io.files import read_json, write_json
-from masktree.jobs.progress import Progress, Silent
+from masktree.jobs.progress import NoProgress, Progress
 from masktree.labels import LabelSet
 from masktree.trees import hierarchy, rle
 from masktree.trees.masktree import MaskTree
@@ -127,7 +127,7 @@ class LabelStore:
         if not (home / key / "store.json").exists():
             with _sole_maker(home):
                 if not (home / key / "store.json").exists():
-                    _make(labels, home / key, progress or Silent())
+                    _make(labels, home / key, progress or NoProgress())
                     for other in home.iterdir():
                         if _KEY.fullmatch(other.name) and other.name != key:
                             shutil.rmtree(other, ignore_errors=True)

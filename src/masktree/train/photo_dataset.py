@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from masktree.errors import ImageError, InputError, MasktreeError
 from masktree.io.images import read_image
-from masktree.jobs.batch import single_threads
+from masktree.jobs.batch import single_threaded_children
 from masktree.train.augmentation import Augmentation
 from masktree.train.label_store import ImageLabels, LabelStore
 from masktree.types import RGB
@@ -184,7 +184,7 @@ class PhotoDataset(Dataset, ABC, Generic[Example, Item]):
             generator=torch.Generator(),  # its own: the loader would draw from the run's
         )
         reported: set[str] = set()
-        with single_threads():
+        with single_threaded_children():
             packs = iter(loader)
         try:
             for pack in packs:

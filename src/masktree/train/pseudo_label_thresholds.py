@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from masktree.errors import FormatError, InputError, TrainingError
-from masktree.jobs.progress import Progress, Silent
+from masktree.jobs.progress import NoProgress, Progress
 from masktree.train.label_store import LabelStore
 from masktree.trees import rle
 
@@ -47,7 +47,7 @@ def labels_per_image(store: LabelStore, *, progress: Progress | None = None) -> 
     for number in range(len(store)):
         record = store[number]
         counts += np.bincount(size_classes(rle.areas(record.rles, record.size)), minlength=len(SIZES))
-        (progress or Silent()).advance()
+        (progress or NoProgress()).advance()
     small, medium, large = (counts / len(store)).tolist()
     return small, medium, large
 

@@ -28,7 +28,7 @@ import torch
 
 from masktree.errors import FormatError, InputError, TrainingError
 from masktree.io.files import write_atomically, write_json
-from masktree.jobs.record import versions
+from masktree.jobs.record import package_versions
 from masktree.models.build import save_pretrained
 from masktree.models.config import ModelConfig, to_json
 from masktree.models.saved import CONFIG, FORMAT, VERSION, WEIGHTS, is_model, read_header
@@ -105,7 +105,7 @@ class RunFolder:
             for name in (CONFIG, CHECKPOINT, WEIGHTS, METRICS, LOSSES, THRESHOLDS):
                 (self.folder / name).unlink(missing_ok=True)
             shutil.rmtree(self.folder / BOARD, ignore_errors=True)
-        self.header["record"]["versions"] = versions(_PACKAGES)
+        self.header["record"]["versions"] = package_versions(_PACKAGES)
         write_json(self.folder / CONFIG, self.header, indent=1)
         for path in self._samples():
             if int(path.stem.removeprefix("step-")) > self.step:

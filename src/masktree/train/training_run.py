@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from masktree.errors import InputError
-from masktree.io.files import only_writer
+from masktree.io.files import lock_folder
 from masktree.jobs.progress import Progress, progress_bar
 from masktree.labels import LabelSet
 from masktree.models.build import build_model
@@ -230,7 +230,7 @@ def open_training_run(
         accelerator = stack.enter_context(accelerated(device, options.precision))
         preset.optimisation.check_processes(accelerator.num_processes)
         if accelerator.is_main_process:
-            stack.enter_context(only_writer(output))
+            stack.enter_context(lock_folder(output))
         store = _open_store(label_set, accelerator, options)
         training, record = _describe(preset, seed, store, label_set, accelerator, device)
         if start is not None:

@@ -1,0 +1,175 @@
+"""Photographs on disk: finding them, and naming their outputs."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from masktree.errors import InputError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"})
+RESERVED_NAMES = frozenset({"run", "failures"})  # run.json and failures.json record a run
+_TREE_FILE_START = b'{"format": "masktree"'
+
+
+@dataclass(frozen=True)
+class Photo:
+    """An image file and the name of its outputs: POSIX path relative to the output folder, without suffix."""
+
+    path: Path
+    name: str
+
+
+def find_photos(inputs: Sequence[str | Path]) -> tuple[list[Photo], list[dict[str, str]]]:
+    """Resolve files, folders (recursive) and globs to photographs with output names that mirror the inputs.
+
+    A file that is found several times, also through symbolic links, is returned once: with the name from the first
+    input that finds it, the shortest one if that input finds it more than once. Symbolic links to folders are not
+    followed below a folder or ``**``.
+
+    Args:
+        inputs: paths or glob patterns (``**`` is recursive). From folders and globs only files with a known image
+            suffix are returned, without overlays that masktree wrote (a .png beside its tree's .json); a file that is
+            named explicitly is always returned.
+
+    Returns:
+        (photos in sorted order, failures: one {"path", "error"} for each folder that cannot be listed and each name
+        with an image suffix that is not a regular file).
+
+    Raises:
+        InputError: an input does not exist or matches nothing, or two photographs would write to one name.
+    """
+    failures: dict[str, dict[str, str]] = {}
+    found: dict[str, tuple[Path, str]] = {}
+    for pattern in inputs:
+        new_failures: list[dict[str, str]] = []
+        matches: dict[str, tuple[Path, str]] = {}
+        for path, relative in _resolve(str(pattern), new_failures):
+            real_path = os.path.realpath(path)
+            if real_path not in matches or len(relative) < len(matches[real_path][1]):
+                matches[real_path] = path, relative
+        if not matches and not new_failures:
+            raise InputError(f"expected an image, a folder with images or a glob that matches; got {pattern}")
+        failures |= {failure["path"]: failure for failure in new_failures}
+        for real_path, match in matches.items():
+            found.setdefault(real_path, match)
+    return name_outputs(list(found.values())), list(failures.values())
+
+
+def _resolve(item: str, failures: list[dict[str, str]]) -> Iterator[tuple[Path, str]]:
+    """Image files of one input, with their path relative to it."""
+    path = Path(item)
+    if os.path.isfile(item):  # unlike Path.is_file, it returns False below a folder without permission
+        yield path, path.name
+    elif os.path.isdir(item):
+        for inner in _walk(path, failures):
+            yield inner, inner.relative_to(path).as_posix()
+    elif glob.has_magic(item):
+        root = _folder_without_wildcards(path)
+        pattern = path.relative_to(root)
+        if ".." in pattern.parts:
+            raise InputError(f"expected '..' only before the first wildcard of a glob; got {item}")
+        for match in _glob(root, pattern):
+            files = _walk(match, failures) if os.path.isdir(match) else _photographs([match], failures)
+            for file in files:
+                yield file, file.relative_to(root).as_posix()
+
+
+def _glob(root: Path, pattern: Path) -> list[Path]:
+    """Sorted matches of a pattern below a folder. Names with a leading dot match only where the pattern has one.
+
+    ``Path.glob`` and not ``glob.glob``, whose ``**`` follows symbolic links to folders, even in circles.
+    """
+    parts = [part if part == "**" else re.sub(r"\*\*+", "*", part) for part in pattern.parts]
+    if parts[-1] == "**":
+        parts.append("*")
+    recursive = "**" in parts and parts[-1] == "*"  # matches every file itself; folders would repeat them
+    hidden = any(part.startswith(".") for part in parts)
+    return [
+        match
+        for match in sorted(root.glob("/".join(parts)))
+        if (hidden or not any(part.startswith(".") for part in match.relative_to(root).parts))
+        and not (recursive and os.path.isdir(match))
+    ]
+
+
+def _walk(folder: Path, failures: list[dict[str, str]]) -> Iterator[Path]:
+    def add_failure(error: OSError) -> None:
+        failures.append({"path": str(error.filename), "error": f"cannot list the folder: {error.strerror}"})
+
+    for parent, folders, files in os.walk(folder, onerror=add_failure):
+        folders.sort()
+        yield from _photographs([Path(parent) / name for name in sorted(files) if not name.startswith(".")], failures)
+
+
+def _photographs(paths: Iterable[Path], failures: list[dict[str, str]]) -> Iterator[Path]:
+    """Regular files with an image suffix, without our overlays; opening a pipe would block forever."""
+    for path in paths:
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            continue
+        try:
+            regular = stat.S_ISREG(path.stat().st_mode)
+        except OSError as error:  # a broken or circular link, a folder without permission
+            failures.append({"path": str(path), "error": f"cannot read the file: {error.strerror}"})
+            continue
+        if not regular:
+            failures.append({"path": str(path), "error": "expected a regular file; got a pipe, socket or device"})
+        elif not _is_overlay(path):
+            yield path
+
+
+def _is_overlay(path: Path) -> bool:
+    """Whether masktree wrote this picture beside a tree."""
+    tree = path.with_suffix(".json")
+    if path.suffix != ".png" or not os.path.isfile(tree):
+        return False
+    try:
+        with tree.open("rb") as handle:
+            return handle.read(len(_TREE_FILE_START)) == _TREE_FILE_START
+    except OSError:
+        return False
+
+
+def _folder_without_wildcards(pattern: Path) -> Path:
+    """The leading folders of a glob pattern, up to the first one with a wildcard."""
+    folder = Path()
+    for part in pattern.parts[:-1]:
+        if glob.has_magic(part):
+            break
+        folder /= part
+    return folder
+
+
+def name_outputs(found: Sequence[tuple[Path, str]]) -> list[Photo]:
+    """Photographs of (path, relative POSIX path). The name has no suffix, except where a.jpg and a.png are siblings.
+
+    Raises:
+        InputError: two photographs would write to one name, or one to a reserved name.
+    """
+    names = [relative.removesuffix(Path(relative).suffix) for _, relative in found]
+    while True:  # a name with suffix may equal another name without (a.jpg, a.png, a.jpg.jpg): repeat until stable
+        counts = Counter(names)
+        unique_names = [
+            relative if counts[name] > 1 or name.lower() in RESERVED_NAMES else name
+            for name, (_, relative) in zip(names, found, strict=True)
+        ]
+        if unique_names == names:
+            break
+        names = unique_names
+    paths: dict[str, Path] = {}
+    for name, (path, _) in zip(names, found, strict=True):
+        if name.lower() in RESERVED_NAMES:
+            raise InputError(f"expected a photograph of another name; got {path}: {name}.json is the record; rename it")
+        if name in paths:
+            raise InputError(
+                f"expected one output name per image; {paths[name]} and {path} would both write {name}.json; "
+                "give them in two runs with different output folders"
+            )
+        paths[name] = path
+    return [Photo(path, name) for name, path in paths.items()]

@@ -1,0 +1,77 @@
+"""Segmentation by clustering backbone features, without a trained model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from masktree.discover.methods import METHODS, QUALITIES, Quality
+from masktree.errors import InputError
+from masktree.io.images import as_rgb
+from masktree.trees.masktree import MaskTree
+from masktree.types import RGB
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from masktree.backbones.base import Backbone
+    from masktree.backbones.weights import Weights
+
+
+@dataclass(frozen=True)
+class DiscoverySegmenter:
+    """Callable from an image to its ``MaskTree``, by clustering the features of a backbone.
+
+    Attributes:
+        backbone: dense feature extractor, from ``load_backbone``.
+        method: a name in ``masktree.discover.methods.METHODS``.
+        quality: fast, or best: slower and finer, see ``masktree.discover.methods.Method``.
+        min_area: smallest mask in pixels of the input image; None takes the method's default.
+        options: further keyword arguments of the method.
+
+    Raises:
+        InputError: unknown method, quality or option, or a ``min_area`` that is not a whole number of at least 1.
+    """
+
+    backbone: Backbone
+    method: str = "masktree"
+    quality: Quality = "fast"
+    min_area: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (("method", self.method, METHODS), ("quality", self.quality, QUALITIES)):
+            if value not in choices:
+                raise InputError(f"expected {name} to be one of {', '.join(choices)}; got {value!r}")
+        for min_area in (self.min_area, self.options.get("min_area")):
+            if min_area is not None and not (isinstance(min_area, (int, np.integer)) and min_area >= 1):
+                raise InputError(f"expected min_area of at least 1 pixel; got {min_area!r}; give a whole number")
+        known = METHODS[self.method].options() if self.options else {}
+        unknown = [name for name in self.options if name not in known]
+        if unknown:
+            raise InputError(
+                f"expected options of the method {self.method}: {', '.join(known)}; got {', '.join(unknown)}"
+            )
+
+    @property
+    def device(self) -> str:
+        """Kind of device it computes on: cpu, cuda or mps."""
+        return self.backbone.device
+
+    @property
+    def provenance(self) -> Weights:
+        """Origin of the backbone's weights."""
+        return self.backbone.provenance
+
+    def __call__(self, image: str | Path | RGB | Image) -> MaskTree:
+        """The tree of one image: a path, an (H, W, 3) uint8 RGB array, or a Pillow image.
+
+        Raises:
+            ImageError: the file cannot be read.
+            InputError: an array of another shape or type.
+        """
+        options = self.options if self.min_area is None else {"min_area": self.min_area} | self.options
+        return METHODS[self.method](as_rgb(image), self.backbone, quality=self.quality, **options)

@@ -1,0 +1,88 @@
+"""Segmenters by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from masktree.backbones import load_backbone
+from masktree.backbones.device import resolve_device
+from masktree.discover.methods import Quality
+from masktree.errors import InputError
+from masktree.models import saved
+from masktree.models.build import read_model
+from masktree.predict.discovery import DiscoverySegmenter
+from masktree.predict.model import ModelSegmenter
+
+
+def load(
+    model: str | Path = "embedded",
+    *,
+    device: str = "auto",
+    dtype: str = "float32",
+    method: str | None = None,
+    quality: Quality | None = None,
+    min_area: int | None = None,
+    **options: Any,
+) -> DiscoverySegmenter | ModelSegmenter:
+    """Load a segmenter: a discovery method on a backbone, or a trained model.
+
+    Args:
+        model: a backbone: ``embedded`` (works offline), ``texture``, a published one such as ``dino-vitb8``, or a local
+            file or folder, see ``masktree info backbone``. Or a trained model: the folder of a run of ``masktree
+            train``, or ``owner/name`` on the Hugging Face hub. A folder's ``config.json`` says which of the two it is.
+        device: auto, cpu, cuda, cuda:N or mps.
+        dtype: precision of the network, float32 or bfloat16.
+        method, quality: see ``DiscoverySegmenter``; default masktree and fast. Not for a trained model.
+        min_area, options: see ``DiscoverySegmenter``. Options of a trained model: ``min_score`` and ``crops``, see
+            ``ModelSegmenter``, and ``snap``: whether to snap its masks to the regions of the default method.
+
+    Raises:
+        WeightsError: unknown name, or weights that cannot be loaded; other weights are never used instead.
+        FormatError: the folder of a trained model is damaged or holds something else.
+        InputError: unknown method, quality or option, or a value out of range.
+    """
+    if not isinstance(model, (str, Path)):
+        raise InputError(
+            f"expected the name of a backbone, a file or a folder as text; got {model!r}; see masktree info"
+        )
+    model = str(model)
+    if saved.is_model(Path(model).expanduser()) or saved.is_hub_id(model):
+        given = {name: value for name, value in (("method", method), ("quality", quality)) if value is not None}
+        if given:
+            raise InputError(
+                f"expected a trained model without {' and '.join(given)}; got {model!r} with "
+                f"{', '.join(map(repr, given.values()))}; leave these out, or give a backbone"
+            )
+        return load_model(model, device=device, dtype=dtype, min_area=min_area, **options)
+    return DiscoverySegmenter(
+        load_backbone(model, device, dtype), method or "masktree", quality or "fast", min_area, options
+    )
+
+
+def load_model(
+    model: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "float32",
+    min_area: int | None = None,
+    snap: bool = False,
+    **options: Any,
+) -> ModelSegmenter:
+    """Load a trained model: the folder of a run, or ``owner/name`` on the hub; arguments as of ``load``.
+
+    Raises:
+        WeightsError: no such model, or weights that are damaged or of another architecture.
+        FormatError: ``config.json`` is damaged or not that of a model.
+        InputError: unknown option, or a value out of range.
+    """
+    unknown = [name for name in options if name not in ("min_score", "crops")]
+    if unknown:
+        raise InputError(
+            f"expected options of a trained model: min_area, min_score, crops, snap; got {', '.join(unknown)}"
+        )
+    torch_device = resolve_device(device)  # first, so that a wrong device does not cost a download
+    folder = saved.find_model(model)
+    snap_backbone = load_backbone("embedded", str(torch_device)) if snap else None
+    network, origin = read_model(folder, torch_device), saved.provenance(folder, str(model))
+    return ModelSegmenter(network, origin, dtype, min_area, snap_backbone=snap_backbone, **options)

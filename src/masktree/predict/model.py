@@ -1,0 +1,113 @@
+"""Segmentation with a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from masktree.discover.masktree import build_dendrogram
+from masktree.errors import InputError
+from masktree.io.images import as_rgb
+from masktree.models.crops import segment_crops
+from masktree.models.trees import MIN_AREA, check_limits, segment_images
+from masktree.trees.masktree import MaskTree
+from masktree.trees.snap import snap_to_regions
+from masktree.types import RGB
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from masktree.backbones.base import Backbone
+    from masktree.models.saved import Provenance
+    from masktree.models.structures import Model
+
+
+@dataclass(frozen=True)
+class ModelSegmenter:
+    """Callable from an image to its ``MaskTree``, by a model that ``masktree train`` has made.
+
+    Attributes:
+        model: in evaluation mode, on its device; from ``masktree.models.build.read_model``.
+        provenance: origin of the model.
+        dtype: "float32", or "bfloat16" for autocast.
+        min_area: smallest mask in pixels of the input image; None takes ``masktree.models.trees.MIN_AREA``.
+        min_score: minimum score of a mask, in [0, 1].
+        crops: segment crops of large masks as well, see ``masktree.models.crops``; several times slower.
+        snap_backbone: backbone of the dendrogram to whose regions masks are snapped, see ``masktree.trees.snap``;
+            None leaves the masks as predicted.
+
+    Raises:
+        InputError: ``dtype``, ``min_area`` or ``min_score`` out of range.
+    """
+
+    model: Model
+    provenance: Provenance
+    dtype: str = "float32"
+    min_area: int | None = None
+    min_score: float = 0.0
+    crops: bool = False
+    snap_backbone: Backbone | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "bfloat16"):
+            raise InputError(f"expected dtype 'float32' or 'bfloat16'; got {self.dtype!r}; give one of these")
+        check_limits(self._resolved_min_area, self.min_score)
+
+    @property
+    def device(self) -> str:
+        """Kind of device it computes on: cpu, cuda or mps."""
+        return self._torch_device.type
+
+    def __call__(self, image: str | Path | RGB | Image) -> MaskTree:
+        """The tree of one image: a path, an (H, W, 3) uint8 RGB array, or a Pillow image.
+
+        Raises:
+            ImageError: the file cannot be read.
+            InputError: an array of another shape or type.
+        """
+        return self.segment_batch([image])[0]
+
+    def segment_batch(self, images: Sequence[str | Path | RGB | Image], *, batch: int = 4) -> list[MaskTree]:
+        """The trees of several images, in order; at most ``batch`` images of one shape in a forward pass.
+
+        Raises:
+            ImageError: a file cannot be read.
+            InputError: an array of another shape or type; ``batch`` below 1.
+        """
+
+        def segment(pictures: Sequence[RGB]) -> list[MaskTree]:
+            return segment_images(
+                self.model,
+                pictures,
+                device=self._torch_device,
+                dtype=getattr(torch, self.dtype),
+                batch=batch,
+                min_area=self._resolved_min_area,
+                min_score=self.min_score,
+            )
+
+        pictures = [as_rgb(image) for image in images]
+        trees = segment(pictures)
+        if self.crops:
+            trees = [segment_crops(image, tree, segment) for image, tree in zip(pictures, trees, strict=True)]
+        return [self._snap(image, tree) for image, tree in zip(pictures, trees, strict=True)]
+
+    def _snap(self, image: RGB, tree: MaskTree) -> MaskTree:
+        """The tree snapped to the regions of the image's dendrogram if there is a ``snap_backbone``."""
+        if self.snap_backbone is None or len(tree) == 0:
+            return tree
+        return snap_to_regions(tree, build_dendrogram(image, backbone=self.snap_backbone))
+
+    @property
+    def _resolved_min_area(self) -> int:
+        return MIN_AREA if self.min_area is None else self.min_area
+
+    @property
+    def _torch_device(self) -> torch.device:
+        assert isinstance(self.model, nn.Module)
+        return next(self.model.parameters()).device
