@@ -140,7 +140,7 @@ def test_nothing_done_is_no_division_by_zero(tmp_path):
 
 
 def test_versions_name_what_results_depend_on(monkeypatch):
-    found = runs.versions()
+    found = runs.package_versions()
     assert {"python", "masktree", "numpy", "torch", "numba"} <= found.keys()
     monkeypatch.setattr(runs, "_PACKAGES", ("surely-not-installed",))
-    assert runs.versions()["surely-not-installed"] == "not installed"
+    assert runs.package_versions()["surely-not-installed"] == "not installed"
