@@ -258,7 +258,7 @@ class TeacherStudentStep:
         """What the record of the step says besides losses."""
         news = self.teacher.watch.news()
         if news is not None:
-            bar.tell(news)
+            bar.print(news)
         return self.report
 
     def _sum(self, values: Tensor) -> Tensor:

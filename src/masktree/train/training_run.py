@@ -177,7 +177,7 @@ class TrainingRun:
             ) as steps,
         ):
             for message in self.messages:
-                bar.tell(message)
+                bar.print(message)
             saved = time.monotonic()
             for record in steps:
                 noted = note(bar)
@@ -188,7 +188,7 @@ class TrainingRun:
                 if main and (end or state.step == last or time.monotonic() - saved > options.save_every):
                     run.save(state)
                     spent = f"{record['seconds']:.2f} s/step"
-                    bar.tell(f"checkpoint of step {state.step}: loss {record['loss']:.4g}, {spent}")
+                    bar.print(f"checkpoint of step {state.step}: loss {record['loss']:.4g}, {spent}")
                     saved = time.monotonic()
                 if end:
                     raise KeyboardInterrupt
