@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -24,7 +25,8 @@ def _shrink(source: Path, target: Path, side: int = 128) -> None:
 
 def _write_annotations(path: Path, segmenter: masktree.DiscoverySegmenter, photos: list[Path]) -> None:
     """COCO annotations of a few entities and their parts in each photograph."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, photo in enumerate(photos, start=1):
         tree = segmenter(photo)
         best = tree.scores >= sorted(tree.scores)[-4]

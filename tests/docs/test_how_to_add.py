@@ -25,11 +25,12 @@ PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs/how-t
 @pytest.fixture
 def restored() -> Iterator[None]:
     """The dictionaries of methods and data sets are afterwards as they were."""
-    methods, datasets = dict(METHODS), dict(DATASETS)
+    methods, datasets = set(METHODS), set(DATASETS)
     yield
-    for registry, entries in ((METHODS, methods), (DATASETS, datasets)):
-        registry.clear()
-        registry.update(entries)  # type: ignore[arg-type]  # each with its own entries
+    for name in set(METHODS) - methods:
+        del METHODS[name]
+    for name in set(DATASETS) - datasets:
+        del DATASETS[name]
 
 
 def install(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
