@@ -1,20 +1,21 @@
-"""The whole way from photograph to tree file, by method and stage, at one thread.
+"""From photograph to tree file: CPU seconds by method and stage on one thread.
 
     python benchmarks/pipeline.py FOLDER [--quality best] [--methods hassod sohes] [--limit 10]
-    python benchmarks/pipeline.py FOLDER --big
+    python benchmarks/pipeline.py FOLDER --large-image
 
-Each method runs in a process of its own, after one small image that loads and compiles. Seconds are CPU seconds per
-image; the time of a stage is its own, without that of stages inside it. features: backbone, or the cues of
-borders. clustering: merge trees, cuts, MaskCut, leaves. refinement: the refiner, or the redrawing of borders at full
-size. hierarchy: suppression of duplicates, forest. writing: the JSON file. other: resizing, filters, run lengths.
+Cost: 1 to 10 s per photograph and method. Expected: everything but the features of hassod with the dense CRF at
+480 x 480 in at most 0.5 s. Each method runs in a process of its own, after one small image that loads and compiles.
+Stages do not count the stages inside them. features: backbone or boundary cues. clustering: merge trees, cuts, MaskCut,
+leaves. refinement: the refiner, or upsampling of leaves. hierarchy: mask NMS and forest. writing: the JSON file. other:
+resizing, filters, run-length encoding.
 
---big makes one photograph of 6000 x 4000 pixels out of the folder's first (enlarged, with noise) and gives it to
-``masktree segment``: wall and CPU seconds and peak memory of that command.
+``--large-image`` enlarges the first photograph to 6000 x 4000 pixels, adds noise, and runs ``masktree segment`` on it:
+wall and CPU seconds and peak memory of the command.
 """
 
 from __future__ import annotations
 
-import argparse
+import importlib
 import json
 import os
 import subprocess
@@ -27,77 +28,76 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-METHODS = ("masktree", "hassod", "sohes", "unsam")
+import numpy as np
+
+from arguments import make_parser
+from masktree import DiscoverySegmenter
+from masktree.backbones import load_backbone
+from masktree.discover.methods import METHODS
+from masktree.io.images import find_photos, read_image, resize_image
+from masktree.trees import rle
+from measurement import resident_megabytes
+from table import Table
+
 STAGES = ("features", "clustering", "refinement", "hierarchy", "writing", "other")
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-GOAL = "goal: everything but features <= 0.5 s per image for hassod with the CRF at 480 x 480"
+SINGLE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+STAGE_FUNCTIONS = (  # module below masktree, function, stage
+    ("discover.region_masks", "merge_tree", "clustering"),
+    ("discover.region_masks", "pooled_regions", "clustering"),
+    ("discover.sohes", "pooled_regions", "clustering"),
+    ("discover.unsam", "maskcut", "clustering"),
+    ("discover.masktree", "boundary_cues", "features"),
+    ("discover.masktree", "watershed_leaves", "clustering"),
+    ("discover.masktree", "merge_leaves", "clustering"),
+    ("discover.masktree", "upsample_leaves", "refinement"),
+    ("discover.region_masks", "mask_nms", "hierarchy"),
+    ("trees.hierarchy", "parents_by_coverage", "hierarchy"),
+    ("refine.guided", "guided", "refinement"),
+)
 
 
 class Stopwatch:
-    """CPU seconds by stage; an outer stage does not count while an inner one runs."""
+    """CPU seconds by stage; an outer stage pauses while an inner one runs."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self._stack = ["other"]
-        self._since = time.process_time()
+        self._start = time.process_time()
 
-    def _switch(self) -> None:
+    def lap(self) -> None:
+        """Add the time since the last lap to the current stage."""
         now = time.process_time()
-        self.seconds[self._stack[-1]] += now - self._since
-        self._since = now
+        self.seconds[self._stack[-1]] += now - self._start
+        self._start = now
 
     def timed(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
-        def run(*arguments: Any, **options: Any) -> Any:
-            self._switch()
+        def run(*args: Any, **kwargs: Any) -> Any:
+            self.lap()
             self._stack.append(stage)
             try:
-                return function(*arguments, **options)
+                return function(*args, **kwargs)
             finally:
-                self._switch()
+                self.lap()
                 self._stack.pop()
 
         return run
 
-    def start(self) -> None:
-        self.seconds.clear()
-        self._since = time.process_time()
 
-    def stop(self) -> None:
-        self._switch()
-
-
-def install(watch: Stopwatch) -> None:
-    """Put the stopwatch around the functions that make up the stages."""
-    from masktree import discover, refine
-    from masktree.trees import hierarchy
-    from masktree.trees.masktree import MaskTree
-
-    modules = {name: sys.modules[f"masktree.discover.{name}"] for name in ("region_masks", *METHODS)}
-    assert discover
-    for module, name, stage in (
-        (modules["region_masks"], "merge_tree", "clustering"),
-        (modules["region_masks"], "pooled_regions", "clustering"),
-        (modules["sohes"], "pooled_regions", "clustering"),
-        (modules["unsam"], "maskcut", "clustering"),
-        (modules["masktree"], "boundary_cues", "features"),
-        (modules["masktree"], "watershed_leaves", "clustering"),
-        (modules["masktree"], "merge_leaves", "clustering"),
-        (modules["masktree"], "upsample_leaves", "refinement"),
-        (modules["region_masks"], "mask_nms", "hierarchy"),
-        (hierarchy, "parents_by_coverage", "hierarchy"),
-        (refine, "guided", "refinement"),
-    ):
+def time_stages(watch: Stopwatch) -> None:
+    """Replace the functions that make up the stages by timed ones."""
+    for module_name, name, stage in STAGE_FUNCTIONS:
+        module = importlib.import_module(f"masktree.{module_name}")
         setattr(module, name, watch.timed(stage, getattr(module, name)))
-    for name in ("hassod", "sohes", "unsam"):  # the refiner of quality best is the default argument
-        function = modules[name].__dict__[name]
-        function.__kwdefaults__["refiner"] = watch.timed("refinement", function.__kwdefaults__["refiner"])
-    make = MaskTree.from_dendrogram
-    MaskTree.from_dendrogram = staticmethod(watch.timed("hierarchy", make))  # type: ignore[method-assign, assignment]
+    for name in ("hassod", "sohes", "unsam"):  # the refiner of quality best is a default argument
+        defaults = METHODS[name].load().__kwdefaults__
+        defaults["refiner"] = watch.timed("refinement", defaults["refiner"])
+    module = importlib.import_module("masktree.trees.masktree")
+    module.MaskTree.from_dendrogram = staticmethod(watch.timed("hierarchy", module.MaskTree.from_dendrogram))
 
 
 class TimedBackbone:
-    """A backbone under the stopwatch."""
+    """A backbone whose calls count as features."""
 
     def __init__(self, backbone: Any, watch: Stopwatch) -> None:
         self._backbone = backbone
@@ -110,116 +110,100 @@ class TimedBackbone:
         return self._call(images)
 
 
-def measure(paths: Sequence[str], method: str, quality: str, backbone: str) -> dict[str, Any]:
-    """In the child: one method over all photographs."""
-    import numpy as np
-
-    import masktree
-    from masktree.backbones import load_backbone
-    from masktree.io.images import read_image
-    from masktree.trees import rle
-
+def measure(paths: Sequence[str], method: Any, quality: Any, backbone: str) -> dict[str, float]:
+    """Means over the photographs by one method, in a child process."""
     watch = Stopwatch()
-    install(watch)
-    segmenter = masktree.DiscoverySegmenter(
-        TimedBackbone(load_backbone(backbone, "cpu"), watch),
-        method,
-        quality,  # type: ignore[arg-type]
-    )
+    time_stages(watch)
+    timed: Any = TimedBackbone(load_backbone(backbone, "cpu"), watch)
+    segmenter = DiscoverySegmenter(timed, method, quality)
     images = [read_image(path) for path in paths]
-    segmenter(images[0][:64, :64])
-    totals: dict[str, float] = dict.fromkeys((*STAGES, "wall", "masks", "coverage", "kilobytes"), 0.0)
+    segmenter(images[0][:256, :256])
+    totals: dict[str, float] = dict.fromkeys((*STAGES, "wall", "masks", "coverage", "file kB"), 0.0)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tree.json"
         for image in images:
-            wall = time.perf_counter()
-            watch.start()
+            watch.lap()
+            watch.seconds.clear()
+            start = time.perf_counter()
             tree = segmenter(image)
             watch.timed("writing", tree.save)(path)
-            watch.stop()
-            totals["wall"] += time.perf_counter() - wall
+            watch.lap()
+            totals["wall"] += time.perf_counter() - start
             for stage in STAGES:
                 totals[stage] += watch.seconds[stage]
             totals["masks"] += len(tree)
             totals["coverage"] += rle.areas([rle.union(tree.rles, tree.size)], tree.size)[0] / np.prod(tree.size)
-            totals["kilobytes"] += path.stat().st_size / 1024
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return {k: float(v) / len(images) for k, v in totals.items()} | {"peak": int(peak.split()[1]) / 1024}
+            totals["file kB"] += path.stat().st_size / 1024
+    return {k: float(v) / len(images) for k, v in totals.items()} | {"peak MB": resident_megabytes("VmHWM")}
 
 
-def table(folder: Path, methods: Sequence[str], quality: str, backbone: str, limit: int) -> None:
-    paths = photographs(folder)[:limit]
-    print(f"{len(paths)} photographs, quality {quality}, backbone {backbone}; CPU seconds per image. {GOAL}")
-    columns = (*STAGES, "total", "but net", "wall")
-    print(f"{'':10}" + "".join(f"{c:>11}" for c in columns) + "   masks  covered   file KB  peak MB")
+def compare_methods(folder: Path, methods: Sequence[str], quality: str, backbone: str, limit: int | None) -> None:
+    paths = [str(path) for path in photographs(folder)[:limit]]
+    columns = {"method": "", **dict.fromkeys((*STAGES, "total", "but features", "wall"), ".3f")}
+    columns |= {"masks": ".1f", "coverage": ".3f", "file kB": ".1f", "peak MB": ".0f"}
+    table = Table(
+        f"{len(paths)} photographs, quality {quality}, backbone {backbone}; CPU seconds per photograph", columns
+    )
     for method in methods:
-        arguments = [sys.executable, __file__, str(folder), "--child", json.dumps([paths, method, quality, backbone])]
-        done = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment())
-        if done.returncode:
-            print(f"{method:10} failed: {done.stderr.strip().splitlines()[-1]}")
-            continue
+        job = json.dumps([paths, method, quality, backbone])
+        done = subprocess.run(
+            [sys.executable, __file__, str(folder), "--child", job],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            env=os.environ | SINGLE_THREAD,
+        )
         row = json.loads(done.stdout.splitlines()[-1])
         row["total"] = sum(row[stage] for stage in STAGES)
-        row["but net"] = row["total"] - row["features"]
-        line = f"{method:10}" + "".join(f"{row[c]:11.3f}" for c in columns)
-        print(f"{line}{row['masks']:8.1f}{row['coverage']:9.3f}{row['kilobytes']:10.1f}{row['peak']:9.0f}", flush=True)
+        row["but features"] = row["total"] - row["features"]
+        table.add(method, *(row[column] for column in list(columns)[1:]))
 
 
-def big(folder: Path) -> None:
-    """One photograph of 24 megapixels through the command."""
-    import numpy as np
+def segment_large_image(folder: Path) -> None:
+    """One photograph of 24 megapixels through ``masktree segment``, with and without overlay."""
     from PIL import Image
 
+    columns = {"options": "", "exit": "d", "wall s": ".1f", "CPU s": ".1f", "peak MB": ".0f", "files MB": ".1f"}
+    table = Table("masktree segment, 6000 x 4000 pixels", columns)
     with tempfile.TemporaryDirectory() as scratch:
-        source = Image.open(photographs(folder)[0]).convert("RGB")
-        picture = np.asarray(source.resize((6000, 4000), Image.Resampling.BICUBIC)).astype(np.int16)
-        picture += np.random.default_rng(0).normal(0, 6, picture.shape).astype(np.int16)
-        path = Path(scratch) / "big.jpg"
-        Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(path, quality=92)
-        del picture
+        image = resize_image(read_image(photographs(folder)[0]), (4000, 6000)).astype(np.int16)
+        image += np.random.default_rng(0).normal(0, 6, image.shape).astype(np.int16)
+        path = Path(scratch) / "large.jpg"
+        Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(path, quality=92)
+        del image
         for options in ([], ["--no-overlay"]):
             out = Path(scratch) / f"out{len(options)}"
             command = [sys.executable, "-m", "masktree", "segment", str(path), "-o", str(out), *options]
             start = time.perf_counter()
-            child = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            child = subprocess.Popen(command, env=os.environ | SINGLE_THREAD, stdout=subprocess.DEVNULL)
             _, status, usage = os.wait4(child.pid, 0)
             wall = time.perf_counter() - start
-            size = sum(p.stat().st_size for p in out.glob("big.*")) / 1e6 if out.exists() else 0.0
-            print(
-                f"masktree segment, 6000 x 4000 {' '.join(options)}: exit {os.waitstatus_to_exitcode(status)}, "
-                f"wall {wall:.1f} s, CPU {usage.ru_utime + usage.ru_stime:.1f} s, "
-                f"peak {usage.ru_maxrss / 1024:.0f} MB, files {size:.1f} MB",
-                flush=True,
-            )
+            megabytes = sum(p.stat().st_size for p in out.glob("large.*")) / 1e6 if out.exists() else 0.0
+            cpu = usage.ru_utime + usage.ru_stime
+            code = os.waitstatus_to_exitcode(status)
+            table.add(" ".join(options) or "none", code, wall, cpu, usage.ru_maxrss / 1024, megabytes)
 
 
-def photographs(folder: Path) -> list[str]:
-    found = sorted(str(p) for p in folder.iterdir() if p.suffix.lower() in {".jpg", ".jpeg", ".png"})
-    if not found:
-        sys.exit(f"expected .jpg or .png photographs in {folder}; got none")
-    return found
-
-
-def environment() -> dict[str, str]:
-    return os.environ | dict.fromkeys(THREADS, "1")
+def photographs(folder: Path) -> list[Path]:
+    return [photo.path for photo in find_photos([folder])[0]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser = make_parser(__doc__)
+    parser.add_argument("folder", type=Path, help="of photographs")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--quality", choices=("fast", "best"), default="fast")
     parser.add_argument("--backbone", default="embedded")
-    parser.add_argument("--limit", type=int, default=1000)
-    parser.add_argument("--big", action="store_true")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.child:
-        print(json.dumps(measure(*json.loads(arguments.child))))
-    elif arguments.big:
-        big(arguments.folder)
+    parser.add_argument("--limit", type=int, help="only the first so many photographs")
+    parser.add_argument("--large-image", action="store_true", help="one enlarged photograph through the command")
+    parser.add_argument("--child", help="used internally")
+    args = parser.parse_args()
+    if args.child:
+        print(json.dumps(measure(*json.loads(args.child))))
+    elif args.large_image:
+        segment_large_image(args.folder)
     else:
-        table(arguments.folder, arguments.methods, arguments.quality, arguments.backbone, arguments.limit)
+        compare_methods(args.folder, args.methods, args.quality, args.backbone, args.limit)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
-"""Clicks on trees, dendrograms, features and networks, side by side: how well, how many clicks, how fast.
+"""Prompts on trees, dendrograms, features and networks: IoU, number of clicks, seconds.
 
     python benchmarks/prompts.py --gt annotations.json --images images/ [--limit 20] [--entities 20] [--curve iou.png]
     python benchmarks/prompts.py --gt BSDS500/ --split val --limit 20
-    python benchmarks/prompts.py --gt annotations.json --images images/ --model run/ --methods network redrawn
+    python benchmarks/prompts.py --gt annotations.json --images images/ --model run/ --methods model snapped
     python benchmarks/prompts.py --speed photo.jpg
 
-Protocol and names of the scores are those of ``masktree.evaluate.points``; ``*`` is with oracle granularity: the loop
-goes on with the best mask of each answer. ``curve`` asks each entity once, by its first click, at ten granularities:
-mean IoU by size of the entity, and of the best of the ten. Truth is for reporting only: nothing was chosen by it.
+Cost: 1 to 3 s per entity on one core; --speed a minute. Expected: tables "Clicks" in docs/benchmarks.md. Protocol and
+metrics are those of ``masktree.evaluate.points``; ``*`` is with oracle granularity: the simulation continues with the
+best of the returned masks. --curve prompts each entity by its first click at ten granularities: mean IoU by size of the
+entity, and of the best of the ten. The ground truth serves this report only.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -22,33 +22,36 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(variable, "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import numpy as np  # noqa: E402
-from PIL import Image, ImageDraw  # noqa: E402
-from scipy import ndimage  # noqa: E402
+import numpy as np
+from PIL import Image, ImageDraw
+from scipy import ndimage
 
-import masktree  # noqa: E402
-from masktree import Predictor, refine  # noqa: E402
-from masktree.evaluate.datasets import read_ground_truth  # noqa: E402
-from masktree.evaluate.ground_truth import ImageGroundTruth  # noqa: E402
-from masktree.evaluate.harness import click  # noqa: E402
-from masktree.evaluate.points import farthest_point, summarise  # noqa: E402
-from masktree.io.images import read_image, resize_image  # noqa: E402
-from masktree.trees import rle  # noqa: E402
+import masktree
+from arguments import make_parser
+from masktree import Predictor, refine
+from masktree.evaluate.datasets import read_ground_truth
+from masktree.evaluate.ground_truth import ImageGroundTruth
+from masktree.evaluate.harness import click
+from masktree.evaluate.points import farthest_point, summarise
+from masktree.io.images import read_image, resize_image
+from masktree.trees import rle
+from measurement import Seconds, measure_seconds
+from table import Table
 
-COLUMNS = ("max_iou", "oracle_iou", "one_iou", "noc80", "noc85", "noc90", "noc80_oracle", "noc90_oracle")
+METRICS = ("max_iou", "oracle_iou", "one_iou", "noc80", "noc85", "noc90", "noc80_oracle", "noc90_oracle")
 GRANULARITIES = np.linspace(0.1, 1, 10)
-REGIONS = 200  # of the baseline of superpixels
-SIZES = ((0, 32**2, "small"), (32**2, 96**2, "medium"), (96**2, np.inf, "large"))  # COCO's areas
+NUM_SUPERPIXELS = 200
+AREA_RANGES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf), "all": (0, np.inf)}  # COCO's
+SPEED_SIDE = 1024  # pixels
 
 
-class Superpixels:
-    """The baseline of no entities: the regions under the clicks inside, of one cut of the dendrogram."""
+class SuperpixelPredictor:
+    """Baseline without entities: the regions under the clicks inside, of one cut of the dendrogram."""
 
     def __init__(self, tree: masktree.PartitionTree) -> None:
-        self.labels = tree.cut_count(min(REGIONS, tree.n_leaves))
+        self.labels = tree.cut_count(min(NUM_SUPERPIXELS, tree.n_leaves))
 
     def set_image(self, image: object) -> None:
         pass
@@ -58,10 +61,10 @@ class Superpixels:
         return np.isin(self.labels, self.labels[y, x])[None], np.ones(1), None
 
 
-class Similar:
-    """The baseline of features alone: cells like those clicked inside and unlike those clicked outside, what hangs
-    together with a click inside, redrawn by the guided filter. Without a click outside the threshold stands a quarter,
-    half and three quarters of the way from the mean similarity of the image to 1."""
+class FeaturePredictor:
+    """Baseline of features alone: cells more similar to clicks inside than to clicks outside, in components with a click
+    inside, refined by the guided filter. Without a click outside, the thresholds are a quarter, half and three quarters
+    of the way from the image's mean similarity to 1."""
 
     def __init__(self, backbone: Any) -> None:
         self.backbone = backbone
@@ -76,47 +79,46 @@ class Similar:
         H, W, _c = self.image.shape
         x, y = np.asarray(point_coords, int).T
         cells, inside = self.grid[y * h // H, x * w // W], np.asarray(point_labels) == 1
-        like = (self.grid @ cells[inside].T).max(2)
+        similarity = (self.grid @ cells[inside].T).max(2)
         if inside.all():
-            cuts = [like.mean() + part * (1 - like.mean()) for part in (0.5, 0.25, 0.75)]
-            found = np.stack([like > cut for cut in cuts])
+            thresholds = [similarity.mean() + part * (1 - similarity.mean()) for part in (0.5, 0.25, 0.75)]
+            masks = np.stack([similarity > threshold for threshold in thresholds])
         else:
-            found = (like > (self.grid @ cells[~inside].T).max(2))[None]
-        found = found if multimask_output else found[:1]
+            masks = (similarity > (self.grid @ cells[~inside].T).max(2))[None]
         kept = []
-        for one in found:
-            pieces, _n = ndimage.label(one, np.ones((3, 3)))
-            own = np.unique(pieces[y[inside] * h // H, x[inside] * w // W])
-            kept.append(np.isin(pieces, own[own > 0]))
-        big = np.stack([np.asarray(Image.fromarray(one).convert("L").resize((W, H))) for one in kept])
-        soft = refine.guided(self.image, (big > 127).astype(np.float32), independent=True)
-        return soft > 0.5, np.linspace(1, 0.8, len(soft)), None
+        for mask in masks if multimask_output else masks[:1]:
+            components, _n = ndimage.label(mask, np.ones((3, 3)))
+            clicked = np.unique(components[y[inside] * h // H, x[inside] * w // W])
+            kept.append(np.isin(components, clicked[clicked > 0]))
+        upscaled = np.stack([np.asarray(Image.fromarray(mask).convert("L").resize((W, H))) for mask in kept])
+        refined = refine.guided(self.image, (upscaled > 127).astype(np.float32), independent=True)
+        return refined > 0.5, np.linspace(1, 0.8, len(refined)), None
 
 
 @cache
-def segmenter(name: str, **options: Any) -> Any:
+def cached_segmenter(name: str, **options: Any) -> Any:
     return masktree.load(name, device="cpu", **options)
 
 
-def predictors(image: np.ndarray, backbone: str, model: str | None, methods: Sequence[str]) -> dict[str, Any]:
+def make_predictors(image: np.ndarray, backbone: str, model: str | None, methods: Sequence[str]) -> dict[str, Any]:
     """One predictor for each method."""
-    tree = segmenter(backbone)(image)
+    tree = cached_segmenter(backbone)(image)
     makers: dict[str, Callable[[], Any]] = {
-        "superpixels": lambda: Superpixels(tree.dendrogram),
-        "features": lambda: Similar(segmenter(backbone).backbone),
+        "superpixels": lambda: SuperpixelPredictor(tree.dendrogram),
+        "features": lambda: FeaturePredictor(cached_segmenter(backbone).backbone),
         "masks": lambda: Predictor(tree),
         "dendrogram": lambda: Predictor(tree.dendrogram),
-        "network": lambda: Predictor(segmenter(str(model))),
-        "redrawn": lambda: Predictor(segmenter(str(model), snap=True)),
+        "model": lambda: Predictor(cached_segmenter(str(model))),
+        "snapped": lambda: Predictor(cached_segmenter(str(model), snap=True)),
     }
     return {name: makers[name]() for name in methods}
 
 
-def curve(predictor: Any, truth: ImageGroundTruth) -> list[tuple[int, list[float]]]:
-    """Area of each entity, and IoU of the answer to its first click at each granularity."""
+def ious_by_granularity(predictor: Any, ground_truth: ImageGroundTruth) -> list[tuple[int, list[float]]]:
+    """Area of each entity, and IoU of the mask for its first click at each granularity."""
     rows = []
-    for text in truth.masks():
-        target = rle.decode(text, truth.size)
+    for text in ground_truth.masks():
+        target = rle.decode(text, ground_truth.size)
         if not target.any():
             continue
         ious = []
@@ -127,36 +129,37 @@ def curve(predictor: Any, truth: ImageGroundTruth) -> list[tuple[int, list[float
     return rows
 
 
-def thinned(truth: ImageGroundTruth, entities: int) -> ImageGroundTruth:
-    """At most so many entities, drawn by the image's id."""
-    n = len(truth.boxes)
-    if n <= entities:
-        return truth
-    keep = np.sort(np.random.default_rng(truth.id).permutation(n)[:entities])
+def random_entities(ground_truth: ImageGroundTruth, count: int) -> ImageGroundTruth:
+    """At most ``count`` entities, drawn with the image's id as seed."""
+    n = len(ground_truth.boxes)
+    if n <= count:
+        return ground_truth
+    keep = np.sort(np.random.default_rng(ground_truth.id).permutation(n)[:count])
     return replace(
-        truth,
-        rles=tuple(truth.masks()[i] for i in keep),
-        boxes=truth.boxes[keep],
-        areas=truth.areas[keep],
-        crowd=truth.crowd[keep],
+        ground_truth,
+        rles=tuple(ground_truth.masks()[i] for i in keep),
+        boxes=ground_truth.boxes[keep],
+        areas=ground_truth.areas[keep],
+        crowd=ground_truth.crowd[keep],
         parents=np.full(len(keep), -1, np.int32),
     )
 
 
-def run(options: argparse.Namespace, truth: ImageGroundTruth) -> tuple[dict[str, Any], dict[str, Any]]:
-    image = read_image(options.images / truth.name)
-    truth = thinned(truth, options.entities)
+def score_image(args: argparse.Namespace, ground_truth: ImageGroundTruth) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Click statistics of each method, and ``ious_by_granularity`` of those that take a granularity."""
+    image = read_image(args.images / ground_truth.name)
+    ground_truth = random_entities(ground_truth, args.entities)
     stats, curves = {}, {}
-    for name, predictor in predictors(image, options.backbone, options.model, options.methods).items():
-        stats[name] = click(predictor, image, truth)
-        if options.curve and isinstance(predictor, Predictor):
+    for name, predictor in make_predictors(image, args.backbone, args.model, args.methods).items():
+        stats[name] = click(predictor, image, ground_truth)
+        if args.curve and isinstance(predictor, Predictor):
             predictor.set_image(image)
-            curves[name] = curve(predictor, truth)
+            curves[name] = ious_by_granularity(predictor, ground_truth)
     return stats, curves
 
 
-def draw(curves: dict[str, list], path: Path) -> None:
-    """Mean IoU against granularity, one colour a method."""
+def plot(curves: dict[str, list], path: Path) -> None:
+    """Write a picture of mean IoU against granularity, one colour per method."""
     side, margin = 420, 40
     picture = Image.new("RGB", (side + 2 * margin, side + 2 * margin), "white")
     pen = ImageDraw.Draw(picture)
@@ -176,85 +179,80 @@ def draw(curves: dict[str, list], path: Path) -> None:
     picture.save(path)
 
 
-def quality(options: argparse.Namespace) -> None:
-    split = {"split": options.split} if options.split else {}
-    dataset = "bsds500" if (options.gt / "groundTruth").is_dir() else "json"
-    truth = read_ground_truth(dataset, options.gt, check_counts=False, **split)
-    images = truth.images[: options.limit]
-    if options.images is None:
-        options.images = (
-            options.gt / "images" / (options.split or "") if options.gt.is_dir() else options.gt.parent / "images"
-        )
-    with ProcessPoolExecutor(options.workers) as pool:
-        results = list(pool.map(partial(run, options), images))
-    print(
-        f"{options.gt.parent.name}/{options.gt.name}: {len(images)} images, at most {options.entities} entities of each"
-    )
-    print(f"{'':12}{'n':>5} " + " ".join(f"{name.replace('_oracle', '*'):>10}" for name in COLUMNS))
-    for name in options.methods:
-        stats = [result[name] for result, _ in results]
-        means = summarise(stats)
-        values = " ".join(f"{means[column] or 0:10.3f}" for column in COLUMNS)
-        print(f"{name:12}{sum(one['n'] for one in stats):5} {values}")
-    curves = {name: [row for _, found in results for row in found[name]] for name in results[0][1]}
+def report_curves(curves: dict[str, list], path: Path) -> None:
+    columns = {"method": "", "entities": "", "n": "d", **{f"g = {g:.1f}": ".2f" for g in GRANULARITIES}, "best": ".3f"}
+    table = Table("IoU of one click by granularity", columns)
     for name, rows in curves.items():
         areas, ious = np.array([area for area, _ in rows]), np.array([ious for _, ious in rows])
-        print(f"{name}: IoU at g = .1 ... 1, best of the ten")
-        for low, high, size in (*SIZES, (0, np.inf, "all")):
-            some = ious[(areas >= low) & (areas < high)]
-            if len(some):
-                print(
-                    f"  {size:7}{len(some):5}  "
-                    + " ".join(f"{v:.2f}" for v in some.mean(0))
-                    + f"  {some.max(1).mean():.3f}"
-                )
-    if curves:
-        draw(curves, options.curve)
+        for size, (low, high) in AREA_RANGES.items():
+            selected = ious[(areas >= low) & (areas < high)]
+            if len(selected):
+                table.add(name, size, len(selected), *selected.mean(0), selected.max(1).mean())
+    plot(curves, path)
 
 
-def measured(work: Callable[[], Any]) -> np.ndarray:
-    """CPU and wall seconds of one call; other work on the machine prolongs the latter."""
-    start = np.array([time.process_time(), time.perf_counter()])
-    work()
-    return np.array([time.process_time(), time.perf_counter()]) - start
+def measure_quality(args: argparse.Namespace) -> None:
+    split = {"split": args.split} if args.split else {}
+    dataset = "bsds500" if (args.gt / "groundTruth").is_dir() else "json"
+    images = read_ground_truth(dataset, args.gt, check_counts=False, **split).images[: args.limit]
+    if args.images is None:
+        args.images = args.gt / "images" / (args.split or "") if args.gt.is_dir() else args.gt.parent / "images"
+    with ProcessPoolExecutor(args.workers) as pool:
+        results = list(pool.map(partial(score_image, args), images))
+    title = f"{args.gt.parent.name}/{args.gt.name}: {len(images)} images, at most {args.entities} entities of each"
+    names = [name.replace("_oracle", "*") for name in METRICS]
+    table = Table(title, {"method": "", "n": "d", **dict.fromkeys(names, ".3f")})
+    for name in args.methods:
+        stats = [result[name] for result, _ in results]
+        means = summarise(stats)
+        table.add(name, sum(one["n"] for one in stats), *(means[key] for key in METRICS))
+    if args.curve:
+        curves = {name: [row for _, by_name in results for row in by_name[name]] for name in results[0][1]}
+        report_curves(curves, args.curve)
 
 
-def shown(seconds: np.ndarray) -> str:
-    return f"{1e3 * seconds[0]:8.1f} ms CPU ({1e3 * seconds[1]:.1f} wall)"
-
-
-def speed(options: argparse.Namespace) -> None:
-    """Time of set_image, of a click (median of 50) and of everything, for a photograph brought to 1024 pixels."""
-    image = read_image(options.speed)
-    scale = 1024 / max(image.shape[:2])
+def measure_speed(args: argparse.Namespace) -> None:
+    """Time of set_image, of prompts (median of 50) and of all masks, for a photograph resized to 1024 pixels."""
+    image = read_image(args.speed)
+    scale = SPEED_SIDE / max(image.shape[:2])
     image = resize_image(image, (round(image.shape[0] * scale), round(image.shape[1] * scale)))
-    model = segmenter(options.model or options.backbone)
+    segmenter = cached_segmenter(args.model or args.backbone)
     rng = np.random.default_rng(0)
-    places = rng.permutation(image.shape[0] * image.shape[1])[: 60 * 5].reshape(60, 5)
-    clicks = np.stack([places % image.shape[1], places // image.shape[1]], -1)
-    kinds = {"network": Predictor(model)}
-    if not options.model:
-        kinds = {"dendrogram": Predictor(model), "masks": Predictor(model(image))}
-    for name, predictor in kinds.items():
+    pixels = rng.permutation(image.shape[0] * image.shape[1])[: 60 * 5].reshape(60, 5)
+    clicks = np.stack([pixels % image.shape[1], pixels // image.shape[1]], -1)
+    predictors = {"model": Predictor(segmenter)}
+    if not args.model:
+        predictors = {
+            "dendrogram": Predictor(segmenter),
+            "masks": Predictor(segmenter(image)),
+        }
+    table = Table("Milliseconds", {"source": "", "call": "", "CPU": ".1f", "wall": ".1f"})
+
+    def add(source: str, call: str, seconds: Seconds) -> None:
+        table.add(source, call, 1e3 * seconds.cpu, 1e3 * seconds.wall)
+
+    for name, predictor in predictors.items():
         predictor.set_image(image)
-        print(f"{name:11} set_image                {shown(measured(partial(predictor.set_image, image)))}")
-        for several in (True, False):
-            for number in (1, 5):
-                labels = np.array([1, 0, 1, 0, 1])[:number]
-                asks = [partial(predictor.predict, c[:number], labels, multimask_output=several) for c in clicks]
-                times = np.median([measured(ask) for ask in asks][10:], axis=0)
-                what = f"{number} click{'s' * (number > 1)}, {'several masks' if several else 'one mask'}"
-                print(f"{name:11} {what:24} {shown(times)}")
-    generator = masktree.AutomaticMaskGenerator(model)
-    print(f"everything, {len(generator.tree(image))} masks: {shown(measured(partial(generator.tree, image)))}")
+        add(name, "set_image", measure_seconds(partial(predictor.set_image, image)))
+        for multimask in (True, False):
+            for count in (1, 5):
+                labels = np.array([1, 0, 1, 0, 1])[:count]
+                calls = [
+                    partial(predictor.predict, points[:count], labels, multimask_output=multimask) for points in clicks
+                ]
+                seconds = Seconds(*np.median([measure_seconds(call) for call in calls][10:], axis=0))
+                add(name, f"{count} clicks, {'several masks' if multimask else 'one mask'}", seconds)
+    generator = masktree.AutomaticMaskGenerator(segmenter)
+    masks = len(generator.tree(image))
+    add("generator", f"all {masks} masks", measure_seconds(partial(generator.tree, image)))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gt", type=Path)
+    parser = make_parser(__doc__)
+    parser.add_argument("--gt", type=Path, help="annotations.json or folder of BSDS500")
     parser.add_argument("--images", type=Path)
-    parser.add_argument("--split")
-    parser.add_argument("--limit", type=int)
+    parser.add_argument("--split", help="of BSDS500")
+    parser.add_argument("--limit", type=int, help="only the first so many images")
     parser.add_argument("--entities", type=int, default=1000, help="at most so many of each image")
     parser.add_argument("--backbone", default="embedded")
     parser.add_argument("--model", help="folder of a promptable run")
@@ -262,11 +260,11 @@ def main() -> None:
     parser.add_argument("--curve", type=Path, help="picture to write")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--speed", type=Path, help="photograph")
-    options = parser.parse_args()
-    if options.speed:
-        speed(options)
-    if options.gt:
-        quality(options)
+    args = parser.parse_args()
+    if args.speed:
+        measure_speed(args)
+    if args.gt:
+        measure_quality(args)
 
 
 if __name__ == "__main__":
