@@ -90,7 +90,7 @@ def time_stages(watch: Stopwatch) -> None:
         module = importlib.import_module(f"masktree.{module_name}")
         setattr(module, name, watch.timed(stage, getattr(module, name)))
     for name in ("hassod", "sohes", "unsam"):  # the refiner of quality best is a default argument
-        defaults = METHODS[name].load().__kwdefaults__
+        defaults: dict[str, Any] = METHODS[name].load().__kwdefaults__  # type: ignore[assignment]  # has defaults
         defaults["refiner"] = watch.timed("refinement", defaults["refiner"])
     module = importlib.import_module("masktree.trees.masktree")
     module.MaskTree.from_dendrogram = staticmethod(watch.timed("hierarchy", module.MaskTree.from_dendrogram))

@@ -62,9 +62,9 @@ class SuperpixelPredictor:
 
 
 class FeaturePredictor:
-    """Baseline of features alone: cells more similar to clicks inside than to clicks outside, in components with a click
-    inside, refined by the guided filter. Without a click outside, the thresholds are a quarter, half and three quarters
-    of the way from the image's mean similarity to 1."""
+    """Baseline of features alone: cells more similar to clicks inside than to clicks outside, in components with a
+    click inside, refined by the guided filter. Without a click outside, the thresholds are a quarter, half and three
+    quarters of the way from the image's mean similarity to 1."""
 
     def __init__(self, backbone: Any) -> None:
         self.backbone = backbone

@@ -1,6 +1,6 @@
-"""Does the score of ``masktree info backbone --rank`` agree with ground truth? Rank correlation over feature extractors.
+"""Does the score of ``masktree info backbone --rank`` agree with ground truth? Rank correlation over extractors.
 
-    python benchmarks/ranking.py WORK --bsds /data/BSDS500 --sets /data/car_parts /data/clothing /data/msrc \\
+    python benchmarks/ranking.py WORK --bsds BSDS500 --sets car_parts clothing msrc \\
         --states early=run1/state.pt late=run2/state.pt
 
 Cost: 3 hours on one core (2 s per image, 0.5 s per comparison). Expected: table "Ranking of backbones" in
@@ -109,7 +109,7 @@ def random_timm_backbone(folder: Path, architecture: str, **model_args: Any) -> 
 
 def make_extractors(work: Path, states: dict[str, Path]) -> Extract:
     """A function from an image and a seed to a feature grid by each extractor."""
-    networks = {"embedded": (load_embedded_network(WEIGHT_FILE, None), True)}
+    networks: dict[str, tuple[EmbeddedNetwork, bool]] = {"embedded": (load_embedded_network(WEIGHT_FILE, None), True)}
     networks |= {f"state {name}": load_state(path) for name, path in states.items()}
     networks |= {f"weights +{sigma}": (degraded_network(sigma), True) for sigma in (0.15, 0.35)}
     networks["random cnn"] = (untrained_network(), False)
