@@ -94,7 +94,8 @@ class TimmBackbone:
             (stage,) = network.forward_intermediates(
                 pixels, indices=[RESNET_STAGE], stop_early=True, intermediates_only=True
             )
-            return stage.permute(0, 2, 3, 1)
+            grid: torch.Tensor = stage.permute(0, 2, 3, 1)
+            return grid
         if self.features == "tokens":
             cells = network.forward_features(pixels)[:, network.num_prefix_tokens :]
         else:
@@ -104,7 +105,8 @@ class TimmBackbone:
             )
             cells = linear(network.blocks[-1].norm1(cells), _key_weight(network), _key_bias(network))
         h, w = pixels.shape[2] // self.stride, pixels.shape[3] // self.stride
-        return cells.unflatten(1, (h, w))
+        features: torch.Tensor = cells.unflatten(1, (h, w))
+        return features
 
 
 def _check_keys(network: Any, name: str) -> None:
@@ -118,7 +120,8 @@ def _check_keys(network: Any, name: str) -> None:
 
 
 def _key_weight(network: Any) -> torch.Tensor:
-    return network.blocks[-1].attn.qkv.weight.chunk(3)[1]
+    weight: torch.Tensor = network.blocks[-1].attn.qkv.weight.chunk(3)[1]
+    return weight
 
 
 def _key_bias(network: Any) -> torch.Tensor | None:

@@ -120,7 +120,8 @@ def _build(architecture: str, model_args: Mapping[str, Any]) -> nn.Module:
     try:
         with torch.random.fork_rng(devices=[]):
             # the two named arguments make it an error if a config names other weights
-            return timm.create_model(architecture, pretrained=False, checkpoint_path=None, **arguments)
+            network: nn.Module = timm.create_model(architecture, pretrained=False, checkpoint_path=None, **arguments)
+            return network
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise WeightsError(
             f"expected arguments that timm's {architecture!r} takes; got {dict(model_args)} "

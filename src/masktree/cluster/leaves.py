@@ -77,7 +77,8 @@ def _merge_small_basins(labels: np.ndarray, boundary: np.ndarray, min_area: int)
     first = np.flatnonzero(np.diff(keys[order], prepend=-1))  # the lowest crossing of each border is its pass
     passes = order[first][np.argsort(heights[order[first]], kind="stable")]
     roots = _unite(keys[passes] // count, keys[passes] % count, areas.astype(np.int64), min_area)
-    return np.unique(roots, return_inverse=True)[1].astype(np.int32)[labels]
+    merged: np.ndarray = np.unique(roots, return_inverse=True)[1].astype(np.int32)[labels]
+    return merged
 
 
 @njit(cache=True, nogil=True)

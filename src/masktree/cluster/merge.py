@@ -160,7 +160,10 @@ def _normalise_scale(vectors: np.ndarray, name: str) -> np.ndarray:
     peak = _require_finite(vectors, name)
     # The bounds keep the factor a normal float32.
     exponent = min(max(int(np.frexp(peak)[1]), -126), 126)
-    return np.multiply(vectors, np.ldexp(np.float32(1), -exponent), order="C").astype(np.float32, copy=False)
+    scaled: np.ndarray = np.multiply(vectors, np.ldexp(np.float32(1), -exponent), order="C").astype(
+        np.float32, copy=False
+    )
+    return scaled
 
 
 def _require_finite(array: np.ndarray, name: str) -> float:

@@ -16,11 +16,14 @@ from typing import Literal
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 from scipy.ndimage import label
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from masktree.errors import InputError
 from masktree.types import Features, Masks, checked
+
+Vector = NDArray[np.float64]
 
 _WEAK_WEIGHT = 1e-5  # between dissimilar patches (CutLER's code)
 _COSINE_BLOCK = 1024  # patches whose cosines are dense at a time: 4 MB per block of pairs; a multiple of 8
@@ -132,7 +135,8 @@ def _cut_object(bits: np.ndarray, shape: tuple[int, int], sign: str) -> np.ndarr
     if corners.sum() >= 3 or not side[_first_maximum(np.abs(vector))]:
         side, vector = ~side, -vector
     components, _ = label(side.reshape(shape))
-    return components == components.ravel()[_first_maximum(vector)]
+    mask: np.ndarray = components == components.ravel()[_first_maximum(vector)]
+    return mask
 
 
 def _first_maximum(values: np.ndarray) -> int:
@@ -140,7 +144,7 @@ def _first_maximum(values: np.ndarray) -> int:
     return int(np.argmax(values >= values.max() - _TIE_TOLERANCE * np.abs(values).max()))
 
 
-def _second_eigenvector(bits: np.ndarray, sign: str) -> np.ndarray | None:
+def _second_eigenvector(bits: np.ndarray, sign: str) -> Vector | None:
     """Second generalised eigenvector of (D - A, D); None if it is not determined.
 
     The largest eigenvalue of M = D^-1/2 A D^-1/2 is 1 with the vector D^1/2 1. It is deflated, so that the second one
@@ -148,23 +152,25 @@ def _second_eigenvector(bits: np.ndarray, sign: str) -> np.ndarray | None:
     iteration converge where the other eigenvalues of M are 0.
     """
     n = bits.shape[1]
-    similar = _product(bits, np.ones(n))
+    similar: Vector = _product(bits, np.ones(n))
     if n == 1 or similar.max() <= 1:  # no patch is similar to another
         return None
-    degree = _WEAK_WEIGHT * n + (1 - _WEAK_WEIGHT) * similar
-    scale = 1 / np.sqrt(degree)
-    first = np.sqrt(degree / degree.sum())
+    degree: Vector = _WEAK_WEIGHT * n + (1 - _WEAK_WEIGHT) * similar
+    scale: Vector = 1 / np.sqrt(degree)
+    first: Vector = np.sqrt(degree / degree.sum())
 
-    def apply(vector: np.ndarray) -> np.ndarray:
+    def apply(vector: Vector) -> Vector:
         scaled = scale * vector
-        return scale * (_WEAK_WEIGHT * scaled.sum() + (1 - _WEAK_WEIGHT) * _product(bits, scaled))
+        product: Vector = _product(bits, scaled)
+        result: Vector = scale * (_WEAK_WEIGHT * scaled.sum() + (1 - _WEAK_WEIGHT) * product)
+        return result
 
-    def deflated(vector: np.ndarray) -> np.ndarray:  # M + I with its largest eigenvalue moved from 2 to 0
+    def deflated(vector: Vector) -> Vector:  # M + I with its largest eigenvalue moved from 2 to 0
         vector = vector.ravel()
         return apply(vector) + vector - first * (2 * (first @ vector))
 
-    start = np.random.default_rng(0).standard_normal(n)
-    start -= first * (first @ start)
+    random = np.random.default_rng(0).standard_normal(n)
+    start = random - first * (first @ random)
     values, vectors = eigsh(
         LinearOperator((n, n), matvec=deflated, dtype=np.float64),
         k=1,
@@ -175,12 +181,13 @@ def _second_eigenvector(bits: np.ndarray, sign: str) -> np.ndarray | None:
     )
     if values[0] - 1 < _MIN_EIGENVALUE:
         return None
-    vector = vectors[:, 0]
+    vector: Vector = vectors[:, 0]
     entry = _lapack_entry(apply, vector) if sign == "lapack" else vector[_first_maximum(np.abs(scale * vector))]
-    return scale * vector * np.sign(entry)
+    oriented: Vector = scale * vector * np.sign(entry)
+    return oriented
 
 
-def _lapack_entry(apply: Callable[[np.ndarray], np.ndarray], vector: np.ndarray) -> float:
+def _lapack_entry(apply: Callable[[Vector], Vector], vector: Vector) -> float:
     """The entry of an eigenvector v of I - M that LAPACK's sygvx makes positive.
 
     It reduces I - M = Q T Q' to a tridiagonal T column by column with Householder reflectors (sytrd), and the inverse
@@ -189,7 +196,7 @@ def _lapack_entry(apply: Callable[[np.ndarray], np.ndarray], vector: np.ndarray)
     ten columns suffice.
     """
     n = len(vector)
-    reflectors: list[np.ndarray] = []  # unit vectors u of H = I - 2 u u', zero in their first entries
+    reflectors: list[Vector] = []  # unit vectors u of H = I - 2 u u', zero in their first entries
     rest = vector.copy()
     for i in range(min(n - 2, _MAX_REFLECTORS)):
         if np.sum(rest[i + 1 :] ** 2) <= np.max(rest[: i + 1] ** 2):  # entries 0 ... i are final

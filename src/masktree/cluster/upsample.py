@@ -19,7 +19,7 @@ def upsample_leaves(leaves: np.ndarray, small: np.ndarray, image: np.ndarray) ->
     10.1145/1276377.1276497). No leaf is lost. Memory: one int32 map of the image's size.
     """
     H, W, _ = image.shape
-    out = _upsample(leaves, small, image)
+    out: np.ndarray = _upsample(leaves, small, image)
     present = np.zeros(int(leaves.max()) + 1, bool)
     present[out] = True
     if not present.all():  # leaves one pixel wide can lose all pixels: restore them by nearest-neighbour upsampling

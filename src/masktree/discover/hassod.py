@@ -87,7 +87,8 @@ def _label_iou(before: np.ndarray, after: np.ndarray, n: int) -> np.ndarray:
     """(n,) IoU of each label's region in two label maps; 0 for empty regions."""
     intersection = np.bincount(before[before == after], minlength=n)
     union = np.bincount(before.ravel(), minlength=n) + np.bincount(after.ravel(), minlength=n) - intersection
-    return intersection / np.maximum(union, 1)
+    ious: np.ndarray = intersection / np.maximum(union, 1)
+    return ious
 
 
 def _corners(part: Mask, window: Window, size: tuple[int, int]) -> int:

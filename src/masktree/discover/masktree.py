@@ -99,7 +99,8 @@ def costs_to_granularities(costs: np.ndarray, *, learned: bool) -> np.ndarray:
 
     ``learned``: whether the costs include predictions of the embedded network.
     """
-    return np.interp(costs, _LEARNED_COSTS if learned else _CUE_COSTS, _GRANULARITIES)
+    granularities: np.ndarray = np.interp(costs, _LEARNED_COSTS if learned else _CUE_COSTS, _GRANULARITIES)
+    return granularities
 
 
 def merge_leaves(

@@ -61,7 +61,8 @@ def pooled_regions(tree: PartitionTree, thresholds: Sequence[float]) -> Masks:
     nodes = np.unique(np.concatenate([tree.cut_nodes(tree.merges_at(1.0 - theta)) for theta in thresholds]))
     low, high = tree.intervals
     positions = low[: tree.n_leaves][tree.leaves]
-    return (positions >= low[nodes][:, None, None]) & (positions < high[nodes][:, None, None])
+    masks: np.ndarray = (positions >= low[nodes][:, None, None]) & (positions < high[nodes][:, None, None])
+    return masks
 
 
 def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:

@@ -27,7 +27,8 @@ def elementwise_iou(before: Masks, after: Masks) -> NDArray[np.float64]:
         raise InputError(f"expected two stacks of one shape; got {before.shape} and {after.shape}")
     intersection = np.count_nonzero(before & after, axis=(1, 2))
     union = np.count_nonzero(before | after, axis=(1, 2))
-    return intersection / np.maximum(union, 1)
+    ious: NDArray[np.float64] = intersection / np.maximum(union, 1)
+    return ious
 
 
 @njit(cache=True, nogil=True)

@@ -265,4 +265,5 @@ def _jitter_colours(image: np.ndarray, rng: np.random.Generator) -> RGB:
     grey = (x @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
     x = grey + np.float32(rng.uniform(0.6, 1.3)) * (x - grey)
     x = (x - x.mean()) * np.float32(rng.uniform(0.7, 1.3)) + x.mean() * np.float32(rng.uniform(0.75, 1.25))
-    return np.clip(x * rng.uniform(0.9, 1.1, 3) * 255, 0, 255).astype(np.uint8)
+    jittered: np.ndarray = np.clip(x * rng.uniform(0.9, 1.1, 3) * 255, 0, 255).astype(np.uint8)
+    return jittered

@@ -15,12 +15,14 @@ _ORIENTATIONS = 8
 
 def window_histograms(words: np.ndarray, count: int, sigma: float) -> np.ndarray:
     """Gaussian-window histogram of (h, w) int32 words around each pixel: (h, w, count) float32, each summing to 1."""
-    return _blur_rows(_blur_words(words, count, _taps(sigma)), _taps(sigma))
+    histograms: np.ndarray = _blur_rows(_blur_words(words, count, _taps(sigma)), _taps(sigma))
+    return histograms
 
 
 def window_means(values: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian-window mean of (h, w, d) float32 values."""
-    return _blur_rows(_blur_columns(values, _taps(sigma)), _taps(sigma))
+    means: np.ndarray = _blur_rows(_blur_columns(values, _taps(sigma)), _taps(sigma))
+    return means
 
 
 def chi_distance(histograms: np.ndarray, distance: float) -> np.ndarray:
@@ -29,23 +31,21 @@ def chi_distance(histograms: np.ndarray, distance: float) -> np.ndarray:
     Square root of the chi-square distance, mean over orientations: the root is a metric and keeps a single strong
     orientation from dominating; the mean is less noisy than the maximum.
     """
-    return _chi_distance(histograms, _offsets(distance))
+    distances: np.ndarray = _chi_distance(histograms, _offsets(distance))
+    return distances
 
 
 def euclidean_distance(values: np.ndarray, distance: float) -> np.ndarray:
     """As ``chi_distance`` for (h, w, d) values: square root of the Euclidean distance, mean over orientations."""
-    return _euclidean_distance(values, _offsets(distance))
-
-
-def upsample(values: np.ndarray, H: int, W: int) -> np.ndarray:
-    """Bilinear upsampling of an (h, w) float32 map of 2 x 2 means to (H, W), h = ceil(H/2), w = ceil(W/2)."""
-    return _upsample(values, H, W)
+    distances: np.ndarray = _euclidean_distance(values, _offsets(distance))
+    return distances
 
 
 def _taps(sigma: float) -> np.ndarray:
     radius = max(1, math.ceil(2.5 * sigma))
     taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    return (taps / taps.sum()).astype(np.float32)
+    normalised: np.ndarray = (taps / taps.sum()).astype(np.float32)
+    return normalised
 
 
 def _offsets(distance: float) -> np.ndarray:
@@ -138,7 +138,8 @@ def _euclidean_distance(values, offsets):
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _upsample(values, H, W):
+def upsample(values, H, W):
+    """Bilinear upsampling of an (h, w) float32 map of 2 x 2 means to (H, W), h = ceil(H/2), w = ceil(W/2)."""
     h, w = values.shape
     out = np.empty((H, W), np.float32)
     for i in range(H):

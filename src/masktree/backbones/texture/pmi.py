@@ -23,7 +23,7 @@ def pmi_embedding(words: np.ndarray, count: int) -> np.ndarray:
     Leading eigenvectors of the PMI_rho table of (h, w) int32 ``words`` < ``count``. Rows have length 1 so that rare
     words, whose PMI with themselves is large, do not dominate; rows of absent words are 0.
     """
-    pairs = _count_pairs(words, count, _MAX_DISTANCE)
+    pairs: np.ndarray = _count_pairs(words, count, _MAX_DISTANCE)
     pairs = pairs + pairs.T
     total = pairs.sum()
     if total == 0:
@@ -39,7 +39,8 @@ def pmi_embedding(words: np.ndarray, count: int) -> np.ndarray:
     order = np.argsort(-values)[:PMI_DIM]
     vectors = vectors[:, order] * np.sqrt(np.maximum(values[order], 0))
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.maximum(lengths, 1e-6)).astype(np.float32)
+    units: np.ndarray = (vectors / np.maximum(lengths, 1e-6)).astype(np.float32)
+    return units
 
 
 @njit(cache=True, nogil=True)
