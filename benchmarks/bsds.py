@@ -24,9 +24,9 @@ from masktree.backbones import Backbone, load_backbone
 from masktree.backbones.embedded import EmbeddedBackbone
 from masktree.cluster.merge import merge_tree
 from masktree.discover.masktree import build_dendrogram
+from masktree.discover.methods import Quality
 from masktree.evaluate.bsds import Stats, read_segmentations, score_image, score_tree, summarise
 from masktree.io.images import read_image, resize_image
-from masktree.predict import Quality
 from masktree.trees.dendrogram import PartitionTree
 from table import Table
 from tasks import bsds_names

@@ -9,10 +9,9 @@ second call resumes, and ``masktree evaluate --compare`` compares the results.
 
 from __future__ import annotations
 
-from typing import get_args
-
 from arguments import make_parser
-from masktree.predict import Method, SegmenterConfig
+from masktree.discover.methods import METHODS
+from masktree.predict import SegmenterConfig
 from table import Table
 from tasks import METRICS, add_task_arguments, cached_evaluation, tasks
 
@@ -20,7 +19,7 @@ from tasks import METRICS, add_task_arguments, cached_evaluation, tasks
 def main() -> None:
     parser = make_parser(__doc__)
     add_task_arguments(parser)
-    parser.add_argument("--methods", nargs="+", choices=get_args(Method), default=list(get_args(Method)))
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--backbone", default="embedded")
     parser.add_argument("--quality", choices=("fast", "best"), default="fast")
     args = parser.parse_args()

@@ -85,7 +85,9 @@ def test_borders_are_drawn_where_labels_change_and_nowhere_else():
 def test_borders_between_parts_are_fainter():
     whole, part = box(5, 35, 5, 55), box(5, 35, 5, 30)
     flat = np.full((*SIZE, 3), 100, np.uint8)
-    picture = overlay(flat, MaskTree.from_masks(np.stack([whole, part])), granularity=1.0, parts=0.6).astype(int)
+    picture = overlay(flat, MaskTree.from_masks(np.stack([whole, part])), granularity=1.0, part_granularity=0.6).astype(
+        int
+    )
     inner, outer = picture[20, 29], picture[20, 54]
     assert outer.min() > inner.min() > picture[20, 20].min()
 
@@ -95,7 +97,7 @@ def test_every_entity_has_one_hue_and_its_parts_are_shades_of_it():
     photo = np.zeros((*SIZE, 3), np.uint8)
     photo[masks[1] | masks[3]] = 255  # parts differ in brightness as far as they can
     tree = MaskTree.from_masks(masks)
-    picture = overlay(photo, tree, granularity=1.0, parts=0.55, opacity=1.0)
+    picture = overlay(photo, tree, granularity=1.0, part_granularity=0.55, opacity=1.0)
     hues = []
     for whole, part in ((masks[0], masks[1]), (masks[2], masks[3])):
         rest = interior(whole & ~part)
@@ -127,7 +129,7 @@ def test_strips_make_no_difference(rng, monkeypatch):
     photo = image(rng)
     tree = MaskTree.from_masks(np.stack([box(5, 20, 5, 20), box(10, 35, 10, 50)]))
     whole = overlay(photo, tree)
-    monkeypatch.setattr("masktree.trees.draw._STRIP", 7 * SIZE[1])
+    monkeypatch.setattr("masktree.trees.draw._STRIP_PIXELS", 7 * SIZE[1])
     np.testing.assert_array_equal(overlay(photo, tree), whole)
 
 

@@ -71,7 +71,7 @@ def test_strips_join_at_their_edges(rng: np.random.Generator, monkeypatch: pytes
     labels = np.repeat(np.arange(11, dtype=np.int32), 3)[None].repeat(20, 0).copy()
     whole = rle.encode(mask), rle.encode_intervals(labels, np.array([2]), np.array([5]))
     for strip in (1, 20, 45, 100):
-        monkeypatch.setattr(rle, "_STRIP", strip)
+        monkeypatch.setattr(rle, "_STRIP_PIXELS", strip)
         assert (rle.encode(mask), rle.encode_intervals(labels, np.array([2]), np.array([5]))) == whole
 
 

@@ -124,7 +124,7 @@ class TreeFolder:
             header = treefile.read_header(file)
             if header is None or not all(isinstance(header.get(side), int) for side in ("height", "width")):
                 raise FormatError(
-                    f"{file}: expected a tree of masktree, version {treefile.VERSION}; got another or a damaged file; "
+                    f"{file}: expected a tree of masktree, version {treefile.FORMAT_VERSION}; got another file; "
                     "move it elsewhere, or segment this image again"
                 )
             headers[name] = header

@@ -17,8 +17,8 @@ from masktree.types import Labels, Mask, checked
 class PartitionTree:
     """Binary partition tree over n leaf regions: 2n - 1 nodes, leaves first, then merges in order.
 
-    Every cut is a partition of the image and coarse cuts are unions of finer ones, by construction. Memory is
-    O(pixels + n). Trees are compared and hashed by identity; their arrays are read-only views of those given.
+    Every cut is a partition of the image and coarser cuts are unions of finer ones, by construction. Memory is
+    O(pixels + n). Trees are compared and hashed by identity; arrays are read-only views of the arguments.
 
     Attributes:
         leaves: (H, W) int32 leaf label map, 0..n-1 without gaps.
@@ -40,7 +40,7 @@ class PartitionTree:
             array = getattr(self, name)
             if not isinstance(array, np.ndarray):
                 raise InputError(f"expected {name} as a NumPy array; got {type(array).__name__}; use numpy.asarray")
-            view = array.view()  # shares the data: a leaf map may be large, and the caller's array stays writable
+            view = array.view()  # no copy, as a leaf map may be large; the caller's array stays writable
             view.setflags(write=False)
             object.__setattr__(self, name, view)
         leaves, parents, altitudes = self.leaves, self.parents, self.altitudes
@@ -70,7 +70,7 @@ class PartitionTree:
         if n > 1:
             parents[merges[:, 0]] = parents[merges[:, 1]] = np.arange(n, 2 * n - 1)
         altitudes = np.zeros(2 * n - 1)
-        # Leaves stand at 0, so a dissimilarity below 0 (a cosine rounded above 1) is clipped to 0.
+        # Leaves have altitude 0, so a dissimilarity below 0 (a cosine rounded above 1) is clipped to 0.
         altitudes[n:] = np.maximum.accumulate(np.maximum(dissimilarities, 0.0))
         return cls(leaves, parents, altitudes)
 
@@ -94,12 +94,12 @@ class PartitionTree:
 
     @cached_property
     def intervals(self) -> tuple[np.ndarray, np.ndarray]:
-        """(low, high), each (2n-1,) int32: node i holds the leaves at positions low[i]..high[i]-1 of ``order``."""
+        """(low, high), each (2n-1,) int32: node i contains the leaves at positions low[i]..high[i]-1 of ``order``."""
         return _intervals(self.parents, self.children)
 
     @cached_property
     def order(self) -> np.ndarray:
-        """(n,) int32: leaf labels in depth-first order, in which every node is one interval."""
+        """(n,) int32: leaf labels in depth-first order, so that every node is one interval."""
         order = np.empty(self.n_leaves, np.int32)
         order[self.intervals[0][: self.n_leaves]] = np.arange(self.n_leaves, dtype=np.int32)
         return order
@@ -121,7 +121,7 @@ class PartitionTree:
         return inside[self.leaves]
 
     def rles(self, nodes: np.ndarray) -> list[bytes]:
-        """Compressed COCO RLE of each node, from the runs of the leaf map; no dense mask is made."""
+        """Compressed COCO RLE of each node, from the runs of the leaf map, without dense masks."""
         low, high = self.intervals
         positions = low[: self.n_leaves].astype(np.int32)[self.leaves]
         return rle.encode_intervals(positions, low[nodes], high[nodes])
@@ -138,7 +138,7 @@ class PartitionTree:
         return self.cut_at(1.0 - theta)
 
     def cut_at(self, altitude: float) -> Labels:
-        """Partition after all merges up to and including this altitude; ``cut(theta)`` is that at 1 - theta.
+        """Partition after all merges up to and including this altitude; equals ``cut(1 - altitude)``.
 
         A node is a region of the cuts from its own altitude to just below its parent's. Labels as in ``cut``.
         """
@@ -158,25 +158,24 @@ class PartitionTree:
 
     def _cut_merges(self, merges: int) -> Labels:
         """Partition after the first ``merges`` merges."""
-        top = self.cut_nodes(merges)
-        return renumber(top[self.leaves])
+        return renumber(self.cut_nodes(merges)[self.leaves])
 
     def cut_nodes(self, merges: int) -> np.ndarray:
-        """(n,) int32: for each leaf the node it belongs to after the first ``merges`` merges."""
-        return _tops(self.parents, self.n_leaves, self.n_leaves + merges)
+        """(n,) int32: for each leaf its node after the first ``merges`` merges."""
+        return _highest_ancestors(self.parents, self.n_leaves, self.n_leaves + merges)
 
     def with_altitudes(self, altitudes: np.ndarray) -> PartitionTree:
         """The same hierarchy with other altitudes (a monotone recalibration)."""
         return PartitionTree(self.leaves, self.parents, np.asarray(altitudes, np.float64))
 
     def with_leaves(self, leaves: Labels) -> PartitionTree:
-        """The same hierarchy on another leaf map (another resolution); regions that vanished keep area 0."""
+        """The same hierarchy on another leaf map (another resolution); missing leaves have area 0."""
         return PartitionTree(leaves, self.parents, self.altitudes)
 
     # --- contours -----------------------------------------------------------------------------------------------
 
     def ucm(self, *, doubled: bool = False) -> np.ndarray:
-        """Ultrametric contour map: each border carries the altitude at which its two sides become one.
+        """Ultrametric contour map: the altitude at which the two sides of each border merge.
 
         Args:
             doubled: False gives (H, W): each pixel has the highest altitude of the borders to its right, lower
@@ -185,8 +184,8 @@ class PartitionTree:
                 (2y+1, 2x+1), borders between pixels in the cells between.
 
         Returns:
-            float32 map; thresholding the doubled map at t leaves the 4-connected pieces of the regions of the cut at
-            altitude t: regions that hang together by a corner alone fall apart, as no contour can show such a bridge.
+            float32 map. Thresholding the doubled map at t gives the 4-connected components of the regions of the cut at
+            altitude t; a contour cannot represent a connection through a corner.
         """
         right = _saddles(self.leaves[:, :-1], self.leaves[:, 1:], self.parents, self.altitudes)
         down = _saddles(self.leaves[:-1], self.leaves[1:], self.parents, self.altitudes)
@@ -214,20 +213,20 @@ def renumber(labels: Labels) -> Labels:
 
 @njit(cache=True, nogil=True)
 def _renumber(labels, limit):  # pragma: no cover
-    fresh = np.full(limit, -1, np.int32)
+    new_labels = np.full(limit, -1, np.int32)
     out = np.empty_like(labels)
     count = 0
     for i in range(labels.shape[0]):
         label = labels[i]
-        if fresh[label] < 0:
-            fresh[label] = count
+        if new_labels[label] < 0:
+            new_labels[label] = count
             count += 1
-        out[i] = fresh[label]
+        out[i] = new_labels[label]
     return out
 
 
 @njit(cache=True, nogil=True)
-def _tops(parents, n, limit):  # pragma: no cover
+def _highest_ancestors(parents, n, limit):  # pragma: no cover
     """Highest ancestor below node number ``limit`` of each leaf; parents are numbered upwards."""
     top = np.arange(limit).astype(np.int32)
     for node in range(limit - 1, -1, -1):
@@ -261,7 +260,7 @@ def _saddles(first, second, parents, altitudes):  # pragma: no cover
             a, b = first[y, x], second[y, x]
             if a == b:
                 continue
-            if a != last_a or b != last_b:  # borders come in runs of the same pair: most climbs are saved
+            if a != last_a or b != last_b:  # the same pair repeats along a border: reuse its altitude
                 last_a, last_b = a, b
                 while a != b:
                     if a < b:

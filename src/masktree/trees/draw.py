@@ -1,4 +1,4 @@
-"""Pictures of trees: arrays in, arrays out."""
+"""Overlays of trees on images."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from masktree.errors import InputError
 from masktree.trees.masktree import MaskTree
 from masktree.types import RGB, Labels, checked
 
-_STRIP = 1 << 20  # pixels painted at once
-_GOLDEN = 0.618033988749895  # successive hues at golden-ratio steps stay far apart for any number of entities
+_STRIP_PIXELS = 1 << 20  # painted at once
+_GOLDEN_RATIO = 0.618033988749895  # successive hues at these steps stay far apart for any number of entities
 
 
 @checked
 def overlay(
-    image: RGB, tree: MaskTree, *, granularity: float = 0.5, parts: float | None = None, opacity: float = 0.55
+    image: RGB,
+    tree: MaskTree,
+    *,
+    granularity: float = 0.5,
+    part_granularity: float | None = None,
+    opacity: float = 0.55,
 ) -> RGB:
     """Draw a tree over its image: one hue per entity, shades of it for the parts, thin borders.
 
@@ -25,14 +30,14 @@ def overlay(
         image: (H, W, 3) uint8 RGB of the size of the tree.
         tree: the masks.
         granularity: entities are the regions of ``tree.cut(granularity)``.
-        parts: parts are the regions of this finer cut; half of ``granularity`` if None (our choice).
-        opacity: share of the colour, 0..1.
+        part_granularity: parts are the regions of this finer cut; None takes half of ``granularity`` (our choice).
+        opacity: of the colours, in [0, 1].
 
     Returns:
-        (H, W, 3) uint8 RGB. What no mask covers keeps the photograph, greyed.
+        (H, W, 3) uint8 RGB. Uncovered pixels are grey.
 
     Raises:
-        InputError: another kind of image, image and tree differ in size, or a value is out of range.
+        InputError: another array type or shape, another size than the tree's, or a value out of range.
     """
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
@@ -42,18 +47,18 @@ def overlay(
     if not 0.0 <= opacity <= 1.0:
         raise InputError(f"expected an opacity in [0, 1]; got {opacity}")
     entities = tree.cut(granularity)
-    pieces = tree.cut(granularity / 2 if parts is None else parts)
+    parts = tree.cut(granularity / 2 if part_granularity is None else part_granularity)
     covered = np.ones(tree.size, bool) if tree.dendrogram is not None else tree.owners(granularity) >= 0
-    hues, shades = _hues(entities), _shades(image, pieces)
-    fine, strong = _borders(pieces, 1), _borders(entities, max(1, round(max(tree.size) / 700)))
+    hues, shades = _hues(entities), _shades(image, parts)
+    thin, thick = _boundaries(parts, 1), _boundaries(entities, max(1, round(max(tree.size) / 700)))
     picture = np.empty_like(image)
     for rows in _strips(image):
         photo = image[rows].astype(np.float32)
-        colour = hues[entities[rows]] * shades[pieces[rows]][..., None]
+        colour = hues[entities[rows]] * shades[parts[rows]][..., None]
         grey = 0.75 * photo.mean(axis=2, keepdims=True) + 40
         painted = np.where(covered[rows][..., None], (1 - opacity) * photo + opacity * colour, grey)
-        painted[fine[rows]] = 0.55 * painted[fine[rows]] + 0.45 * 255
-        painted[strong[rows]] = 0.15 * painted[strong[rows]] + 0.85 * 255
+        painted[thin[rows]] = 0.55 * painted[thin[rows]] + 0.45 * 255
+        painted[thick[rows]] = 0.15 * painted[thick[rows]] + 0.85 * 255
         picture[rows] = np.rint(painted)
     return picture
 
@@ -65,9 +70,9 @@ def colour_labels(labels: Labels) -> RGB:
 
 
 def _palette(n: int) -> np.ndarray:
-    """(n, 3) float32 saturated colours, 0..255, hues at golden-ratio steps, two brightness rings."""
+    """(n, 3) float32 colours in 0..255, hues at golden-ratio steps, two saturations and two brightnesses."""
     colours = [
-        colorsys.hsv_to_rgb((0.07 + i * _GOLDEN) % 1.0, 0.85 - 0.25 * (i % 2), 0.95 - 0.2 * (i // 2 % 2))
+        colorsys.hsv_to_rgb((0.07 + i * _GOLDEN_RATIO) % 1.0, 0.85 - 0.25 * (i % 2), 0.95 - 0.2 * (i // 2 % 2))
         for i in range(n)
     ]
     return 255.0 * np.array(colours, np.float32).reshape(n, 3)
@@ -81,28 +86,28 @@ def _hues(entities: Labels) -> np.ndarray:
     return hues
 
 
-def _shades(image: RGB, pieces: Labels) -> np.ndarray:
-    """(n,) float32 factor of each piece, lighter where the photograph is brighter: 0.6 to 1.05, so that no colour of
-    the palette passes 255, which would change its hue."""
-    n = int(pieces.max()) + 1
+def _shades(image: RGB, parts: Labels) -> np.ndarray:
+    """(n,) float32 factor of each part, higher where the photograph is brighter: 0.6 to 1.05, so that no colour of
+    the palette exceeds 255, which would change its hue."""
+    n = int(parts.max()) + 1
     total = np.zeros(n)
     for rows in _strips(image):
-        total += np.bincount(pieces[rows].ravel(), image[rows].mean(axis=2).ravel(), n)
-    brightness = total / np.maximum(np.bincount(pieces.ravel(), minlength=n), 1)
+        total += np.bincount(parts[rows].ravel(), image[rows].mean(axis=2).ravel(), n)
+    brightness = total / np.maximum(np.bincount(parts.ravel(), minlength=n), 1)
     return (0.6 + 0.45 * brightness / 255).astype(np.float32)
 
 
 def _strips(image: RGB) -> Iterator[slice]:
-    """Row ranges of about a megapixel: floating-point copies of a whole large photograph would cost gigabytes."""
-    step = max(1, _STRIP // image.shape[1])
+    """Row ranges of about a megapixel: float32 copies of a whole large photograph would take gigabytes."""
+    step = max(1, _STRIP_PIXELS // image.shape[1])
     for start in range(0, image.shape[0], step):
         yield slice(start, start + step)
 
 
-def _borders(labels: Labels, thickness: int) -> np.ndarray:
+def _boundaries(labels: Labels, thickness: int) -> np.ndarray:
     """(H, W) bool: pixels within ``thickness`` of a label change to the right or below."""
-    border = np.zeros(labels.shape, bool)
+    boundary = np.zeros(labels.shape, bool)
     for step in range(1, thickness + 1):
-        border[:-step] |= labels[:-step] != labels[step:]
-        border[:, :-step] |= labels[:, :-step] != labels[:, step:]
-    return border
+        boundary[:-step] |= labels[:-step] != labels[step:]
+        boundary[:, :-step] |= labels[:, :-step] != labels[:, step:]
+    return boundary

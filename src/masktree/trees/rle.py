@@ -2,13 +2,13 @@
 
 A mask of size (h, w) is a ``bytes`` string. Pixels are numbered down the columns (pixel y + h * x); the mask
 is the list of lengths of its alternating background and foreground runs, background first (0 if pixel 0 is
-foreground); from the fourth length on, the difference to the length two places before is stored; each number
-is written in groups of five bits, lowest first, one printable character (48-111) a group. This is the
-``counts`` entry of COCO annotation files and of pycocotools (``common/maskApi.c``); strings are equal byte by
-byte.
+foreground); from the fourth length on, the difference to the length two positions before is stored; each number
+is written in groups of five bits, lowest first, one printable character (48-111) per group. This is the
+``counts`` entry of COCO annotation files and of pycocotools (``common/maskApi.c``), equal byte by byte.
 
-Nothing here makes a dense mask except :func:`decode`. Time and memory are those of the runs, which for n
-masks of an image with P pixels are typically n * sqrt(P), not n * P.
+Only :func:`decode` makes a dense mask. Time and memory are proportional to the number of runs, typically
+n * sqrt(P) for n masks of an image with P pixels, not n * P. (pycocotools computes IoUs and boxes of run lengths too,
+but not masks of label intervals, and its runs are not accessible from Python.)
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from numba import njit
 from masktree.errors import InputError
 from masktree.types import Labels, Mask, checked
 
-_LIMIT = 2**31  # pixels: positions inside one image are kept in 32 bits
-_STRIP = 2**20  # pixels that are transposed at a time
-_LONGEST = 7  # characters of one number: 7 * 5 bits hold any difference of two 32-bit lengths
-_DAMAGED, _CUT_OFF, _NEGATIVE = -1, -2, -3  # in place of the pixel count of a string that cannot be read
-_REASONS = {
+_MAX_PIXELS = 2**31  # of an image: positions fit into 32 bits
+_STRIP_PIXELS = 2**20  # transposed at a time
+_MAX_CHARACTERS = 7  # of one number: 7 * 5 bits hold any difference of two 32-bit lengths
+_DAMAGED, _CUT_OFF, _NEGATIVE = -1, -2, -3  # error codes in place of the pixel count
+_ERRORS = {
     _DAMAGED: "a character or number that the format does not have",
     _CUT_OFF: "a string that ends inside a number",
     _NEGATIVE: "a negative run length",
@@ -78,14 +78,13 @@ def decode(rle: bytes, size: tuple[int, int]) -> Mask:
 def encode_intervals(labels: Labels, low: Int[np.ndarray, " k"], high: Int[np.ndarray, " m"]) -> list[bytes]:
     """The k masks ``low[i] <= labels < high[i]``, without making any of them dense.
 
-    The label map is read once into its R column-major runs (12 bytes each with their order by label). An
-    interval then costs the smaller of sorting its own m runs, m log m, and passing over all R labels. With
-    leaves numbered in the order of a partition tree, every node of the tree is such an interval.
+    The label map is converted once to R column-major runs (12 bytes each, with their order by label). An interval
+    then costs the minimum of sorting its m runs, m log m, and one pass over all R runs. With leaves numbered in
+    depth-first order of a dendrogram, every node is such an interval.
 
     Args:
         labels: region of each pixel, 0 <= label < H * W.
-        low, high: first label of each mask, and the one after its last; an interval may be empty or reach
-            beyond the labels present.
+        low, high: first label of each mask, and one past its last; an interval may be empty or exceed the labels.
 
     Raises:
         InputError: 2^31 pixels or more, a label out of range, ``low`` and ``high`` of different length.
@@ -111,7 +110,7 @@ def encode_intervals(labels: Labels, low: Int[np.ndarray, " k"], high: Int[np.nd
 
 @checked
 def encode_runs(starts: Int[np.ndarray, " r"], ends: Int[np.ndarray, " s"], size: tuple[int, int]) -> bytes:
-    """String of the mask with the given foreground intervals (column-major); adjacent ones are joined.
+    """Run-length string of a mask with the given foreground intervals (column-major); adjacent ones are joined.
 
     Raises:
         InputError: the intervals are not ascending, disjoint, non-empty and inside the image.
@@ -130,25 +129,26 @@ def encode_runs(starts: Int[np.ndarray, " r"], ends: Int[np.ndarray, " s"], size
 
 @checked
 def encode_at(mask: Mask, top: int, left: int, size: tuple[int, int]) -> bytes:
-    """String of a mask of (height, width) ``size`` that is ``mask`` with its upper-left corner in row ``top`` and
-    column ``left``, and empty elsewhere. Looks at ``mask`` alone: ten times faster for an object on 24 megapixels.
+    """Run-length string of a mask of (height, width) ``size`` that contains ``mask`` with its upper-left corner at row
+    ``top``, column ``left``, and is empty elsewhere. Reads ``mask`` only: ten times faster for an object on 24
+    megapixels.
 
     Raises:
-        InputError: it does not fit in there.
+        InputError: the mask does not fit.
     """
     height, width = mask.shape
     if min(top, left) < 0 or top + height > size[0] or left + width > size[1]:
         raise InputError(f"expected a mask inside {size}; got one of {mask.shape} at row {top}, column {left}")
-    # Columns with an empty pixel above and below: every run begins and ends within its column.
+    # Columns padded with an empty pixel above and below, so that every run starts and ends within its column.
     columns = np.pad(mask.T, ((0, 0), (1, 1)))
     x, y = np.divmod(np.flatnonzero(columns[:, 1:] != columns[:, :-1]), height + 1)
-    places = (x + left) * size[0] + y + top
-    return encode_runs(places[::2], places[1::2], size)
+    positions = (x + left) * size[0] + y + top
+    return encode_runs(positions[::2], positions[1::2], size)
 
 
 @checked
 def runs(rles: Sequence[bytes], size: tuple[int, int]) -> Runs:
-    """Foreground runs of all masks, 16 bytes a run.
+    """Foreground runs of all masks, 16 bytes per run.
 
     Raises:
         InputError: a string is damaged or belongs to another image size (its index is named).
@@ -161,7 +161,7 @@ def runs(rles: Sequence[bytes], size: tuple[int, int]) -> Runs:
     wrong = np.flatnonzero(totals != pixels)
     if len(wrong):
         i = int(wrong[0])
-        got = _REASONS.get(int(totals[i]), f"{totals[i]} pixels")
+        got = _ERRORS.get(int(totals[i]), f"{totals[i]} pixels")
         raise InputError(
             f"expected run lengths of {size[0]} x {size[1]} = {pixels} pixels in mask {i}; got {got}; "
             "check the image size (height, width) and the file that the mask came from"
@@ -171,7 +171,7 @@ def runs(rles: Sequence[bytes], size: tuple[int, int]) -> Runs:
 
 @checked
 def counts(rle: bytes, size: tuple[int, int]) -> list[int]:
-    """Uncompressed COCO counts: lengths of background and foreground runs in turn, background first."""
+    """Uncompressed COCO counts: lengths of alternating background and foreground runs, background first."""
     starts, ends, _ = runs([rle], size)
     borders = np.concatenate([[0], np.stack([starts, ends], 1).ravel(), [size[0] * size[1]]])
     lengths = np.diff(borders)
@@ -191,9 +191,9 @@ def boxes(rles: Sequence[bytes], size: tuple[int, int]) -> Float64[np.ndarray, "
 
 @checked
 def intersections(rles: Sequence[bytes], size: tuple[int, int]) -> Int64[np.ndarray, "n n"]:
-    """Pixels shared by each pair of masks; the diagonal holds the areas.
+    """Area of the intersection of each pair of masks; the diagonal holds the areas.
 
-    One sweep over all R runs in order of their start, which meets each pair of overlapping runs once:
+    One sweep over all R runs in order of their start, which visits each pair of overlapping runs once:
     O(R log n + overlapping run pairs) time, 8 n^2 + 24 R bytes.
     """
     starts, ends, offsets = runs(rles, size)
@@ -202,14 +202,14 @@ def intersections(rles: Sequence[bytes], size: tuple[int, int]) -> Int64[np.ndar
 
 @checked
 def cross_intersections(a: Sequence[bytes], b: Sequence[bytes], size: tuple[int, int]) -> Int64[np.ndarray, "na nb"]:
-    """Pixels that each mask of ``a`` shares with each of ``b``, by the sweep of :func:`intersections`."""
+    """Area of the intersection of each mask of ``a`` with each of ``b``, by the sweep of :func:`intersections`."""
     starts, ends, offsets = runs([*a, *b], size)
     return _sweep_across(starts, ends, _owners(offsets), np.argsort(starts, kind="stable"), len(a), len(b))
 
 
 @checked
 def iou(a: Sequence[bytes], b: Sequence[bytes], size: tuple[int, int]) -> Float64[np.ndarray, "na nb"]:
-    """IoU of each mask of ``a`` with each of ``b``, 0 where both are empty. O(R log n) for R runs, 24 bytes a pair.
+    """IoU of each mask of ``a`` with each of ``b``, 0 where both are empty. O(R log n) for R runs, 24 bytes per pair.
 
     Raises:
         InputError: a string is damaged or belongs to another image size.
@@ -221,7 +221,7 @@ def iou(a: Sequence[bytes], b: Sequence[bytes], size: tuple[int, int]) -> Float6
 
 @checked
 def union(rles: Sequence[bytes], size: tuple[int, int]) -> bytes:
-    """The mask of all pixels that are in at least one mask; empty for no masks. O(R log n) for R runs."""
+    """Union of the masks; empty for no masks. O(R log n) for R runs."""
     starts, ends, _ = runs(rles, size)
     order = np.argsort(starts, kind="stable")
     return _compress(_run_counts(starts[order], ends[order], _pixels(size))).tobytes()
@@ -229,7 +229,7 @@ def union(rles: Sequence[bytes], size: tuple[int, int]) -> bytes:
 
 def _pixels(size: tuple[int, ...]) -> int:
     height, width = size
-    if height < 0 or width < 0 or height * width >= _LIMIT:
+    if height < 0 or width < 0 or height * width >= _MAX_PIXELS:
         raise InputError(
             f"expected an image of fewer than 2^31 pixels; got {height} x {width}; cut it or scale it down"
         )
@@ -237,13 +237,13 @@ def _pixels(size: tuple[int, ...]) -> int:
 
 
 def _edges(array: np.ndarray) -> np.ndarray:
-    """0, every column-major position whose value differs from the one before, and the pixel count.
+    """0, every column-major position whose value differs from the previous one, and the number of pixels.
 
-    Strips of about a megapixel are transposed and compared as vectors: ten times faster than a loop over
-    columns, which jumps one image row a pixel, and with little memory of its own.
+    Strips of about a megapixel are transposed and compared as vectors: ten times faster than a loop over columns,
+    whose memory accesses are one image row apart, with little additional memory.
     """
     height, width = array.shape
-    strip = max(1, _STRIP // height)
+    strip = max(1, _STRIP_PIXELS // height)
     edges = [np.zeros(1, np.int64)]
     for x in range(0, width, strip):
         flat = np.ascontiguousarray(array[:, x : x + strip].T).ravel()
@@ -273,10 +273,10 @@ def _by_label(values, n_labels):
     for i in range(n_labels):
         offsets[i + 1] += offsets[i]
     order = np.empty(len(values), np.int32)
-    place = offsets[:-1].copy()
+    position = offsets[:-1].copy()
     for i in range(len(values)):
-        order[place[values[i]]] = i
-        place[values[i]] += 1
+        order[position[values[i]]] = i
+        position[values[i]] += 1
     return order, offsets
 
 
@@ -284,11 +284,11 @@ def _by_label(values, n_labels):
 def _interval_counts(starts, values, order, offsets, low, high):
     """Run lengths of the union of the label runs with low <= label < high."""
     begin, end = offsets[low], offsets[high]
-    own = end - begin
+    n_inside = end - begin
     total = len(values)
-    counts = np.empty(2 * min(own, total - own + 1) + 2, np.int64)
+    counts = np.empty(2 * min(n_inside, total - n_inside + 1) + 2, np.int64)
     n, position, previous = 0, np.int64(0), -2
-    if own * (4 + np.log2(own + 1.0)) * 4 < total:  # a comparison of the sort costs about 4 steps of the pass
+    if n_inside * (4 + np.log2(n_inside + 1.0)) * 4 < total:  # a comparison of the sort costs about 4 steps of the pass
         for i in np.sort(order[begin:end]):
             if i != previous + 1:
                 if previous >= 0:
@@ -343,7 +343,7 @@ def _run_counts(starts, ends, pixels):
 
 @njit(cache=True, nogil=True)
 def _compress(counts):
-    text = np.empty(_LONGEST * len(counts), np.uint8)
+    text = np.empty(_MAX_CHARACTERS * len(counts), np.uint8)
     n = 0
     for i in range(len(counts)):
         number = counts[i] - counts[i - 2] if i > 2 else counts[i]
@@ -359,7 +359,7 @@ def _compress(counts):
 
 @njit(cache=True, nogil=True)
 def _parse(text, bounds):
-    """Foreground runs of all strings, and for each string its number of pixels or why it cannot be read."""
+    """Foreground runs of all strings, and for each string its number of pixels or an error code."""
     n = len(bounds) - 1
     numbers = 0
     for i in range(len(text)):
@@ -375,7 +375,7 @@ def _parse(text, bounds):
         number, shift = np.int64(0), 0
         for j in range(bounds[i], bounds[i + 1]):
             group = np.int64(text[j]) - 48
-            if group < 0 or group > 63 or shift == 5 * _LONGEST:
+            if group < 0 or group > 63 or shift == 5 * _MAX_CHARACTERS:
                 position = np.int64(_DAMAGED)
                 break
             number |= (group & 0x1F) << shift
@@ -429,7 +429,7 @@ def _boxes(starts, ends, offsets, height):
             if begin // height == end // height:
                 top = min(top, begin % height)
                 bottom = max(bottom, end % height)
-            else:  # a run over the foot of a column holds both edge rows
+            else:  # a run that continues in the next column contains the first and the last row
                 top, bottom = 0, height - 1
         left, right = starts[first] // height, (ends[last - 1] - 1) // height
         result[i, 0], result[i, 1] = left, top
@@ -439,7 +439,7 @@ def _boxes(starts, ends, offsets, height):
 
 @njit(cache=True, nogil=True)
 def _sweep(starts, ends, owners, order, n):
-    """Sum of overlap lengths of the runs of each pair; ``open_``: runs that may reach the present start."""
+    """Sum of overlap lengths of the runs of each pair; ``open_``: runs that may extend beyond the current start."""
     result = np.zeros((n, n), np.int64)
     open_ = np.empty(n, np.int64)  # at most one run of each mask
     n_open = 0
@@ -465,7 +465,7 @@ def _sweep(starts, ends, owners, order, n):
 
 @njit(cache=True, nogil=True)
 def _sweep_across(starts, ends, owners, order, n_a, n_b):
-    """As ``_sweep``, with one list of open runs for each side; masks n_a ... are those of the second side."""
+    """As ``_sweep``, with one list of open runs per set; masks from n_a on belong to the second set."""
     result = np.zeros((n_a, n_b), np.int64)
     open_ = np.empty((2, max(n_a, n_b)), np.int64)
     n_open = np.zeros(2, np.int64)

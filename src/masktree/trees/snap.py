@@ -1,9 +1,9 @@
-"""Masks of any origin, drawn anew along the regions of a dendrogram of the same image.
+"""Masks snapped to the regions of a dendrogram of the same image.
 
-A small network knows what belongs together, and draws it blurred; a dendrogram has the borders, and does not know. The
-union of its regions that a mask most likely means is found exactly: the labelling, inside or outside, of all nodes of
-the dendrogram with the least sum of pixels that change sides and of a cost for each node that differs from its parent
-(a Potts model on a tree, solved by dynamic programming; our choice).
+The masks of a small network are blurred; a dendrogram has sharp borders. Each mask is replaced by a union of regions:
+the labelling (inside or outside) of all nodes that minimises the number of changed pixels plus a cost for each node
+labelled differently from its parent. This is a Potts model on a tree, solved exactly by dynamic programming (our
+choice).
 """
 
 from __future__ import annotations
@@ -16,24 +16,26 @@ from masktree.trees import hierarchy, rle
 from masktree.trees.dendrogram import PartitionTree
 from masktree.trees.masktree import MaskTree
 
-# Cost of a region, as a share of the mask's pixels. Chosen without truth, by the labels of photographs that a small
-# model was not trained on: their recall is .54 with its masks as they are, .66, .68, .73, .76, .75 with .01, .03, .1,
-# .2, .3; labels of other methods, which are no nodes of the dendrogram, agree (docs/log.md).
-COST = 0.2
-LEAST = 0.5  # IoU with the mask as it was below which that stays: no regions fit it, as with lines (our choice)
+# Cost of a region, as a fraction of the mask's area. Chosen without ground truth, by the recall of pseudo-labels on
+# photographs that a small model was not trained on: .54 without snapping; .66, .68, .73, .76, .75 at costs of .01, .03,
+# .1, .2, .3. Pseudo-labels of other methods, which are not nodes of the dendrogram, agree (docs/log.md).
+REGION_COST = 0.2
+MIN_SNAP_IOU = (
+    0.5  # with the original mask; below, no union of regions fits it, such as a line, and it stays (our choice)
+)
 
 
-def snap_to_regions(tree: MaskTree, dendrogram: PartitionTree, *, cost: float = COST) -> MaskTree:
-    """The tree with each mask as the union of regions that it most likely means.
+def snap_to_regions(tree: MaskTree, dendrogram: PartitionTree, *, cost: float = REGION_COST) -> MaskTree:
+    """The tree with each mask replaced by the union of regions that fits it best.
 
-    Order, scores and levels stay; a mask that became the same as a better one is left out; parents follow from the new
-    masks by coverage. A mask that no union of regions is like (IoU below ``LEAST``) stays as it was.
+    A mask whose union has an IoU below ``MIN_SNAP_IOU`` with it stays. Of masks that become equal the one of highest
+    score remains. Order, scores and levels are kept; parents are recomputed by coverage.
 
     Args:
         tree: masks of any origin.
         dendrogram: a dendrogram of the same image, such as that of the method ``masktree``.
-        cost: of a region, as a share of the mask's pixels, 0 or more: 0 decides for each leaf by itself, large values
-            give single regions.
+        cost: cost of a region as a fraction of the mask's area, at least 0; 0 decides for each leaf independently,
+            large values give single regions.
 
     Returns:
         A tree without dendrogram: its masks need not be nodes.
@@ -48,46 +50,48 @@ def snap_to_regions(tree: MaskTree, dendrogram: PartitionTree, *, cost: float = 
     leaves = dendrogram.rles(np.arange(dendrogram.n_leaves))
     inside, fits = closest_regions(rle.cross_intersections(tree.rles, leaves, tree.size), dendrogram, cost)
     rles = [new if fit else old for new, old, fit in zip(_encode(inside, dendrogram), tree.rles, fits, strict=True)]
-    return _without_copies(tree, rles)
+    return _replace_masks(tree, rles)
 
 
-def closest_regions(shared: np.ndarray, dendrogram: PartitionTree, cost: float = COST) -> tuple[np.ndarray, np.ndarray]:
-    """The leaves whose union each of n masks most likely means, (n, leaves) bool, and (n,) bool: whether it is like
-    the mask, an IoU of ``LEAST``.
+def closest_regions(
+    shared: np.ndarray, dendrogram: PartitionTree, cost: float = REGION_COST
+) -> tuple[np.ndarray, np.ndarray]:
+    """(n, leaves) bool: the leaves whose union fits each of n masks best; (n,) bool: whether their IoU with the mask is
+    at least ``MIN_SNAP_IOU``.
 
     Args:
-        shared: (n, leaves) pixels that each mask has in common with each leaf.
+        shared: (n, leaves) number of pixels of each mask in each leaf.
         dendrogram, cost: as in ``snap_to_regions``.
 
     Raises:
         InputError: a negative cost.
     """
     if not 0 <= cost < np.inf:
-        raise InputError(f"expected a cost of 0 or more; got {cost}; {COST} is usual")
+        raise InputError(f"expected a cost of 0 or more; got {cost}; {REGION_COST} is the default")
     sizes = dendrogram.areas[: dendrogram.n_leaves]
     inside = _inside(shared.astype(np.float64), sizes.astype(np.float64), dendrogram.parents, cost)
-    kept, drawn = (shared * inside).sum(1), (inside * sizes).sum(1)
-    return inside, kept >= LEAST * (shared.sum(1) + drawn - kept)
+    intersections, areas = (shared * inside).sum(1), (inside * sizes).sum(1)
+    return inside, intersections >= MIN_SNAP_IOU * (shared.sum(1) + areas - intersections)
 
 
 def _encode(inside: np.ndarray, dendrogram: PartitionTree) -> list[bytes]:
-    """Strings of the unions of leaves of (n, leaves) bool, from the runs of the leaf map."""
-    column = dendrogram.leaves.T.ravel()
-    starts = np.flatnonzero(np.diff(column, prepend=-1))
-    ends, owners = np.append(starts[1:], len(column)), column[starts]
-    return [rle.encode_runs(starts[own[owners]], ends[own[owners]], dendrogram.size) for own in inside]
+    """Run-length strings of n unions of leaves, from the runs of the leaf map."""
+    columns = dendrogram.leaves.T.ravel()
+    starts = np.flatnonzero(np.diff(columns, prepend=-1))
+    ends, leaves = np.append(starts[1:], len(columns)), columns[starts]
+    return [rle.encode_runs(starts[union[leaves]], ends[union[leaves]], dendrogram.size) for union in inside]
 
 
-def _without_copies(tree: MaskTree, rles: list[bytes]) -> MaskTree:
-    """The tree with these masks; of equal ones that of the highest score, the first of equal scores."""
+def _replace_masks(tree: MaskTree, rles: list[bytes]) -> MaskTree:
+    """The tree with other masks; of equal masks the one of highest score remains, the first of equal scores."""
     order = np.argsort(-tree.scores, kind="stable")
     best = {rles[i]: i for i in reversed(order)}
     keep = np.sort(np.fromiter(best.values(), np.int64, len(best)))
-    chosen = [rles[i] for i in keep]
+    kept_rles = [rles[i] for i in keep]
     return MaskTree.from_rles(
-        chosen,
+        kept_rles,
         tree.size,
-        hierarchy.parents_by_coverage(chosen, tree.size),
+        hierarchy.parents_by_coverage(kept_rles, tree.size),
         scores=tree.scores[keep],
         stabilities=tree.stabilities[keep],
         levels=tree.levels[keep],
@@ -96,14 +100,14 @@ def _without_copies(tree: MaskTree, rles: list[bytes]) -> MaskTree:
 
 @njit(cache=True, nogil=True)
 def _inside(shared, sizes, parents, cost):
-    """(n, leaves) bool: the leaves of the best labelling for each mask, by the (n, leaves) pixels it ``shared``.
+    """(n, leaves) bool: leaves inside in the best labelling for each mask, from its (n, leaves) ``shared`` pixels.
 
-    Linear in the number of nodes. Where both labels cost the same, a node takes its parent's, the root outside.
+    Linear in the number of nodes. If both labels cost the same, a node takes that of its parent, the root outside.
     """
     n, leaves = shared.shape
     nodes = len(parents)
     inside = np.zeros((n, leaves), np.bool_)
-    errors = np.empty((nodes, 2))  # of everything below a node that is labelled outside, inside
+    errors = np.empty((nodes, 2))  # minimum cost of the subtree of a node labelled outside, inside
     labels = np.empty(nodes, np.int64)
     for mask in range(n):
         change = cost * shared[mask].sum()
@@ -112,13 +116,13 @@ def _inside(shared, sizes, parents, cost):
             errors[leaf, 0] = shared[mask, leaf]
             errors[leaf, 1] = sizes[leaf] - shared[mask, leaf]
         for node in range(nodes - 1):  # children come before their parents
-            above = parents[node]
-            errors[above, 0] += min(errors[node, 0], errors[node, 1] + change)
-            errors[above, 1] += min(errors[node, 1], errors[node, 0] + change)
+            parent = parents[node]
+            errors[parent, 0] += min(errors[node, 0], errors[node, 1] + change)
+            errors[parent, 1] += min(errors[node, 1], errors[node, 0] + change)
         labels[nodes - 1] = errors[nodes - 1, 1] < errors[nodes - 1, 0]
         for node in range(nodes - 2, -1, -1):
-            own = labels[parents[node]]
-            labels[node] = own if errors[node, own] <= errors[node, 1 - own] + change else 1 - own
+            label = labels[parents[node]]
+            labels[node] = label if errors[node, label] <= errors[node, 1 - label] + change else 1 - label
         for leaf in range(leaves):
             inside[mask, leaf] = labels[leaf] == 1
     return inside

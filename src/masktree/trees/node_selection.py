@@ -1,0 +1,106 @@
+"""Which nodes of a dendrogram become masks."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int32, Int64
+
+from masktree.errors import InputError
+from masktree.trees.dendrogram import PartitionTree
+
+
+class SelectedNodes(NamedTuple):
+    """k nodes of a dendrogram.
+
+    Attributes:
+        nodes: (k,) ascending node numbers.
+        parents: (k,) index of the nearest selected ancestor, -1 for roots.
+        scores: (k,) stability * sqrt(area / image area), in [0, 1].
+        stabilities: (k,) altitude of the parent minus that of the node, in [0, 1].
+    """
+
+    nodes: Int64[np.ndarray, " k"]
+    parents: Int32[np.ndarray, " k"]
+    scores: Float64[np.ndarray, " k"]
+    stabilities: Float64[np.ndarray, " k"]
+
+
+def select_nodes(
+    tree: PartitionTree,
+    *,
+    min_area: int,
+    max_area: float,
+    max_masks: int,
+    min_score: float,
+    duplicate_iou: float,
+) -> SelectedNodes:
+    """The stable nodes of a dendrogram with altitudes in [0, 1]; see ``MaskTree.from_dendrogram``.
+
+    Raises:
+        InputError: altitudes or an option out of range.
+    """
+    for name, count in (("min_area", min_area), ("max_masks", max_masks)):
+        if not isinstance(count, (int, np.integer)) or count < 1:
+            raise InputError(f"expected {name} as a whole number of at least 1; got {count!r}")
+    for name, fraction in (("max_area", max_area), ("min_score", min_score), ("duplicate_iou", duplicate_iou)):
+        if not 0 <= fraction <= 1 or (name == "max_area" and fraction == 0):
+            raise InputError(f"expected {name} in {'(0' if name == 'max_area' else '[0'}, 1]; got {fraction!r}")
+    altitudes, areas, num_pixels = tree.altitudes, tree.areas, tree.leaves.size
+    if altitudes[-1] > 1.0 or altitudes[0] < 0.0:
+        raise InputError(f"expected altitudes calibrated to [0, 1]; got {altitudes.min():.3g}..{altitudes[-1]:.3g}")
+    stabilities = altitudes[tree.parents] - altitudes
+    stabilities[-1] = 1.0 - altitudes[-1]
+    scores = stabilities * np.sqrt(areas / num_pixels)
+    eligible = (areas >= min_area) & (areas <= max_area * num_pixels) & (stabilities > 0) & (scores >= min_score)
+    if altitudes[-1] == 0:  # a uniform image
+        eligible[-1] = num_pixels >= min_area
+    nodes = _suppress_duplicates(tree, eligible, scores, duplicate_iou, max_masks)
+    return SelectedNodes(nodes, _selected_parents(tree, nodes), scores[nodes], stabilities[nodes])
+
+
+def _suppress_duplicates(
+    tree: PartitionTree, eligible: Bool[np.ndarray, " n"], scores: np.ndarray, duplicate_iou: float, max_masks: int
+) -> Int64[np.ndarray, " k"]:
+    """Greedy NMS, best score first, on ascending node numbers.
+
+    The IoU of nested nodes is the ratio of their areas and that of others is 0, so each node is compared with its
+    ancestors up to that ratio only, and ``mask_nms`` on the runs of all nodes is not needed.
+    """
+    areas = tree.areas
+    root = len(tree.parents) - 1
+    suppressed = np.zeros(root + 1, bool)
+    is_selected = np.zeros(root + 1, bool)
+    num_selected = 0
+    candidates = np.flatnonzero(eligible)
+    for node in candidates[np.argsort(-scores[candidates], kind="stable")]:
+        if num_selected == max_masks:
+            break
+        if suppressed[node]:
+            continue
+        duplicates = []
+        ancestor = node
+        while ancestor != root and areas[node] > duplicate_iou * areas[tree.parents[ancestor]]:
+            ancestor = tree.parents[ancestor]
+            duplicates.append(ancestor)
+        if is_selected[duplicates].any():
+            continue
+        suppressed[duplicates] = True
+        is_selected[node] = True
+        num_selected += 1
+    return np.flatnonzero(is_selected)
+
+
+def _selected_parents(tree: PartitionTree, nodes: Int64[np.ndarray, " k"]) -> Int32[np.ndarray, " k"]:
+    """Index of the nearest selected ancestor of each selected node, -1 for roots."""
+    index_of = np.full(len(tree.parents), -1, np.int32)
+    index_of[nodes] = np.arange(len(nodes))
+    parents = np.full(len(nodes), -1, np.int32)
+    root = len(tree.parents) - 1
+    for index, node in enumerate(nodes):
+        ancestor = node
+        while ancestor != root and parents[index] < 0:
+            ancestor = tree.parents[ancestor]
+            parents[index] = index_of[ancestor]
+    return parents
