@@ -1,4 +1,4 @@
-"""The backbone that ships with the package: shapes, what it sees in planted pictures, its file and its card."""
+"""The embedded backbone: shapes, planted images, its weight file and its model card."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def two_halves(rng: np.random.Generator, size: int = 160) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 90), (33, 50), (64, 64), (97, 31)])
-def test_a_look_covers_images_of_any_size(backbone, rng, shape):
+def test_predictions_cover_images_of_any_size(backbone, rng, shape):
     image = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
     predicted = backbone.predict_boundaries(image)
     assert predicted.boundary.shape == shape
@@ -42,7 +42,7 @@ def test_a_look_covers_images_of_any_size(backbone, rng, shape):
     assert np.linalg.norm(predicted.embeddings, axis=-1) == pytest.approx(1, abs=1e-5)
 
 
-def test_it_is_a_backbone(backbone, rng):
+def test_it_fulfils_the_backbone_interface(backbone, rng):
     assert isinstance(backbone, Backbone)
     images = rng.integers(0, 256, (2, 47, 66, 3), dtype=np.uint8)
     grids = backbone(images)
@@ -54,7 +54,7 @@ def test_it_is_a_backbone(backbone, rng):
         backbone(images.astype(np.float32))
 
 
-def test_a_planted_border_is_seen(backbone, rng):
+def test_a_planted_border_is_found(backbone, rng):
     predicted = backbone.predict_boundaries(two_halves(rng))
     seam = predicted.boundary[20:-20, 78:82].max(1).mean()
     inside = np.concatenate([predicted.boundary[20:-20, 20:60], predicted.boundary[20:-20, 100:140]]).mean()
@@ -73,7 +73,7 @@ def test_bfloat16_is_close(backbone, rng):
     assert (coarse.embeddings * exact.embeddings).sum(-1).min() > 0.95
 
 
-def test_folding_keeps_the_outputs():
+def test_fusing_batch_norm_keeps_the_outputs():
     torch.manual_seed(0)
     network = EmbeddedNetwork()
     for module in network.modules():
@@ -90,7 +90,7 @@ def test_folding_keeps_the_outputs():
     assert network.evidence.in_channels == NUM_CUES == 10  # of the shipped weights
 
 
-def test_the_file_is_the_one_on_the_card():
+def test_the_weight_file_has_the_hash_of_the_model_card():
     assert embedded.WEIGHT_FILE.stat().st_size <= 12e6
     assert sha256_of(embedded.WEIGHT_FILE) == embedded.EMBEDDED_WEIGHTS.sha256
     card = (embedded.WEIGHT_FILE.parent / "README.md").read_text()
@@ -99,7 +99,7 @@ def test_the_file_is_the_one_on_the_card():
         assert word in card, word
 
 
-def test_wrong_files_are_refused(tmp_path):
+def test_missing_damaged_and_foreign_files_are_refused(tmp_path):
     with pytest.raises(WeightsError, match="got no file"):
         embedded.load_embedded_network(tmp_path / "none.safetensors", None)
     damaged = tmp_path / "damaged.safetensors"
@@ -115,7 +115,7 @@ def test_wrong_files_are_refused(tmp_path):
         embedded.load_embedded_network(tmp_path / "other.safetensors", None)
 
 
-def test_other_weights_for_the_network_are_taken_by_path(backbone, tmp_path, rng):
+def test_other_weights_are_loaded_by_path(backbone, tmp_path, rng):
     from safetensors.torch import load_file, save_file
 
     own = {
@@ -126,7 +126,7 @@ def test_other_weights_for_the_network_are_taken_by_path(backbone, tmp_path, rng
     other = load_backbone(f"embedded@{tmp_path / 'own.safetensors'}", "cpu")
     assert isinstance(other, embedded.EmbeddedBackbone)
     assert other.provenance.sha256 == sha256_of(tmp_path / "own.safetensors") != backbone.provenance.sha256
-    assert not other.provenance.label_free  # nobody has said so
+    assert not other.provenance.label_free  # unknown
     image = two_halves(rng, 64)
     np.testing.assert_array_equal(
         other.predict_boundaries(image).embeddings, backbone.predict_boundaries(image).embeddings
@@ -138,7 +138,7 @@ def test_other_weights_for_the_network_are_taken_by_path(backbone, tmp_path, rng
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_the_gpu_gives_the_same(rng):
+def test_cuda_gives_the_same_boundaries(rng):
     image = two_halves(rng)
     here, there = (load_backbone("embedded", device).predict_boundaries(image) for device in ("cpu", "cuda"))
     assert np.abs(here.boundary - there.boundary).max() < 1e-3

@@ -47,7 +47,7 @@ def test_colour_words_follow_colours():
     assert len(np.unique(words)) == 3
 
 
-def test_textons_see_pattern_and_not_light():
+def test_textons_depend_on_pattern_not_on_illumination():
     x = np.arange(160, dtype=np.float32)
     stripes = np.tile(50 + 15 * np.sin(x * 1.3), (120, 1)).astype(np.float32)
     dim = stripes * 0.5 + 10
@@ -101,7 +101,7 @@ def test_boundary_of_two_textures_lies_between_them(rng):
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (37, 1), (2, 3), (7, 5), (33, 50)])
 @pytest.mark.parametrize("flat", [True, False])
-def test_any_size_and_uniform_images(rng, shape, flat):
+def test_cues_and_grids_of_any_size_are_finite(rng, shape, flat):
     image = np.full((*shape, 3), 77, np.uint8) if flat else rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
     cues = boundary_cues(image)
     assert cues.boundary.shape == shape
@@ -136,7 +136,7 @@ def test_the_same_image_gives_the_same_cues(rng):
     assert np.array_equal(first.textons, second.textons)
 
 
-def test_backbone_contract(rng):
+def test_it_fulfils_the_backbone_interface(rng):
     backbone = load_backbone("texture")
     assert isinstance(backbone, Backbone)
     image = two_halves(rng)

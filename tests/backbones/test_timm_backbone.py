@@ -123,7 +123,7 @@ def test_keys_and_tokens_equal_the_published_formulas(name, cells, folders, rng)
     assert error(keys, tokens) > 0.1  # the oracle tells them apart
 
 
-def test_dinov3_keys_are_those_before_the_rotary_code(folders, rng):
+def test_dinov3_keys_are_those_before_rotary_embeddings(folders, rng):
     image = pictures(rng, 64, 64)
     keys, turned, _ = expected(folders["dinov3"], KINDS["dinov3"], image)
     got = load_backbone(str(folders["dinov3"]), "cpu")(image[None])[0]
@@ -193,7 +193,7 @@ def test_batch_bounds_the_images_in_one_pass(folders, rng, monkeypatch):
     assert seen == [2, 2, 1]
 
 
-def test_views_and_read_only_images_are_taken(folders, rng):
+def test_views_and_read_only_images_are_accepted(folders, rng):
     backbone = load_backbone(str(folders["dino"]), "cpu")
     images = pictures(rng, 2, 16, 16)
     want = backbone(images[:, ::-1].copy())
@@ -213,7 +213,7 @@ def test_bfloat16_is_close_to_float32(name, features, folders, rng):
     assert error(half, full) > 1e-5  # it did compute in another precision
 
 
-def test_loading_leaves_the_random_state_alone(folders):
+def test_loading_does_not_change_the_random_state(folders):
     torch.manual_seed(3)
     want = torch.rand(3)
     torch.manual_seed(3)
@@ -272,7 +272,7 @@ def original_dinov3(state: dict[str, torch.Tensor], bias: float) -> dict[str, to
 
 
 @pytest.mark.parametrize("name", ["dinov3", "dinov3-plus"])
-def test_authors_dinov3_files_are_understood(name, tmp_path, folders, monkeypatch, rng):
+def test_authors_dinov3_files_are_read(name, tmp_path, folders, monkeypatch, rng):
     _, record = load_timm_network(str(folders[name]))
     small = timm.create_model(KINDS[name].architecture, num_classes=0, num_heads=2, **SMALL)
     state = random_state(small)
@@ -287,7 +287,7 @@ def test_authors_dinov3_files_are_understood(name, tmp_path, folders, monkeypatc
         load_backbone(f"small3@{tmp_path / 'biased.pth'}", "cpu")
 
 
-def test_authors_dinov2_files_with_registers_are_understood(tmp_path, folders, monkeypatch, rng):
+def test_authors_dinov2_files_with_registers_are_read(tmp_path, folders, monkeypatch, rng):
     kind = KINDS["dinov2-reg"]
     _, record = load_timm_network(str(folders["dinov2-reg"]))
     small = timm.create_model(
@@ -320,12 +320,12 @@ def test_authors_dinov2_files_with_registers_are_understood(tmp_path, folders, m
     ],
     ids=["float", "one image", "channels first", "no pixels", "list"],
 )
-def test_bad_images_are_refused(images, folders):
+def test_invalid_images_are_refused(images, folders):
     with pytest.raises(InputError, match="uint8 array"):
         load_backbone(str(folders["dino"]), "cpu")(images)
 
 
-def test_bad_settings_are_refused(folders, monkeypatch):
+def test_invalid_settings_are_refused(folders, monkeypatch):
     folder = str(folders["dino"])
     with pytest.raises(InputError, match="'float16'"):
         load_backbone(folder, "cpu", "float16")
@@ -342,14 +342,14 @@ def test_bad_settings_are_refused(folders, monkeypatch):
         load_backbone(folder, "cpu:1")
 
 
-def test_auto_takes_cuda_then_mps_then_cpu(monkeypatch):
+def test_auto_selects_cuda_then_mps_then_cpu(monkeypatch):
     for cuda, mps, want in [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")]:
         monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
         assert resolve_device("auto").type == want
 
 
-def test_networks_without_plain_keys_are_refused_but_have_tokens(tmp_path, rng):
+def test_networks_without_plain_keys_support_tokens_only(tmp_path, rng):
     args = {"embed_dim": 32, "num_heads": 2, "img_size": 32, "patch_size": 8}
     single = write_folder(tmp_path / "one", "vit_tiny_patch16_224", {**args, "depth": 1})
     normed = write_folder(tmp_path / "two", "vit_tiny_patch16_224", {**args, "depth": 2, "qk_norm": True})
@@ -359,7 +359,7 @@ def test_networks_without_plain_keys_are_refused_but_have_tokens(tmp_path, rng):
         assert load_backbone(str(folder), "cpu", features="tokens")(pictures(rng, 1, 16, 16)).shape[1:3] == (2, 2)
 
 
-def test_a_network_can_be_had_for_training(folders):
+def test_a_network_is_loaded_trainable(folders):
     network, record = load_timm_network(str(folders["dino"]))
     assert record == replace(record, name="dino", patch=8, dim=32)
     assert not any(name.startswith("head") for name in network.state_dict())

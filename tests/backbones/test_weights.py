@@ -126,7 +126,7 @@ def test_code_in_a_file_is_refused_and_never_run(new_format, small, state, tmp_p
     assert target.exists()
 
 
-def test_damaged_and_foreign_files_are_one_clear_error(small, state, tmp_path):
+def test_damaged_and_foreign_files_are_refused(small, state, tmp_path):
     save_file(state, tmp_path / "cut.safetensors")
     torch.save(state, tmp_path / "cut.pth")
     for name in ("cut.safetensors", "cut.pth"):
@@ -195,7 +195,7 @@ def test_unknown_names_get_suggestions_and_the_list():
 
 
 @pytest.mark.parametrize(("name", "cache"), [("dino-vitb8", "HF_HOME"), ("dino-resnet50", "TORCH_HOME")])
-def test_offline_and_not_cached_is_one_error_with_the_ways_out(name, cache, offline):
+def test_the_error_without_cache_and_network_names_the_remedies(name, cache, offline):
     with pytest.raises(WeightsError) as caught:
         load_backbone(name, "cpu")
     for way in ("connect once", "HF_HUB_OFFLINE", cache, f"{name}@/path/to/file.safetensors", "'embedded'"):
@@ -204,7 +204,7 @@ def test_offline_and_not_cached_is_one_error_with_the_ways_out(name, cache, offl
 
 
 @pytest.mark.parametrize("name", ["dino-vitb8", "dino-resnet50"])
-def test_a_broken_connection_is_the_same_error(name, offline, monkeypatch):
+def test_the_error_of_a_broken_connection_is_the_same(name, offline, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
     def download(*_: object, local_files_only: bool = False, **__: object) -> str:
@@ -219,7 +219,7 @@ def test_a_broken_connection_is_the_same_error(name, offline, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["dino-vitb8", "dino-resnet50"])
-def test_without_a_network_nothing_is_tried_for_long(name, offline, monkeypatch):
+def test_an_unknown_host_fails_before_a_download(name, offline, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("urllib.request.getproxies", dict)
 
@@ -249,7 +249,7 @@ def test_cached_hub_files_are_used_without_a_network(offline, small, state, refe
     assert backbone.provenance.sha256 == sha256_of(snapshot / "model.safetensors")
 
 
-def test_cached_files_from_an_address_are_used_and_pinned_hashes_checked(offline, small, state, reference, monkeypatch):
+def test_cached_files_from_a_url_are_used_and_pinned_hashes_checked(offline, small, state, reference, monkeypatch):
     folder = offline / "torch" / "checkpoints"
     folder.mkdir(parents=True)
     torch.save(state, folder / "small.pth")
@@ -270,7 +270,7 @@ def folder_with(path: Path, state: dict, **config: object) -> str:
     return str(path)
 
 
-def test_folders_state_their_own_origin(state, tmp_path):
+def test_folders_state_their_origin(state, tmp_path):
     provenance = load_backbone(folder_with(tmp_path / "mine", state), "cpu").provenance
     assert (provenance.name, provenance.licence, provenance.trained_on) == ("mine", "unknown", "unknown")
     assert provenance.label_free is False
@@ -314,7 +314,7 @@ def test_incomplete_folders_are_refused(state, tmp_path):
             load_backbone(folder, "cpu")
 
 
-def test_the_list_is_label_free_licensed_and_frozen():
+def test_published_weights_are_label_free_licensed_and_frozen():
     for name, weights in PUBLISHED_WEIGHTS.items():
         assert weights.name == name
         assert weights.label_free
@@ -330,7 +330,7 @@ def test_importing_the_package_imports_no_torch():
     assert done.stdout.strip() == "[]"
 
 
-def test_the_hand_made_extractor_does_not_pretend_to_use_a_device():
+def test_the_texture_backbone_refuses_devices_and_dtypes():
     assert load_backbone("texture").device == load_backbone("texture", "cpu").device == "cpu"
     with pytest.raises(InputError, match=r"expected device auto or cpu .*got 'cuda'"):
         load_backbone("texture", "cuda")
@@ -338,7 +338,7 @@ def test_the_hand_made_extractor_does_not_pretend_to_use_a_device():
         load_backbone("texture", dtype="bfloat16")
 
 
-def test_what_is_cached_is_found_without_the_network(offline: Path, small: Weights):
+def test_cached_files_are_found_without_a_network(offline: Path, small: Weights):
     resnet = PUBLISHED_WEIGHTS["dino-resnet50"]
     assert cached_weights(small) is None
     assert cached_weights(resnet) is None

@@ -19,7 +19,7 @@ def is_partition(labels):
 
 
 @pytest.mark.parametrize("shape", [(60, 41), (1, 50), (50, 1), (3, 3), (1, 1)])
-def test_every_pixel_once_in_a_connected_leaf(rng, shape):
+def test_leaves_are_connected_and_cover_every_pixel(rng, shape):
     leaves = watershed_leaves(noise(rng, shape), min_area=4)
     assert leaves.shape == shape
     assert is_partition(leaves)
@@ -41,7 +41,7 @@ def test_flat_map_is_one_leaf():
     assert watershed_leaves(np.full((7, 9), 0.3, np.float32)).max() == 0
 
 
-def test_area_and_number_are_bounded(rng):
+def test_area_and_number_of_leaves_are_bounded(rng):
     levels = noise(rng, (80, 90), 1.5)
     plain = watershed_leaves(levels, min_area=1)
     large = watershed_leaves(levels, min_area=25)
@@ -54,7 +54,7 @@ def test_area_and_number_are_bounded(rng):
         assert is_partition(coarse)
 
 
-def test_small_basins_flow_over_their_lowest_pass():
+def test_small_basins_merge_across_their_lowest_pass():
     levels = np.array([[0.0, 0.1, 0.9, 0.2, 0.5, 0.1, 0.0]], np.float32)
     assert watershed_leaves(levels, min_area=1).max() == 2
     leaves = watershed_leaves(levels, min_area=3)[0]
@@ -84,7 +84,7 @@ def test_one_leaf_has_no_borders():
     assert len(strengths) == len(lengths) == 0
 
 
-def test_bad_input():
+def test_invalid_input_is_refused():
     with pytest.raises(InputError, match="finite"):
         watershed_leaves(np.full((3, 3), np.nan, np.float32))
     with pytest.raises(InputError, match="non-empty"):

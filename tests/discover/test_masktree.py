@@ -1,4 +1,4 @@
-"""The package's own partition: planted objects come back, at any size, and altitudes are granularities."""
+"""The default method: planted objects are nodes at any size, and altitudes are granularities."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_granularities_increase_from_0_to_1_with_the_cost(learned, highest):
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2), (5, 31)])
 @pytest.mark.parametrize("flat", [True, False])
-def test_tiny_and_flat_images(rng, shape, flat):
+def test_tiny_and_flat_images_give_trees(rng, shape, flat):
     image = np.full((*shape, 3), 200, np.uint8) if flat else rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
     tree = build_dendrogram(image)
     assert tree.size == shape
@@ -70,7 +70,7 @@ def test_tiny_and_flat_images(rng, shape, flat):
         assert tree.n_leaves == 1
 
 
-def test_large_images_come_back_at_full_size_with_true_edges(rng, monkeypatch):
+def test_large_images_are_segmented_at_full_size(rng, monkeypatch):
     monkeypatch.setattr(method, "WORKING_SIDE", 160)
     image, truth = scene(rng, 480, 640)
     tree = build_dendrogram(image)
@@ -80,7 +80,7 @@ def test_large_images_come_back_at_full_size_with_true_edges(rng, monkeypatch):
 
 
 class Painted:
-    """A network that knows the truth: one-hot features of a hidden label map."""
+    """A network with one-hot features of a given label map."""
 
     name, stride, dim, device = "painted", 8, 2, "cpu"
     provenance = replace(TextureBackbone.provenance, name="painted", dim=2)
@@ -95,7 +95,7 @@ class Painted:
         return np.eye(2, dtype=np.float32)[self.truth[None, 4::8, 4::8]]
 
 
-def test_a_network_decides_where_pixels_do_not(rng):
+def test_network_features_decide_where_pixels_are_ambiguous(rng):
     image = rng.integers(100, 156, (96, 128, 3), dtype=np.uint8)
     truth = np.zeros((96, 128), int)
     truth[:, 64:] = 1
@@ -113,12 +113,12 @@ def test_texture_backbone_adds_nothing(rng):
     assert np.array_equal(build_dendrogram(image).parents, build_dendrogram(image, backbone=TextureBackbone()).parents)
 
 
-def test_bad_input(rng):
+def test_empty_images_are_refused(rng):
     with pytest.raises(InputError, match="non-empty"):
         build_dendrogram(np.zeros((0, 5, 3), np.uint8))
 
 
-def test_same_image_same_tree(rng):
+def test_the_same_image_gives_the_same_tree(rng):
     image, _ = scene(rng)
     first, second = build_dendrogram(image), build_dendrogram(image)
     assert np.array_equal(first.leaves, second.leaves)

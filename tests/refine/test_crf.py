@@ -98,7 +98,7 @@ def test_published_weights_find_the_planted_patches_like_the_sum_over_all_pairs(
     assert (refined == labels).mean() > 0.98 > (probabilities.argmax(axis=0) == labels).mean()
 
 
-def test_two_labels_are_three_with_one_that_never_is(rng):
+def test_two_labels_equal_three_of_which_one_has_probability_zero(rng):
     image, _ = planted(rng)
     two = random_probabilities(rng, 2, 24, 30)
     three = np.concatenate([two, np.zeros((1, 24, 30), np.float32)])
@@ -117,15 +117,15 @@ def test_independent_masks_equal_single_calls(rng, k):
         np.testing.assert_allclose(refined, alone[1], atol=2e-3)
 
 
-def test_no_iterations_give_back_the_probabilities(rng):
+def test_zero_iterations_return_the_probabilities(rng):
     image, _ = planted(rng)
     for k in (2, 5):
         probabilities = random_probabilities(rng, k, 24, 30)
         np.testing.assert_allclose(dense_crf(image, probabilities, iterations=0), probabilities, atol=1e-4)
 
 
-def test_pixels_without_likeness_decide_alone(rng):
-    """Noise seen through a narrow kernel: each pixel meets a simplex of its own, far more than the first hash table
+def test_isolated_pixels_reach_the_fixed_point_of_their_update(rng):
+    """White noise and a narrow kernel: each pixel has its own simplex, more than the first hash table
     holds, and the normalised kernel is 1 at the pixel itself. Then q is the fixed point of q = softmax(-u + q)."""
     image = rng.integers(0, 256, (90, 80, 3)).astype(np.uint8)
     probabilities = random_probabilities(rng, 3, 90, 80)
@@ -152,13 +152,13 @@ def test_pixels_without_likeness_decide_alone(rng):
         {"bilateral_srgb": 1e-3},
     ],
 )
-def test_bad_options(rng, option):
+def test_invalid_options_are_refused(rng, option):
     image, _ = planted(rng)
     with pytest.raises(InputError, match="expected"):
         partial(dense_crf, **option)(image, random_probabilities(rng, 2, 24, 30))
 
 
-def test_lattices_kept_from_an_earlier_call_change_nothing(rng):
+def test_cached_lattices_give_the_same_result(rng):
     images = rng.integers(0, 256, size=(2, 20, 30, 3), dtype=np.uint8)
     soft = rng.random((3, 20, 30)).astype(np.float32)
     soft /= soft.sum(axis=0)
