@@ -210,7 +210,7 @@ def test_interruption_says_how_to_go_on(tmp_path, photos):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "run the same command again to go on" in errors
+    assert "run the same command again to resume" in errors
     assert "Traceback" not in errors
     assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
 

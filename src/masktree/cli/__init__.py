@@ -1,4 +1,4 @@
-"""Command line: each verb is a typed function. torch and the numeric rooms are imported inside the verbs only."""
+"""Command line: each verb is a typed function, which imports torch and numba only when it runs."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ import sys
 
 import tyro
 
+from masktree.cli.discover import discover
 from masktree.cli.evaluate import evaluate
-from masktree.cli.info import export, info
-from masktree.cli.options import refuse
-from masktree.cli.segment import discover, merge, segment
+from masktree.cli.export import export
+from masktree.cli.info import info
+from masktree.cli.merge import merge
+from masktree.cli.options import print_error
+from masktree.cli.segment import segment
 from masktree.cli.train import self_train, train
+from masktree.errors import MasktreeError, TrainingError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point. Exit codes: 0 all done, 1 something failed, 2 wrong arguments or input, 130 interrupted."""
-    from masktree.errors import MasktreeError, TrainingError
-
-    # A polite kill ends a run like Ctrl-C does: with its record written and no worker left behind. It does so too
-    # where Ctrl-C itself is ignored, as in what a shell has put into the background.
+    # SIGTERM ends a run like Ctrl-C: its record is written and no worker survives. This also works where SIGINT is
+    # ignored, as in background jobs of a shell.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return tyro.extras.subcommand_cli_from_dict(
@@ -40,12 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
             config=(tyro.conf.FlagCreatePairsOff,),
         )
     except MasktreeError as error:
-        return refuse(str(error), code=1 if isinstance(error, TrainingError) else 2)
+        return print_error(str(error), code=1 if isinstance(error, TrainingError) else 2)
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
+        print("interrupted; run the same command again to resume", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output has gone; what was written to files is whole
+    except BrokenPipeError:  # whoever read our output has closed the pipe; the files are complete
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        return refuse(f"{type(error).__name__}: {error}", code=1)
+        return print_error(f"{type(error).__name__}: {error}", code=1)

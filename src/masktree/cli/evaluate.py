@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from masktree.cli.options import refuse
+from masktree.cli.options import print_error
 
 Protocols = Literal["ar", "points", "bsds", "hierarchy", "consistency"]
 
@@ -56,16 +56,18 @@ def evaluate(
     """
     if compare is not None:
         if protocol or pred or gt or html:
-            return refuse("expected --compare with two results alone; got --protocol, --pred, --gt or --html as well")
+            return print_error(
+                "expected --compare with two results alone; got --protocol, --pred, --gt or --html as well"
+            )
         return _compare(compare, resamples, seed, json)
     if protocol is None or pred is None:
-        return refuse("expected --protocol and --pred, or --compare with two results; got neither")
+        return print_error("expected --protocol and --pred, or --compare with two results; got neither")
     from masktree.evaluate.datasets import read_list
     from masktree.evaluate.harness import Evaluation
 
     for path in (json, html):
         if path is not None and path.is_dir():
-            return refuse(f"expected the name of a file to write; got the folder {path}")
+            return print_error(f"expected the name of a file to write; got the folder {path}")
     evaluation = Evaluation.open(
         protocol,
         pred,

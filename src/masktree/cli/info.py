@@ -1,4 +1,4 @@
-"""Verbs that tell and convert: info, export."""
+"""masktree info."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 import tyro
 
-from masktree.cli.options import refuse
+from masktree.cli.options import print_error
 
 
 def info(
@@ -19,60 +19,27 @@ def info(
     device: str = "auto",
     seed: int = 0,
 ) -> int:
-    """Show what is installed, which backbones there are with licence and provenance, or what a label set or model is.
+    """Show what is installed, the backbones with licence and provenance, or a description of a label set or model.
 
     Args:
         topic: backbone, labels, model, or all.
         name: A backbone's name, or the folder of a label set or of a trained model.
-        rank: Folder of your photographs, without labels: rank the backbones on them.
-        candidates: Backbones to rank beside those that need no download: names, NAME@PATH or folders.
-        device: Of the ranking: auto, cpu, cuda, cuda:N or mps.
-        seed: Of the ranking.
+        rank: Folder of unlabelled photographs: rank the backbones on them.
+        candidates: With --rank: further backbones besides those that need no download: names, NAME@PATH or folders.
+        device: With --rank: auto, cpu, cuda, cuda:N or mps.
+        seed: With --rank: of the random choices.
     """
-    from masktree.stages import info as report
+    from masktree.stages.info import describe, rank_backbones
 
     if rank is not None:
         if topic != "backbone" or name is not None:
-            return refuse("expected masktree info backbone --rank FOLDER; got another topic, or a name as well")
-        text, failures = report.rank_backbones(rank, candidates, device=device, seed=seed, show_progress=True)
+            return print_error("expected masktree info backbone --rank FOLDER; got another topic, or a name as well")
+        text, failures = rank_backbones(rank, candidates, device=device, seed=seed, show_progress=True)
         print(text, flush=True)
         for failure in failures:
-            refuse(f"left out: {failure}")
+            print_error(f"left out: {failure}")
         return 1 if failures else 0
     if candidates:
-        return refuse("expected --candidates with --rank FOLDER; got no folder of photographs")
-    print(report.describe(topic, name))
-    return 0
-
-
-def export(
-    model: tyro.conf.Positional[str],
-    /,
-    onnx: Path,
-    image_size: int | None = None,
-    overwrite: bool = False,
-) -> int:
-    """Write a trained model in a format of other programs.
-
-    Args:
-        model: Folder of masktree train, or owner/name on the hub.
-        onnx: File to write for ONNX runtimes; a description of inputs and outputs is inside it. Of a promptable model
-            NAME.encoder.onnx and NAME.decoder.onnx are written, and NAME.yaml for annotation tools where these can feed
-            it.
-        image_size: Side in pixels of the square input; the model's own if not given.
-        overwrite: Replace files that are there.
-    """
-    from masktree.errors import InputError
-    from masktree.models.build import read_model
-    from masktree.models.onnx.export import export_onnx, files_of
-    from masktree.models.saved import find_model, read_config
-
-    folder = find_model(model)
-    there = [str(file) for file in files_of(read_config(folder), onnx) if file.exists()]
-    if there and not overwrite:
-        raise InputError(
-            f"expected the name of a new file; got {', '.join(there)}, which exists; add --overwrite to replace it"
-        )
-    for file in export_onnx(read_model(folder), onnx, image_size):
-        print(f"written: {file}")
+        return print_error("expected --candidates with --rank FOLDER; got no folder of photographs")
+    print(describe(topic, name))
     return 0

@@ -1,29 +1,114 @@
-"""What verbs say in the end, and what their arguments have in common."""
+"""Options that several verbs share, and what verbs print at their end."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from masktree.discover.methods import METHODS
+from masktree.errors import InputError
+
 if TYPE_CHECKING:
     from masktree.jobs.recorded_batch import BatchOutcome
+    from masktree.predict import SegmenterConfig
+
+    MethodName = str
+else:
+    MethodName = Literal[tuple(METHODS)]
+
+_METHOD_HELP = " ".join(f"{name}: {method.summary}." for name, method in METHODS.items())
 
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 
 
-def refuse(message: str, code: int = 2) -> int:
-    """Say why nothing, or not all, was done; the exit code."""
+@dataclass(frozen=True)
+class SegmenterOptions:
+    """What segments the photographs.
+
+    Attributes:
+        model: Trained model, instead of a method and a backbone: folder of masktree train, or owner/name on the hub.
+        backbone: Feature extractor; default embedded, which works offline. `masktree info backbone` lists the others.
+        quality: fast (default), or best: slower and finer (hassod has one quality).
+        min_area: Smallest mask in pixels; the method's or model's default if not given.
+        min_score: Minimum score of a mask of a model or of the method masktree; default 0.
+        crops: With a model: segment crops of large masks as well. Finds more small parts; about ten times slower.
+        snap: With a model: snap its masks to the regions of the method masktree. Much sharper masks from a small
+            model, for 0.4 seconds more per photograph.
+        device: auto, cpu, cuda, cuda:N or mps.
+        dtype: Precision of the network.
+        seed: Of all random generators.
+    """
+
+    model: str | None = None
+    method: Annotated[MethodName | None, tyro.conf.arg(help=_METHOD_HELP)] = None
+    backbone: str | None = None
+    quality: Literal["fast", "best"] | None = None
+    min_area: int | None = None
+    min_score: float | None = None
+    crops: bool = False
+    snap: bool = False
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+
+    def config(self, default_method: str) -> SegmenterConfig:
+        """The configuration that these options describe.
+
+        Raises:
+            InputError: options of a model without one, or options that do not go together.
+        """
+        from masktree.predict import SegmenterConfig
+
+        if self.crops and self.model is None:
+            raise InputError("expected --crops with --model; got a method, which has crops of its own (sohes, unsam)")
+        if self.snap and self.model is None:
+            raise InputError("expected --snap with --model; got a method, whose masks follow regions already")
+        options = {"min_score": self.min_score, "crops": self.crops or None, "snap": self.snap or None}
+        return SegmenterConfig(
+            backbone=self.backbone,
+            method=default_method if self.method is None and self.model is None else self.method,
+            quality=self.quality,
+            model=self.model,
+            min_area=self.min_area,
+            device=self.device,
+            dtype=self.dtype,
+            seed=self.seed,
+            options={name: value for name, value in options.items() if value is not None},
+        )
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How the batch is run.
+
+    Attributes:
+        workers: Processes; 0 means one per core, or one on an accelerator and for a few images.
+        overwrite: Start from scratch; otherwise finished results are kept and the run is resumed.
+    """
+
+    workers: int = 0
+    overwrite: bool = False
+
+
+Segmenter = Annotated[SegmenterOptions, tyro.conf.arg(name="")]
+Batch = Annotated[BatchOptions, tyro.conf.arg(name="")]
+DEFAULT_SEGMENTER, DEFAULT_BATCH = SegmenterOptions(), BatchOptions()
+
+
+def print_error(message: str, code: int = 2) -> int:
+    """Print a message on standard error; returns the exit code."""
     from masktree.jobs.progress import one_line
 
     print(f"masktree: {one_line(message)}", file=sys.stderr)
     return code
 
 
-def report_outcome(outcome: BatchOutcome, output: Path) -> int:
-    """Print the counts of a ``BatchOutcome``; returns the exit code."""
+def print_outcome(outcome: BatchOutcome, output: Path) -> int:
+    """Print the counts of a batch; returns the exit code."""
     skipped = f", {outcome.skipped} skipped (done before)" if outcome.skipped else ""
     failed = f", {len(outcome.failures)} failed (see {output / 'failures.json'})" if outcome.failures else ""
     print(f"{outcome.completed} done{skipped}{failed}; results in {output}", flush=True)

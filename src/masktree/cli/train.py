@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from masktree.cli.options import Output, refuse
+from masktree.cli.options import Output, print_error
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def self_train(
         }
     unfit = [name for name, value in alien.items() if value is not None]
     if unfit:
-        return refuse(f"expected options of the method {method or 'sohes or hassod'}; got {', '.join(unfit)}")
+        return print_error(f"expected options of the method {method or 'sohes or hassod'}; got {', '.join(unfit)}")
     if method == "rounds":
         from masktree.stages.rounds import RoundsSettings, describe, run_rounds
 

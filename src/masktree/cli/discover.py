@@ -1,0 +1,44 @@
+"""masktree discover."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from masktree.cli.options import DEFAULT_BATCH, DEFAULT_SEGMENTER, Batch, Output, Segmenter, print_outcome
+
+
+def discover(
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")],
+    /,
+    output: Output,
+    segmenter: Segmenter = DEFAULT_SEGMENTER,
+    batch: Batch = DEFAULT_BATCH,
+    labels_per_image: float | None = None,
+    shard_size: int | None = None,
+) -> int:
+    """Make a pseudo-label data set (COCO shards that include the trees) of a folder of photographs.
+
+    Args:
+        folder: Photographs, searched recursively.
+        output: Folder of the label set.
+        segmenter: What segments the photographs; the default method is sohes.
+        batch: How the batch is run.
+        labels_per_image: Choose the thresholds for about this many labels per image on average.
+        shard_size: Images per COCO file; default 1000.
+    """
+    from masktree.stages.discover import discover as run
+
+    outcome = run(
+        folder,
+        output,
+        segmenter.config(default_method="sohes"),
+        labels_per_image=labels_per_image,
+        shard_size=shard_size,
+        workers=batch.workers,
+        overwrite=batch.overwrite,
+        show_progress=True,
+    )
+    return print_outcome(outcome, output)

@@ -1,0 +1,41 @@
+"""masktree export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from masktree.errors import InputError
+
+
+def export(
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")],
+    /,
+    onnx: Path,
+    image_size: int | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Export a trained model to ONNX.
+
+    Args:
+        model: Folder of masktree train, or owner/name on the hub.
+        onnx: ONNX file to write; it contains a description of its inputs and outputs. A promptable model is written as
+            NAME.encoder.onnx and NAME.decoder.onnx, and NAME.yaml if annotation tools can use it.
+        image_size: Side of the square input in pixels; default the model's.
+        overwrite: Replace existing files.
+    """
+    from masktree.models.build import read_model
+    from masktree.models.onnx.export import export_onnx, files_of
+    from masktree.models.saved import find_model, read_config
+
+    folder = find_model(model)
+    existing = [str(file) for file in files_of(read_config(folder), onnx) if file.exists()]
+    if existing and not overwrite:
+        raise InputError(
+            f"expected the name of a new file; got {', '.join(existing)}, which exists; add --overwrite to replace it"
+        )
+    for file in export_onnx(read_model(folder), onnx, image_size):
+        print(f"written: {file}")
+    return 0

@@ -1,0 +1,56 @@
+"""masktree merge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from masktree.cli.options import DEFAULT_BATCH, Batch, Output, print_outcome
+
+
+def merge(
+    sources: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="SOURCE ...")],
+    /,
+    output: Output,
+    batch: Batch = DEFAULT_BATCH,
+    rule: Literal["union", "fill"] = "union",
+    iou: float | None = None,
+    to: Literal["labels", "coco", "sa1b"] = "labels",
+    images: Path | None = None,
+    shard_size: int | None = None,
+) -> int:
+    """Merge label sets and human annotations into one data set that records the source of each mask.
+
+    The same command resumes a stopped run.
+
+    Args:
+        sources: Label sets of masktree, COCO files, folders of SA-1B files; for fill the trusted source first.
+        output: Folder of the new label set or of SA-1B files, or COCO file.
+        batch: How the batch is run.
+        rule: union: masks of all sources, without near-duplicates of higher-scored masks. fill: all masks of the first
+            source, and those masks of the others that overlap with none of them (UnSAM+).
+        iou: Threshold of the rule. union: masks with a higher IoU are near-duplicates (default 0.9). fill: masks with a
+            higher IoU are not added (default 0.02).
+        to: labels: a label set for masktree train. coco: one COCO file. sa1b: one file per image, as in SA-1B.
+        images: Folder of the photographs; default that of the label sets.
+        shard_size: Images per COCO file of a label set; default 1000.
+    """
+    from masktree.labels.merge import MergeRule
+    from masktree.stages.merge import describe
+    from masktree.stages.merge import merge as run
+
+    merged = run(
+        sources,
+        output,
+        MergeRule(rule, iou),
+        to=to,
+        images=images,
+        shard_size=shard_size,
+        workers=batch.workers,
+        overwrite=batch.overwrite,
+        show_progress=True,
+    )
+    print(describe(merged))
+    return print_outcome(merged.outcome, output)
