@@ -24,6 +24,7 @@ lint: install
 	$(BIN)/ruff check src tests benchmarks recipes
 	$(BIN)/ruff format --check src tests benchmarks recipes
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # The first tests run every method and compile the numba kernels into the cache, so that parallel workers find them there.
 test: lint

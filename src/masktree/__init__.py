@@ -1,4 +1,4 @@
-"""masktree: every entity in an image, its parts and their parts, as one tree of masks, without human labels.
+"""Every entity in an image, its parts and their parts, as one tree of masks, without human labels.
 
 >>> import masktree
 >>> segmenter = masktree.load("embedded")
@@ -8,7 +8,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from masktree.backbones import load_backbone
