@@ -22,7 +22,7 @@ def shared() -> Path:
     """Folder with reference data (``parity/``, ``data/``) that is not part of the repository."""
     folder = Path(os.environ.get("MASKTREE_SHARED", ROOT.parent / "shared"))
     if not (folder / "parity").is_dir():
-        pytest.skip("reference data is not on this machine (set MASKTREE_SHARED to its folder)")
+        pytest.skip("The reference data is not on this machine: set MASKTREE_SHARED to its folder.")
     return folder
 
 

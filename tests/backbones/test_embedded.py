@@ -137,7 +137,7 @@ def test_other_weights_are_loaded_by_path(backbone, tmp_path, rng):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="This test needs a CUDA device.")
 def test_cuda_gives_the_same_boundaries(rng):
     image = two_halves(rng)
     here, there = (load_backbone("embedded", device).predict_boundaries(image) for device in ("cpu", "cuda"))

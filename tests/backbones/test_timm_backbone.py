@@ -367,7 +367,7 @@ def test_a_network_is_loaded_trainable(folders):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="This test needs a CUDA device.")
 @pytest.mark.parametrize("name", KINDS)
 def test_cuda_equals_the_published_formulas(name, folders, rng):
     kind = KINDS[name]

@@ -155,7 +155,7 @@ def test_everything_is_a_border():
     assert stats["cnt_r"] == stats["cnt_p"] == stats["sum_p"]  # each line pixel has a partner
 
 
-def test_bad_input():
+def test_bad_input_raises_an_input_error():
     line = np.eye(6, dtype=np.bool_)
     with pytest.raises(InputError, match="one shape"):
         match(line, line[:3], 1.0)

@@ -217,7 +217,7 @@ def test_one_region_on_the_validation_images(shared):
     assert scores["vi_ods"] == pytest.approx(2.34, abs=5e-3)
 
 
-def test_bad_input(rng):
+def test_bad_input_raises_an_input_error(rng):
     ground_truth = random_labels(rng, (4, 5), 2)
     with pytest.raises(InputError, match="shape"):
         score_image([ground_truth[:3]], [ground_truth])

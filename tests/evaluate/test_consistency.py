@@ -241,7 +241,7 @@ def test_contrast_of_large_masks_is_sampled(rng):
     assert got == pytest.approx(oracle.contrast(rgb2lab(image).astype(np.float32), mask), abs=0.005)
 
 
-def test_bad_input():
+def test_bad_input_raises_an_input_error():
     image = planted()
     with pytest.raises(InputError, match=r"views of flip, crop, noise; got 'zoom'"):
         score_image(image, colours, views=("zoom",))

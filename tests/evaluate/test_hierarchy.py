@@ -291,7 +291,7 @@ def test_summary_is_the_same_for_any_order_and_adds_up(rng):
     assert structure.summarise(stats)["coverage"] == first["coverage"]
 
 
-def test_bad_input():
+def test_bad_input_raises_an_input_error():
     masks, parents = two_wholes()
     tree = tree_of(masks, parents)
     with pytest.raises(InputError, match=r"a.jpg: expected masks of 16 x 8 .* got 8 x 16"):

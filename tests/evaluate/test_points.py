@@ -187,7 +187,7 @@ def test_a_click_on_a_large_tree_is_fast(rng):
     assert time.process_time() - start < 20 * 0.05
 
 
-def test_bad_input(tree):
+def test_bad_input_raises_an_input_error(tree):
     target = truth_of([LEFT])
     with pytest.raises(InputError, match="at least 1 click"):
         score_image(Predictor(tree), None, target, clicks=0)

@@ -277,7 +277,7 @@ def test_each_input_is_answered_for_itself(tmp_path, rgb):
         find_photos([tmp_path, tmp_path / "typo"])
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+@pytest.mark.skipif(os.geteuid() == 0, reason="Folders cannot be made unreadable for root.")
 def test_an_unreadable_folder_is_one_failure(tmp_path, rgb):
     save(tmp_path / "a.png", rgb)
     (tmp_path / "locked").mkdir(mode=0)

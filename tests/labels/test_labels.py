@@ -246,5 +246,5 @@ def test_damaged_label_sets_are_named(collection, tmp_path):
         LabelSet.open(labels)
 
 
-def test_config_is_plain_data():
-    json.dumps(asdict(CONFIG))
+def test_a_config_is_unchanged_by_json():
+    assert json.loads(json.dumps(asdict(CONFIG))) == asdict(CONFIG)

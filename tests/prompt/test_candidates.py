@@ -59,7 +59,7 @@ def test_a_larger_granularity_never_gives_a_smaller_area(rng):
     assert areas[rank_candidates(flat, 1, 1.0)[0][0]] == areas.max()
 
 
-def test_places_are_those_of_unsamv2():
+def test_relative_granularities_are_those_of_unsamv2():
     assert relative_granularities(np.array([4.0, 16.0, 9.0])) == pytest.approx([0.1, 1.0, 0.55])
     assert relative_granularities(np.array([4.0, 4.0])).tolist() == [1, 1]
 
@@ -83,7 +83,7 @@ def test_nothing_is_one_empty_mask():
     assert (low < 0).all()
 
 
-def test_overlaps(rng):
+def test_intersections_and_ious_equal_those_of_dense_regions(rng):
     known = candidates(rng, a=2**16 + 70)
     found = pairwise_intersections(known.membership, known.membership[:2], known.segment_areas)
     np.testing.assert_allclose(found, (known.membership * known.segment_areas) @ known.membership[:2].T.astype(float))

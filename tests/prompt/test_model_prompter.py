@@ -205,7 +205,7 @@ def test_snapped_answers_obey_clicks_that_do_not_contradict_each_other_in_a_regi
     assert found[30, 30] == -3
 
 
-def test_half_precision(segmenter, photo):
+def test_a_bfloat16_model_returns_float32_scores_and_logits(segmenter, photo):
     predictor = Predictor(dataclasses.replace(segmenter, dtype="bfloat16"))
     predictor.set_image(photo)
     masks, scores, low = predictor.predict([[80, 60]], [1])
@@ -214,7 +214,7 @@ def test_half_precision(segmenter, photo):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 300), (300, 7)])
-def test_images_of_any_size(segmenter, size):
+def test_images_of_any_size_can_be_prompted(segmenter, size):
     predictor = Predictor(segmenter)
     predictor.set_image(np.zeros((*size, 3), np.uint8))
     _, _, low = predictor.predict([[0, 0]], [1])

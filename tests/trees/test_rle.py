@@ -24,7 +24,7 @@ def masks_of(rng: np.random.Generator, size: tuple[int, int]) -> list[np.ndarray
 
 @pytest.mark.parametrize("size", SIZES)
 def test_strings_areas_and_boxes_equal_pycocotools(rng: np.random.Generator, size: tuple[int, int]) -> None:
-    coco = pytest.importorskip("pycocotools.mask")
+    coco = pytest.importorskip("pycocotools.mask", reason="pycocotools is not installed.")
     masks = masks_of(rng, size)
     theirs = [coco.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]
     ours = [rle.encode(mask) for mask in masks]

@@ -22,7 +22,7 @@ def read(dataset, path, **options):
 
 
 @pytest.mark.parametrize("place", ["", "annotations"])
-def test_coco(tmp_path, place):
+def test_coco_annotations_are_read(tmp_path, place):
     crowd = {"id": 2, "image_id": 1, "segmentation": {"size": [8, 10], "counts": [0, 8, 72]}, "iscrowd": 1, "area": 8}
     records = [annotation(1, box_mask(1, 1, 2, 2), iscrowd=0), crowd]
     path = write(tmp_path / place / "instances_val2017.json", document([image(139, "000000000139.jpg")], []))
@@ -47,13 +47,13 @@ def test_coco(tmp_path, place):
         "annotations/entity_segmentation/entityv2_010203_entity_val_lr.json",
     ],
 )
-def test_entityseg(tmp_path, name):
+def test_entityseg_annotations_are_read(tmp_path, name):
     records = [annotation(1, box_mask(1, 1, 2, 2), category_id_ori="sky")]
     write(tmp_path / name, document([image(1, "entity_01_11580/a.jpg")], records))
     assert read("entityseg", tmp_path).images[0].name == "entity_01_11580/a.jpg"
 
 
-def test_objects365(tmp_path):
+def test_objects365_boxes_are_read_without_fakes(tmp_path):
     flags = {"isfake": 0, "isreflected": 0, "iscrowd": 0, "area": 12}
     records = [
         {"id": 1, "image_id": 1, "bbox": [1.5, 2, 3, 4], **flags},
@@ -194,7 +194,7 @@ def sa1b_file(folder, number, mask_list, **more):
     return write(folder / f"sa_{number}.json", {"image": info, "annotations": records})
 
 
-def test_sa1b(tmp_path):
+def test_sa1b_files_are_read_in_the_order_of_their_ids(tmp_path):
     for number in (2, 10, 1):
         sa1b_file(tmp_path, number, [box_mask(0, 0, number, 2), box_mask(1, 1, 2, 2)])
     sa1b_file(tmp_path, 3, [])
@@ -228,7 +228,7 @@ def test_sa1b(tmp_path):
         ),
     ],
 )
-def test_sa1b_damage(tmp_path, content, match):
+def test_damaged_sa1b_files_raise_a_format_error(tmp_path, content, match):
     write(tmp_path / "sa_7.json", content)
     with pytest.raises(FormatError, match=match):
         read_ground_truth("sa1b", tmp_path)
@@ -265,7 +265,7 @@ def panoptic(folder, numbers, segments, name="000000000139", size=(8, 10)):
 
 
 @pytest.mark.parametrize("place", ["", "annotations"])
-def test_panoptic(tmp_path, place):
+def test_panoptic_pictures_are_read(tmp_path, place):
     folder = tmp_path / place
     numbers = np.zeros((8, 10), np.int64)
     numbers[:3] = 5_000_000
@@ -299,7 +299,7 @@ def test_panoptic(tmp_path, place):
         read("coco_panoptic", tmp_path)
 
 
-def test_damaged_pictures(tmp_path):
+def test_damaged_pictures_raise_a_format_error(tmp_path):
     numbers = np.full((8, 10), 7)
     panoptic(tmp_path, numbers, [{"id": 7}])
     png = tmp_path / "panoptic_val2017/000000000139.png"
@@ -314,7 +314,7 @@ def test_damaged_pictures(tmp_path):
         read("coco_panoptic", tmp_path)
 
 
-def test_ade20k(tmp_path):
+def test_ade20k_instances_are_read(tmp_path):
     rgb = np.zeros((8, 10, 3), np.uint8)
     rgb[..., 0] = 9  # a class without instance
     rgb[:2, :, :2] = 3, 1
@@ -366,7 +366,7 @@ def test_bsds500_has_each_region_once(tmp_path, place):
     assert masks(ground_truth) == [mask.tolist() for mask in expected]
 
 
-def test_bsds500_damage(tmp_path):
+def test_damaged_bsds500_files_raise_a_format_error(tmp_path):
     path = bsds(tmp_path, "2018", [np.ones((8, 9))])
     with pytest.raises(
         FormatError, match=r"2018\.mat: expected label maps of its image's size \(8, 10\); got \(8, 9\)"
@@ -388,10 +388,10 @@ def test_bsds500_damage(tmp_path):
         read("bsds500", tmp_path, split="val")
 
 
-def test_bsds500_itself(shared):
+def test_bsds500_val_has_100_images_of_different_regions(shared):
     folder = shared / "data" / "BSDS500"
     if not (folder / "images" / "val").is_dir():
-        pytest.skip("BSDS500 is not on this machine")
+        pytest.skip("BSDS500 is not on this machine.")
     ground_truth = read_ground_truth("bsds500", folder, split="val")  # 100 images, as expected
     assert len(ground_truth) == 100
     assert all(len(set(image.masks())) == len(image) for image in ground_truth.images)

@@ -35,7 +35,7 @@ def random_polygons(rng, size, count):
 
 @pytest.mark.parametrize("size", [(48, 64), (1, 30), (30, 1), (7, 7)])
 def test_polygons_are_drawn_as_by_coco(tmp_path, rng, size):
-    coco = pytest.importorskip("pycocotools.mask")
+    coco = pytest.importorskip("pycocotools.mask", reason="pycocotools is not installed.")
     polygons = list(random_polygons(rng, size, 40))
     records = [{"id": i, "image_id": 1, "segmentation": pieces} for i, pieces in enumerate(polygons)]
     ground_truth = read_one(tmp_path / "a.json", records, size)
@@ -111,7 +111,7 @@ def test_images_keep_order_ids_and_names(tmp_path):
     assert [i.name for i in read_ground_truth("json", tmp_path, only=["a.jpg"]).images] == ["a.jpg"]
 
 
-def test_boxes_alone(tmp_path):
+def test_annotations_may_have_boxes_alone(tmp_path):
     records = [
         {"id": 1, "image_id": 1, "bbox": [1, 2, 3, 4.5]},
         {"id": 2, "image_id": 1, "bbox": [0, 0, 2, 2], "area": 3},
@@ -220,7 +220,7 @@ def test_not_the_right_json(tmp_path, text):
         read_ground_truth("json", tmp_path / "a.json")
 
 
-def test_nothing_there(tmp_path):
+def test_missing_images_and_annotations_raise_an_input_error(tmp_path):
     with pytest.raises(InputError, match="got nothing; check the path"):
         read_ground_truth("json", tmp_path / "none.json")
     with pytest.raises(InputError, match=r"expected annotations\.json in this folder"):
@@ -249,7 +249,7 @@ def test_one_large_image(tmp_path):
 def test_small_evaluation_sets(shared, name, images, annotations):
     path = shared / "data" / "eval" / name / "annotations.json"
     if not path.exists():
-        pytest.skip("this set is not on this machine")
+        pytest.skip("This data set is not on this machine.")
     ground_truth = read_ground_truth("json", path)
     assert (len(ground_truth), sum(map(len, ground_truth.images))) == (images, annotations)
     for entry in ground_truth.images:

@@ -38,7 +38,7 @@ def test_each_states_its_terms(name):
         assert entry.images >= 100
 
 
-def test_published_counts():
+def test_data_sets_have_their_published_counts():
     assert (DATASETS["coco"].images, DATASETS["coco"].annotations) == (5000, 36781)
     assert (DATASETS["lvis"].images, DATASETS["lvis"].annotations) == (19809, 244707)
     assert (DATASETS["paco"].images, DATASETS["paco"].annotations) == (2410, 31739)
@@ -81,7 +81,7 @@ def test_every_reader_counts(tmp_path):
             read_ground_truth(dataset, tmp_path / dataset)
 
 
-def test_unknown_names(coco):
+def test_unknown_names_raise_an_input_error(coco):
     with pytest.raises(InputError, match=r"expected a data set of json, coco, .*; got 'koko'"):
         read_ground_truth("koko", coco)
     with pytest.raises(InputError, match="split of coco one of val2017, train2017; got 'test'"):

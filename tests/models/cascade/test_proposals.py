@@ -42,6 +42,7 @@ def test_logits_and_steps_stand_in_the_order_of_the_anchors(network):
     logits, deltas, anchors = network(maps)
     head_logits, head_steps = network.head(maps)
     first = 0
+    assert len(anchors) == len(head_logits)
     for level, one in enumerate(anchors):
         height, width = head_logits[level].shape[-2:]
         for row, column, aspect in [(0, 0, 0), (height - 1, 0, 2), (height - 1, width - 1, 1)]:

@@ -15,9 +15,9 @@ from masktree.models.cascade.model import CascadeMaskRCNN
 from masktree.models.config import CascadeConfig, Mask2FormerConfig
 from masktree.models.onnx.export import Boxes, Queries, export_onnx
 
-onnx = pytest.importorskip("onnx")
-runtime = pytest.importorskip("onnxruntime")
-pytest.importorskip("onnxscript")
+onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install masktree[onnx].")
+runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install masktree[onnx].")
+pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install masktree[onnx].")
 
 SIDE = 64
 SMALL = {"backbone": "embedded", "image_size": SIDE, "hidden_dim": 32}

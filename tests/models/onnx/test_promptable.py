@@ -23,10 +23,10 @@ from masktree.prompt.candidates import Candidates, click_costs, rank_candidates
 from masktree.prompt.prompt import Prompt
 from tests.models.mask2former.test_model import TinyPyramid
 
-onnx = pytest.importorskip("onnx")
-runtime = pytest.importorskip("onnxruntime")
-pytest.importorskip("onnxscript")
-yaml = pytest.importorskip("yaml")
+onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install masktree[onnx].")
+runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install masktree[onnx].")
+pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install masktree[onnx].")
+yaml = pytest.importorskip("yaml", reason="PyYAML is not installed.")
 
 SIDE = 64
 SMALL = {
