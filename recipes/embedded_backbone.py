@@ -430,8 +430,8 @@ def losses(
 class State:
     """All that a killed run goes on from."""
 
-    network: Network
-    averaged: Network
+    network: EmbeddedNetwork
+    averaged: EmbeddedNetwork
     optimizer: torch.optim.Optimizer
     step: int = 0
 
@@ -468,7 +468,7 @@ class State:
         self.step = content["step"]
 
 
-def without_effect(network: Network) -> dict[str, Tensor]:
+def without_effect(network: EmbeddedNetwork) -> dict[str, Tensor]:
     return {f"evidence.{k}": torch.zeros_like(v) for k, v in network.evidence.state_dict().items()}
 
 

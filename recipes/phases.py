@@ -26,20 +26,20 @@ from masktree.io.images import read_image
 from masktree.predict import SegmenterConfig
 from sheets import beside, resized
 
-SURE = 0.6  # least score of a model's mask
+MIN_SCORE = 0.6  # of a mask of a run
 WIDTH = 220  # pixels
 
 
-def outliners(folder: Path) -> list[Callable[[np.ndarray], masktree.MaskTree]]:
-    """What a run finds, as it is and redrawn; or the rule of a label set."""
+def segmenters_of(folder: Path) -> list[Callable[[np.ndarray], masktree.MaskTree]]:
+    """The discovery method of a label set; or a run, without and with snapping."""
     config = SegmenterConfig.from_folder(folder)
     if config.model is None:
         return [config.load()]
-    return [replace(config, options={"min_score": SURE, "snap": snap}).load() for snap in (False, True)]
+    return [replace(config, options={"min_score": MIN_SCORE, "snap": snap}).load() for snap in (False, True)]
 
 
 def row(image: np.ndarray, phases: list[Callable[[np.ndarray], masktree.MaskTree]]) -> np.ndarray:
-    """A photograph and what each phase makes of it."""
+    """A photograph and its outlines by each phase."""
     size = WIDTH, round(WIDTH * image.shape[0] / image.shape[1])
     pictures = [image, *(phase(image).draw(image) for phase in phases)]
     return beside([resized(picture, size) for picture in pictures], axis=1)
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("phases", type=Path, nargs="+", metavar="LABELS_OR_RUN")
     parser.add_argument("--names", nargs="*", default=["astronaut", "cat", "coffee", "photographer", "rocket"])
     options = parser.parse_args()
-    phases = [outline for folder in options.phases for outline in outliners(folder)]
+    phases = [outline for folder in options.phases for outline in segmenters_of(folder)]
     rows = [row(read_image(options.photos / f"{name}.jpg"), phases) for name in options.names]
     Image.fromarray(beside(rows, axis=0)).save(options.picture, quality=80)
 
