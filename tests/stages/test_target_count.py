@@ -9,7 +9,7 @@ from PIL import Image
 
 from masktree.errors import InputError
 from masktree.io.photos import Photo
-from masktree.stages.target_count import SAMPLE, choose_options
+from masktree.stages.target_count import SAMPLE_IMAGES, choose_options
 from tests.oracles.discover import PaintedBackbone
 
 BACKBONE = PaintedBackbone({(0, 0, 0): np.ones(2)})
@@ -112,7 +112,7 @@ def test_the_sample_is_spread_over_the_collection(tmp_path):
         photos.append(Photo(tmp_path / f"{grey:03}.png", str(grey)))
     segmenter = FakeSegmenter("masktree")
     choose_options(photos, segmenter, 5)
-    assert len(segmenter.seen) == SAMPLE
+    assert len(segmenter.seen) == SAMPLE_IMAGES
     assert segmenter.seen[0] == 0
     assert segmenter.seen[-1] == 99
     assert max(np.diff(segmenter.seen)) <= 5
