@@ -143,7 +143,7 @@ def test_folders_of_backbones_stay_backbones(tmp_path, run):
 def test_names_without_a_model_are_refused(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(WeightsError, match=r"'someone/model'.*no cached files while HF_HUB_OFFLINE is set"):
+    with pytest.raises(WeightsError, match=r"'someone/model'.*no cached file while HF_HUB_OFFLINE is set"):
         masktree.load("someone/model")
     with pytest.raises(WeightsError, match=r"got 'embedded'; .*backbones are given by --backbone"):
         SegmenterConfig(model="embedded").load()
