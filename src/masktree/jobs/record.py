@@ -12,12 +12,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from masktree import __version__
 from masktree.errors import FormatError, InputError
 from masktree.io.files import read_json, write_json
 from masktree.io.photos import Photo
 from masktree.jobs.batch import JobResult
 
-_PACKAGES = ("masktree", "numpy", "scipy", "numba", "pillow", "scikit-image", "torch", "timm")
+_PACKAGES = ("numpy", "scipy", "numba", "pillow", "scikit-image", "torch", "timm")
 _WRITE_INTERVAL = 10.0  # seconds between updates of the files during a run (our choice)
 _EXPECTED: dict[str, type] = {"config": dict, "weights": dict, "versions": dict, "seconds": dict}
 
@@ -138,7 +139,7 @@ class RunRecord:
 
 def package_versions(extra: Sequence[str] = ()) -> dict[str, str]:
     """Versions of Python, of the packages that results depend on, and of the ``extra`` packages."""
-    versions = {"python": platform.python_version()}
+    versions = {"python": platform.python_version(), "masktree": __version__}
     for package in (*_PACKAGES, *extra):
         try:
             versions[package] = version(package)
