@@ -1,4 +1,4 @@
-"""Method options for a target number of labels per image, without ground truth (SOHES, arXiv 2404.12386, appendix D)."""
+"""Method options for a target number of labels per image, without ground truth (SOHES, 2404.12386, appendix D)."""
 
 from __future__ import annotations
 
