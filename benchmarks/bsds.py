@@ -25,7 +25,8 @@ from masktree.backbones.embedded import EmbeddedBackbone
 from masktree.cluster.merge import merge_tree
 from masktree.discover.masktree import build_dendrogram
 from masktree.discover.methods import Quality
-from masktree.evaluate.bsds import Stats, read_segmentations, score_image, score_tree, summarise
+from masktree.evaluate.bsds import read_human_segmentations, score_image, score_tree, summarise
+from masktree.evaluate.image_stats import ImageStats
 from masktree.io.images import read_image, resize_image
 from masktree.trees.dendrogram import PartitionTree
 from table import Table
@@ -35,7 +36,7 @@ COSINE_LEVELS = np.linspace(0.02, 1.98, 99)  # altitudes of the cosine rule are 
 FELZENSZWALB_SCALES = (30, 60, 100, 200, 300, 500, 800, 1200)
 METRICS = ("covering_ods", "covering_ois", "covering_best", "pri_ods", "pri_ois", "vi_ods", "vi_ois")
 
-Scored = tuple[Stats, float]  # of one image, and the seconds to segment it
+Scored = tuple[ImageStats, float]  # of one image, and the seconds to segment it
 
 
 def one_region(image: np.ndarray, ground_truth: list[np.ndarray]) -> Scored:
@@ -101,7 +102,8 @@ METHODS: dict[str, Callable[..., Scored]] = {
 
 def score(method: str, folder: Path, split: str, name: str) -> Scored:
     image = read_image(folder / "images" / split / f"{name}.jpg")
-    return METHODS[method](image, read_segmentations(folder / "groundTruth" / split / f"{name}.mat"))
+    humans = read_human_segmentations(folder / "groundTruth" / split / f"{name}.mat")
+    return METHODS[method](image, [human.labels for human in humans])
 
 
 def main() -> None:

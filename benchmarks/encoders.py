@@ -31,7 +31,8 @@ from bsds import upscale_leaves
 from masktree.backbones.embedded import EmbeddedBackbone
 from masktree.cluster.merge import merge_tree
 from masktree.discover import masktree as method
-from masktree.evaluate.bsds import Stats, read_segmentations, score_tree, summarise
+from masktree.evaluate.bsds import read_human_segmentations, score_tree, summarise
+from masktree.evaluate.image_stats import ImageStats
 from masktree.io.images import read_image, resize_image
 from masktree.trees.dendrogram import PartitionTree
 from table import Table
@@ -77,9 +78,10 @@ PARTS: dict[str, Callable[[np.ndarray, EmbeddedBackbone], PartitionTree]] = {
 }
 
 
-def score(weights: Path, folder: Path, split: str, parts: list[str], name: str) -> list[Stats]:
+def score(weights: Path, folder: Path, split: str, parts: list[str], name: str) -> list[ImageStats]:
     image = read_image(folder / "images" / split / f"{name}.jpg")
-    ground_truth = read_segmentations(folder / "groundTruth" / split / f"{name}.mat")
+    humans = read_human_segmentations(folder / "groundTruth" / split / f"{name}.mat")
+    ground_truth = [human.labels for human in humans]
     return [score_tree(PARTS[part](image, cached_backbone(weights)), ground_truth, COSTS) for part in parts]
 
 

@@ -31,10 +31,10 @@ from scipy import ndimage
 import masktree
 from arguments import make_parser
 from masktree import Predictor, refine
+from masktree.evaluate.click_points import farthest_point
 from masktree.evaluate.datasets import read_ground_truth
 from masktree.evaluate.ground_truth import ImageGroundTruth
-from masktree.evaluate.harness import click
-from masktree.evaluate.points import farthest_point, summarise
+from masktree.evaluate.points import score_image_twice, summarise
 from masktree.io.images import read_image, resize_image
 from masktree.trees import rle
 from measurement import Seconds, measure_seconds
@@ -151,7 +151,7 @@ def score_image(args: argparse.Namespace, ground_truth: ImageGroundTruth) -> tup
     ground_truth = random_entities(ground_truth, args.entities)
     stats, curves = {}, {}
     for name, predictor in make_predictors(image, args.backbone, args.model, args.methods).items():
-        stats[name] = click(predictor, image, ground_truth)
+        stats[name] = score_image_twice(predictor, image, ground_truth)
         if args.curve and isinstance(predictor, Predictor):
             predictor.set_image(image)
             curves[name] = ious_by_granularity(predictor, ground_truth)

@@ -1,6 +1,6 @@
 """Average recall and precision: seconds and peak memory of masktree, faster-coco-eval and pycocotools.
 
-    python benchmarks/recall.py [--images 100] [--truths 100] [--detections 1000] [--size 480 640] [--kind masks]
+    python benchmarks/recall.py [--images 100] [--truths 100] [--detections 1000] [--size 480 640] [--iou-type masks]
 
 Cost: 10 minutes, most of it pycocotools. Expected: numbers equal to 1e-12, masktree several times faster. Masks are
 wavy ellipses of all sizes, one ground truth in fifty a crowd; two thirds of the detections are perturbed copies of a
@@ -29,6 +29,7 @@ from arguments import make_parser
 from masktree.evaluate import recall
 from masktree.evaluate.detections import ImageDetections
 from masktree.evaluate.ground_truth import ImageGroundTruth
+from masktree.evaluate.image_stats import ImageStats
 from masktree.trees import rle
 from measurement import Seconds, measure_seconds, peak_megabytes
 from table import Table
@@ -109,7 +110,7 @@ def measure(work: Callable[[], Any]) -> tuple[Any, Seconds, float]:
     return results[0], seconds[0], peak
 
 
-def time_resampling(stats: list[recall.Stats], rng: np.random.Generator) -> None:
+def time_resampling(stats: list[ImageStats], rng: np.random.Generator) -> None:
     collected = recall.collect(stats)
     n = len(stats)
     draws = [rng.multinomial(n, np.full(n, 1 / n)) for _ in range(20)]
@@ -124,7 +125,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--truths", type=int, default=100, help="ground truths per image")
     parser.add_argument("--detections", type=int, default=1000, help="per image")
     parser.add_argument("--size", type=int, nargs=2, default=(480, 640), help="height and width in pixels")
-    parser.add_argument("--kind", choices=("masks", "boxes"), default="masks")
+    parser.add_argument("--iou-type", choices=("masks", "boxes"), default="masks")
     return parser.parse_args()
 
 
@@ -132,22 +133,22 @@ def main() -> None:
     args = parse_arguments()
     rng = np.random.default_rng(0)
     size = (args.size[0], args.size[1])
-    recall.summarise([recall.score_image(*random_image(rng, 0, 2, 5, (40, 40)), kind=args.kind)])  # compiles
+    recall.summarise([recall.score_image(*random_image(rng, 0, 2, 5, (40, 40)), iou_type=args.iou_type)])  # compiles
     images = [random_image(rng, i, args.truths, args.detections, size) for i in range(1, args.images + 1)]
     truths, detections = zip(*images, strict=True)
-    title = f"{args.images} images, {args.truths} ground truths and {args.detections} detections each, {args.kind}"
+    title = f"{args.images} images, {args.truths} ground truths and {args.detections} detections each, {args.iou_type}"
     table = Table(title, COLUMNS)
 
-    def score_all() -> list[recall.Stats]:
-        return [recall.score_image(truth, found, kind=args.kind) for truth, found in images]
+    def score_all() -> list[ImageStats]:
+        return [recall.score_image(truth, found, iou_type=args.iou_type) for truth, found in images]
 
     stats, scoring, peak = measure(score_all)
     numbers, summing, _ = measure(partial(recall.summarise, stats))
     ours = Seconds(scoring.cpu + summing.cpu, scoring.wall + summing.wall)
     table.add("masktree", *ours, peak, None, None)
     for tool in ("faster-coco-eval", "pycocotools"):
-        documents = oracle.documents(truths, detections, args.kind)
-        others, seconds, peak = measure(partial(evaluate_with, tool, documents, args.kind))
+        documents = oracle.documents(truths, detections, args.iou_type)
+        others, seconds, peak = measure(partial(evaluate_with, tool, documents, args.iou_type))
         difference = max(
             np.inf if (a is None) != (b is None) else abs((a or 0) - (b or 0))
             for a, b in zip(numbers.values(), others.values(), strict=True)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from masktree.evaluate.datasets import read_ground_truth
 from masktree.evaluate.ground_truth import ImageGroundTruth
-from masktree.evaluate.harness import ProtocolName, evaluate
+from masktree.evaluate.harness import evaluate
+from masktree.evaluate.options import EvaluationOptions, ProtocolName
 from masktree.evaluate.result import EvaluationResult
+from masktree.predict import SegmenterConfig
 from masktree.stages.segment import segment
 
 T = TypeVar("T")
@@ -51,7 +54,7 @@ def tasks(args: argparse.Namespace) -> list[Task]:
     return result + [Task(s.name, s / "images", s / "annotations.json", p) for p in others for s in args.sets]
 
 
-def cached_evaluation(task: Task, name: str, config: Config, args: argparse.Namespace) -> EvaluationResult:
+def cached_evaluation(task: Task, name: str, config: SegmenterConfig, args: argparse.Namespace) -> EvaluationResult:
     """The scores of a configuration; trees and result are kept in ``args.work`` under ``name``, and reused."""
     name = f"{task.name}-{name}"
     result_path = args.work / "results" / f"{name}-{task.protocol}.json"
@@ -61,15 +64,16 @@ def cached_evaluation(task: Task, name: str, config: Config, args: argparse.Name
     outcome = segment([task.images], trees, config, overlay=False, workers=args.workers, show_progress=True)
     if outcome.failures:
         raise SystemExit(f"{len(outcome.failures)} images failed; see {trees / 'failures.json'}")
-    options = {"split": args.split, "boundaries": not args.no_boundaries} if task.protocol == "bsds" else {}
+    options = EvaluationOptions(allow_empty=True)
+    if task.protocol == "bsds":
+        options = replace(options, split=args.split, boundaries=not args.no_boundaries)
     result = evaluate(
         task.protocol,
         trees,
         task.ground_truth,
-        allow_empty=True,
+        options,
         workers=args.workers,
         show_progress=True,
-        **options,
     )
     result.write(result_path)
     return result

@@ -196,10 +196,10 @@ def test_discover_with_a_model_makes_a_label_set(run, collection, tmp_path):
 
 
 def test_stability_is_measured_with_the_recorded_model(run, collection, tmp_path):
-    from masktree.evaluate.harness import Evaluation
+    from masktree.evaluate.harness import Evaluation, EvaluationOptions
 
     segment([collection], tmp_path / "out", SegmenterConfig(model=str(run)), overlay=False)
-    result = Evaluation.open("consistency", tmp_path / "out", None, images=collection).run(workers=1)
+    result = Evaluation.open("consistency", tmp_path / "out", None, EvaluationOptions(images=collection)).run(workers=1)
     assert 0 <= result.metrics["stability"] <= 1
 
 

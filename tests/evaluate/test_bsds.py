@@ -12,9 +12,8 @@ from masktree.cluster.merge import merge_tree
 from masktree.errors import FormatError, InputError
 from masktree.evaluate.bsds import (
     CONTOUR_THRESHOLDS,
-    Annotation,
-    read_annotations,
-    read_segmentations,
+    HumanSegmentation,
+    read_human_segmentations,
     score,
     score_image,
     score_tree,
@@ -115,13 +114,13 @@ def test_reads_the_official_layout(tmp_path):
     for i, labels in enumerate(maps):
         cell[0, i] = {"Segmentation": labels, "Boundaries": np.zeros((2, 3), np.uint8)}
     savemat(tmp_path / "a.mat", {"groundTruth": cell})
-    first, second = read_segmentations(tmp_path / "a.mat")
+    first, second = (one.labels for one in read_human_segmentations(tmp_path / "a.mat"))
     assert first.dtype == np.int32
     assert first.tolist() == [[0, 0, 2], [1, 1, 2]]
     assert second.tolist() == [[0, 0, 0], [0, 0, 0]]
     savemat(tmp_path / "b.mat", {"other": 1})
     with pytest.raises(FormatError, match="groundTruth"):
-        read_segmentations(tmp_path / "b.mat")
+        read_human_segmentations(tmp_path / "b.mat")
 
 
 def test_reads_boundaries_too_and_names_a_damaged_annotator(tmp_path):
@@ -129,25 +128,25 @@ def test_reads_boundaries_too_and_names_a_damaged_annotator(tmp_path):
     cell = np.empty((1, 2), object)
     cell[0, 0] = cell[0, 1] = {"Segmentation": labels, "Boundaries": drawn}
     savemat(tmp_path / "a.mat", {"groundTruth": cell})
-    annotations = read_annotations(tmp_path / "a.mat")
+    annotations = read_human_segmentations(tmp_path / "a.mat")
     assert len(annotations) == 2
     assert annotations[1].boundaries.tolist() == [[False, True], [False, True]]
     assert annotations[1].labels.tolist() == [[0, 1], [0, 1]]
     cell[0, 1] = {"Segmentation": labels}
     savemat(tmp_path / "b.mat", {"groundTruth": cell})
     with pytest.raises(FormatError, match="annotator 1"):
-        read_annotations(tmp_path / "b.mat")
+        read_human_segmentations(tmp_path / "b.mat")
     cell[0, 1] = {"Segmentation": labels, "Boundaries": drawn[:1]}
     savemat(tmp_path / "c.mat", {"groundTruth": cell})
     with pytest.raises(FormatError, match="one \\(H, W\\) shape"):
-        read_annotations(tmp_path / "c.mat")
+        read_human_segmentations(tmp_path / "c.mat")
 
 
 def drawn(labels):
     """An annotation whose boundaries are where the benchmark's own conversion of regions puts them."""
     padded = np.pad(labels, ((0, 1), (0, 1)), mode="edge")
     corners = np.stack([padded[:-1, :-1], padded[1:, :-1], padded[:-1, 1:], padded[1:, 1:]])
-    return Annotation(labels, corners.min(0) != corners.max(0))
+    return HumanSegmentation(labels, corners.min(0) != corners.max(0))
 
 
 def planted(rng, shape=(24, 30)):
@@ -209,7 +208,7 @@ def test_one_region_on_the_validation_images(shared):
     folder = shared / "data" / "BSDS500" / "groundTruth" / "val"
     images = []
     for path in sorted(folder.glob("*.mat")):
-        ground_truths = read_segmentations(path)
+        ground_truths = [one.labels for one in read_human_segmentations(path)]
         images.append(score_image([np.zeros_like(ground_truths[0])], ground_truths))
     scores = summarise(images)
     assert len(images) == 100

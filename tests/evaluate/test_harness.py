@@ -15,12 +15,19 @@ from masktree.errors import FormatError, InputError
 from masktree.evaluate import result as result_module
 from masktree.evaluate.datasets import read_ground_truth
 from masktree.evaluate.ground_truth import hash_names
-from masktree.evaluate.harness import PROTOCOLS, Evaluation, evaluate, evaluate_predictor
+from masktree.evaluate.harness import Evaluation, EvaluationOptions, evaluate
 from masktree.evaluate.metrics import METRICS, number
+from masktree.evaluate.points import evaluate_predictor
+from masktree.evaluate.protocols import PROTOCOLS
 from masktree.evaluate.result import EvaluationResult, source_commit
 from masktree.predict import SegmenterConfig
 from masktree.stages.segment import segment
 from tests.evaluate.planted import NAMES, SIZE, masks, results, tree, write_ground_truth, write_json, write_trees
+
+
+def only_images(folder, names):
+    (folder / "only.txt").write_text("\n".join(names))
+    return EvaluationOptions(only=folder / "only.txt")
 
 
 @pytest.fixture
@@ -75,20 +82,20 @@ def test_perfect_predictions(ground_truth, trees):
 
 def test_every_metric_has_a_meaning(ground_truth, trees, bsds):
     found = [evaluate(protocol, trees, ground_truth).metrics for protocol in ("ar", "points", "hierarchy")]
-    found.append(evaluate("bsds", bsds[1], bsds[0], check_counts=False).metrics)
+    found.append(evaluate("bsds", bsds[1], bsds[0], EvaluationOptions(check_counts=False)).metrics)
     for metrics in found:
         assert set(metrics) <= set(METRICS)
-    assert all(protocol.main in METRICS for protocol in PROTOCOLS.values())
+    assert all(protocol.main_metric in METRICS for protocol in PROTOCOLS.values())
 
 
 def test_boxes_and_results(tmp_path, ground_truth):
     path = write_json(tmp_path / "r.json", results(shift=4))
     loose = evaluate("ar", path, ground_truth).metrics["ar1000"]
-    boxes = evaluate("ar", path, ground_truth, kind="boxes").metrics["ar1000"]
+    boxes = evaluate("ar", path, ground_truth, EvaluationOptions(iou_type="boxes")).metrics["ar1000"]
     assert 0 < loose < 1
     assert boxes == loose  # the planted masks are boxes
     with pytest.raises(InputError, match="boxes for the protocol ar only"):
-        evaluate("hierarchy", path, ground_truth, kind="boxes")
+        evaluate("hierarchy", path, ground_truth, EvaluationOptions(iou_type="boxes"))
 
 
 def test_workers_and_order_make_no_difference(tmp_path, ground_truth, trees):
@@ -101,17 +108,20 @@ def test_workers_and_order_make_no_difference(tmp_path, ground_truth, trees):
 
 def test_bsds(bsds):
     folder, predicted = bsds
-    result = evaluate("bsds", predicted, folder, check_counts=False)
+    result = evaluate("bsds", predicted, folder, EvaluationOptions(check_counts=False))
     assert result.settings == {"split": "val", "boundaries": True}
     assert result.metrics["covering_best"] == 1  # each drawing is some cut
     assert result.metrics["covering_ods"] == pytest.approx(0.75)
     assert result.metrics["f_ods"] > 0.9
-    assert evaluate("bsds", predicted, folder, boundaries=False, check_counts=False).metrics["f_ods"] is None
-    assert evaluate("ar", predicted, folder, check_counts=False).dataset == "bsds500"
+    assert (
+        evaluate("bsds", predicted, folder, EvaluationOptions(boundaries=False, check_counts=False)).metrics["f_ods"]
+        is None
+    )
+    assert evaluate("ar", predicted, folder, EvaluationOptions(check_counts=False)).dataset == "bsds500"
     (folder / "groundTruth" / "test").mkdir()
     with pytest.raises(InputError, match="expected --split, one of test, val; got none"):
         evaluate("bsds", predicted, folder)
-    assert evaluate("bsds", predicted, folder, split="val", check_counts=False).stats == result.stats
+    assert evaluate("bsds", predicted, folder, EvaluationOptions(split="val", check_counts=False)).stats == result.stats
 
 
 def test_bsds_counts_are_checked(bsds):
@@ -132,26 +142,26 @@ def test_self(tmp_path):
     assert 0.3 < result.metrics["stability"] <= 1
     assert set(result.metrics) <= set(METRICS)
     assert result.provenance["configuration"]["min_area"] == 20
-    assert evaluate("consistency", out, only=["b.png"]).names == ("b",)
+    assert evaluate("consistency", out, None, only_images(tmp_path, ["b.png"])).names == ("b",)
     with pytest.raises(InputError, match="got none for c"):
-        evaluate("consistency", out, only=["c.png"])
+        evaluate("consistency", out, None, only_images(tmp_path, ["c.png"]))
     moved = tmp_path / "moved"
     photos.rename(moved)
     with pytest.raises(InputError, match=r"expected the photograph of a; .*--images"):
         evaluate("consistency", out)
-    assert evaluate("consistency", out, images=moved).metrics == result.metrics
+    assert evaluate("consistency", out, options=EvaluationOptions(images=moved)).metrics == result.metrics
     Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(moved / "a.png")
     with pytest.raises(InputError, match=r"a.png: expected the photograph that was segmented; got a changed one"):
-        evaluate("consistency", out, images=moved)
+        evaluate("consistency", out, options=EvaluationOptions(images=moved))
     with pytest.raises(InputError, match="no ground truth for the protocol consistency"):
         evaluate("consistency", out, moved)
     run = json.loads((out / "run.json").read_text())
     write_json(out / "run.json", run | {"versions": {"masktree": "0.0.1"}})
     with pytest.raises(InputError, match=r"trees of this version .* got 0.0.1; segment again"):
-        evaluate("consistency", out, images=moved)
+        evaluate("consistency", out, options=EvaluationOptions(images=moved))
     (out / "run.json").unlink()
     with pytest.raises(InputError, match=r"expected run.json beside the trees"):
-        evaluate("consistency", out, images=moved)
+        evaluate("consistency", out, options=EvaluationOptions(images=moved))
 
 
 def test_self_takes_trees_only(tmp_path):
@@ -159,17 +169,17 @@ def test_self_takes_trees_only(tmp_path):
         evaluate("consistency", write_json(tmp_path / "r.json", results()))
 
 
-def test_a_list_restricts_both_sides(ground_truth, trees):
-    result = evaluate("ar", trees, ground_truth, only=["a.jpg", "c.jpg"])
+def test_a_list_restricts_both_sides(tmp_path, ground_truth, trees):
+    result = evaluate("ar", trees, ground_truth, only_images(tmp_path, ["a.jpg", "c.jpg"]))
     assert result.names == ("a.jpg", "c.jpg")
     assert result.provenance["list_sha256"] == hash_names(["c.jpg", "a.jpg"])
     with pytest.raises(InputError, match=r"z.jpg"):
-        evaluate("ar", trees, ground_truth, only=["z.jpg"])
+        evaluate("ar", trees, ground_truth, only_images(tmp_path, ["z.jpg"]))
 
 
 def test_empty_images_count_and_are_reported(tmp_path, ground_truth):
     path = write_json(tmp_path / "r.json", results(images=2))
-    result = evaluate("ar", path, ground_truth, allow_empty=True)
+    result = evaluate("ar", path, ground_truth, EvaluationOptions(allow_empty=True))
     assert result.metrics["ar1000"] == pytest.approx(2 / 3)
     assert result.provenance["empty"] == 1
     assert "nothing found in 1" in result.table()
@@ -196,7 +206,7 @@ def test_wrong_arguments(tmp_path, ground_truth, trees, bsds):
     with pytest.raises(InputError, match="workers >= 0; got -1"):
         evaluate("ar", trees, ground_truth, workers=-1)
     with pytest.raises(InputError, match="expected a data set of"):
-        evaluate("ar", trees, ground_truth, dataset="coca")
+        evaluate("ar", trees, ground_truth, EvaluationOptions(dataset="coca"))
     savemat(tmp_path / "a.mat", {"ucm2": np.zeros((81, 121))})
     (tmp_path / "ucm").mkdir()
     (tmp_path / "a.mat").rename(tmp_path / "ucm" / "a.mat")

@@ -16,7 +16,7 @@ from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.evaluate.hierarchy import GRANULARITIES, score_image, summarise
 from masktree.trees import hierarchy, rle
 from masktree.trees.masktree import MaskTree
-from tests.oracles import nesting as oracle
+from tests.oracles import mask_hierarchy as oracle
 
 
 def rectangles(rng, n, shape):
@@ -87,13 +87,13 @@ def test_matches_the_definitions(seed):
 
 
 def test_random_cases_have_pairs_right_and_wrong():
-    totals = {"gt_pairs": 0, "found_pairs": 0, "matched_pairs": 0, "right_pairs": 0}
+    totals = {"gt_pairs": 0, "gt_pairs_found": 0, "predicted_pairs": 0, "predicted_pairs_tp": 0}
     for seed in range(12):
         ground_truths, gt_parents, found, parents, _ = random_case(seed)
         for name, count in oracle.pairs(ground_truths, gt_parents.tolist(), found, parents.tolist()).items():
             totals[name] += count
-    assert 5 <= totals["found_pairs"] < totals["gt_pairs"]
-    assert 5 <= totals["right_pairs"] < totals["matched_pairs"]
+    assert 5 <= totals["gt_pairs_found"] < totals["gt_pairs"]
+    assert 5 <= totals["predicted_pairs_tp"] < totals["predicted_pairs"]
 
 
 def test_the_truth_itself_scores_perfectly():
@@ -155,8 +155,8 @@ def test_one_mask_matches_one_truth_only():
     part[:, 5] = False
     ground_truth = truth_of(np.stack([whole[0], part]), np.array([-1, 0], np.int32))
     stats = score_image(ground_truth, tree_of(whole, np.array([-1], np.int32)))
-    assert (stats["gt_pairs"], stats["found_pairs"], stats["matched_pairs"]) == (1, 0, 0)
-    assert stats["level_found"] == [10, 7, 0]  # by best overlap: IoU 1 and 5/6
+    assert (stats["gt_pairs"], stats["gt_pairs_found"], stats["predicted_pairs"]) == (1, 0, 0)
+    assert stats["level_tp"] == [10, 7, 0]  # by best overlap: IoU 1 and 5/6
 
 
 def test_recall_by_level_is_that_of_the_official_matching_where_truths_do_not_overlap(rng):
@@ -203,8 +203,8 @@ def test_crowd_is_left_out_and_its_children_go_up():
     chained = np.array([-1, -1, 6, 0, 1, 1, 0], np.int32)  # mask 6, a crowd, between 0 and 2
     crowd = np.arange(7) == 6
     stats = score_image(truth_of(masks, chained, crowd=crowd), tree_of(masks[:6], parents))
-    assert (stats["gt_pairs"], stats["found_pairs"]) == (4, 4)
-    assert stats["level_ground_truths"] == [2, 4, 0]
+    assert (stats["gt_pairs"], stats["gt_pairs_found"]) == (4, 4)
+    assert stats["level_num_gt"] == [2, 4, 0]
     assert stats["cut_pixels"] == masks[:6].sum()
 
 
@@ -217,14 +217,14 @@ def test_only_the_thousand_best_masks_count():
         scores[-1] = own
         tree = MaskTree.from_rles(rles, (4, 4), np.full(1001, -1, np.int32), scores=scores)
         stats = score_image(truth_of(mask), tree)
-        assert stats["level_found"] == [found, 0, 0]
+        assert stats["level_tp"] == [found, 0, 0]
         assert stats["duplicates"] == 999
 
 
 def test_empty_trees_and_empty_truths():
     masks, parents = two_wholes()
     nothing = score_image(truth_of(masks, parents), empty((8, 16)))
-    assert nothing["masks"] == nothing["found_pairs"] == sum(nothing["level_found"]) == 0
+    assert nothing["masks"] == nothing["gt_pairs_found"] == sum(nothing["level_tp"]) == 0
     scores = summarise([nothing])
     assert scores["parent_child_recall"] == scores["ar_part"] == scores["coverage"] == 0
     assert scores["redundancy"] is None
@@ -251,7 +251,7 @@ def test_an_empty_annotated_mask_is_not_found_and_weighs_nothing():
     masks, _ = two_wholes()
     ground_truth = truth_of(np.concatenate([masks[:1], np.zeros((1, 8, 16), bool)]))
     stats = score_image(ground_truth, tree_of(masks[:1], np.array([-1], np.int32)))
-    assert (stats["level_ground_truths"], stats["level_found"]) == ([2, 0, 0], [10, 0, 0])
+    assert (stats["level_num_gt"], stats["level_tp"]) == ([2, 0, 0], [10, 0, 0])
     assert summarise([stats])["best_cut"] == 1
 
 
@@ -275,7 +275,7 @@ def test_many_masks_on_a_large_image_stay_runs():
     stats = score_image(
         ImageGroundTruth.from_masks(1, "big.jpg", size, rles[:100], parents=np.full(100, -1, np.int32)), tree
     )
-    assert stats["level_found"][0] == 1000
+    assert stats["level_tp"][0] == 1000
     assert stats["nested"] > 0.5 * stats["links"] > 0
 
 

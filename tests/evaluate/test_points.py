@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from masktree.errors import InputError
+from masktree.evaluate.click_points import farthest_point
 from masktree.evaluate.ground_truth import ImageGroundTruth
-from masktree.evaluate.points import farthest_point, score_image, summarise
+from masktree.evaluate.points import score_image, summarise
 from masktree.prompt import Predictor
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
@@ -83,17 +84,17 @@ def test_max_and_oracle_of_one_click(tree):
     assert inner["max_iou"] == pytest.approx(SMALL.sum() / LEFT.sum())  # the click gives LEFT, which scores higher
     assert inner["oracle_iou"] == 1.0
     assert inner["noc80"] == 2.0  # a negative click leads to it
-    assert score_image(Predictor(tree), None, truth_of([SMALL]), granularity="oracle")["noc80"] == 1.0
+    assert score_image(Predictor(tree), None, truth_of([SMALL]), mask_choice="oracle")["noc80"] == 1.0
 
 
-def test_oracle_granularity_changes_what_the_loop_works_with(tree):
-    stats = score_image(Predictor(tree), None, truth_of([SMALL]), granularity="oracle")
+def test_choosing_the_best_mask_changes_what_the_loop_works_with(tree):
+    stats = score_image(Predictor(tree), None, truth_of([SMALL]), mask_choice="oracle")
     assert stats["one_iou"] == stats["oracle_iou"] == 1.0
     assert stats["max_iou"] < 0.5
 
 
-@pytest.mark.parametrize("granularity", [None, "oracle"])
-def test_clicks_equal_the_definition(rng, granularity):
+@pytest.mark.parametrize("mask_choice", ["score", "oracle"])
+def test_clicks_equal_the_definition(rng, mask_choice):
     size = (12, 14)
     for _ in range(6):
         corners = np.sort(rng.integers(0, 12, (8, 2, 2)), axis=1)
@@ -105,9 +106,9 @@ def test_clicks_equal_the_definition(rng, granularity):
         def predict(points, labels, predictor=predictor):
             return predictor.predict(np.array(points, float), np.array(labels))[:2]
 
-        stats = score_image(predictor, None, truth_of([target], size), granularity=granularity, clicks=7)
+        stats = score_image(predictor, None, truth_of([target], size), mask_choice=mask_choice, max_clicks=7)
         for goal in (80, 85, 90):
-            needed, reached = oracle.clicks_needed(predict, target, goal / 100, 7, granularity == "oracle")
+            needed, reached = oracle.clicks_needed(predict, target, goal / 100, 7, mask_choice == "oracle")
             assert stats[f"noc{goal}"] == needed
             assert stats[f"nof{goal}"] == (not reached)
 
@@ -115,7 +116,7 @@ def test_clicks_equal_the_definition(rng, granularity):
 def test_clicks_are_handed_over_as_segment_anything_takes_them():
     image = np.zeros((*SIZE, 3), np.uint8)
     recorder = Recorder(WHOLE[None], np.array([0.3], np.float32))
-    stats = score_image(recorder, image, truth_of([LEFT]), clicks=5)
+    stats = score_image(recorder, image, truth_of([LEFT]), max_clicks=5)
     assert recorder.images[0] is image
     assert len(recorder.calls) == 5
     assert [several for *_, several in recorder.calls] == [True, False, False, False, False]
@@ -132,7 +133,7 @@ def test_clicks_are_handed_over_as_segment_anything_takes_them():
 
 def test_missing_parts_get_positive_clicks():
     recorder = Recorder(LEFT[None], np.array([1.0]))
-    score_image(recorder, None, truth_of([WHOLE]), clicks=3)
+    score_image(recorder, None, truth_of([WHOLE]), max_clicks=3)
     coords, labels, _ = recorder.calls[-1]
     assert labels.tolist() == [1, 1, 1]
     assert all((WHOLE & ~LEFT)[int(y), int(x)] for x, y in coords[1:])
@@ -190,9 +191,9 @@ def test_a_click_on_a_large_tree_is_fast(rng):
 def test_bad_input_raises_an_input_error(tree):
     target = truth_of([LEFT])
     with pytest.raises(InputError, match="at least 1 click"):
-        score_image(Predictor(tree), None, target, clicks=0)
-    with pytest.raises(InputError, match="granularity"):
-        score_image(Predictor(tree), None, target, granularity="finest")
+        score_image(Predictor(tree), None, target, max_clicks=0)
+    with pytest.raises(InputError, match="masks by score or oracle"):
+        score_image(Predictor(tree), None, target, mask_choice="finest")
     with pytest.raises(InputError, match=r"a\.jpg: expected masks"):
         score_image(Recorder(LEFT[None, :5], np.ones(1)), None, target)
     with pytest.raises(InputError, match=r"a\.jpg: expected masks"):
@@ -207,4 +208,4 @@ def test_bad_input_raises_an_input_error(tree):
     with pytest.raises(InputError, match="at least one image"):
         summarise([])
     with pytest.raises(InputError, match="equally many"):
-        summarise([score_image(Predictor(tree), None, target, clicks=c) for c in (3, 4)])
+        summarise([score_image(Predictor(tree), None, target, max_clicks=c) for c in (3, 4)])

@@ -14,6 +14,7 @@ from masktree.evaluate.coco_predictions import CocoPredictions
 from masktree.evaluate.datasets import read_ground_truth
 from masktree.evaluate.predictions import TreeFolder, UcmFolder, open_predictions, pair
 from masktree.predict import SegmenterConfig
+from masktree.stages.discover import discover
 from masktree.stages.segment import segment
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree

@@ -46,8 +46,8 @@ def random_image(rng, image_id, ground_truths, detections, *, size=SIZE, digits=
     return ground_truth, ImageDetections(size, tuple(found), boxes, np.round(rng.random(detections), digits))
 
 
-def numbers(data, kind="masks"):
-    return summarise([score_image(ground_truth, found, kind=kind) for ground_truth, found in data])
+def numbers(data, iou_type="masks"):
+    return summarise([score_image(ground_truth, found, iou_type=iou_type) for ground_truth, found in data])
 
 
 def assert_equal(ours, theirs):
@@ -121,7 +121,7 @@ def test_the_truth_itself_scores_perfectly(rng):
         ground_truth.size, ground_truth.rles, ground_truth.boxes, np.linspace(0, 1, len(ground_truth))
     )
     for kind in ("masks", "boxes"):
-        stats = score_image(ground_truth, found, kind=kind)
+        stats = score_image(ground_truth, found, iou_type=kind)
         ours = summarise([stats])
         assert ours.pop("ar10") == pytest.approx(10 / len(ground_truth))
         assert all(value is None or value == pytest.approx(1) for value in ours.values())
@@ -142,16 +142,16 @@ def test_planted_matches():
     ground_truth = ImageGroundTruth.from_masks(3, "a.jpg", size, [square(0, 0, 40), square(50, 100, 40)])
     rles = (square(50, 0, 40), square(0, 0, 32))
     stats = score_image(ground_truth, ImageDetections(size, rles, rle.boxes(rles, size), np.array([0.9, 0.4])))
-    assert stats["image"] == 3
-    assert stats["ground_truths"] == stats["detections"] == 2
+    assert stats["image_id"] == 3
+    assert stats["annotations"] == stats["detections"] == 2
     assert stats["best_iou"] == [0.8, 0]
-    assert dict(zip(RECALL_NAMES, stats["found"], strict=True)) == dict.fromkeys(
+    assert dict(zip(RECALL_NAMES, stats["tp"], strict=True)) == dict.fromkeys(
         ("ar10", "ar100", "ar1000", "ar_m"), 7
     ) | {
         "ar_s": 0,
         "ar_l": 0,
     }
-    assert stats["sought"] == [20, 20, 20, 0, 20, 0]
+    assert stats["num_gt"] == [20, 20, 20, 0, 20, 0]
     ours = summarise([stats])
     at_one = 0.5 * 51 / 101  # precision 1/2 up to recall 1/2
     assert ours["ar1000"] == ours["ar_m"] == pytest.approx(0.35)
@@ -160,14 +160,14 @@ def test_planted_matches():
     assert ours["ar_s"] is ours["ar_l"] is ours["ap_s"] is ours["ap_l"] is None
 
 
-def test_a_crowd_is_neither_sought_nor_held_against_what_lies_in_it():
+def test_a_crowd_is_neither_counted_nor_held_against_what_lies_in_it():
     size = (80, 80)
     inside = [disc(20, 20, 9, 1, size), disc(50, 50, 9, 1, size), disc(50, 20, 9, 1, size), disc(20, 60, 10, 1, size)]
     crowd = rle.union(inside[:3], size)
     ground_truth = ImageGroundTruth.from_masks(1, "a", size, [crowd, inside[3]], crowd=np.array([True, False]))
     found = ImageDetections(size, tuple(inside), rle.boxes(inside, size), np.array([0.9, 0.8, 0.7, 0.6]))
     stats = score_image(ground_truth, found)
-    assert stats["ground_truths"] == 1
+    assert stats["annotations"] == 1
     assert stats["best_iou"] == [1]
     assert summarise([stats])["ap"] == pytest.approx(1)  # although three detections of higher score match nothing else
     plain = ImageGroundTruth.from_masks(1, "a", size, ground_truth.rles)
@@ -178,7 +178,7 @@ def test_images_without_truths_or_detections():
     empty = ImageGroundTruth.from_masks(1, "a", SIZE, [])
     nothing = ImageDetections(SIZE, (), np.zeros((0, 4)), np.zeros(0))
     stats = score_image(empty, nothing)
-    assert stats["found"] == stats["sought"] == [0] * 6
+    assert stats["tp"] == stats["num_gt"] == [0] * 6
     assert stats["best_iou"] == []
     assert set(summarise([stats]).values()) == {None}
     missed = score_image(ImageGroundTruth.from_masks(2, "b", SIZE, [disc(50, 50, 20, 1)]), nothing)
@@ -192,7 +192,7 @@ def test_masks_without_a_pixel_are_told_and_never_match(rng):
     ground_truth = ImageGroundTruth.from_masks(1, "a", SIZE, masks)
     found = ImageDetections(SIZE, tuple(masks), ground_truth.boxes, np.array([0.9, 0.5]))
     stats = score_image(ground_truth, found)
-    assert (stats["empty_ground_truths"], stats["empty_detections"]) == (1, 1)
+    assert (stats["empty_annotations"], stats["empty_detections"]) == (1, 1)
     assert stats["best_iou"] == [0, 1]
     for kind in ("masks", "boxes"):
         assert_equal(numbers([(ground_truth, found)], kind), oracle.official([ground_truth], [found], kind))
@@ -247,7 +247,7 @@ def test_boxes_need_no_masks():
         1, "a", SIZE, None, boxes, np.array([2000.0, 915.0]), np.zeros(2, bool), np.full(2, -1, np.int32)
     )
     found = ImageDetections(SIZE, None, boxes + np.array([0, 0, 0, 2]), np.array([0.5, 0.6]))
-    stats = score_image(ground_truth, found, kind="boxes")
+    stats = score_image(ground_truth, found, iou_type="boxes")
     assert stats["best_iou"] == [0.952, 0.938]
     assert_equal(summarise([stats]), oracle.official([ground_truth], [found], "boxes"))
     with pytest.raises(InputError, match=r"a: expected masks; got a ground truth of boxes"):
@@ -288,9 +288,9 @@ def test_bad_input_names_the_image(rng):
         score_image(damaged, found)
     corners = ImageDetections(SIZE, None, np.array([[5.0, 5, -1, 2]]), np.ones(1))
     with pytest.raises(InputError, match=r"7\.jpg: predictions: expected boxes .* in box 0"):
-        score_image(ground_truth, corners, kind="boxes")
+        score_image(ground_truth, corners, iou_type="boxes")
     with pytest.raises(InputError, match="expected masks or boxes; got 'points'"):
-        score_image(ground_truth, found, kind="points")
+        score_image(ground_truth, found, iou_type="points")
 
 
 def test_bad_stats(rng):

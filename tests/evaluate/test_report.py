@@ -15,8 +15,8 @@ from PIL import Image
 from masktree.evaluate import thumbnails
 from masktree.evaluate.detections import ImageDetections
 from masktree.evaluate.ground_truth import ImageGroundTruth
-from masktree.evaluate.harness import Evaluation
-from masktree.evaluate.report import EACH, page, write_page
+from masktree.evaluate.harness import Evaluation, EvaluationOptions
+from masktree.evaluate.report import MAX_PICTURES, render_report, write_report
 from masktree.predict import SegmenterConfig
 from masktree.stages.segment import segment
 from tests.evaluate.planted import SIZE, masks, results, tree, write_ground_truth, write_json, write_trees
@@ -53,7 +53,7 @@ class Tags(HTMLParser):
 def report(*arguments, **options):
     ready = Evaluation.open(*arguments, **options)
     result = ready.run(workers=1)
-    return page(result, ready.cases), result
+    return render_report(result, ready.cases), result
 
 
 @pytest.mark.parametrize("protocol", ["ar", "points", "hierarchy"])
@@ -79,11 +79,11 @@ def test_at_most_24_pictures_each_once_and_the_worst_first(tmp_path):
     for name in MANY[3:6]:
         tree()[np.array([False, False, True])].save(trees / f"{name[:-4]}.json")
     text, _ = report("ar", trees, ground_truth)
-    assert len(Tags(text).images) <= 3 * EACH
+    assert len(Tags(text).images) <= 3 * MAX_PICTURES
     shown = re.findall(r"<b>(\d\d\.jpg)</b>", text)
     assert len(shown) == len(set(shown))
     assert set(shown[:3]) == set(MANY[3:6])
-    assert "1 of 3 ground truths found" in text
+    assert "1 of 3 annotations found" in text
 
 
 def test_without_photographs_it_says_so(tmp_path):
@@ -122,9 +122,11 @@ def test_names_are_escaped(tmp_path):
 
 def test_boxes(tmp_path):
     ground_truth = write_ground_truth(tmp_path / "ground_truth")
-    text, _ = report("ar", write_json(tmp_path / "r.json", results()), ground_truth, kind="boxes")
+    text, _ = report(
+        "ar", write_json(tmp_path / "r.json", results()), ground_truth, EvaluationOptions(iou_type="boxes")
+    )
     assert len(Tags(text).images) == 3
-    assert "3 of 3 ground truths found" in text
+    assert "3 of 3 annotations found" in text
 
 
 def test_self(tmp_path):
@@ -140,7 +142,7 @@ def test_self(tmp_path):
 
 def test_written_whole(tmp_path):
     ready = Evaluation.open("ar", write_trees(tmp_path / "trees"), write_ground_truth(tmp_path / "ground_truth"))
-    write_page(tmp_path / "out" / "r.html", ready.run(workers=1), ready.cases)
+    write_report(tmp_path / "out" / "r.html", ready.run(workers=1), ready.cases)
     assert (tmp_path / "out" / "r.html").read_text().startswith("<!doctype html>")
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["r.html"]
 
@@ -155,13 +157,13 @@ def planted_truth():
 def test_found_and_missed_are_drawn_where_they_are():
     grey = np.full((*SIZE, 3), 120, np.uint8)
     keep = np.array([True, True, False])
-    picture, missed = thumbnails.found_and_missed(grey, planted_truth(), ImageDetections.from_tree(tree()[keep]))
+    picture, missed = thumbnails.draw_matches(grey, planted_truth(), ImageDetections.from_tree(tree()[keep]))
     assert missed == 1
     assert (grey == 120).all()
     inside = masks()
-    assert (picture[15, 41] == thumbnails.MISSED).all()  # on the border of the third mask
+    assert (picture[15, 41] == thumbnails.MISSED_COLOUR).all()  # on the border of the third mask
     assert picture[15, 47].tolist() == [174, 98, 109]  # 40 % of the colour inside
-    assert (picture[15, 4] == thumbnails.FOUND).all()
+    assert (picture[15, 4] == thumbnails.FOUND_COLOUR).all()
     assert (picture[28, 25] == 120).all()  # inside what was found, away from borders
     outside = ~inside.any(0)
     assert (picture[outside] <= 120).all()
@@ -170,9 +172,9 @@ def test_found_and_missed_are_drawn_where_they_are():
 def test_nothing_found_and_nothing_sought():
     grey = np.full((*SIZE, 3), 120, np.uint8)
     none = ImageDetections.from_tree(tree()[np.zeros(3, bool)])
-    assert thumbnails.found_and_missed(grey, planted_truth(), none)[1] == 3
+    assert thumbnails.draw_matches(grey, planted_truth(), none)[1] == 3
     empty = ImageGroundTruth.from_masks(1, "a.jpg", SIZE, [])
-    picture, missed = thumbnails.found_and_missed(grey, empty, none)
+    picture, missed = thumbnails.draw_matches(grey, empty, none)
     assert missed == 0
     assert (picture == grey).all()
 
@@ -185,11 +187,11 @@ def test_large_images_become_small_and_small_masks_stay(rng):
     none = ImageDetections.from_tree(tree()[np.zeros(3, bool)])
     from masktree.trees import rle
 
-    picture, _ = thumbnails.found_and_missed(
+    picture, _ = thumbnails.draw_matches(
         image, ImageGroundTruth.from_masks(1, "a", size, [rle.encode(ground_truth[0])]), none
     )
-    assert max(picture.shape) == thumbnails.SIDE
-    assert (picture == thumbnails.MISSED).all(2).any()
+    assert max(picture.shape) == thumbnails.MAX_SIDE
+    assert (picture == thumbnails.MISSED_COLOUR).all(2).any()
 
 
 def test_borders_of_a_tree_and_of_its_contour_map_agree():
@@ -200,7 +202,7 @@ def test_borders_of_a_tree_and_of_its_contour_map_agree():
     partition = partition.with_altitudes(partition.altitudes / partition.altitudes.max())
     mask_tree = MaskTree.from_dendrogram(partition, min_area=1)
     image = np.zeros((12, 16, 3), np.uint8)
-    by_tree = thumbnails.borders(image, mask_tree, 0.6)
-    by_map = thumbnails.borders(image, partition.ucm(doubled=True), 0.6)
+    by_tree = thumbnails.draw_boundaries(image, mask_tree, 0.6)
+    by_map = thumbnails.draw_boundaries(image, partition.ucm(doubled=True), 0.6)
     assert (by_tree == by_map).mean() > 0.9
-    assert (by_tree == thumbnails.BORDER).all(2).any()
+    assert (by_tree == thumbnails.BOUNDARY_COLOUR).all(2).any()

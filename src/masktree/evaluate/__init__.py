@@ -1,6 +1,7 @@
-"""Measuring as the field does, and comparing measurements.
+"""Evaluation of masks as the field does it, and comparison of results.
 
-``harness`` runs a protocol over a data set. ``recall``, ``points``, ``bsds``, ``nesting`` and ``stability`` say what
-one image adds and how that is summed up; ``datasets`` reads ground truths and ``predictions`` results; ``compare`` and
-``page`` tell what came of it. No number here is used to fit or to choose anything.
+``harness`` evaluates predictions by one of the ``protocols`` (``recall``, ``points``, ``bsds``, ``hierarchy``,
+``consistency``: what each image adds and how it is summed up). ``datasets`` reads ground truth, ``predictions`` reads
+predictions; ``compare`` tests a difference and ``report`` writes a page with pictures. Ground truth is used for
+reports only: nothing here fits weights or chooses parameters by it.
 """

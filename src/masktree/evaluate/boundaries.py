@@ -18,17 +18,15 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from numba import njit
 
 from masktree.errors import InputError
+from masktree.evaluate.image_stats import ImageStats, Metrics
 from masktree.types import Mask, checked
 
 TOLERANCE = 0.0075  # of the image diagonal: the benchmark's value, 4.3 pixels for its 481 x 321 images
-
-Stats = dict[str, Any]
 
 
 @checked
@@ -79,7 +77,9 @@ def match(first: Mask, second: Mask, max_distance: float) -> tuple[Mask, Mask]:
     return out, back
 
 
-def score_contours(maps: Iterable[Mask], boundaries: Sequence[np.ndarray], *, tolerance: float = TOLERANCE) -> Stats:
+def score_contours(
+    maps: Iterable[Mask], boundaries: Sequence[np.ndarray], *, tolerance: float = TOLERANCE
+) -> ImageStats:
     """Counts of one image at each threshold.
 
     Args:
@@ -102,7 +102,7 @@ def score_contours(maps: Iterable[Mask], boundaries: Sequence[np.ndarray], *, to
     radius = tolerance * float(np.hypot(*shape))
     if not 0 <= radius < np.inf:
         raise InputError(f"expected a tolerance of at least 0; got {tolerance}; the benchmark's is {TOLERANCE}")
-    stats: Stats = {
+    stats: ImageStats = {
         "cnt_r": [],
         "sum_r": sum(int(ground_truth.sum()) for ground_truth in ground_truths),
         "cnt_p": [],
@@ -124,7 +124,7 @@ def score_contours(maps: Iterable[Mask], boundaries: Sequence[np.ndarray], *, to
     return stats
 
 
-def summarise(stats: Sequence[Stats]) -> dict[str, float | None]:
+def summarise(stats: Sequence[ImageStats]) -> Metrics:
     """F with one threshold for all images, with the best per image, and the area under the precision-recall curve.
 
     As in the benchmark: ``f_ods`` takes the best point of the curve, which is linear between two thresholds in 100
@@ -206,7 +206,7 @@ _REMOVABLE = _removable()
 
 
 @njit(cache=True, nogil=True)
-def _thin(flat, points, width, table):  # pragma: no cover
+def _thin(flat: np.ndarray, points: np.ndarray, width: int, table: np.ndarray) -> None:  # pragma: no cover
     """Thin in place; ``points``: foreground positions of the padded, flattened map."""
     steps = np.array([1, 1 - width, -width, -width - 1, -1, width - 1, width, width + 1])
     gone = np.empty(len(points), np.int64)
@@ -233,7 +233,9 @@ def _thin(flat, points, width, table):  # pragma: no cover
 
 
 @njit(cache=True, nogil=True)
-def _largest(points, n_others, number, offsets):  # pragma: no cover
+def _largest(
+    points: np.ndarray, n_others: int, number: np.ndarray, offsets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # pragma: no cover
     """A largest matching: the partner of each point and the owner of each pixel numbered in ``number``, -1 for none;
     and which of these pixels are scarce: on alternating paths from points that are left over.
 
@@ -299,7 +301,9 @@ def _largest(points, n_others, number, offsets):  # pragma: no cover
 
 
 @njit(cache=True, nogil=True)
-def _cheapest(others, n_rivals, number, offsets, costs):  # pragma: no cover
+def _cheapest(
+    others: np.ndarray, n_rivals: int, number: np.ndarray, offsets: np.ndarray, costs: np.ndarray
+) -> np.ndarray:  # pragma: no cover
     """Which rivals, numbered in ``number``, are matched when all ``others`` are, at the least total cost.
 
     Shortest augmenting paths with potentials (Edmonds and Karp 1972, Tomizawa 1971). As there are more rivals than

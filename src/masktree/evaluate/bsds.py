@@ -9,15 +9,16 @@ an image with more annotators weighs more, whereas PRI and VI are plain means ov
 Everything about regions follows from one contingency table per partition: rows are the regions of the partition,
 columns the regions of all human segmentations side by side. For a tree the table of the leaves is counted once and
 its rows are added up along the merges, so that 99 thresholds cost little more than one. Boundaries are compared in
-``contours``; they take most of the time.
+``masktree.evaluate.boundaries``; they take most of the time.
 
-What one image adds (``Stats``), with t partitions, fine to coarse or in any order:
+What one image adds (``ImageStats``), with t partitions, fine to coarse or in any order:
     covered (t): sum over the ground truth regions of |R| times its best overlap (pixels).
     best: the same with the best overlap over all partitions.
     pixels: sum of |R|, that is image area times the number of annotators.
     rand (t): probabilistic Rand index in [0, 1].
     vi (t): variation of information in bits.
-    cnt_r (t), sum_r, cnt_p (t), sum_p (t): see ``contours``; absent where boundaries were not scored.
+    cnt_r (t), sum_r, cnt_p (t), sum_p (t): see ``masktree.evaluate.boundaries``; absent where boundaries were not
+        scored.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from masktree.errors import FormatError, InputError
-from masktree.evaluate import boundaries as contours
+from masktree.evaluate import boundaries as boundary_benchmark
+from masktree.evaluate.case import EvaluationCase
+from masktree.evaluate.image_stats import ImageStats, Metrics
+from masktree.evaluate.protocol import EvaluationProtocol, ScoringContext
 from masktree.evaluate.ucm import load_mat, ucm_tree
 from masktree.trees.dendrogram import PartitionTree
 from masktree.trees.masktree import MaskTree
@@ -38,18 +41,16 @@ from masktree.types import Labels
 
 CONTOUR_THRESHOLDS = np.arange(1, 100) / 100  # the benchmark's 99 levels of an ultrametric contour map in [0, 1]
 
-Stats = dict[str, Any]
-
 
 @dataclass(frozen=True, eq=False)
-class Annotation:
+class HumanSegmentation:
     """What one annotator drew: (H, W) int32 ``labels`` of the regions and (H, W) bool ``boundaries``."""
 
     labels: np.ndarray
     boundaries: np.ndarray
 
 
-def read_annotations(path: str | Path) -> list[Annotation]:
+def read_human_segmentations(path: str | Path) -> list[HumanSegmentation]:
     """Human segmentations and boundaries of one image from a BSDS500 ``.mat`` file.
 
     Raises:
@@ -71,22 +72,17 @@ def read_annotations(path: str | Path) -> list[Annotation]:
                 f"{path}: expected whole numbers and boundaries of one (H, W) shape from annotator {number}; got "
                 f"{labels.shape} {labels.dtype} and {boundaries.shape}; copy the file again"
             )
-        annotations.append(Annotation(_renumbered(labels).astype(np.int32), boundaries != 0))
+        annotations.append(HumanSegmentation(_renumbered(labels).astype(np.int32), boundaries != 0))
     return annotations
-
-
-def read_segmentations(path: str | Path) -> list[np.ndarray]:
-    """Human segmentations of one image, (H, W) int32 label maps; ``read_annotations`` has the boundaries too."""
-    return [annotation.labels for annotation in read_annotations(path)]
 
 
 def score(
     prediction: PartitionTree | MaskTree | np.ndarray,
-    ground_truths: Sequence[Annotation],
+    ground_truths: Sequence[HumanSegmentation],
     *,
     thresholds: np.ndarray = CONTOUR_THRESHOLDS,
     boundaries: bool = True,
-) -> Stats:
+) -> ImageStats:
     """Score the nested regions of one image, and their contours, against its annotations.
 
     Regions at t are those whose borders are above t, boundaries at t the thinned contours of at least t. A region of a
@@ -105,7 +101,7 @@ def score(
     """
     if not ground_truths:
         raise InputError("expected one or more human segmentations; got none; check the ground truth's folder")
-    _ascending(thresholds)
+    _check_ascending(thresholds)
     labels = [ground_truth.labels for ground_truth in ground_truths]
     tree = prediction.dendrogram if isinstance(prediction, MaskTree) else prediction
     if tree is None:
@@ -119,11 +115,11 @@ def score(
         single = doubled[2::2, 2::2] / (255.0 if doubled.dtype == np.uint8 else 1.0)
         maps = (single >= t for t in thresholds)
     if boundaries:
-        stats |= contours.score_contours(maps, [ground_truth.boundaries for ground_truth in ground_truths])
+        stats |= boundary_benchmark.score_contours(maps, [ground_truth.boundaries for ground_truth in ground_truths])
     return stats
 
 
-def score_image(partitions: Iterable[Labels], ground_truths: Sequence[Labels]) -> Stats:
+def score_image(partitions: Iterable[Labels], ground_truths: Sequence[Labels]) -> ImageStats:
     """Score partitions of one image, given as label maps of the ground truths' shape, against its human segmentations.
 
     Raises ``InputError`` if shapes differ or either side is empty.
@@ -135,20 +131,20 @@ def score_image(partitions: Iterable[Labels], ground_truths: Sequence[Labels]) -
 
 def score_tree(
     tree: PartitionTree, ground_truths: Sequence[Labels], thresholds: np.ndarray = CONTOUR_THRESHOLDS
-) -> Stats:
+) -> ImageStats:
     """Score the cuts of a tree at ascending ``thresholds``; equals ``score_image`` of those cuts, many times faster.
 
     The cut at ``t`` applies every merge whose altitude is at most ``t``.
 
     Raises ``InputError`` if the thresholds descend or the shapes differ.
     """
-    _ascending(thresholds)
+    _check_ascending(thresholds)
     columns, starts = _columns(ground_truths)
     leaves = _contingency(_flat(tree.leaves, ground_truths[0].shape), columns, tree.n_leaves)
     return _scores(_cut_tables(leaves, tree, thresholds), starts)
 
 
-def summarise(stats: Sequence[Stats]) -> dict[str, float | None]:
+def summarise(stats: Sequence[ImageStats]) -> Metrics:
     """Aggregate over images, partition i of each image standing for the same threshold.
 
     Returns:
@@ -176,10 +172,26 @@ def summarise(stats: Sequence[Stats]) -> dict[str, float | None]:
         "pri_ois": float(rand.max(1).mean()),
         "vi_ods": float(vi.mean(0).min()),
         "vi_ois": float(vi.min(1).mean()),
-    } | (contours.summarise(stats) if all(with_boundaries) else none)
+    } | (boundary_benchmark.summarise(stats) if all(with_boundaries) else none)
 
 
-def _ascending(thresholds: np.ndarray) -> None:
+def _score_case(case: EvaluationCase, context: ScoringContext) -> ImageStats:
+    if case.segmentations is None:
+        raise InputError(f"{case.name}: expected the human segmentations of BSDS500; got none")
+    annotators = read_human_segmentations(case.segmentations)
+    return score(case.prediction.contours(case.size), annotators, boundaries=context.settings["boundaries"])
+
+
+PROTOCOL = EvaluationProtocol(
+    title="BSDS500 regions and boundaries",
+    main_metric="covering_ois",
+    headline_metrics=("covering_ods", "covering_ois", "covering_best", "pri_ods", "vi_ods", "f_ods"),
+    score=_score_case,
+    summarise=summarise,
+)
+
+
+def _check_ascending(thresholds: np.ndarray) -> None:
     if len(thresholds) == 0 or not np.all(np.diff(thresholds) >= 0):  # NaN is neither
         raise InputError("expected ascending thresholds; got none or descending ones; sort them")
 
@@ -188,7 +200,8 @@ def _border(labels: np.ndarray) -> np.ndarray:
     """Pixels at whose lower right corner two regions meet: where ``ucm(doubled=True)[2::2, 2::2]`` has its contours."""
     padded = np.pad(labels, ((0, 1), (0, 1)), mode="edge")
     right, down = padded[:, :-1] != padded[:, 1:], padded[:-1] != padded[1:]
-    return right[:-1] | right[1:] | down[:, :-1] | down[:, 1:]
+    border: np.ndarray = right[:-1] | right[1:] | down[:, :-1] | down[:, 1:]
+    return border
 
 
 def _renumbered(labels: np.ndarray) -> np.ndarray:
@@ -245,7 +258,7 @@ def _cut_tables(table: np.ndarray, tree: PartitionTree, thresholds: np.ndarray) 
         yield table
 
 
-def _scores(tables: Iterable[np.ndarray], starts: np.ndarray) -> Stats:
+def _scores(tables: Iterable[np.ndarray], starts: np.ndarray) -> ImageStats:
     covered, rand, vi = [], [], []
     best: np.ndarray | None = None
     gt_areas = np.zeros(0)
@@ -285,4 +298,5 @@ def _agreement(table: np.ndarray, gt_areas: np.ndarray, starts: np.ndarray) -> t
 
 
 def _n_log_n(counts: np.ndarray) -> np.ndarray:
-    return counts * np.log2(np.maximum(counts, 1.0))
+    values: np.ndarray = counts * np.log2(np.maximum(counts, 1.0))
+    return values

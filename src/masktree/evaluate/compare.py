@@ -17,19 +17,19 @@ import numpy as np
 
 from masktree.errors import FormatError, InputError
 from masktree.evaluate import recall
-from masktree.evaluate.harness import PROTOCOLS
+from masktree.evaluate.image_stats import ImageStats, Metrics
 from masktree.evaluate.metrics import better, number
-from masktree.evaluate.result import EvaluationResult, Metrics, Stats
+from masktree.evaluate.protocols import PROTOCOLS
+from masktree.evaluate.result import EvaluationResult
 from masktree.io.files import write_json
 
-RESAMPLES = (
-    1000  # (our choice: the ends of a 95 % interval then move by a few per cent of its length from seed to seed)
-)
-INTERVAL = (2.5, 97.5)  # percentiles
+# (our choice: the ends of a 95 % interval then move by a few per cent of its length from seed to seed)
+NUM_RESAMPLES = 1000
+INTERVAL_PERCENTILES = (2.5, 97.5)
 
 
 @dataclass(frozen=True)
-class Difference:
+class MetricDifference:
     """One metric of both results; ``difference`` is second minus first, ``low`` and ``high`` its 95 % interval.
 
     None where the metric is undefined, in the results or in every resample.
@@ -43,8 +43,8 @@ class Difference:
     high: float | None
 
     @property
-    def certain(self) -> bool:
-        """Whether the interval leaves out 0."""
+    def significant(self) -> bool:
+        """Whether the interval excludes 0."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
@@ -59,10 +59,10 @@ class Comparison:
     images: int
     resamples: int
     seed: int
-    differences: tuple[Difference, ...]
+    differences: tuple[MetricDifference, ...]
 
     def table(self) -> str:
-        """For a terminal: both values, difference, interval; a star where the interval leaves out 0."""
+        """For a terminal: both values, difference, interval; a star where the interval excludes 0."""
         width = max(len(d.metric) for d in self.differences)
         lines = [
             f"{self.protocol}, {self.images} images of {self.dataset}; {self.resamples} resamples, seed {self.seed}",
@@ -74,7 +74,7 @@ class Comparison:
         for d in self.differences:
             interval = "-" if d.low is None or d.high is None else f"{d.low:+.4f} .. {d.high:+.4f}"
             change = "-" if d.difference is None else f"{d.difference:+.4f}"
-            star = f"  * {self._verdict(d)}".rstrip() if d.certain else ""
+            star = f"  * {self._verdict(d)}".rstrip() if d.significant else ""
             lines.append(
                 f"{d.metric:{width}}  {number(d.first):>8}  {number(d.second):>8}  {change:>10}  {interval}{star}"
             )
@@ -84,13 +84,13 @@ class Comparison:
         """Write as JSON, whole or not at all."""
         write_json(Path(path), {"format": "masktree-comparison", "version": 1, **asdict(self)}, indent=1)
 
-    def _verdict(self, d: Difference) -> str:
+    def _verdict(self, d: MetricDifference) -> str:
         direction = better(d.metric) * (d.difference or 0.0)
         return "" if direction == 0 else "second is better" if direction > 0 else "first is better"
 
 
 def compare(
-    first: EvaluationResult, second: EvaluationResult, *, resamples: int = RESAMPLES, seed: int = 0
+    first: EvaluationResult, second: EvaluationResult, *, resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> Comparison:
     """Compare two results of one protocol on the same images.
 
@@ -101,13 +101,13 @@ def compare(
     if resamples < 1:
         raise InputError(f"expected at least one resample; got {resamples}")
     _check_comparable(first, second)
-    place = {name: index for index, name in enumerate(second.names)}
+    index = {name: i for i, name in enumerate(second.names)}
     draws = np.random.default_rng(seed)
     n = len(first.names)
     try:
         pair = (
             resampler(first.protocol, first.stats),
-            resampler(first.protocol, [second.stats[place[name]] for name in first.names]),
+            resampler(first.protocol, [second.stats[index[name]] for name in first.names]),
         )
         whole = [summary(np.ones(n, np.int64)) for summary in pair]
         sampled: dict[str, list[float]] = {name: [] for name in whole[0]}
@@ -115,7 +115,7 @@ def compare(
             weights = np.bincount(draws.integers(n, size=n), minlength=n)
             a, b = (summary(weights) for summary in pair)
             for name, differences in sampled.items():
-                change = _minus(b[name], a[name])
+                change = _subtract(b[name], a[name])
                 if change is not None:
                     differences.append(change)
     except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -132,7 +132,7 @@ def compare(
     )
 
 
-def resampler(protocol: str, stats: Sequence[Stats]) -> Callable[[np.ndarray], Metrics]:
+def resampler(protocol: str, stats: Sequence[ImageStats]) -> Callable[[np.ndarray], Metrics]:
     """A function from weights, how often each image counts, (n,) int64, to the metrics; quick when called often."""
     if protocol == "ar":
         return recall.collect(stats).summary
@@ -161,20 +161,21 @@ def _check_comparable(first: EvaluationResult, second: EvaluationResult) -> None
             "expected two results by one ground truth; got two files with other content; evaluate both by one"
         )
     for one, other, where in ((first, second, "first"), (second, first, "second")):
-        alone = sorted(set(one.names) - set(other.names))
-        if alone:
+        unmatched = sorted(set(one.names) - set(other.names))
+        if unmatched:
             raise InputError(
-                f"expected results of the same images; got {alone[0]} in the {where} only ({len(alone)} such images); "
+                f"expected results of the same images; got {unmatched[0]} in the {where} only "
+                f"({len(unmatched)} such images); "
                 "evaluate both with --only and the list of images that both have"
             )
 
 
-def _difference(name: str, first: float | None, second: float | None, sampled: Sequence[float]) -> Difference:
-    low, high = (float(p) for p in np.percentile(sampled, INTERVAL)) if sampled else (None, None)
-    return Difference(name, first, second, _minus(second, first), low, high)
+def _difference(name: str, first: float | None, second: float | None, sampled: Sequence[float]) -> MetricDifference:
+    low, high = (float(p) for p in np.percentile(sampled, INTERVAL_PERCENTILES)) if sampled else (None, None)
+    return MetricDifference(name, first, second, _subtract(second, first), low, high)
 
 
-def _minus(a: float | None, b: float | None) -> float | None:
+def _subtract(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a - b
 
 

@@ -36,7 +36,8 @@ def boundary_contrasts(image: RGB, tree: MaskTree) -> Float64[np.ndarray, " n"]:
     if tree.size != (height, width):
         raise InputError(f"expected masks of {height} x {width} pixels as the image's; got {tree.size}")
     starts, ends, offsets = rle.runs(tree.rles, tree.size)
-    return _contrasts(_lab_columns(image), starts, ends, offsets, tree.areas)
+    contrasts: np.ndarray = _contrasts(_lab_columns(image), starts, ends, offsets, tree.areas)
+    return contrasts
 
 
 def _lab_columns(image: RGB) -> np.ndarray:
@@ -52,15 +53,18 @@ def _lab_columns(image: RGB) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def _distance(lab, x, y, u, v):  # pragma: no cover
+def _distance(lab: np.ndarray, x: int, y: int, u: int, v: int) -> float:  # pragma: no cover
     total = np.float32(0)
     for c in range(3):
         total += (lab[x, y, c] - lab[u, v, c]) ** 2
-    return np.sqrt(total)
+    distance: float = np.sqrt(total)
+    return distance
 
 
 @njit(cache=True, nogil=True)
-def _fill(inside, starts, ends, first, last, value):  # pragma: no cover
+def _fill(
+    inside: np.ndarray, starts: np.ndarray, ends: np.ndarray, first: int, last: int, value: int
+) -> None:  # pragma: no cover
     height = inside.shape[1] - 4
     for run in range(first, last):
         for pixel in range(starts[run], ends[run]):
@@ -68,7 +72,9 @@ def _fill(inside, starts, ends, first, last, value):  # pragma: no cover
 
 
 @njit(cache=True, nogil=True)
-def _means(lab, inside, starts, ends, step):  # pragma: no cover
+def _means(
+    lab: np.ndarray, inside: np.ndarray, starts: np.ndarray, ends: np.ndarray, step: int
+) -> tuple[float, int, float, int]:  # pragma: no cover
     """Sums and counts of the distances across the border and within the mask that ``inside`` shows."""
     height = lab.shape[1]
     across, within, n_across, n_within, seen = 0.0, 0.0, 0, 0, 0
@@ -93,7 +99,9 @@ def _means(lab, inside, starts, ends, step):  # pragma: no cover
 
 
 @njit(cache=True, nogil=True)
-def _contrasts(lab, starts, ends, offsets, areas):  # pragma: no cover
+def _contrasts(
+    lab: np.ndarray, starts: np.ndarray, ends: np.ndarray, offsets: np.ndarray, areas: np.ndarray
+) -> np.ndarray:  # pragma: no cover
     width, height = lab.shape[:2]
     inside = np.full((width + 4, height + 4), 2, np.uint8)  # 0 outside, 1 inside, 2 beyond the image
     inside[2:-2, 2:-2] = 0

@@ -50,3 +50,20 @@ class ImageDetections:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+
+def box_intersections(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(na, nb) areas that XYWH boxes (na, 4) and (nb, 4) share. (``torchvision.ops.box_iou`` takes corners and tensors;
+    the rounding of its result differs.)"""
+    low = np.maximum(a[:, None, :2], b[:, :2])
+    high = np.minimum(a[:, None, :2] + a[:, None, 2:], b[:, :2] + b[:, 2:])
+    shared: np.ndarray = np.maximum(high - low, 0).prod(2)
+    return shared
+
+
+def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(na, nb) IoU of XYWH boxes (na, 4) and (nb, 4); 0 where nothing is shared."""
+    shared = box_intersections(a, b)
+    union = a[:, None, 2:].prod(2) + b[:, 2:].prod(1) - shared
+    iou: np.ndarray = np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
+    return iou

@@ -1,44 +1,49 @@
-"""Prompts by points: how well a click gives the entity that was meant, and how many clicks it takes.
+"""Point prompts: how well one click segments the intended entity, and how many clicks it takes.
 
-A click stands at the pixel farthest from the boundary of what is to be clicked; the image's edge is a boundary too.
-After the first click on an entity (Semantic-SAM, Li et al. 2023, arXiv 2307.04767, section 4; UnSAM, Wang et al. 2024,
+A click is placed at the pixel farthest from the boundary of its target; the image's edge is a boundary too. After the
+first click on an entity (Semantic-SAM, Li et al. 2023, arXiv 2307.04767, section 4; UnSAM, Wang et al. 2024,
 arXiv 2406.20081, section 4):
     max_iou: IoU of the returned mask with the highest predicted score.
     oracle_iou: best IoU of all returned masks.
 Then clicks follow until the IoU is reached or 20 are spent (Xu et al. 2016, arXiv 1603.04042; RITM, Sofiiuk et al.
-2021, arXiv 2102.06583): the next stands at the centre of the largest connected region of errors, positive where the
-entity is missing, negative where there is too much; a pixel is clicked once. Among regions the largest is meant by its
-area; RITM takes the one with the deepest centre instead.
-    one_iou: IoU of the mask that this loop works with after its first click, "1-IoU" of that literature. It is the
-        same number as max_iou, or as oracle_iou with oracle granularity.
-    noc80, noc85, noc90: clicks until the IoU is reached, the most allowed where it never is.
-    nof80, nof85, nof90: share of the entities where it never is.
+2021, arXiv 2102.06583): the next is placed at the centre of the largest connected error region, positive for a false
+negative region, negative for a false positive one; a pixel is clicked once. The largest region is the one of largest
+area, whereas RITM takes the one with the deepest centre.
+    one_iou: IoU of the mask that this loop works with after its first click, "1-IoU" of that literature. It equals
+        max_iou, or oracle_iou where the best returned mask is chosen.
+    noc80, noc85, noc90: number of clicks until the IoU is reached, the maximum where it never is.
+    nof80, nof85, nof90: share of the entities where it never is (number of failures).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
-from numba import njit
-from scipy import ndimage
 
 from masktree.errors import InputError
-from masktree.evaluate.ground_truth import ImageGroundTruth
+from masktree.evaluate.case import EvaluationCase
+from masktree.evaluate.click_points import farthest_point, next_click
+from masktree.evaluate.ground_truth import GroundTruth, ImageGroundTruth
+from masktree.evaluate.image_stats import ImageStats, Metrics
+from masktree.evaluate.predictions import check_size
+from masktree.evaluate.protocol import EvaluationProtocol, ScoringContext
+from masktree.evaluate.result import EvaluationResult
+from masktree.io.images import read_image
+from masktree.jobs.progress import progress_bar
+from masktree.prompt import Predictor
 from masktree.trees import rle
-from masktree.types import RGB, Mask, checked
+from masktree.types import RGB, Mask
 
-TARGETS = (80, 85, 90)  # per cent of IoU
-CLICKS = 20
-_EIGHT = np.ones((3, 3), np.int8)
-
-Stats = dict[str, Any]
-Granularity = Literal["oracle"] | None
+TARGET_IOUS = (80, 85, 90)  # per cent
+MAX_CLICKS = 20
+MaskChoice = Literal["score", "oracle"]
 
 
-class Predictor(Protocol):
-    """What answers clicks: segment-anything's ``SamPredictor`` and whatever is called like it."""
+class PointPredictor(Protocol):
+    """An interactive segmenter with the interface of segment-anything's ``SamPredictor``."""
 
     def set_image(self, image: Any) -> object: ...
 
@@ -49,65 +54,59 @@ class Predictor(Protocol):
         ...
 
 
-@checked
-def farthest_point(mask: Mask) -> tuple[int, int]:
-    """(x, y) of the pixel with the greatest Euclidean distance to the background, the first such row by row.
-
-    What lies outside the image is background. O(H W), in 32-bit whole numbers: exact.
-
-    Raises:
-        InputError: an empty mask.
-    """
-    if not mask.any():
-        raise InputError("expected a mask with a pixel; got an empty one; there is nothing to click on")
-    return _centre(mask, np.zeros((0, 2), np.int64))
-
-
 def score_image(
-    predictor: Predictor,
+    predictor: PointPredictor,
     image: RGB | None,
     ground_truth: ImageGroundTruth,
     *,
-    clicks: int = CLICKS,
-    granularity: Granularity = None,
-) -> Stats:
-    """Click on each entity of one image; crowds and empty masks are passed over.
+    max_clicks: int = MAX_CLICKS,
+    mask_choice: MaskChoice = "score",
+) -> ImageStats:
+    """Click on each entity of one image; crowds and empty masks are skipped.
 
-    An answer without any mask counts as the empty mask: IoU 0.
+    A prediction without any mask counts as the empty mask: IoU 0.
 
     Args:
-        predictor: gets the image once, then clicks. It is asked for several masks at the first click, and with oracle
-            granularity always.
-        image: whatever the predictor wants; None for a ``masktree.Predictor`` of a tree.
+        predictor: gets the image once, then clicks. It is asked for several masks at the first click, and always if
+            the best mask is chosen.
+        image: whatever the predictor takes; None for a ``masktree.Predictor`` of a tree.
         ground_truth: with masks.
-        clicks: the most of one entity, at least 1; 20 is the field's.
-        granularity: None: the loop works with the mask of the highest score; "oracle": with the best mask returned.
+        max_clicks: on one entity, at least 1; 20 is the standard.
+        mask_choice: the returned mask that the loop works with: of the highest score, or of the best IoU ("oracle").
 
     Returns:
-        ``n`` entities, ``clicks``, and sums over them: ``max_iou``, ``oracle_iou``, ``one_iou``, ``noc80`` ... (clicks)
-        and ``nof80`` ... (entities).
+        ``n`` entities, ``clicks``: ``max_clicks``, and sums over the entities: ``max_iou``, ``oracle_iou``,
+        ``one_iou``, ``noc80`` ... (clicks) and ``nof80`` ... (entities).
 
     Raises:
-        InputError: ground truth without masks, an option out of range, or an answer of another shape or with scores
-        that are
-            not finite.
+        InputError: ground truth without masks, an option out of range, or masks of another shape or with scores that
+            are not finite.
     """
-    if clicks < 1 or granularity not in (None, "oracle"):
-        raise InputError(f"expected at least 1 click and granularity None or 'oracle'; got {clicks}, {granularity!r}")
+    if max_clicks < 1 or mask_choice not in get_args(MaskChoice):
+        raise InputError(f"expected at least 1 click and masks by score or oracle; got {max_clicks}, {mask_choice!r}")
     rles = ground_truth.masks()
     areas = rle.areas(rles, ground_truth.size)
-    names = ["max_iou", "oracle_iou", "one_iou", *(f"{what}{t}" for what in ("noc", "nof") for t in TARGETS)]
-    stats: Stats = {"n": 0, "clicks": clicks, **dict.fromkeys(names, 0.0)}
+    names = ["max_iou", "oracle_iou", "one_iou", *(f"{what}{t}" for what in ("noc", "nof") for t in TARGET_IOUS)]
+    stats: ImageStats = {"n": 0, "clicks": max_clicks, **dict.fromkeys(names, 0.0)}
     predictor.set_image(image)
     for index in np.flatnonzero(~ground_truth.crowd & (areas > 0)):
         target = rle.decode(rles[index], ground_truth.size)
-        for name, value in _click_through(predictor, target, int(areas[index]), clicks, granularity, ground_truth.name):
+        for name, value in _click_through(
+            predictor, target, int(areas[index]), max_clicks, mask_choice, ground_truth.name
+        ):
             stats[name] += value
         stats["n"] += 1
     return stats
 
 
-def summarise(stats: Sequence[Stats]) -> dict[str, float | None]:
+def score_image_twice(predictor: PointPredictor, image: RGB | None, ground_truth: ImageGroundTruth) -> ImageStats:
+    """Stats of :func:`score_image`, and clicks and failures with the best mask chosen as ``noc80_oracle`` ..."""
+    oracle = score_image(predictor, image, ground_truth, mask_choice="oracle")
+    renamed = {f"{name}_oracle": value for name, value in oracle.items() if name.startswith(("noc", "nof"))}
+    return score_image(predictor, image, ground_truth) | renamed
+
+
+def summarise(stats: Sequence[ImageStats]) -> Metrics:
     """Means over all entities of all images; None where there is none.
 
     Raises:
@@ -121,47 +120,101 @@ def summarise(stats: Sequence[Stats]) -> dict[str, float | None]:
     return {name: float(value) / n if n else None for name, value in zip(names, sums, strict=True)}
 
 
+def evaluate_predictor(
+    predictor: PointPredictor,
+    ground_truth: GroundTruth,
+    images: str | Path,
+    *,
+    name: str = "predictor",
+    show_progress: bool = False,
+) -> EvaluationResult:
+    """Evaluate any object with segment-anything's ``set_image`` and ``predict``, in this process.
+
+    Args:
+        predictor: gets each image once, then clicks.
+        ground_truth: from ``masktree.evaluate.datasets.read_ground_truth``.
+        images: folder of the photographs.
+        name: of the predictor, for the result.
+        show_progress: a bar on standard error.
+
+    Raises:
+        InputError: a photograph is missing or of another size than its ground truth, or a prediction cannot be scored.
+    """
+    stats = []
+    with progress_bar("evaluate points", len(ground_truth), 0, show=show_progress) as progress:
+        for image in ground_truth.images:
+            path = Path(images) / image.name
+            if not path.is_file():
+                raise InputError(f"expected the photograph of {image.name}; got no {path}")
+            photo = read_image(path)
+            check_size(path, photo.shape[:2], image.size)
+            stats.append(score_image_twice(predictor, photo, image))
+            progress.advance()
+    names = [image.name for image in ground_truth.images]
+    origin = {"predictions": name, "kind": "predictor"}
+    return EvaluationResult.from_stats("points", ground_truth.dataset, {}, summarise(stats), names, stats, origin)
+
+
+def _score_case(case: EvaluationCase, context: ScoringContext) -> ImageStats:
+    predictor = Predictor(case.prediction.tree(case.size, nested=False))
+    return score_image_twice(predictor, None, case.annotated())
+
+
+PROTOCOL = EvaluationProtocol(
+    title="Point prompts",
+    main_metric="max_iou",
+    headline_metrics=("max_iou", "oracle_iou", "noc80", "noc85", "noc90"),
+    score=_score_case,
+    summarise=summarise,
+)
+
+
 def _click_through(
-    predictor: Predictor, target: np.ndarray, area: int, clicks: int, granularity: Granularity, image: str
+    predictor: PointPredictor, target: Mask, area: int, max_clicks: int, mask_choice: MaskChoice, image: str
 ) -> list[tuple[str, float]]:
     """What one entity adds to each sum."""
-    points, labels = [_centre(target, np.zeros((0, 2), np.int64))], [1]
+    points, labels = [farthest_point(target)], [1]
     out: list[tuple[str, float]] = []
     reached: dict[int, int] = {}
-    for number in range(1, clicks + 1):
-        several = number == 1 or granularity == "oracle"
-        masks, scores = _answer(predictor, points, labels, several, target.shape, image)
+    for number in range(1, max_clicks + 1):
+        multimask = number == 1 or mask_choice == "oracle"
+        masks, scores = _predict(predictor, points, labels, multimask, target.shape, image)
         ious = np.array([_iou(mask, target, area) for mask in masks])
         top, best = (int(scores.argmax()), int(ious.argmax())) if len(masks) else (0, 0)
-        chosen = best if granularity == "oracle" else top
+        chosen = best if mask_choice == "oracle" else top
         iou = float(ious[chosen]) if len(masks) else 0.0
         if number == 1:
             out = [("max_iou", float(ious[top])), ("oracle_iou", float(ious[best]))] if len(masks) else []
             out.append(("one_iou", iou))
-        for t in TARGETS:
+        for t in TARGET_IOUS:
             if iou >= t / 100:
                 reached.setdefault(t, number)
-        if len(reached) == len(TARGETS) or number == clicks:
+        if len(reached) == len(TARGET_IOUS) or number == max_clicks:
             break
-        click = _next_click(masks[chosen] if len(masks) else np.zeros_like(target), target, np.array(points))
+        click = next_click(masks[chosen] if len(masks) else np.zeros_like(target), target, np.array(points))
         if click is None:
             break
         points.append(click[0])
         labels.append(click[1])
-    out += [(f"noc{t}", float(reached.get(t, clicks))) for t in TARGETS]
-    return out + [(f"nof{t}", float(t not in reached)) for t in TARGETS]
+    out += [(f"noc{t}", float(reached.get(t, max_clicks))) for t in TARGET_IOUS]
+    return out + [(f"nof{t}", float(t not in reached)) for t in TARGET_IOUS]
 
 
-def _answer(
-    predictor: Predictor, points: list, labels: list, several: bool, shape: tuple[int, ...], image: str
+def _predict(
+    predictor: PointPredictor,
+    points: list[tuple[int, int]],
+    labels: list[int],
+    multimask: bool,
+    shape: tuple[int, ...],
+    image: str,
 ) -> tuple[np.ndarray, np.ndarray]:
-    coords, marks = np.array(points, np.float64), np.array(labels, np.int64)
-    masks, scores, _ = predictor.predict(point_coords=coords, point_labels=marks, multimask_output=several)
+    coords, point_labels = np.array(points, np.float64), np.array(labels, np.int64)
+    masks, scores, _ = predictor.predict(point_coords=coords, point_labels=point_labels, multimask_output=multimask)
     masks, scores = np.asarray(masks), np.asarray(scores, np.float64)
     if masks.ndim != 3 or (len(masks) and masks.shape[1:] != shape) or scores.shape != masks.shape[:1]:
         raise InputError(
             f"{image}: expected masks (C, {shape[0]}, {shape[1]}) and scores (C,) from the predictor; got "
-            f"{masks.shape} and {scores.shape}; was its image set, and is the answer in the image's size?"
+            f"{masks.shape} and {scores.shape}; was its image set, and are the masks of the image's size?"
         )
     if not np.isfinite(scores).all():
         raise InputError(f"{image}: expected finite scores from the predictor; got {scores.tolist()}")
@@ -171,85 +224,3 @@ def _answer(
 def _iou(mask: np.ndarray, target: np.ndarray, area: int) -> float:
     shared = int(np.count_nonzero(mask & target))
     return shared / (area + int(np.count_nonzero(mask)) - shared)
-
-
-def _next_click(mask: np.ndarray, target: np.ndarray, clicked: np.ndarray) -> tuple[tuple[int, int], int] | None:
-    """Centre of the largest error region with a pixel that is not clicked yet, and its label; None if there is none."""
-    wrong = mask ^ target
-    rows, columns = np.flatnonzero(wrong.any(1)), np.flatnonzero(wrong.any(0))
-    if len(rows) == 0:
-        return None
-    top, left = int(rows[0]), int(columns[0])
-    part = slice(top, rows[-1] + 1), slice(left, columns[-1] + 1)
-    clicked = clicked - (left, top)
-    y, x = clicked[((clicked >= 0) & (clicked < wrong[part].shape[::-1])).all(1)].T[::-1]
-    regions = []
-    for label, error in ((1, wrong[part] & target[part]), (0, wrong[part] & mask[part])):
-        numbers, count = ndimage.label(error, _EIGHT)
-        sizes = np.bincount(numbers.ravel(), minlength=count + 1)[1:]
-        free = sizes - np.bincount(numbers[y, x], minlength=count + 1)[1:]
-        if (free > 0).any():
-            region = int(np.where(free > 0, sizes, 0).argmax())
-            regions.append((int(sizes[region]), label, numbers, region + 1))
-    if not regions:
-        return None
-    _, label, numbers, number = max(regions, key=lambda region: region[:2])  # of equal ones what is missing first
-    x, y = _centre(numbers == number, clicked)
-    return (left + x, top + y), label
-
-
-def _centre(mask: np.ndarray, clicked: np.ndarray) -> tuple[int, int]:
-    """(x, y) farthest from the background among the pixels that are not in ``clicked`` (n, 2) xy."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    top, left = int(rows[0]), int(columns[0])
-    squares = _squared_distances(np.ascontiguousarray(mask[top : rows[-1] + 1, left : columns[-1] + 1]))
-    for x, y in clicked - (left, top):
-        if 0 <= y < squares.shape[0] and 0 <= x < squares.shape[1]:
-            squares[y, x] = 0
-    y, x = np.unravel_index(int(squares.argmax()), squares.shape)
-    return left + int(x), top + int(y)
-
-
-@njit(cache=True, nogil=True)
-def _squared_distances(mask):  # pragma: no cover
-    """Squared Euclidean distance to the nearest background pixel, what is outside included: down and up the columns,
-    then along each row the lower envelope of parabolas (Meijster et al. 2000, doi 10.1007/0-306-47025-X_36)."""
-    height, width = mask.shape
-    out = np.zeros((height, width), np.int64)
-    for y in range(height):
-        for x in range(width):
-            if mask[y, x]:
-                out[y, x] = 1 + (out[y - 1, x] if y else 0)
-    for y in range(height - 1, -1, -1):
-        for x in range(width):
-            below = out[y + 1, x] if y + 1 < height else 0
-            out[y, x] = min(out[y, x], below + 1)
-    column = np.zeros(width + 2, np.int64)  # with one column of background on either side
-    place = np.empty(width + 2, np.int64)
-    start = np.empty(width + 2, np.int64)
-    for y in range(height):
-        column[1:-1] = out[y] ** 2
-        last = 0
-        place[0], start[0] = 0, 0
-        for u in range(1, width + 2):
-            while last >= 0:
-                v, t = place[last], start[last]
-                if (t - v) ** 2 + column[v] <= (t - u) ** 2 + column[u]:
-                    break
-                last -= 1
-            if last < 0:
-                last = 0
-                place[0], start[0] = u, 0
-                continue
-            v = place[last]
-            begin = 1 + (u * u - v * v + column[u] - column[v]) // (2 * (u - v))
-            if begin < width + 2:
-                last += 1
-                place[last], start[last] = u, begin
-        for x in range(width + 1, 0, -1):
-            if x <= width:
-                v = place[last]
-                out[y, x - 1] = (x - v) ** 2 + column[v]
-            if x == start[last]:
-                last -= 1
-    return out

@@ -13,17 +13,20 @@ from __future__ import annotations
 
 import math
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from masktree import __version__
 from masktree.errors import FormatError
+from masktree.evaluate.ground_truth import hash_names
+from masktree.evaluate.image_stats import ImageStats, Metrics
 from masktree.evaluate.metrics import number, title
 from masktree.io.files import read_json, write_json
 
 VERSION = 1
-Stats = dict[str, Any]
-Metrics = dict[str, float | None]
 
 _SHAPE: dict[str, type] = {
     "protocol": str,
@@ -54,8 +57,29 @@ class EvaluationResult:
     settings: dict[str, Any]
     metrics: Metrics
     names: tuple[str, ...]
-    stats: tuple[Stats, ...]
+    stats: tuple[ImageStats, ...]
     provenance: dict[str, Any]
+
+    @classmethod
+    def from_stats(
+        cls,
+        protocol: str,
+        dataset: str,
+        settings: dict[str, Any],
+        metrics: Metrics,
+        names: Sequence[str],
+        stats: Sequence[ImageStats],
+        origin: dict[str, Any],
+    ) -> EvaluationResult:
+        """The result of an evaluation that is done now by this version; ``origin`` becomes part of its provenance."""
+        provenance = {
+            "masktree": __version__,
+            "commit": source_commit(),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "images": len(names),
+            "list_sha256": hash_names(names),
+        }
+        return cls(protocol, dataset, settings, metrics, tuple(names), tuple(stats), provenance | origin)
 
     def subject(self) -> str:
         """What was evaluated, in a line: images, ground truth, settings, and how many images are empty."""

@@ -8,23 +8,19 @@ the whole image covers everything and nests perfectly.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import itemgetter
-from typing import Any
 
 import numpy as np
 
-from masktree.errors import InputError
+from masktree.evaluate.image_stats import ImageStats, Metrics, column_arrays, ratio
 from masktree.trees import rle
 from masktree.trees.masktree import LEVELS, MaskTree
 from masktree.trees.nms import mask_nms
-
-Stats = dict[str, Any]
 
 NESTED = 0.95  # share of a child that must lie inside its parent (our choice: a refined border may cross by a pixel)
 DUPLICATE_IOU = 0.8  # (our choice: below the .9 at which the methods suppress copies, so that it tells them apart)
 
 
-def score_image(tree: MaskTree) -> Stats:
+def score_image(tree: MaskTree) -> ImageStats:
     """What one tree adds.
 
     Returns:
@@ -52,7 +48,7 @@ def score_image(tree: MaskTree) -> Stats:
     }
 
 
-def summarise(stats: Sequence[Stats]) -> dict[str, float | None]:
+def summarise(stats: Sequence[ImageStats]) -> Metrics:
     """Metrics of a set of images.
 
     Returns:
@@ -81,19 +77,6 @@ def summarise(stats: Sequence[Stats]) -> dict[str, float | None]:
     }
 
 
-def column_arrays(stats: Sequence[Stats], names: Sequence[str]) -> np.ndarray:
-    """(images, names) float64 of the named counts. Raises InputError without images."""
-    if not stats:
-        raise InputError("expected scores of at least one image; got none; check the list of images")
-    get = itemgetter(*names)
-    return np.array([get(s) for s in stats], np.float64).reshape(len(stats), len(names))
-
-
-def ratio(part: float, whole: float) -> float | None:
-    """part / whole; None where the whole is nothing."""
-    return float(part / whole) if whole else None
-
-
 def _inside_parent(tree: MaskTree) -> np.ndarray:
     """(links,) float64: share of each non-empty child that lies inside its parent, by one sweep for each parent."""
     shared = np.zeros(len(tree), np.int64)
@@ -102,4 +85,5 @@ def _inside_parent(tree: MaskTree) -> np.ndarray:
         rles = [tree.rles[child] for child in children]
         shared[children] = rle.cross_intersections([tree.rles[parent]], rles, tree.size)[0]
     links = (tree.parents >= 0) & (tree.areas > 0)
-    return shared[links] / tree.areas[links]
+    share: np.ndarray = shared[links] / tree.areas[links]
+    return share

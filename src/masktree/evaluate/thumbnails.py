@@ -1,4 +1,4 @@
-"""Small pictures for reports: a photograph with what was found in it and what was missed."""
+"""Small pictures for reports: a photograph with the annotations that were found and missed."""
 
 from __future__ import annotations
 
@@ -10,58 +10,54 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from masktree.evaluate.detections import ImageDetections
+from masktree.evaluate.detections import ImageDetections, box_iou
 from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
 from masktree.types import RGB, Mask
 
-SIDE = 520  # longest side in pixels: 24 such pictures are about a megabyte (our choice)
-FOUND_IOU = 0.5  # from here on a ground truth is drawn as found: the lowest of the thresholds of average recall
+MAX_SIDE = 520  # longest side in pixels: 24 such pictures are about a megabyte (our choice)
+FOUND_IOU = 0.5  # from which an annotation is drawn as found: the lowest threshold of average recall
 
-FOUND = (46, 230, 200)
-MISSED = (255, 66, 92)
-BORDER = (255, 214, 10)
+FOUND_COLOUR = (46, 230, 200)
+MISSED_COLOUR = (255, 66, 92)
+BOUNDARY_COLOUR = (255, 214, 10)
 _THICKNESS = 2  # pixels of a thumbnail
 
 
-def found_and_missed(
-    image: RGB, ground_truth: ImageGroundTruth, found: ImageDetections, *, boxes: bool = False
+def draw_matches(
+    image: RGB, ground_truth: ImageGroundTruth, detections: ImageDetections, *, boxes: bool = False
 ) -> tuple[RGB, int]:
-    """The best prediction of each ground truth that was found, as an outline, and the ground truths that were missed,
-    filled.
+    """The best detection of each annotation that was found, as an outline, and the missed annotations, filled.
 
     Args:
         image: (H, W, 3) uint8 RGB of the ground truth's size.
+        ground_truth: crowds are left out.
+        detections: of the same image size.
         boxes: compare and draw boxes.
 
     Returns:
-        The thumbnail, and how many ground truths were missed: no prediction reaches IoU .5.
+        The thumbnail, and the number of missed annotations, with which no detection has an IoU of at least .5.
     """
     picture = shrink(image)
+    size = ground_truth.size
     kept = np.flatnonzero(~ground_truth.crowd)
-    overlaps = _box_ious(ground_truth.boxes[kept], found.boxes) if boxes else _mask_ious(ground_truth, kept, found)
-    best = overlaps.max(1, initial=0.0)
-    missed = best < FOUND_IOU
+    annotated_boxes, annotated = ground_truth.boxes[kept], () if boxes else [ground_truth.masks()[i] for i in kept]
+    predicted = detections.rles or ()
+    overlaps = box_iou(annotated_boxes, detections.boxes) if boxes else rle.iou(annotated, predicted, size)
+    missed = overlaps.max(1, initial=0.0) < FOUND_IOU
     areas = ground_truth.areas[kept]
     for index in sorted(np.flatnonzero(missed), key=lambda i: -areas[i]):  # small ones stay visible on top
-        shape = (
-            _box_mask(ground_truth.boxes[kept[index]], ground_truth.size)
-            if boxes
-            else rle.decode(_rle(ground_truth, kept[index]), ground_truth.size)
-        )
-        _paint(picture, shape, MISSED, fill=0.4)
-    for number in sorted({int(overlaps[index].argmax()) for index in np.flatnonzero(~missed)}):
-        assert boxes or found.rles is not None
-        shape = (
-            _box_mask(found.boxes[number], found.size) if boxes else rle.decode((found.rles or ())[number], found.size)
-        )
-        _paint(picture, shape, FOUND)
+        mask = _box_mask(annotated_boxes[index], size) if boxes else rle.decode(annotated[index], size)
+        _paint(picture, mask, MISSED_COLOUR, fill=0.4)
+    for number in sorted({int(overlaps[i].argmax()) for i in np.flatnonzero(~missed)}):
+        mask = _box_mask(detections.boxes[number], size) if boxes else rle.decode(predicted[number], size)
+        _paint(picture, mask, FOUND_COLOUR)
     return picture, int(missed.sum())
 
 
-def borders(image: RGB, contours: MaskTree | np.ndarray, level: float) -> RGB:
-    """The photograph with the borders of a tree's cut, or those of a doubled contour map, at one level."""
+def draw_boundaries(image: RGB, contours: MaskTree | np.ndarray, level: float) -> RGB:
+    """The photograph with the boundaries of a tree's cut, or of a doubled contour map, at one level."""
     if isinstance(contours, MaskTree):
         labels = contours.cut(level)
         lines = np.zeros(labels.shape, np.bool_)
@@ -71,18 +67,18 @@ def borders(image: RGB, contours: MaskTree | np.ndarray, level: float) -> RGB:
         lines = contours[2::2, 2::2] > level
     picture = shrink(image)
     lines = _shrink_mask(lines, picture.shape[:2], any_pixel=True)
-    picture[ndimage.binary_dilation(lines)] = BORDER
+    picture[ndimage.binary_dilation(lines)] = BOUNDARY_COLOUR
     return picture
 
 
-def entities(image: RGB, tree: MaskTree) -> RGB:
+def draw_entities(image: RGB, tree: MaskTree) -> RGB:
     """The photograph under the tree's colours, as ``masktree segment`` draws it."""
     return shrink(tree.draw(image))
 
 
 def shrink(image: RGB) -> RGB:
-    """A copy whose longest side is ``SIDE`` at most."""
-    scale = min(1.0, SIDE / max(image.shape[:2]))
+    """A copy whose longest side is ``MAX_SIDE`` at most."""
+    scale = min(1.0, MAX_SIDE / max(image.shape[:2]))
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     return np.array(
         Image.fromarray(image).resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST)
@@ -90,7 +86,7 @@ def shrink(image: RGB) -> RGB:
 
 
 def data_uri(picture: RGB) -> str:
-    """A picture as text that stands in a page."""
+    """A picture as text for an HTML page."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
@@ -112,26 +108,6 @@ def _shrink_mask(mask: Mask, shape: tuple[int, ...], *, any_pixel: bool = False)
     image = Image.fromarray(mask.astype(np.uint8) * 255)
     share = np.asarray(image.resize((shape[1], shape[0]), Image.Resampling.BOX))
     return share > 0 if any_pixel or share.max() < 128 else share >= 128
-
-
-def _mask_ious(ground_truth: ImageGroundTruth, kept: np.ndarray, found: ImageDetections) -> np.ndarray:
-    theirs = [_rle(ground_truth, index) for index in kept]
-    ours = found.rles or ()
-    shared = rle.cross_intersections(theirs, ours, ground_truth.size).astype(np.float64)
-    union = rle.areas(theirs, ground_truth.size)[:, None] + rle.areas(ours, ground_truth.size) - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
-
-
-def _box_ious(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    low = np.maximum(a[:, None, :2], b[:, :2])
-    high = np.minimum(a[:, None, :2] + a[:, None, 2:], b[:, :2] + b[:, 2:])
-    shared = np.maximum(high - low, 0).prod(2)
-    union = a[:, None, 2:].prod(2) + b[:, 2:].prod(1) - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
-
-
-def _rle(ground_truth: ImageGroundTruth, index: int) -> bytes:
-    return ground_truth.masks()[index]
 
 
 def _box_mask(box: np.ndarray, size: tuple[int, int]) -> Mask:

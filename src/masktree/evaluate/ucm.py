@@ -8,6 +8,7 @@ between carry the height at which the border there vanishes. Arbelaez, Maire, Fo
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -37,7 +38,7 @@ def read_ucm(path: str | Path) -> np.ndarray:
         raise FormatError(f"{path}: {error}") from error
 
 
-def load_mat(path: Path) -> dict:
+def load_mat(path: Path) -> dict[str, Any]:
     """What a MATLAB file of version 7 or older holds, by name.
 
     Raises:
@@ -46,7 +47,8 @@ def load_mat(path: Path) -> dict:
     from scipy.io import loadmat
 
     try:
-        return loadmat(str(path), appendmat=False)
+        content: dict[str, Any] = loadmat(str(path), appendmat=False)
+        return content
     except NotImplementedError as error:
         raise FormatError(
             f"{path}: expected a MATLAB file of version 7 or older; got version 7.3 (HDF5); save it with -v7"
@@ -104,7 +106,9 @@ def _checked(ucm2: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def _flood(cells, number, borders, n):  # pragma: no cover
+def _flood(
+    cells: np.ndarray, number: np.ndarray, borders: np.ndarray, n: int
+) -> tuple[np.ndarray, np.ndarray]:  # pragma: no cover
     """Merges in order of height as the border cells are opened: (n - 1, 2) nodes, and the cell of each merge.
 
     A set is a base component (1 .. last) or an opened border cell (after them); ``node`` is the tree node of its
@@ -144,7 +148,7 @@ def _flood(cells, number, borders, n):  # pragma: no cover
 
 
 @njit(cache=True, nogil=True)
-def _root(parent, i):  # pragma: no cover
+def _root(parent: np.ndarray, i: int) -> int:  # pragma: no cover
     while parent[i] != i:
         parent[i] = parent[parent[i]]
         i = parent[i]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import random
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from masktree.discover.methods import METHODS, Quality
 from masktree.errors import FormatError, InputError
@@ -88,3 +92,10 @@ class SegmenterConfig:
             min_area=self.min_area,
             **self.options,
         )
+
+    def seed_generators(self) -> None:
+        """Reset the global generators of random numbers; masktree's own code passes generators explicitly."""
+        random.seed(self.seed)
+        np.random.seed(self.seed)
+        if "torch" in sys.modules:
+            sys.modules["torch"].manual_seed(self.seed)

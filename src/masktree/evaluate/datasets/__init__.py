@@ -206,5 +206,5 @@ def _check(path: Path, what: str, reading: DatasetReading, expected: Counts) -> 
         if wanted is not None and found is not None and found != wanted:
             raise InputError(
                 f"{path}: expected {what} to have {wanted:,} {kind}; got {found:,}; "
-                "download it again, or accept another version with --any-counts (check_counts=False)"
+                "download it again, or accept another version with --no-check-counts"
             )

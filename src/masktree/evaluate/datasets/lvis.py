@@ -79,7 +79,7 @@ def _merge(coco: ImageGroundTruth, lvis: ImageGroundTruth, path: Path) -> ImageG
             f"got {lvis.size}; use files of one release"
         )
     single = [mask for mask, crowd in zip(coco.masks(), coco.crowd, strict=True) if not crowd]
-    new = ~(rle.iou(lvis.masks(), single, coco.size) > DUPLICATE_IOU).any(1)
+    new = np.asarray(~(rle.iou(lvis.masks(), single, coco.size) > DUPLICATE_IOU).any(1))
     return ImageGroundTruth.from_masks(
         coco.id,
         coco.name,

@@ -10,7 +10,7 @@ from PIL import Image
 
 from masktree.coco.file import Annotation, CocoFile, CocoImage, read_integer
 from masktree.errors import FormatError, InputError
-from masktree.evaluate.bsds import read_segmentations
+from masktree.evaluate.bsds import read_human_segmentations
 from masktree.evaluate.datasets.dataset import Counts, DatasetReading, ImageNames, inside, is_selected
 from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.trees import rle
@@ -115,7 +115,7 @@ def _annotated(picture: Path, mat: Path) -> ImageGroundTruth:
             size = (image.height, image.width)
     except (OSError, SyntaxError) as error:
         raise FormatError(f"{picture}: expected an image; got a damaged one ({error}); get it again") from error
-    maps = read_segmentations(mat)
+    maps = [segmentation.labels for segmentation in read_human_segmentations(mat)]
     for labels in maps:
         if labels.shape != size:
             raise FormatError(f"{mat}: expected label maps of its image's size {size}; got {labels.shape}")

@@ -30,16 +30,16 @@ def match(ground_truths: np.ndarray, found: np.ndarray) -> dict[int, int]:
 
 def pairs(ground_truths: np.ndarray, gt_parents: list[int], found: np.ndarray, parents: list[int]) -> dict[str, int]:
     matches = match(ground_truths, found)
-    true_pairs = [(child, parent) for child, parent in enumerate(gt_parents) if parent >= 0]
-    counts = {"gt_pairs": len(true_pairs), "found_pairs": 0, "matched_pairs": 0, "right_pairs": 0}
-    for child, parent in true_pairs:
+    annotated = [(child, parent) for child, parent in enumerate(gt_parents) if parent >= 0]
+    counts = {"gt_pairs": len(annotated), "gt_pairs_found": 0, "predicted_pairs": 0, "predicted_pairs_tp": 0}
+    for child, parent in annotated:
         if child in matches and parent in matches and matches[parent] in chain(parents, matches[child]):
-            counts["found_pairs"] += 1
+            counts["gt_pairs_found"] += 1
     for low in matches:
         for high in matches:
             if matches[high] in chain(parents, matches[low]):
-                counts["matched_pairs"] += 1
-                counts["right_pairs"] += high in chain(gt_parents, low)
+                counts["predicted_pairs"] += 1
+                counts["predicted_pairs_tp"] += high in chain(gt_parents, low)
     return counts
 
 
