@@ -43,26 +43,26 @@ def pairs(ground_truths: np.ndarray, gt_parents: list[int], found: np.ndarray, p
     return counts
 
 
-def times_found(ground_truth: np.ndarray, found: np.ndarray) -> int:
+def thresholds_reached(ground_truth: np.ndarray, found: np.ndarray) -> int:
     best = max((iou(ground_truth, f) for f in found), default=0.0)
     return sum(best >= t for t in THRESHOLDS)
 
 
 def recalls(ground_truths: np.ndarray, gt_parents: list[int], found: np.ndarray) -> dict[str, list[int]]:
-    level_truths, level_found, size_truths, size_found = [0] * 3, [0] * 3, [0] * 4, [0] * 4
+    level_num_gt, level_tp, size_num_gt, size_tp = [0] * 3, [0] * 3, [0] * 4, [0] * 4
     for i, ground_truth in enumerate(ground_truths):
         level = min(len(chain(gt_parents, i)), 2)
         side = math.sqrt(ground_truth.sum() / ground_truth.size)
         size = 0 if side < 0.1 else 1 if side < 0.2 else 2 if side < 0.4 else 3
-        level_truths[level] += 1
-        size_truths[size] += 1
-        level_found[level] += times_found(ground_truth, found)
-        size_found[size] += times_found(ground_truth, found)
+        level_num_gt[level] += 1
+        size_num_gt[size] += 1
+        level_tp[level] += thresholds_reached(ground_truth, found)
+        size_tp[size] += thresholds_reached(ground_truth, found)
     return {
-        "level_ground_truths": level_truths,
-        "level_found": level_found,
-        "size_ground_truths": size_truths,
-        "size_found": size_found,
+        "level_num_gt": level_num_gt,
+        "level_tp": level_tp,
+        "size_num_gt": size_num_gt,
+        "size_tp": size_tp,
     }
 
 
