@@ -56,7 +56,7 @@ def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
     from masktree.models.onnx import export
 
     def name_files(model: Any, path: Path, image_size: int | None = None) -> list[Path]:
-        return list(export.files_of(model.config, path))
+        return list(export.output_files(model.config, path))
 
     monkeypatch.setattr(export, "export_onnx", name_files)
 

@@ -26,7 +26,8 @@ CONFIG = Mask2FormerConfig(
 
 @dataclass(frozen=True)
 class PlantedDetections:
-    """Masks from ``logits`` (n, h, w) on the padded input of ``canvas`` pixels; ``content`` is the photograph in it."""
+    """Masks from ``logits`` (n, h, w) on the padded input of ``canvas`` pixels; ``valid_size`` of them are the
+    image."""
 
     scores: Tensor
     logits: Tensor
@@ -60,9 +61,9 @@ class TinyModel(nn.Module):
     def logits(self, images: Tensor) -> Tensor:
         return self.masks(self.body(images - 0.5))
 
-    def losses(self, batch: Batch, masks: Tensor | None = None) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, num_masks: Tensor | None = None) -> dict[str, Tensor]:
         logits = self.logits(batch.images)
-        number = sum(len(targets.masks) for targets in batch.targets) if masks is None else masks
+        number = sum(len(targets.masks) for targets in batch.targets) if num_masks is None else num_masks
         total = logits.sum() * 0
         for own, targets, seed in zip(logits, batch.targets, batch.seeds, strict=True):
             generator = torch.Generator().manual_seed(int(seed))

@@ -9,8 +9,8 @@ import torch
 from masktree.backbones.texture import NUM_CUES, boundary_cues
 from masktree.errors import InputError
 from masktree.models import trees
-from masktree.models.cascade.model import BoxDetections
-from masktree.models.inputs import prepare
+from masktree.models.cascade.detections import BoxDetections
+from masktree.models.inputs import prepare_image
 from masktree.models.mask2former.model import QueryDetections
 from masktree.models.trees import segment_images, tree_of
 from masktree.trees import hierarchy, rle
@@ -36,7 +36,7 @@ WHOLE, PART, CORNER, OTHER = box(0, 0, 30, 40), box(5, 5, 20, 20), box(6, 6, 13,
 # --- tree_of --------------------------------------------------------------------------------------------------------
 
 
-def test_masks_scores_and_forest_by_coverage():
+def test_tree_has_masks_scores_and_parents_by_coverage():
     tree = tree_of(planted([PART, WHOLE, OTHER, CORNER]), (40, 60))
     assert tree.parents.tolist() == [1, -1, -1, 0]
     assert tree.levels.tolist() == [1, 0, 0, 2]
@@ -45,7 +45,7 @@ def test_masks_scores_and_forest_by_coverage():
         np.testing.assert_array_equal(tree.mask(index), mask)
 
 
-def test_empty_small_unsure_and_repeated_masks_are_left_out():
+def test_empty_small_low_scoring_and_duplicate_masks_are_dropped():
     masks = [PART, np.zeros_like(PART), CORNER, PART, WHOLE, OTHER]
     assert tree_of(planted(masks), (40, 60)).areas.tolist() == [225, 49, 1200, 225]
     assert tree_of(planted(masks), (40, 60), min_area=50).areas.tolist() == [225, 1200, 225]
@@ -54,7 +54,7 @@ def test_empty_small_unsure_and_repeated_masks_are_left_out():
     assert best.scores[0] == pytest.approx(0.9)
 
 
-def test_parents_from_the_ancestor_head_survive_what_is_left_out():
+def test_parents_from_the_ancestor_head_skip_dropped_masks():
     """The head says CORNER < PART < WHOLE although OTHER covers none of them; an empty mask stands between."""
     masks = [CORNER, np.zeros_like(PART), OTHER, PART, WHOLE]
     ancestors = torch.zeros(5, 5)
@@ -73,14 +73,14 @@ def test_levels_come_from_the_level_head():
     assert tree.parents.tolist() == [-1, -1, 0]
 
 
-def test_nothing_found_is_an_empty_tree():
+def test_no_detections_give_an_empty_tree():
     nothing = PlantedDetections(torch.zeros(0), torch.zeros(0, 4, 4), (32, 32), (32, 32), ancestors=torch.zeros(0, 0))
     tree = tree_of(nothing, (33, 57))
     assert (len(tree), tree.size) == (0, (33, 57))
     assert len(tree_of(planted([WHOLE]), (40, 60), min_score=1.0)) == 0
 
 
-def test_wrong_limits_and_broken_scores_are_refused():
+def test_invalid_limits_and_nan_scores_are_refused():
     with pytest.raises(InputError, match="min_area of at least 1 pixel; got 0"):
         tree_of(planted([WHOLE]), (40, 60), min_area=0)
     with pytest.raises(InputError, match=r"min_score in \[0, 1\]; got nan"):
@@ -90,10 +90,10 @@ def test_wrong_limits_and_broken_scores_are_refused():
         tree_of(broken, (40, 60))
 
 
-def test_strings_are_those_of_the_run_length_module(rng):
+def test_encoding_in_the_box_equals_rle_encode(rng):
     for _ in range(300):
         mask = rng.random(rng.integers(1, 12, 2)) < rng.choice([0.0, 0.1, 0.5, 0.9, 1.0])
-        assert trees._encode_inside(mask) == rle.encode(mask)
+        assert trees._encode_in_box(mask) == rle.encode(mask)
 
 
 class Counting:
@@ -115,12 +115,12 @@ def test_few_masks_are_dense_at_a_time(monkeypatch):
     many = Counting(50)
     assert len(tree_of(many, (400, 500))) == 50
     assert many.most == 50 * 400 * 500  # all fit
-    monkeypatch.setattr(trees, "_DENSE", 3 * 400 * 500 + 7)
+    monkeypatch.setattr(trees, "_BATCH_BYTES", 3 * 400 * 500 + 7)
     few = Counting(50)
     tree = tree_of(few, (400, 500))
     assert few.most == 3 * 400 * 500
     assert tree.areas.tolist() == [(10 + i) ** 2 for i in range(50)]
-    monkeypatch.setattr(trees, "_DENSE", 1)
+    monkeypatch.setattr(trees, "_BATCH_BYTES", 1)
     assert tree_of(alone := Counting(5), (400, 500)).rles == tree.rles[:5]
     assert alone.most == 400 * 500
 
@@ -138,9 +138,9 @@ def test_detections_of_both_models_become_trees(kind):
         grid = torch.arange(0, 16).float()
         masks = [((grid * 8 >= a) & (grid * 8 < c)) for a, _, c, _ in sides]
         pixels = torch.stack([(m[:, None] & m[None, :]).float() for m in masks] + [torch.full((16, 16), -0.5)])
-        vectors = torch.cat([torch.eye(3), torch.ones(3, 1)], 1)
+        embeddings = torch.cat([torch.eye(3), torch.ones(3, 1)], 1)
         ancestors = torch.tensor([[0, 0, 0], [0.9, 0, 0], [0.9, 0.8, 0]])
-        found = QueryDetections(torch.tensor([0.9, 0.8, 0.7]), ancestors, vectors, pixels, (32, 48))
+        found = QueryDetections(torch.tensor([0.9, 0.8, 0.7]), ancestors, embeddings, pixels, (32, 48))
     tree = tree_of(found, (64, 96))
     assert tree.parents.tolist() == [-1, 0, 1]
     assert tree.levels.tolist() == [0, 1, 2]
@@ -163,9 +163,9 @@ def test_detections_of_both_models_become_trees(kind):
         ((64, 64), (64, 64), (64, 64)),
     ],
 )
-def test_longer_side_is_the_models_size_and_padding_is_zero(rng, size, valid_size, padded):
+def test_longer_side_is_resized_and_padding_is_zero(rng, size, valid_size, padded):
     image = rng.integers(1, 256, (*size, 3), np.uint8)
-    item = prepare(image, 64, cues=True)
+    item = prepare_image(image, 64, cues=True)
     assert (item.valid_size, item.size) == (valid_size, size)
     assert item.pixels.shape == (3, *padded)
     assert item.cues.shape == (NUM_CUES, padded[0] // 2, padded[1] // 2)
@@ -176,12 +176,12 @@ def test_longer_side_is_the_models_size_and_padding_is_zero(rng, size, valid_siz
     assert item.cues[:, (h + 1) // 2 :].abs().sum() + item.cues[:, :, (w + 1) // 2 :].abs().sum() == 0
 
 
-def test_an_image_of_the_models_size_is_seen_as_it_is(rng):
+def test_an_image_of_the_input_size_is_unchanged(rng):
     image = rng.integers(0, 256, (48, 64, 3), np.uint8)
-    item = prepare(image, 64, cues=True)
+    item = prepare_image(image, 64, cues=True)
     np.testing.assert_allclose(item.pixels[:, :48].permute(1, 2, 0) * 255, image, atol=1e-4)
     np.testing.assert_array_equal(item.cues[:, :24].numpy(), boundary_cues(image).maps)
-    assert prepare(image, 64, cues=False).cues is None
+    assert prepare_image(image, 64, cues=False).cues is None
 
 
 # --- segment_images -------------------------------------------------------------------------------------------------
@@ -201,10 +201,10 @@ def agree(a, b) -> bool:
     return bool((shared >= 0.99 * np.maximum(a.areas, b.areas)).all())
 
 
-def test_order_and_companions_do_not_matter(rng, model):
+def test_order_and_batching_do_not_matter(rng, model):
     sizes = [(50, 70), (64, 30), (50, 70), (5, 7), (64, 30), (50, 70), (1, 1)]
     images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
-    together = segment_images(model, images, batch=2, min_area=1)
+    together = segment_images(model, images, batch_size=2, min_area=1)
     assert [tree.size for tree in together] == sizes
     assert sum(map(len, together)) > 5
     for image, tree in zip(images, together, strict=True):

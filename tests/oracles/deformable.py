@@ -49,11 +49,11 @@ def attention(
         return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
 
     levels, count = len(shapes), len(queries)
-    logits = linear("weights", queries).reshape(count, heads, levels * points)
+    logits = linear("attention_weights", queries).reshape(count, heads, levels * points)
     shares = np.exp(logits) / np.exp(logits).sum(2, keepdims=True)
-    offsets = linear("offsets", queries).reshape(count, heads, levels, points, 2)
+    offsets = linear("sampling_offsets", queries).reshape(count, heads, levels, points, 2)
     places = np.empty(offsets.shape)
     for level, (h, w) in enumerate(shapes):
         places[:, :, level] = centres[:, None, None] + offsets[:, :, level] / np.array([w, h])
-    values = linear("values", maps).reshape(len(maps), heads, -1)
-    return linear("output", sample(values, shapes, places, shares.reshape(count, heads, levels, points)))
+    values = linear("value_proj", maps).reshape(len(maps), heads, -1)
+    return linear("output_proj", sample(values, shapes, places, shares.reshape(count, heads, levels, points)))

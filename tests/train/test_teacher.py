@@ -442,7 +442,7 @@ def test_a_teacher_gone_blind_ends_the_run(store):
 
 
 def test_masks_are_rendered_a_few_at_a_time(monkeypatch):
-    monkeypatch.setattr("masktree.models.trees._DENSE", SIDE * SIDE)
+    monkeypatch.setattr("masktree.models.trees._BATCH_BYTES", SIDE * SIDE)
     rendered: list[int] = []
     render = PlantedDetections.render
 

@@ -27,11 +27,11 @@ def export(
         overwrite: Replace existing files.
     """
     from masktree.models.build import read_model
-    from masktree.models.onnx.export import export_onnx, files_of
+    from masktree.models.onnx.export import export_onnx, output_files
     from masktree.models.saved import find_model, read_config
 
     folder = find_model(model)
-    existing = [str(file) for file in files_of(read_config(folder), onnx) if file.exists()]
+    existing = [str(file) for file in output_files(read_config(folder), onnx) if file.exists()]
     if existing and not overwrite:
         raise InputError(
             f"expected the name of a new file; got {', '.join(existing)}, which exists; add --overwrite to replace it"

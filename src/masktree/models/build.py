@@ -1,4 +1,4 @@
-"""From a configuration to a model, from a model to a folder and back."""
+"""Models from configurations, and their folders: ``config.json`` and ``model.safetensors``."""
 
 from __future__ import annotations
 
@@ -11,46 +11,42 @@ from torch import Tensor, nn
 
 from masktree.errors import InputError, WeightsError
 from masktree.io.files import write_atomically, write_json
-from masktree.models.config import CascadeConfig, ModelConfig, PromptableConfig, to_json
+from masktree.models.cascade.model import CascadeMaskRCNN
+from masktree.models.config import CascadeConfig, Mask2FormerConfig, ModelConfig, to_json
+from masktree.models.mask2former.model import Mask2Former
+from masktree.models.promptable.model import Promptable
+from masktree.models.pyramid.build import build_pyramid
 from masktree.models.saved import CONFIG, FORMAT, VERSION, WEIGHTS, is_model, read_config, read_header, weight_file
 from masktree.models.structures import Model
 
 
 def build_model(config: ModelConfig, *, weights: bool) -> Model:
-    """A model in training mode on the CPU; its new parts are drawn from torch's global generator.
+    """A model in training mode on the CPU; layers without pretrained weights use torch's global random state.
 
     Args:
-        config: decides kind, backbone and sizes.
-        weights: start from the backbone's weights; without them only the structure is made, and no file is read.
+        config: of the model.
+        weights: load the backbone's pretrained weights; False builds the structure only and reads no weight file.
 
     Raises:
-        WeightsError: unknown backbone, or its weights cannot be had.
+        WeightsError: unknown backbone, or its weights cannot be loaded.
         InputError: transformers is missing, which all kinds but hassod need.
     """
-    from masktree.models.pyramid.pyramid import build_pyramid
-
     pyramid = build_pyramid(config.backbone, weights=weights)
+    if isinstance(config, Mask2FormerConfig):
+        return Mask2Former(config, pyramid)
     if isinstance(config, CascadeConfig):
-        from masktree.models.cascade.model import CascadeMaskRCNN
-
         return CascadeMaskRCNN(config, pyramid)
-    if isinstance(config, PromptableConfig):
-        from masktree.models.promptable.model import Promptable
-
-        return Promptable(config, pyramid)
-    from masktree.models.mask2former.model import Mask2Former
-
-    return Mask2Former(config, pyramid)
+    return Promptable(config, pyramid)
 
 
 def save_pretrained(model: Model, folder: str | Path) -> None:
-    """Write ``model.safetensors`` and ``config.json`` into a folder, each whole or not at all.
+    """Write ``model.safetensors`` and ``config.json`` into a folder, each atomically.
 
-    Further keys of a ``config.json`` that is there already are kept. The weights come first: a new ``config.json``
-    never stands beside none.
+    Other keys of an existing ``config.json`` are kept. The weights are written first, so that no ``config.json`` is
+    ever without them.
 
     Raises:
-        InputError: the folder holds a ``config.json`` of something else.
+        InputError: the folder has a ``config.json`` of something else.
     """
     assert isinstance(model, nn.Module)
     folder = Path(folder)
@@ -58,7 +54,7 @@ def save_pretrained(model: Model, folder: str | Path) -> None:
     if path.exists() and not is_model(path.parent):
         raise InputError(f"expected a folder for a model of masktree; got {path} of something else; choose another")
     before = read_header(folder) if path.exists() else {}
-    # Clones: safetensors refuses tensors that share memory, as tied weights do.
+    # Clones, as safetensors refuses tensors that share memory.
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     write_atomically(folder / WEIGHTS, lambda handle: handle.write(save(tensors, metadata={"format": "pt"})))
     header = before | {"format": FORMAT, "version": VERSION, "model": to_json(model.config)}
@@ -67,18 +63,18 @@ def save_pretrained(model: Model, folder: str | Path) -> None:
 
 
 def read_model(folder: str | Path, device: torch.device | str = "cpu") -> Model:
-    """The model in a folder, in evaluation mode, float32, on ``device``. No other file or network is needed.
+    """The model in a folder, in evaluation mode on ``device``; no other file is read.
 
-    bfloat16 is a matter of autocast around it: weights, positions and sampling points stay in float32.
+    Weights are float32. For bfloat16 use autocast, which keeps positions and sampling points in float32.
 
     Raises:
-        WeightsError: folder or weights are missing or damaged, or the tensors are not those of the configuration.
+        WeightsError: folder or weights are missing or damaged, or the tensors do not fit the configuration.
         FormatError: ``config.json`` is damaged, of something else, or of another version.
     """
     folder = Path(folder)
     config = read_config(folder)
     state = read_tensors(folder)
-    with torch.random.fork_rng(devices=[]):  # the values drawn here are replaced: leave the random state as it was
+    with torch.random.fork_rng(devices=[]):  # the initial values are replaced
         model = build_model(config, weights=False)
     assert isinstance(model, nn.Module)
     try:
@@ -93,18 +89,18 @@ def read_model(folder: str | Path, device: torch.device | str = "cpu") -> Model:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """The tensors in a model's folder by name, on the CPU, all finite.
+    """The tensors in a model's folder by name, on the CPU.
 
     Raises:
-        WeightsError: they are missing or damaged.
+        WeightsError: they are missing, damaged or not finite.
     """
     path = weight_file(folder)
     try:
-        state = load_file(path)
+        state: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
         raise WeightsError(
             f"expected tensors in {str(path)!r}; got a damaged file ({error}); copy it again, or resume the training "
-            "run, which writes it anew"
+            "run, which writes it again"
         ) from error
     damaged = [name for name, value in state.items() if not torch.isfinite(value).all()]
     if damaged:

@@ -1,4 +1,4 @@
-"""A second look at large masks: each is cut out and seen by the model at its full size, so that small parts show."""
+"""Crops of large masks, segmented at the model's full input size: their small parts become detectable."""
 
 from __future__ import annotations
 
@@ -12,69 +12,70 @@ from masktree.trees.nms import mask_nms
 from masktree.types import RGB
 
 # All our choice.
-MIN_AREA_FRACTION = 0.05  # share of the image that a mask has at least
-MIN_MAGNIFICATION = 1.5  # times that its crop is enlarged at least: below, the model sees what it has seen
+MIN_AREA_FRACTION = 0.05  # of the image: smallest mask that is cropped
+MIN_MAGNIFICATION = 1.5  # of a crop: below it the model would see little more than before
 CROP_MARGIN = 0.1  # of the box's sides, on each side: a mask that reaches the edge of its crop may be cut off
-MAX_CROPS = 16  # crops of an image, by descending score
-MIN_COVERAGE = (
-    0.9  # share of a found mask that lies in the mask it was looked for in (UnSAM's conquer, arXiv 2406.20081)
-)
-DUPLICATE_IOU = 0.9  # IoU with a mask that is there, from which on a mask is a copy
+MAX_CROPS = 16  # per image, by descending score
+MIN_COVERAGE = 0.9  # of a new mask by the cropped mask (as UnSAM's conquer step, arXiv 2406.20081)
+DUPLICATE_IOU = 0.9  # a new mask with that IoU with another one is a duplicate
 
-Box = tuple[int, int, int, int]  # top, left, bottom, right
+CropBox = tuple[int, int, int, int]  # top, left, bottom, right
 
 
 def segment_crops(image: RGB, tree: MaskTree, segment: Callable[[Sequence[RGB]], Sequence[MaskTree]]) -> MaskTree:
-    """The tree of an (H, W, 3) image with what ``segment`` finds inside its large masks added behind its own masks.
+    """A tree with the masks added that ``segment`` finds in crops of its large masks.
 
-    The tree's own masks stay as they are, with their parents. The parent of a new one is the smallest mask that covers
-    it; its level follows from its depth. Of copies among the new ones the higher score stays. Time is that of at
-    most ``MAX_CROPS`` images.
+    The tree's own masks stay first, with their parents and levels. The parent of a new one is the smallest mask that
+    covers it, and its level follows from its depth. Takes the time of at most ``MAX_CROPS`` images.
+
+    Args:
+        image: (H, W, 3).
+        tree: of the image.
+        segment: from images to their trees.
     """
-    outer = [index for index in np.argsort(-tree.scores, kind="stable") if _is_worth_it(tree, index)][:MAX_CROPS]
-    boxes = [_around(tree.boxes[index], tree.size) for index in outer]
-    found = segment([np.ascontiguousarray(image[top:bottom, left:right]) for top, left, bottom, right in boxes])
+    by_score = np.argsort(-tree.scores, kind="stable")
+    cropped = [int(index) for index in by_score if _is_worth_cropping(tree, index)][:MAX_CROPS]
+    boxes = [_crop_box(tree.boxes[index], tree.size) for index in cropped]
+    crop_trees = segment([np.ascontiguousarray(image[top:bottom, left:right]) for top, left, bottom, right in boxes])
     rles: list[bytes] = []
     scores: list[float] = []
-    for index, box, inner in zip(outer, boxes, found, strict=True):
-        placed = [rle.encode_at(inner.mask(k), box[0], box[1], tree.size) for k in range(len(inner))]
-        shared = rle.cross_intersections(placed, [tree.rles[index]], tree.size)[:, 0]
-        within = np.flatnonzero((shared > 0) & (shared >= MIN_COVERAGE * rle.areas(placed, tree.size)))
-        rles += [placed[k] for k in within]
-        scores += inner.scores[within].tolist()
-    return _joined(tree, rles, np.array(scores, np.float32))
+    for index, (top, left, _, _), crop_tree in zip(cropped, boxes, crop_trees, strict=True):
+        new = [rle.encode_at(crop_tree.mask(k), top, left, tree.size) for k in range(len(crop_tree))]
+        covered = rle.cross_intersections(new, [tree.rles[index]], tree.size)[:, 0]
+        inside = np.flatnonzero((covered > 0) & (covered >= MIN_COVERAGE * rle.areas(new, tree.size)))
+        rles += [new[k] for k in inside]
+        scores += crop_tree.scores[inside].tolist()
+    return _add_masks(tree, rles, np.array(scores, np.float32))
 
 
-def _is_worth_it(tree: MaskTree, index: int) -> bool:
-    top, left, bottom, right = _around(tree.boxes[index], tree.size)
-    closer = max(tree.size) / max(bottom - top, right - left)
-    return bool(tree.areas[index] >= MIN_AREA_FRACTION * tree.size[0] * tree.size[1]) and closer >= MIN_MAGNIFICATION
+def _is_worth_cropping(tree: MaskTree, index: int) -> bool:
+    top, left, bottom, right = _crop_box(tree.boxes[index], tree.size)
+    magnification = max(tree.size) / max(bottom - top, right - left)
+    is_large = tree.areas[index] >= MIN_AREA_FRACTION * tree.size[0] * tree.size[1]
+    return bool(is_large and magnification >= MIN_MAGNIFICATION)
 
 
-def _around(box: np.ndarray, size: tuple[int, int]) -> Box:
-    """An XYWH box with its margin, cut at the image's borders."""
+def _crop_box(box: np.ndarray, size: tuple[int, int]) -> CropBox:
+    """An XYWH box with its margin, clipped to the image."""
     x, y, width, height = (int(v) for v in box)
     dx, dy = round(CROP_MARGIN * width), round(CROP_MARGIN * height)
     return max(0, y - dy), max(0, x - dx), min(size[0], y + height + dy), min(size[1], x + width + dx)
 
 
-def _joined(tree: MaskTree, rles: list[bytes], scores: np.ndarray) -> MaskTree:
-    """A tree with the masks added that are new to it and to each other."""
-    size, own = tree.size, len(tree)
-    shared = rle.cross_intersections(rles, tree.rles, size)
-    areas = rle.areas(rles, size)
-    new = np.flatnonzero((shared / (areas[:, None] + tree.areas - shared) < DUPLICATE_IOU).all(axis=1))
-    new = new[mask_nms([rles[k] for k in new], size, scores[new], iou_threshold=DUPLICATE_IOU)]
+def _add_masks(tree: MaskTree, rles: list[bytes], scores: np.ndarray) -> MaskTree:
+    """The tree with the masks added that duplicate neither its own nor each other."""
+    new = np.flatnonzero((rle.iou(rles, tree.rles, tree.size) < DUPLICATE_IOU).all(axis=1))
+    new = new[mask_nms([rles[k] for k in new], tree.size, scores[new], iou_threshold=DUPLICATE_IOU)]
     if len(new) == 0:
         return tree
-    together = (*tree.rles, *(rles[k] for k in new))
-    parents = hierarchy.parents_by_coverage(together, size)
-    parents[:own] = tree.parents  # which leaves a forest: the others' parents are larger than they, or the tree's
+    all_rles = (*tree.rles, *(rles[k] for k in new))
+    parents = hierarchy.parents_by_coverage(all_rles, tree.size)
+    parents[: len(tree)] = tree.parents  # still a forest: parents of new masks are larger, or masks of the tree
     levels = hierarchy.levels(parents)
-    levels[:own] = tree.levels
+    levels[: len(tree)] = tree.levels
     return MaskTree.from_rles(
-        together,
-        size,
+        all_rles,
+        tree.size,
         parents,
         scores=np.concatenate([tree.scores, scores[new]]),
         stabilities=np.concatenate([tree.stabilities, np.ones(len(new), np.float32)]),

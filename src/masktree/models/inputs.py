@@ -1,4 +1,4 @@
-"""What a network sees of photographs: one size for the longer side, padded to multiples of 32."""
+"""Network inputs from images: longer side resized to one size, padded to multiples of 32."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from torch import Tensor
 
 from masktree.backbones.texture import NUM_CUES, boundary_cues
 from masktree.io.images import resize_image
+from masktree.models.pyramid.base import SIZE_DIVISOR
 from masktree.types import RGB, checked
-
-STRIDE = 32
 
 
 @dataclass(frozen=True)
-class Input:
-    """One image: ``pixels`` (3, H, W) float32 in [0, 1] and ``cues`` (NUM_CUES, H/2, W/2) float32 or None, 0 in the
-    padding on the right and below; ``content``: height and width of the photograph in it; ``size``: of the original."""
+class ModelInput:
+    """One image as a network's input, padded with zeros on the right and below.
+
+    Attributes:
+        pixels: (3, H, W) float32 in [0, 1].
+        cues: (NUM_CUES, H/2, W/2) float32, or None.
+        valid_size: height and width of the image within the padding.
+        size: height and width of the original image.
+    """
 
     pixels: Tensor
     cues: Tensor | None
@@ -28,27 +33,27 @@ class Input:
 
 
 @checked
-def prepare(image: RGB, image_size: int, *, cues: bool) -> Input:
-    """An image of any size from 1 x 1, with its longer side brought to ``image_size`` pixels, up or down.
+def prepare_image(image: RGB, image_size: int, *, cues: bool) -> ModelInput:
+    """Resize the longer side of an image, at least 1 x 1, to ``image_size`` pixels and pad it.
 
-    The aspect is kept to within half a pixel. The boundary cues are computed before padding: the edge of the padding is
-    no boundary. The cues take 0.5 s for 640 x 480 on one core, the rest milliseconds.
+    The aspect ratio is kept to within half a pixel. Boundary cues are computed before padding, as the edge of the
+    padding is no boundary. They take 0.5 s for 640 x 480 on one core, the rest milliseconds.
     """
     size = (image.shape[0], image.shape[1])
     height, width = (max(1, round(side * image_size / max(size))) for side in size)
-    seen = resize_image(image, (height, width))
-    H, W = (-(-side // STRIDE) * STRIDE for side in (height, width))
+    resized = resize_image(image, (height, width))
+    H, W = (-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in (height, width))
     pixels = torch.zeros(3, H, W)
-    pixels[:, :height, :width] = torch.tensor(seen).permute(2, 0, 1) / 255
-    maps = None
+    pixels[:, :height, :width] = torch.tensor(resized).permute(2, 0, 1) / 255
+    padded_cues = None
     if cues:
-        found = torch.from_numpy(np.ascontiguousarray(boundary_cues(seen).maps))
-        maps = torch.zeros(NUM_CUES, H // 2, W // 2)
-        maps[:, : found.shape[1], : found.shape[2]] = found
-    return Input(pixels, maps, (height, width), size)
+        maps = torch.from_numpy(np.ascontiguousarray(boundary_cues(resized).maps))
+        padded_cues = torch.zeros(NUM_CUES, H // 2, W // 2)
+        padded_cues[:, : maps.shape[1], : maps.shape[2]] = maps
+    return ModelInput(pixels, padded_cues, (height, width), size)
 
 
-def stack(inputs: Sequence[Input], device: torch.device | str) -> tuple[Tensor, Tensor | None]:
+def collate_inputs(inputs: Sequence[ModelInput], device: torch.device | str) -> tuple[Tensor, Tensor | None]:
     """Images (b, 3, H, W) and cues (b, NUM_CUES, H/2, W/2) or None, of inputs of one padded size, on ``device``."""
     images = torch.stack([item.pixels for item in inputs]).to(device)
     cues = [item.cues for item in inputs if item.cues is not None]

@@ -1,6 +1,6 @@
-"""A trained model on disk: ``config.json`` and ``model.safetensors``, the names that the Hugging Face hub expects.
+"""Folders of trained models: ``config.json`` and ``model.safetensors``, as the Hugging Face hub expects.
 
-Nothing here imports torch: ``build`` reads and writes the tensors.
+Nothing here imports torch; ``build`` reads and writes the tensors.
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Where a trained model comes from.
+    """Origin of a trained model.
 
-    ``name``: of its folder or on the hub; ``source``: as it was asked for; ``kind`` and ``backbone`` from its
-    configuration; ``sha256`` of the weight file, lower-case hexadecimal; ``label_free``: False if people may have made
-    some of the labels it was trained on, None if that is not known.
+    Attributes:
+        name: of its folder or on the hub.
+        source: as given by the user.
+        kind, backbone: of its configuration.
+        sha256: of the weight file, lower-case hexadecimal.
+        label_free: False if some of its training labels may be human, None if unknown.
     """
 
     name: str
@@ -42,7 +45,7 @@ class Provenance:
 
 
 def is_model(path: Path) -> bool:
-    """Whether ``path`` is a folder whose ``config.json`` says that it holds a model of masktree."""
+    """Whether ``path`` is a folder with the ``config.json`` of a model of masktree."""
     try:
         header = json.loads((path / CONFIG).read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -51,12 +54,12 @@ def is_model(path: Path) -> bool:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name looks like ``owner/name`` and no file of that name exists."""
+    """Whether a name has the form ``owner/name`` and is not an existing path."""
     return _HUB_ID.fullmatch(name) is not None and not Path(name).exists()
 
 
 def read_header(folder: Path) -> dict[str, Any]:
-    """Content of ``config.json``: ``format``, ``version``, ``model``, and what the training run added.
+    """Content of ``config.json``: ``format``, ``version``, ``model``, and keys that the training run added.
 
     Raises:
         WeightsError: no such folder or file.
@@ -64,9 +67,9 @@ def read_header(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     if not path.is_file():
-        there = "a folder without that file" if folder.is_dir() else "no folder"
+        problem = "a folder without that file" if folder.is_dir() else "no folder"
         raise WeightsError(
-            f"expected the folder of a trained model with {CONFIG}; got {there} at {str(folder)!r}; "
+            f"expected the folder of a trained model with {CONFIG}; got {problem} at {str(folder)!r}; "
             "give the output folder of masktree train"
         )
     try:
@@ -85,7 +88,7 @@ def read_config(folder: Path) -> ModelConfig:
     """The configuration of the model in a folder.
 
     Raises:
-        WeightsError, FormatError: as ``read_header``; also values that no model can have.
+        WeightsError, FormatError: as ``read_header``; also for invalid values.
     """
     header = read_header(folder)
     try:
@@ -95,10 +98,10 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def weight_file(folder: Path) -> Path:
-    """Path of the weights.
+    """Path of the weights of the model in a folder.
 
     Raises:
-        WeightsError: there is none.
+        WeightsError: there are none.
     """
     path = folder / WEIGHTS
     if not path.is_file():
@@ -110,7 +113,7 @@ def weight_file(folder: Path) -> Path:
 
 
 def provenance(folder: Path, source: str) -> Provenance:
-    """Record of the model in ``folder``, asked for as ``source``. Reads all of the weight file for its hash."""
+    """The provenance of the model in ``folder``, given as ``source``; reads the weight file to hash it."""
     config = read_config(folder)
     return Provenance(
         name=source if is_hub_id(source) else folder.resolve().name,
@@ -125,12 +128,12 @@ def provenance(folder: Path, source: str) -> Provenance:
 def _is_label_free(header: dict[str, Any]) -> bool | None:
     record = header.get("record")
     weights = record.get("label_weights") if isinstance(record, dict) else None
-    told = weights.get("label_free") if isinstance(weights, dict) else None
-    return told if isinstance(told, bool) else None
+    label_free = weights.get("label_free") if isinstance(weights, dict) else None
+    return label_free if isinstance(label_free, bool) else None
 
 
 def count_parameters(folder: Path) -> int:
-    """Numbers in the weight file, from its first bytes alone.
+    """Number of parameters and buffers in the weight file, from its header.
 
     Raises:
         WeightsError: missing or damaged.
@@ -146,10 +149,10 @@ def count_parameters(folder: Path) -> int:
 
 
 def find_model(name: str | Path) -> Path:
-    """Folder of a trained model: a local folder, or ``owner/name`` on the hub: from the cache, else downloaded once.
+    """Folder of a trained model: a local folder, or ``owner/name`` on the hub, which is downloaded once.
 
     Raises:
-        WeightsError: neither; or not cached and not downloadable.
+        WeightsError: neither, or neither cached nor downloadable.
     """
     name = str(name)
     folder = Path(name).expanduser()

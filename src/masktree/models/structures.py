@@ -1,4 +1,4 @@
-"""What goes into a model and comes out of it."""
+"""Inputs and outputs of models, and the interface of a model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from masktree.models.config import ModelConfig
 
 @dataclass(frozen=True)
 class Targets:
-    """The pseudo-labels of one image, on the pixels that the network sees.
+    """Pseudo-labels of one image at the resolution of the network's input; n may be 0.
 
-    ``masks`` (n, H, W) bool, each with at least one pixel; ``parents`` (n,) int64, -1 for roots; ``levels`` (n,)
-    int64, 0 whole, 1 part, 2 subpart. n may be 0.
+    Attributes:
+        masks: (n, H, W) bool, none empty.
+        parents: (n,) int64 index of the parent, -1 for roots.
+        levels: (n,) int64: 0 whole, 1 part, 2 subpart.
     """
 
     masks: Tensor
@@ -25,6 +27,7 @@ class Targets:
     levels: Tensor
 
     def to(self, device: torch.device) -> Targets:
+        """The targets on a device."""
         return Targets(self.masks.to(device), self.parents.to(device), self.levels.to(device))
 
 
@@ -32,11 +35,15 @@ class Targets:
 class Batch:
     """b images of one size with their targets.
 
-    ``images`` (b, 3, H, W) float32 RGB in [0, 1], H and W multiples of 32, 0 where there is no photograph; ``cues``
-    (b, NUM_CUES, H/2, W/2) float32, the boundary cues, for pyramids that want them, else None. ``seeds`` (b,) int64: of
-    every random choice made for an image, so that a step does not depend on how its images are spread over
-    processes. ``names``: of the images, for messages. ``learn_from_empty``: whether an image without any target teaches
-    that nothing is in it; else it has no loss, though means over images count it.
+    Attributes:
+        images: (b, 3, H, W) float32 RGB in [0, 1], H and W multiples of 32, 0 in the padding.
+        cues: (b, NUM_CUES, H/2, W/2) float32 boundary cues for pyramids that want them, else None.
+        targets: of each image.
+        seeds: (b,) int64 seed of every random choice for an image, so that a step does not depend on how its images are
+            spread over processes.
+        names: of the images, for messages.
+        learn_from_empty: whether an image without targets is trained as background; else it has no loss, although means
+            over images count it.
     """
 
     images: Tensor
@@ -48,11 +55,12 @@ class Batch:
 
     @property
     def loss_weights(self) -> Tensor:
-        """(b,) float32, on the images' device: factor on the losses of each image, 0 for one that teaches nothing."""
-        said = [float(self.learn_from_empty or len(targets.masks) > 0) for targets in self.targets]
-        return torch.tensor(said, device=self.images.device)
+        """(b,) float32 factor on the losses of each image, on the images' device: 1, or 0 if nothing is learned."""
+        weights = [float(self.learn_from_empty or len(targets.masks) > 0) for targets in self.targets]
+        return torch.tensor(weights, device=self.images.device)
 
     def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
         return replace(
             self,
             images=self.images.to(device),
@@ -62,13 +70,15 @@ class Batch:
 
 
 class ModelDetections(Protocol):
-    """What a model finds in one image: n masks, best score first.
+    """n masks that a model detects in one image, highest score first; rendered on demand.
 
-    ``scores`` (n,) float32 in [0, 1]. ``ancestors`` (n, n) float32: probability that mask j is an ancestor of mask i,
-    or None. ``levels`` (n, 3) float32: probabilities of whole, part and subpart, or None.
+    Attributes:
+        scores: (n,) float32 in [0, 1].
+        ancestors: (n, n) float32 probability that mask j is an ancestor of mask i at [i, j], or None.
+        levels: (n, 3) float32 probabilities of whole, part and subpart, or None.
     """
 
-    # Properties: read-only to the type checker, as the fields of frozen classes are.
+    # Properties are read-only to the type checker, as the fields of frozen dataclasses are.
     @property
     def scores(self) -> Tensor: ...
     @property
@@ -77,15 +87,16 @@ class ModelDetections(Protocol):
     def levels(self) -> Tensor | None: ...
 
     def render(self, start: int, stop: int, size: tuple[int, int]) -> Tensor:
-        """Masks ``start`` to ``stop`` at the image's own (height, width): (k, height, width) bool. Padding of the
-        network's input is cut off first."""
+        """(k, height, width) bool masks ``start`` to ``stop`` at the image's own (height, width), without padding."""
         ...
 
 
 class Model(Protocol):
-    """A network that is trained on ``Batch`` and gives ``ModelDetections``; a ``torch.nn.Module`` besides.
+    """A network that is trained on ``Batch`` and returns ``ModelDetections``; implementations are ``torch.nn.Module``s.
 
-    ``config`` decides its shape; ``wants_cues`` says whether its input has cues.
+    Attributes:
+        config: its configuration.
+        wants_cues: whether boundary cues are an input beside the image.
     """
 
     @property
@@ -93,13 +104,23 @@ class Model(Protocol):
     @property
     def wants_cues(self) -> bool: ...
 
-    def losses(self, batch: Batch, masks: Tensor | None = None) -> Mapping[str, Tensor]:
-        """Weighted objectives by name; their sum is minimised. ``masks``: number of target masks by which mask losses
-        are divided: the mean over processes; None takes that of the batch (at least 1)."""
+    def losses(self, batch: Batch, num_masks: Tensor | None = None) -> Mapping[str, Tensor]:
+        """Weighted losses by name; their sum is minimised.
+
+        Args:
+            batch: images with targets.
+            num_masks: number of target masks that mask losses are divided by. With the mean over processes of equally
+                many images, the mean of their losses is the loss of all their images together. None: that of the batch.
+        """
         ...
 
     def detect(
         self, images: Tensor, cues: Tensor | None, valid_sizes: Sequence[tuple[int, int]]
     ) -> Sequence[ModelDetections]:
-        """``images`` and ``cues`` as in ``Batch``; ``content``: height and width of each image within its padding."""
+        """The detections of each image.
+
+        Args:
+            images, cues: as in ``Batch``.
+            valid_sizes: height and width of each image within the padding.
+        """
         ...

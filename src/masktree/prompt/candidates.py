@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
+from masktree.models.promptable import ranking
 from masktree.prompt.prompt import LOW_RES_SIZE, MASK_LOGIT, MAX_GRANULARITY, MIN_GRANULARITY, Prompt, low_res_logits
 from masktree.prompt.prompter import PromptResult
 from masktree.types import checked
@@ -16,7 +17,6 @@ NUM_MASKS = 6  # masks for an ambiguous prompt, as in UnSAM (arXiv 2406.20081)
 GRANULARITY_STD = 0.1  # standard deviation of the granularity: a likelier neighbour may win (our choice)
 IOU_EXPONENT = 16  # of the IoU with a box or mask: .9 against .75 weighs 18 times as much (our choice)
 MIN_PROBABILITY = 1e-6  # lower bound of scores and IoUs before the logarithm (our choice)
-CLICK_AREA_EXPONENT = 0.5  # a click is as likely as area ** -CLICK_AREA_EXPONENT (our choice, see ``click_costs``)
 _BLOCK = 2**16  # segments per matrix product
 
 
@@ -65,9 +65,8 @@ def rank_candidates(candidates: Candidates, num_masks: int, granularity: float |
     """Indices of at most ``num_masks`` of at least one candidate, best first, and their scores.
 
     A score is the expected IoU with the region that is meant, under the probabilities that the costs stand for, times
-    the agreement. The first candidate has the highest score. Each further one adds most to the expected IoU of the best
-    mask chosen so far, so that the masks differ in size where the size is uncertain (our choice: the greedy maximum of
-    a submodular function is within 1 - 1/e of the optimum, Nemhauser et al. 1978, doi 10.1007/BF01588971).
+    the agreement. ``ranking.select_by_expected_iou`` chooses, and mere copies of chosen candidates are left out; after
+    the first, candidates are sorted by score.
 
     With a granularity g the first candidate minimises cost + (g' - g)^2 / (2 GRANULARITY_STD^2), where g' is its
     ``relative_granularities`` among all candidates. Its area never decreases as g grows.
@@ -78,39 +77,27 @@ def rank_candidates(candidates: Candidates, num_masks: int, granularity: float |
     intersections = pairwise_intersections(candidates.membership, candidates.membership, candidates.segment_areas)
     areas = np.diag(intersections)
     ious = intersections / (areas[:, None] + areas - intersections)
-    probabilities = np.exp(candidates.costs.min() - candidates.costs)
-    probabilities /= probabilities.sum()
-    scores = ((ious @ probabilities) * candidates.agreement).clip(0, 1)
-    first = int(scores.argmax())
+    first = None
     if granularity is not None:
         deviations = relative_granularities(areas) - granularity
         first = int(np.argmin(candidates.costs + deviations**2 / (2 * GRANULARITY_STD**2)))
-    chosen, best_ious = [first], ious[first]
-    while len(chosen) < min(num_masks, len(scores)):
-        gains = (np.maximum(ious, best_ious) - best_ious) @ probabilities * candidates.agreement
-        following = int(gains.argmax())
-        if gains[following] <= 0:  # only copies of chosen candidates are left
-            break
-        chosen.append(following)
-        best_ious = np.maximum(best_ious, ious[following])
-    order = np.array([first, *sorted(chosen[1:], key=lambda index: -scores[index])])
+    indices, gains, scores = ranking.select_by_expected_iou(
+        ious, ranking.probabilities(candidates.costs), candidates.agreement, min(num_masks, len(areas)), first
+    )
+    others = indices[1:][gains[1:] > 0]
+    order = np.array([indices[0], *sorted(others, key=lambda index: -scores[index])])
     return order, scores[order]
 
 
 def click_costs(prompt: Prompt, areas: np.ndarray) -> np.ndarray:
-    """(k,) negative log likelihood of the clicks if a region of so many pixels is meant, up to a constant.
+    """``ranking.click_costs`` of regions of (k,) ``areas`` pixels.
 
-    If users clicked uniformly, each pixel of a region would be as likely as 1 / area; if they always clicked its
-    centre, the area would not matter. The square root lies between. Without this term a large region wins against an
-    equally probable small one, although hardly any of a hundred clicks on the large one would fall into the small one.
-    Mean IoU of the first mask with labels of three methods, for exponents 0, 1/4, 1/2, 3/4 and 1: .35, .47, .63, .62
-    and .56 (docs/log.md; no human ground truth). A box, an earlier mask or a granularity determines the size by itself:
-    all costs are then 0.
+    A box, an earlier mask or a granularity determines the size by itself: all costs are then 0.
     """
     size_is_given = prompt.box is not None or prompt.mask is not None or prompt.granularity is not None
     if size_is_given or not prompt.positive.any():
         return np.zeros(len(areas))
-    return CLICK_AREA_EXPONENT * np.log(np.maximum(areas, 1))
+    return ranking.click_costs(areas)
 
 
 def relative_granularities(areas: np.ndarray) -> np.ndarray:

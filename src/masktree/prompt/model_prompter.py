@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from masktree.discover.masktree import build_dendrogram
-from masktree.models.inputs import prepare, stack
-from masktree.models.mask2former.model import crop_to_valid
+from masktree.models.inputs import collate_inputs, prepare_image
+from masktree.models.mask_maps import MASK_STRIDE, crop_to_valid
 from masktree.models.promptable.generate import generate_masks
 from masktree.models.promptable.model import Promptable
-from masktree.models.promptable.prompt_encoder import STRIDE, Prompts
+from masktree.models.promptable.prompt_encoder import Prompts
 from masktree.models.trees import MIN_AREA, tree_of
 from masktree.prompt.candidates import MIN_PROBABILITY, Candidates, click_costs, rank_candidates
 from masktree.prompt.prompt import LOW_RES_SIZE, MASK_LOGIT, Prompt
@@ -50,10 +50,10 @@ class ModelPrompter:
         self.size = (image.shape[0], image.shape[1])
         self._segmenter = segmenter
         self._device = next(self.model.parameters()).device
-        inputs = prepare(image, self.model.config.image_size, cues=self.model.wants_cues)
+        inputs = prepare_image(image, self.model.config.image_size, cues=self.model.wants_cues)
         self._valid_size = inputs.valid_size
         with torch.inference_mode(), self._autocast():
-            self._embedding = self.model.encode(*stack([inputs], self._device))
+            self._embedding = self.model.encode(*collate_inputs([inputs], self._device))
         self._dendrogram = (
             None if segmenter.snap_backbone is None else build_dendrogram(image, backbone=segmenter.snap_backbone)
         )
@@ -84,7 +84,7 @@ class ModelPrompter:
 
         Masks below the segmenter's ``min_area`` or ``min_score`` and near-duplicates of better ones are dropped. At
         most ``config.max_detections`` are kept, and snapped if the segmenter has a ``snap_backbone``. Memory: the
-        logits of a batch, and the vectors and coarse maps of the candidates.
+        logits of a batch, and the embeddings and coarse maps of the candidates.
 
         Args:
             point_grid: (N, 2) x and y in [0, 1]; None: the grid of the model's configuration.
@@ -149,9 +149,9 @@ class ModelPrompter:
 
     def _from_low_res(self, mask: Tensor) -> Tensor:
         """(LOW_RES_SIZE, LOW_RES_SIZE) logits at the (H/4, W/4) of the network's masks; padding is -MASK_LOGIT."""
-        height, width = (length // STRIDE for length in self._embedding.size)
-        rows, columns = (-(-length // STRIDE) for length in self._valid_size)
-        side = round(max(self._valid_size) / STRIDE)
+        height, width = (length // MASK_STRIDE for length in self._embedding.size)
+        rows, columns = (-(-length // MASK_STRIDE) for length in self._valid_size)
+        side = round(max(self._valid_size) / MASK_STRIDE)
         square = functional.interpolate(mask[None, None], (side, side), mode="bilinear", align_corners=False)[0, 0]
         result = mask.new_full((height, width), -MASK_LOGIT)
         valid = square[:rows, :columns]
@@ -160,8 +160,8 @@ class ModelPrompter:
 
     def _to_low_res(self, logits: Tensor) -> Tensor:
         """(n, LOW_RES_SIZE, LOW_RES_SIZE) of (n, H/4, W/4) logits: the inverse of ``_from_low_res``."""
-        side = round(max(self._valid_size) / STRIDE)
-        rows, columns = (min(-(-length // STRIDE), side) for length in self._valid_size)
+        side = round(max(self._valid_size) / MASK_STRIDE)
+        rows, columns = (min(-(-length // MASK_STRIDE), side) for length in self._valid_size)
         square = logits.new_full((len(logits), 1, side, side), -MASK_LOGIT)
         square[:, 0, :rows, :columns] = logits[:, :rows, :columns]
         low_res = (LOW_RES_SIZE, LOW_RES_SIZE)
@@ -191,9 +191,9 @@ def _snap_logits(logits: np.ndarray, dendrogram: PartitionTree, prompt: Prompt) 
 def upscale_logits(logits: Tensor, valid_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """(n, H, W) logits at the image's ``size`` from (n, h, w) logits of the network's input, of which ``valid_size``
     (height, width) pixels are not padding: bilinear, aligned to within half a pixel."""
-    cells = [-(-length // STRIDE) for length in valid_size]
+    cells = [-(-length // MASK_STRIDE) for length in valid_size]
     covered = [  # pixels of the image that the cells stand for, the part of the last cell beyond the image included
-        max(target, round(count * STRIDE * target / length))
+        max(target, round(count * MASK_STRIDE * target / length))
         for count, length, target in zip(cells, valid_size, size, strict=True)
     ]
     valid = logits[None, :, : cells[0], : cells[1]]

@@ -9,15 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from masktree.errors import InputError
-from masktree.models.cascade.model import BoxDetections, CascadeMaskRCNN
-from masktree.models.cascade.stages import SIDE, BoxStage
+from masktree.models.cascade.boxes import crop_masks, mask_boxes
+from masktree.models.cascade.detections import BoxDetections
+from masktree.models.cascade.heads import MASK_SIZE, BoxHead
+from masktree.models.cascade.model import CascadeMaskRCNN
 from masktree.models.config import CascadeConfig
 from masktree.models.structures import Batch, Targets
 from tests.oracles import cascade as oracle
 
-SIDE_OF_IMAGES = 96
+IMAGE_SIZE = 96
 CONFIG = CascadeConfig(
-    image_size=SIDE_OF_IMAGES,
+    image_size=IMAGE_SIZE,
     hidden_dim=32,
     box_head_dim=64,
     mask_head_layers=2,
@@ -38,7 +40,6 @@ class TinyPyramid(nn.Module):
     """Four convolutions."""
 
     channels = (16, 24, 32, 32)
-    stride = 32
 
     def __init__(self, wants_cues: bool = False) -> None:
         super().__init__()
@@ -66,9 +67,9 @@ def make_model(seed: int = 0, **changes) -> CascadeMaskRCNN:
 
 
 def make_batch(seeds: tuple[int, int] = (3, 4)) -> Batch:
-    images, targets = torch.zeros(2, 3, SIDE_OF_IMAGES, SIDE_OF_IMAGES), []
+    images, targets = torch.zeros(2, 3, IMAGE_SIZE, IMAGE_SIZE), []
     for image, squares in zip(images, SQUARES, strict=True):
-        masks = torch.zeros(len(squares), SIDE_OF_IMAGES, SIDE_OF_IMAGES, dtype=torch.bool)
+        masks = torch.zeros(len(squares), IMAGE_SIZE, IMAGE_SIZE, dtype=torch.bool)
         for mask, colour, (left, top, right, bottom, *_) in zip(masks, COLOURS, squares, strict=False):
             mask[top:bottom, left:right] = True
             image[:, mask] = colour[:, None]
@@ -84,7 +85,7 @@ def part(batch: Batch, which: int) -> Batch:
 
 def without_targets(batch: Batch, which: int) -> Batch:
     nothing = Targets(
-        torch.zeros(0, SIDE_OF_IMAGES, SIDE_OF_IMAGES, dtype=torch.bool),
+        torch.zeros(0, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.bool),
         torch.zeros(0, dtype=torch.int64),
         torch.zeros(0, dtype=torch.int64),
     )
@@ -93,10 +94,10 @@ def without_targets(batch: Batch, which: int) -> Batch:
     return replace(batch, targets=targets)
 
 
-# --- learning -------------------------------------------------------------------------------------------------------
+# --- losses ---------------------------------------------------------------------------------------------------------
 
 
-def test_losses_have_names_and_reach_every_parameter():
+def test_losses_are_named_and_every_parameter_gets_a_gradient():
     model = make_model()
     losses = model.losses(make_batch())
     assert list(losses) == ["rpn_objectness", "rpn_box", "class", "box", "level", "mask"]
@@ -107,7 +108,7 @@ def test_losses_have_names_and_reach_every_parameter():
         assert parameter.grad.abs().max() > 0, name
 
 
-def test_losses_start_where_nothing_is_known():
+def test_initial_losses_are_those_of_uniform_predictions():
     losses = make_model().losses(make_batch())
     assert losses["rpn_objectness"].item() == pytest.approx(np.log(2), abs=0.02)
     assert losses["mask"].item() == pytest.approx(np.log(2), abs=0.02)
@@ -116,7 +117,7 @@ def test_losses_start_where_nothing_is_known():
     assert losses["level"].item() == pytest.approx(3 * focal, rel=0.1)
 
 
-def test_equal_seeds_give_equal_bits_and_nothing_else_is_drawn():
+def test_losses_depend_on_the_seeds_only():
     model = make_model(roi_batch_size=8)
     state = torch.get_rng_state()
     first = model.losses(make_batch())
@@ -128,7 +129,7 @@ def test_equal_seeds_give_equal_bits_and_nothing_else_is_drawn():
 
 
 @pytest.mark.parametrize("empty", [False, True])
-def test_a_batch_is_the_mean_of_its_images(empty):
+def test_batch_loss_is_the_mean_over_images(empty):
     model, batch = make_model(), make_batch()
     if empty:
         batch = without_targets(batch, 0)
@@ -139,7 +140,7 @@ def test_a_batch_is_the_mean_of_its_images(empty):
         assert value.item() == pytest.approx(mean.item(), rel=1e-4), name
 
 
-def test_images_without_targets_teach_background_to_anchors_alone():
+def test_images_without_targets_train_the_anchors_only():
     model = make_model()
     losses = model.losses(without_targets(without_targets(make_batch(), 0), 1))
     assert losses["rpn_objectness"] > 0.5
@@ -148,8 +149,8 @@ def test_images_without_targets_teach_background_to_anchors_alone():
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_tiny_and_whole_targets():
-    masks = torch.zeros(4, SIDE_OF_IMAGES, SIDE_OF_IMAGES, dtype=torch.bool)
+def test_tiny_and_full_size_targets():
+    masks = torch.zeros(4, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.bool)
     masks[0, 40, 41] = masks[1, -1, -1] = True
     masks[1, 0, 0] = True  # two corners: its box is the whole image
     masks[2, 50] = True  # one pixel high
@@ -162,14 +163,14 @@ def test_tiny_and_whole_targets():
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
 
 
-def test_an_empty_target_is_an_error():
+def test_empty_target_masks_are_refused():
     batch = make_batch()
     batch.targets[1].masks[1] = False
     with pytest.raises(InputError, match="at least one pixel"):
         make_model().losses(batch)
 
 
-def test_bfloat16_comes_near_float32():
+def test_bfloat16_losses_are_close_to_float32():
     model, batch = make_model(), make_batch()
     exact = model.losses(batch)
     with torch.autocast("cpu", torch.bfloat16):
@@ -181,7 +182,7 @@ def test_bfloat16_comes_near_float32():
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
 
 
-def test_diverged_weights_give_nan_and_no_crash():
+def test_nan_weights_give_nan_losses_and_no_detections():
     model, batch = make_model(), make_batch()
     with torch.no_grad():
         model.pyramid.stem.weight.fill_(float("nan"))
@@ -190,33 +191,33 @@ def test_diverged_weights_give_nan_and_no_crash():
 
 
 def planted_stages(monkeypatch, model: CascadeMaskRCNN, shift: float) -> list:
-    """Make every stage move its boxes by ``shift`` of their width; returns what the stages will be told."""
-    told = []
-    losses = BoxStage.losses
+    """Make every stage move its boxes by ``shift`` of their width; returns the arguments of their losses."""
+    calls = []
+    losses = BoxHead.losses
 
     def record(self, predictions, rois, ious, boxes, levels):
-        told.append((rois, ious))
+        calls.append((rois, ious))
         return losses(self, predictions, rois, ious, boxes, levels)
 
-    monkeypatch.setattr(BoxStage, "losses", record)
+    monkeypatch.setattr(BoxHead, "losses", record)
     with torch.no_grad():
-        for stage in model.stages:
-            stage.deltas.weight.zero_()
-            stage.deltas.bias.copy_(torch.tensor([shift * stage.weights[0], 0, 0, 0]))
-    return told
+        for stage in model.box_heads:
+            stage.bbox_pred.weight.zero_()
+            stage.bbox_pred.bias.copy_(torch.tensor([shift * stage.box_weights[0], 0, 0, 0]))
+    return calls
 
 
-def test_stages_label_anew_by_their_own_overlap(monkeypatch):
+def test_each_stage_matches_by_its_own_iou_threshold(monkeypatch):
     model, batch = make_model(), part(make_batch(), 1)
-    told = planted_stages(monkeypatch, model, 0.0)
+    calls = planted_stages(monkeypatch, model, 0.0)
     left, top, right, bottom = SQUARES[1][0][:4]
     proposed = [[left, top, right, top + share * (bottom - top)] for share in (0.45, 0.55, 0.65, 0.75)]
     proposed += [[0, 0, 9, 9]]
-    monkeypatch.setattr(model.proposals, "propose", lambda *_, **__: [torch.tensor(proposed)])
+    monkeypatch.setattr(model.rpn, "propose", lambda *_, **__: [torch.tensor(proposed)])
     model.losses(batch)
     targets = [tuple(map(float, square[:4])) for square in SQUARES[1]]
     counts = []
-    for (rois, found), threshold in zip(told, (0.5, 0.6, 0.7), strict=True):
+    for (rois, found), threshold in zip(calls, (0.5, 0.6, 0.7), strict=True):
         ious = np.array([[oracle.iou(tuple(box), target) for target in targets] for box in rois.boxes.tolist()])
         np.testing.assert_allclose(found, ious.max(1), atol=1e-5)  # boxes do not move: DropLoss sees the same
         assert rois.positive.tolist() == (ious.max(1) >= threshold).tolist()
@@ -224,22 +225,22 @@ def test_stages_label_anew_by_their_own_overlap(monkeypatch):
         assert (rois.targets.numpy() == ious.argmax(1))[own].all()
         counts.append(int(own.sum()))
     assert counts == [6, 5, 4]  # the targets' own three boxes are among them
-    assert len(told[0][0].boxes) == 8
+    assert len(calls[0][0].boxes) == 8
 
 
-def test_stages_get_the_moved_boxes(monkeypatch):
+def test_stages_get_the_refined_boxes(monkeypatch):
     model = make_model()
-    told = planted_stages(monkeypatch, model, 0.1)
+    calls = planted_stages(monkeypatch, model, 0.1)
     model.losses(part(make_batch(), 0))
-    for (before, _), (after, _) in itertools.pairwise(told):
+    for (before, _), (after, _) in itertools.pairwise(calls):
         moved = before.boxes.clone()
         moved[:, 0::2] += 0.1 * (moved[:, 2:3] - moved[:, 0:1])
-        moved = moved.clamp(max=SIDE_OF_IMAGES)
+        moved = moved.clamp(max=IMAGE_SIZE)
         moved = moved[moved[:, 2] > moved[:, 0]]
         torch.testing.assert_close(after.boxes, moved, atol=1e-3, rtol=1e-4)
 
 
-# --- finding --------------------------------------------------------------------------------------------------------
+# --- detection ------------------------------------------------------------------------------------------------------
 
 
 def best_ious(found: BoxDetections, masks: Tensor) -> tuple[Tensor, Tensor]:
@@ -250,7 +251,7 @@ def best_ious(found: BoxDetections, masks: Tensor) -> tuple[Tensor, Tensor]:
     return (shared / (flat.sum(1)[:, None] + drawn.sum(1) - shared)).max(1)
 
 
-def test_two_images_are_learned_by_heart():
+def test_two_images_are_overfitted():
     model = make_model()
     optimiser = torch.optim.AdamW(model.parameters(), 3e-3)
     for step in range(60):
@@ -273,7 +274,7 @@ def check(found: BoxDetections, valid_size: tuple[int, int], most: int) -> None:
     assert 0 < n <= most
     assert found.boxes.shape == (n, 4)
     assert found.levels.shape == (n, 3)
-    assert found.masks.shape == (n, SIDE, SIDE)
+    assert found.masks.shape == (n, MASK_SIZE, MASK_SIZE)
     assert found.ancestors is None
     assert (found.scores.diff() <= 0).all()
     assert ((found.scores >= 0) & (found.scores <= 1)).all()
@@ -286,7 +287,7 @@ def check(found: BoxDetections, valid_size: tuple[int, int], most: int) -> None:
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_detections_stay_in_the_photograph(half):
+def test_detections_are_clipped_to_the_valid_size(half):
     model, batch, valid_sizes = make_model().eval(), make_batch(), [(96, 50), (31, 96)]
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         for found, own in zip(model.detect(batch.images, None, valid_sizes), valid_sizes, strict=True):
@@ -296,7 +297,7 @@ def test_detections_stay_in_the_photograph(half):
             assert max(oracle.iou(a, b) for i, a in enumerate(boxes) for b in boxes[:i]) <= 0.5 + 1e-6
 
 
-def test_detections_do_not_depend_on_the_companions():
+def test_detections_do_not_depend_on_the_batch():
     model, batch = make_model().eval(), make_batch()
     together = model.detect(batch.images, None, [(96, 96), (90, 80)])[1]
     alone = model.detect(batch.images[1:], None, [(90, 80)])[0]
@@ -327,8 +328,8 @@ def detections(boxes: list, masks: Tensor, valid_size: tuple[int, int]) -> BoxDe
     return BoxDetections(torch.tensor(boxes).float(), torch.ones(n), torch.ones(n, 3) / 3, masks, valid_size)
 
 
-def test_render_is_bilinear_at_the_centres_of_pixels(rng):
-    masks = torch.from_numpy(rng.random((3, SIDE, SIDE))).float()
+def test_rendering_is_bilinear_at_pixel_centres(rng):
+    masks = torch.from_numpy(rng.random((3, MASK_SIZE, MASK_SIZE))).float()
     boxes = [[3.2, 1.7, 37.9, 21.3], [0.0, 0.0, 40.0, 30.0], [39.2, 28.9, 40.0, 30.0]]
     drawn = detections(boxes, masks, (30, 40)).render(0, 3, (45, 80))
     for index, (left, top, right, bottom) in enumerate(boxes):
@@ -337,8 +338,8 @@ def test_render_is_bilinear_at_the_centres_of_pixels(rng):
         assert (drawn[index].numpy() == (wanted > 0.5)).all()
 
 
-def test_render_chunks_and_sizes():
-    masks = torch.ones(5, SIDE, SIDE)
+def test_rendering_in_parts_and_at_other_sizes():
+    masks = torch.ones(5, MASK_SIZE, MASK_SIZE)
     boxes = [[4.0 * i, 2.0 * i, 4.0 * i + 8, 2.0 * i + 4] for i in range(5)]
     found = detections(boxes, masks, (12, 24))
     whole = found.render(0, 5, (120, 240))
@@ -351,16 +352,16 @@ def test_render_chunks_and_sizes():
     assert found.render(0, 5, (1, 1)).shape == (5, 1, 1)
 
 
-def test_a_planted_mask_survives_crop_and_paste():
-    """What the mask head is taught of an ellipse, pasted again, is the ellipse."""
-    from masktree.models.cascade.boxes import boxes_of, crop
-
+def test_cropping_and_pasting_an_ellipse_returns_it():
+    """The training target of an ellipse, pasted again, is the ellipse."""
     rows, columns = torch.meshgrid(torch.arange(200.0), torch.arange(300.0), indexing="ij")
     masks = ((rows - 90) / 70) ** 2 + ((columns - 160) / 110) ** 2 < 1
-    boxes = boxes_of(masks[None])
-    cells = crop(masks[None], torch.zeros(1, dtype=torch.int64), boxes, SIDE)
+    boxes = mask_boxes(masks[None])
+    cells = crop_masks(masks[None], torch.zeros(1, dtype=torch.int64), boxes, MASK_SIZE)
     found = detections(boxes.tolist(), cells.float(), (200, 300))
     ious, _ = best_ious(found, masks[None])
     assert ious.item() > 0.96
-    thin = detections([[10.0, 10.0, 10.001, 90.0]], torch.ones(1, SIDE, SIDE), (200, 300)).render(0, 1, (200, 300))
+    thin = detections([[10.0, 10.0, 10.001, 90.0]], torch.ones(1, MASK_SIZE, MASK_SIZE), (200, 300)).render(
+        0, 1, (200, 300)
+    )
     assert not thin.any()  # no pixel's centre is in it

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from masktree.models.cascade.boxes import encode
-from masktree.models.cascade.proposals import STRIDES, ProposalNetwork
+from masktree.models.cascade.proposals import MAP_STRIDES, ProposalNetwork
 from tests.oracles import cascade as oracle
 
 SIZE = (64, 96)
@@ -13,7 +13,7 @@ SIZE = (64, 96)
 
 def make_maps(channels: int = 4, size: tuple[int, int] = SIZE, dtype: torch.dtype = torch.float32) -> list:
     generator = torch.Generator().manual_seed(0)
-    shapes = [(-(-size[0] // stride), -(-size[1] // stride)) for stride in STRIDES]
+    shapes = [(-(-size[0] // stride), -(-size[1] // stride)) for stride in MAP_STRIDES]
     return [torch.randn(2, channels, *shape, generator=generator).to(dtype) for shape in shapes]
 
 
@@ -23,12 +23,12 @@ def network() -> ProposalNetwork:
     return ProposalNetwork(4)
 
 
-def test_anchors_stand_where_the_paper_has_them(network):
+def test_anchors_equal_the_paper(network):
     logits, deltas, anchors = network(make_maps())
     assert [len(one) for one in anchors] == [3 * 16 * 24, 3 * 8 * 12, 3 * 4 * 6, 3 * 2 * 3, 3 * 1 * 2]
     assert logits.shape == (2, sum(map(len, anchors)))
     assert deltas.shape == (2, sum(map(len, anchors)), 4)
-    for level, (stride, side) in enumerate(zip(STRIDES, (32, 64, 128, 256, 512), strict=True)):
+    for level, (stride, side) in enumerate(zip(MAP_STRIDES, (32, 64, 128, 256, 512), strict=True)):
         width = -(-SIZE[1] // stride)
         for number, box in enumerate(anchors[level].tolist()):
             place, aspect = divmod(number, 3)
@@ -37,10 +37,10 @@ def test_anchors_stand_where_the_paper_has_them(network):
             assert box == pytest.approx(wanted, abs=0.5)  # halves are rounded either way
 
 
-def test_logits_and_steps_stand_in_the_order_of_the_anchors(network):
+def test_logits_and_deltas_are_in_the_order_of_the_anchors(network):
     maps = make_maps()
     logits, deltas, anchors = network(maps)
-    head_logits, head_steps = network.head(maps)
+    head_logits, head_deltas = network.head(maps)
     first = 0
     assert len(anchors) == len(head_logits)
     for level, one in enumerate(anchors):
@@ -48,7 +48,7 @@ def test_logits_and_steps_stand_in_the_order_of_the_anchors(network):
         for row, column, aspect in [(0, 0, 0), (height - 1, 0, 2), (height - 1, width - 1, 1)]:
             at = first + (row * width + column) * 3 + aspect
             assert torch.equal(logits[:, at], head_logits[level][:, aspect, row, column])
-            assert torch.equal(deltas[:, at], head_steps[level][:, 4 * aspect : 4 * aspect + 4, row, column])
+            assert torch.equal(deltas[:, at], head_deltas[level][:, 4 * aspect : 4 * aspect + 4, row, column])
         first += len(one)
 
 
@@ -97,7 +97,7 @@ def test_proposals_of_one_map_do_not_overlap(network):
     assert max(oracle.iou(tuple(a), tuple(b)) for i, a in enumerate(boxes) for b in boxes[:i]) <= 0.65 + 1e-6
 
 
-def test_proposals_are_cut_at_each_images_own_content(network):
+def test_proposals_are_clipped_to_the_valid_size_of_each_image(network):
     logits, deltas, anchors = network(make_maps())
     first, second = network.propose(logits, deltas, anchors, [(40, 96), (64, 7)], 100, training=False)
     assert first[:, 3].max() == 40
@@ -106,7 +106,7 @@ def test_proposals_are_cut_at_each_images_own_content(network):
     assert (second[:, 0] < second[:, 2]).all()
 
 
-def test_broken_numbers_propose_nothing(network):
+def test_nan_logits_give_no_proposals(network):
     logits, deltas, anchors = network(make_maps())
     proposed = network.propose(logits * float("nan"), deltas, anchors, [SIZE, SIZE], 100, training=True)
     assert [boxes.shape for boxes in proposed] == [(0, 4), (0, 4)]
@@ -119,7 +119,7 @@ def generators(*seeds: int) -> list:
 TARGETS = [torch.tensor([[10.0, 8, 40, 50]]), torch.tensor([[3.0, 3, 9, 10]])]
 
 
-def test_planted_outputs_have_almost_no_loss(network):
+def test_exact_outputs_have_almost_no_loss(network):
     logits, deltas, anchors, _ = planted(network, TARGETS)
     objectness, distance = network.losses(logits, deltas, torch.cat(anchors), TARGETS, generators(0, 1))
     assert objectness < 1e-6
@@ -128,7 +128,7 @@ def test_planted_outputs_have_almost_no_loss(network):
     assert wrong > 10
 
 
-def test_losses_are_sums_over_samples_by_fixed_numbers(network):
+def test_losses_are_divided_by_the_sample_size(network):
     logits, deltas, anchors, hits = planted(network, TARGETS)
     assert 2 <= hits <= 128
     objectness, distance = network.losses(logits * 0, deltas + 0.25, torch.cat(anchors), TARGETS, generators(0, 1))

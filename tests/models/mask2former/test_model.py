@@ -12,7 +12,7 @@ from masktree.models.config import Mask2FormerConfig
 from masktree.models.mask2former import model as mask2former
 from masktree.models.mask2former.decoder import QueryDecoder
 from masktree.models.mask2former.model import Mask2Former, QueryDetections
-from masktree.models.mask2former.scores import COPY
+from masktree.models.mask2former.scores import DUPLICATE_IOU
 from masktree.models.structures import Batch, Targets
 from tests.oracles import mask_scores as oracle
 from tests.oracles.mask_losses import bilinear
@@ -31,8 +31,6 @@ CONFIG = Mask2FormerConfig(
 
 class TinyPyramid(nn.Module):
     """Four convolutions in a row; cues of one channel if they are wanted."""
-
-    stride = 32
 
     def __init__(self, wants_cues: bool = False) -> None:
         super().__init__()
@@ -107,7 +105,7 @@ def same_in_transformers(decoder: QueryDecoder, heads: int, feedforward: int):
     from transformers import Mask2FormerConfig as Theirs
     from transformers.models.mask2former.modeling_mask2former import Mask2FormerTransformerModule
 
-    (queries, hidden), layers = decoder.features.weight.shape, len(decoder.layers)
+    (queries, hidden), layers = decoder.query_features.weight.shape, len(decoder.layers)
     config = Theirs(
         hidden_dim=hidden, mask_feature_size=hidden, num_queries=queries, num_attention_heads=heads,
         dim_feedforward=feedforward, decoder_layers=layers + 1, dropout=0.0,
@@ -115,51 +113,51 @@ def same_in_transformers(decoder: QueryDecoder, heads: int, feedforward: int):
     theirs = Mask2FormerTransformerModule(hidden, config)
     ours = decoder.state_dict()
     state = {
-        "queries_embedder.weight": ours["positions.weight"],
-        "queries_features.weight": ours["features.weight"],
-        "level_embed.weight": ours["levels.weight"],
+        "queries_embedder.weight": ours["query_positions.weight"],
+        "queries_features.weight": ours["query_features.weight"],
+        "level_embed.weight": ours["level_embed.weight"],
     }
     for kind in ("weight", "bias"):
         state[f"decoder.layernorm.{kind}"] = ours[f"norm.{kind}"]
         for k in range(3):
-            state[f"decoder.mask_predictor.mask_embedder.{k}.0.{kind}"] = ours[f"mask.{2 * k}.{kind}"]
+            state[f"decoder.mask_predictor.mask_embedder.{k}.0.{kind}"] = ours[f"mask_embed.{2 * k}.{kind}"]
         for k in range(layers):
             new, old = f"decoder.layers.{k}", f"layers.{k}"
-            projections = [ours[f"{old}.cross.{name}.{kind}"] for name in ("query", "key", "value")]
+            projections = [ours[f"{old}.cross_attn.{name}.{kind}"] for name in ("query", "key", "value")]
             state[f"{new}.cross_attn.in_proj_{kind}"] = torch.cat(projections)
-            state[f"{new}.cross_attn.out_proj.{kind}"] = ours[f"{old}.cross.out.{kind}"]
+            state[f"{new}.cross_attn.out_proj.{kind}"] = ours[f"{old}.cross_attn.out.{kind}"]
             for name, their_name in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("out", "out_proj")):
-                state[f"{new}.self_attn.{their_name}.{kind}"] = ours[f"{old}.among.{name}.{kind}"]
+                state[f"{new}.self_attn.{their_name}.{kind}"] = ours[f"{old}.self_attn.{name}.{kind}"]
             for name, their_name in (
-                ("cross_norm", "cross_attn_layer_norm"), ("among_norm", "self_attn_layer_norm"),
-                ("norm", "final_layer_norm"), ("inner", "fc1"), ("outer", "fc2"),
+                ("cross_attn_norm", "cross_attn_layer_norm"), ("self_attn_norm", "self_attn_layer_norm"),
+                ("feedforward_norm", "final_layer_norm"), ("linear1", "fc1"), ("linear2", "fc2"),
             ):  # fmt: skip
                 state[f"{new}.{their_name}.{kind}"] = ours[f"{old}.{name}.{kind}"]
     theirs.load_state_dict(state)
     return theirs
 
 
-def test_the_decoder_is_that_of_transformers():
+def test_decoder_equals_transformers():
     torch.manual_seed(0)
-    decoder = QueryDecoder(hidden=32, heads=4, feedforward=48, layers=4, queries=12)
+    decoder = QueryDecoder(hidden_dim=32, num_heads=4, feedforward_dim=48, num_layers=4, num_queries=12)
     theirs = same_in_transformers(decoder, 4, 48)
     maps = [torch.randn(2, 32, 2 * s, 3 * s) for s in (1, 2, 4)]
     pixels = torch.randn(2, 32, 16, 24)
-    place = lambda m: theirs.position_embedder(m.shape, m.device, m.dtype)  # noqa: E731
-    states, vectors = decoder(maps, pixels, place)
+    position_embedding = lambda m: theirs.position_embedder(m.shape, m.device, m.dtype)  # noqa: E731
+    states, embeddings = decoder(maps, pixels, position_embedding)
     expected = theirs(maps, pixels)
     assert len(states) == len(expected.intermediate_hidden_states) == 5
     for ours, other in zip(states, expected.intermediate_hidden_states, strict=True):
         assert torch.allclose(ours, other.transpose(0, 1), atol=1e-4)
-    for ours, other in zip(vectors, expected.masks_queries_logits, strict=True):
+    for ours, other in zip(embeddings, expected.masks_queries_logits, strict=True):
         assert torch.allclose(torch.einsum("bqd,bdhw->bqhw", ours, pixels), other, atol=1e-3)
 
 
-# --- objectives -----------------------------------------------------------------------------------------------------
+# --- losses     -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["sohes", "unsam"])
-def test_a_gradient_reaches_every_parameter(kind):
+def test_every_parameter_gets_a_gradient(kind):
     model = build(replace(CONFIG, kind=kind))
     parts = model.losses(planted())
     names = {"class", "mask", "dice", "class_aux", "mask_aux", "dice_aux"}
@@ -176,7 +174,7 @@ def test_a_gradient_reaches_every_parameter(kind):
     assert [name for name in still if not name.endswith("key.bias")] == []
 
 
-def test_two_images_are_learned():
+def test_two_images_are_overfitted():
     model, batch = build(replace(CONFIG, decoder_layers=2)), planted(size=(64, 64))
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     history = []
@@ -196,7 +194,7 @@ def test_two_images_are_learned():
 
 
 @pytest.mark.parametrize("precision", ["autocast", "weights"])
-def test_bfloat16_is_near_float32(precision):
+def test_bfloat16_losses_are_close_to_float32(precision):
     model, batch = build(), planted()
     expected = model.losses(batch)
     if precision == "weights":
@@ -226,7 +224,7 @@ def test_one_batch_is_the_mean_of_its_parts(empty):
         assert loss.item() == pytest.approx((apart[0][name].item() + apart[1][name].item()) / 2, rel=1e-4, abs=1e-6)
 
 
-def test_equal_seeds_repeat_to_the_bit_and_others_do_not():
+def test_losses_depend_on_the_seeds_only():
     first, second = build(), build()
     batch = planted()
     torch.manual_seed(1)
@@ -241,7 +239,7 @@ def test_equal_seeds_repeat_to_the_bit_and_others_do_not():
     assert not torch.equal(a["mask"], other["mask"])
 
 
-def test_images_without_masks_teach_only_that_nothing_is_there():
+def test_images_without_masks_have_a_class_loss_only():
     model, batch = build(), planted()
     batch = replace(batch, targets=[without_masks(t) for t in batch.targets])
     parts = model.losses(batch)
@@ -261,23 +259,23 @@ def test_a_single_mask_and_more_masks_than_queries():
         assert all(loss.isfinite() for loss in parts.values())
 
 
-def test_masks_that_are_found_exactly_cost_nothing(monkeypatch):
+def test_exact_predictions_have_no_loss(monkeypatch):
     model, batch = build(), planted(images=1)
     queries, targets = CONFIG.num_queries, batch.targets[0]
     # one channel of the map for each mask, in an order that the matching must find
     cells = targets.masks[:, 2::4, 2::4].float()
     pixels = torch.zeros(1, 32, 16, 24)
     pixels[0, :6] = 60 * (cells - 0.5)
-    vectors = torch.zeros(1, queries, 32)
-    vectors[0, torch.tensor([7, 2, 9, 0, 4, 11]), torch.arange(6)] = 1
+    embeddings = torch.zeros(1, queries, 32)
+    embeddings[0, torch.tensor([7, 2, 9, 0, 4, 11]), torch.arange(6)] = 1
     states = torch.zeros(1, queries, 32)
     states[0, :, 0] = -20
     states[0, [7, 2, 9, 0, 4, 11], 0] = 20
     with torch.no_grad():
-        model.entity.weight.zero_()
-        model.entity.weight[0, 0] = 1
-        model.entity.bias.zero_()
-    found = mask2former._Found([states], [vectors], pixels)
+        model.class_head.weight.zero_()
+        model.class_head.weight[0, 0] = 1
+        model.class_head.bias.zero_()
+    found = mask2former._QueryOutputs([states], [embeddings], pixels)
     monkeypatch.setattr(model, "_decode_queries", lambda images, cues: found)
     parts = model.losses(batch)
     assert parts["class"] < 1e-6
@@ -296,7 +294,7 @@ def test_cues_reach_the_pyramid():
     assert len(model.detect(batch.images, batch.cues, [(64, 96)] * 2)) == 2
 
 
-def test_points_are_no_more_than_half_of_the_cells(monkeypatch):
+def test_at_most_half_of_the_cells_become_loss_points(monkeypatch):
     counts = []
     draw = mask2former.LossPoints.draw
     monkeypatch.setattr(
@@ -304,7 +302,7 @@ def test_points_are_no_more_than_half_of_the_cells(monkeypatch):
     )
     model = build()
     model.losses(planted())
-    model.points = 50
+    model.num_points = 50
     model.losses(planted())
     assert counts == [8 * 24, 8 * 24, 50, 50]
 
@@ -318,7 +316,7 @@ def test_detections_are_the_best_queries():
     entity, masks, ancestors = model(batch.images)
     for k, (h, w) in enumerate([(64, 96), (50, 70)]):
         inside = masks[k, :, : -(-h // 4), : -(-w // 4)]
-        wanted = oracle.scores(entity[k].tolist(), inside.sigmoid().flatten(1).tolist(), COPY)
+        wanted = oracle.scores(entity[k].tolist(), inside.sigmoid().flatten(1).tolist(), DUPLICATE_IOU)
         scores, order = torch.tensor(wanted).sort(descending=True, stable=True)
         assert torch.allclose(found[k].scores, scores[:15], atol=1e-6)
         assert torch.allclose(found[k].logits(0, 15), inside[order[:15]], atol=1e-4)
@@ -329,7 +327,7 @@ def test_detections_are_the_best_queries():
     assert build(replace(CONFIG, kind="unsam")).detect(batch.images, None, [(64, 96)] * 2)[0].ancestors is None
 
 
-def test_an_image_is_found_the_same_in_any_company():
+def test_detections_do_not_depend_on_the_batch():
     model, batch = build(), planted()
     together = model.detect(batch.images, None, [(64, 96), (50, 70)])[1]
     alone = model.detect(batch.images[1:], None, [(50, 70)])[0]
@@ -347,7 +345,7 @@ def detections(valid_size, cells, seed=0, n=5) -> QueryDetections:
 
 @pytest.mark.parametrize("valid_size", [(64, 96), (61, 96), (64, 90), (33, 7)])
 @pytest.mark.parametrize("size", [(64, 96), (150, 211), (20, 31), (1, 1), (400, 3)])
-def test_rendered_masks_are_interpolated_at_the_pixels_centres(valid_size, size):
+def test_rendering_interpolates_at_pixel_centres(valid_size, size):
     found = detections(valid_size, (16, 24))
     masks = found.render(0, 5, size)
     logits = found.logits(0, 5).numpy()
@@ -363,7 +361,7 @@ def test_rendered_masks_are_interpolated_at_the_pixels_centres(valid_size, size)
             assert bool(masks[i, y, x]) == (value > 0)
 
 
-def test_rendering_at_the_input_s_size_is_torch_s_interpolation():
+def test_rendering_at_the_input_size_equals_torch():
     found = detections((64, 96), (16, 24))
     expected = functional.interpolate(found.pixels[None], (64, 96), mode="bilinear")[0]
     differ = (found.render(0, 5, (64, 96)) != (expected > 0)) & (expected.abs() > 1e-4)
@@ -394,7 +392,7 @@ def test_a_mask_of_one_cell_is_not_lost():
 
 
 def test_a_hidden_width_that_does_not_fit_is_refused():
-    with pytest.raises(InputError, match="hidden as a multiple of 32; got 48"):
+    with pytest.raises(InputError, match="hidden_dim to be a multiple of 32; got 48"):
         build(replace(CONFIG, hidden_dim=48))
 
 

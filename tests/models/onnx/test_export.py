@@ -13,11 +13,13 @@ from masktree.errors import InputError
 from masktree.models.build import build_model
 from masktree.models.cascade.model import CascadeMaskRCNN
 from masktree.models.config import CascadeConfig, Mask2FormerConfig
-from masktree.models.onnx.export import Boxes, Queries, export_onnx
+from masktree.models.onnx.export import export_onnx
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install masktree[onnx].")
 runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install masktree[onnx].")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install masktree[onnx].")
+
+from masktree.models.onnx.detectors import CascadeOnnxModel, Mask2FormerOnnxModel  # noqa: E402
 
 SIDE = 64
 SMALL = {"backbone": "embedded", "image_size": SIDE, "hidden_dim": 32}
@@ -25,11 +27,11 @@ QUERIES = {"num_heads": 2, "feedforward_dim": 32, "pixel_decoder_layers": 1, "de
 
 
 def spread_out(model: CascadeMaskRCNN) -> CascadeMaskRCNN:
-    """New heads say the same of all boxes: larger weights make them differ."""
-    for stage in model.stages:
-        for last in (stage.logits, stage.deltas, stage.levels):
+    """Larger weights make the predictions of untrained heads differ."""
+    for stage in model.box_heads:
+        for last in (stage.cls_score, stage.bbox_pred, stage.level_score):
             torch.nn.init.normal_(last.weight, std=0.3)
-    for last in (model.mask_head.logits, model.proposals.head.cls_logits, model.proposals.head.bbox_pred):
+    for last in (model.mask_head.predictor, model.rpn.head.cls_logits, model.rpn.head.bbox_pred):
         torch.nn.init.normal_(last.weight, std=0.2)
     return model
 
@@ -54,7 +56,7 @@ def seen() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.rand(1, 3, SIDE, SIDE), torch.rand(1, NUM_CUES, SIDE // 2, SIDE // 2)
 
 
-def test_queries_in_onnxruntime_are_those_of_the_model(tmp_path, seen):
+def test_exported_mask2former_equals_the_model(tmp_path, seen):
     model = build_model(Mask2FormerConfig(kind="sohes", **SMALL, **QUERIES), weights=True).eval()
     export_onnx(model, tmp_path / "model.onnx")
     got = run(tmp_path / "model.onnx", *seen)
@@ -73,7 +75,7 @@ def test_queries_in_onnxruntime_are_those_of_the_model(tmp_path, seen):
     assert about(tmp_path / "model.onnx")["image_size"] == SIDE
 
 
-def test_boxes_in_onnxruntime_are_those_of_the_model(tmp_path, seen):
+def test_exported_cascade_equals_the_model(tmp_path, seen):
     config = CascadeConfig(box_head_dim=32, mask_head_layers=1, test_proposals=60, max_detections=20, **SMALL)
     model = spread_out(build_model(config, weights=True)).eval()
     export_onnx(model, tmp_path / "model.onnx")
@@ -86,11 +88,11 @@ def test_boxes_in_onnxruntime_are_those_of_the_model(tmp_path, seen):
     assert set(about(tmp_path / "model.onnx")["outputs"]) == set(got)
 
 
-def test_wrapped_models_say_what_detect_says(seen):
-    """At other sizes of photograph, proposals and detections, without the cost of an export."""
+def test_onnx_modules_equal_detect(seen):
+    """With other numbers of proposals and detections, without the cost of an export."""
     unsam = build_model(Mask2FormerConfig(kind="unsam", **SMALL, **QUERIES), weights=True).eval()
-    wrapped = Queries(unsam)
-    assert wrapped.outputs == ["scores", "masks"]
+    wrapped = Mask2FormerOnnxModel(unsam)
+    assert list(wrapped.outputs) == ["scores", "masks"]
     with torch.inference_mode():
         scores, _ = wrapped(*seen)
         assert torch.allclose(scores[0].sort(descending=True)[0], unsam.detect(*seen, [(SIDE, SIDE)])[0].scores)
@@ -98,7 +100,7 @@ def test_wrapped_models_say_what_detect_says(seen):
         config = CascadeConfig(box_head_dim=32, mask_head_layers=1, test_proposals=count, max_detections=kept, **SMALL)
         hassod = spread_out(build_model(config, weights=True)).eval()
         with torch.inference_mode():
-            boxes, scores, levels, masks = Boxes(hassod)(*seen)
+            boxes, scores, levels, masks = CascadeOnnxModel(hassod)(*seen)
             (found,) = hassod.detect(*seen, [(SIDE, SIDE)])
         meant = scores[0] > 0
         assert len(scores[0]) == min(count, kept)
@@ -109,7 +111,7 @@ def test_wrapped_models_say_what_detect_says(seen):
 
 
 @pytest.mark.parametrize("side", [0, 50, 100])
-def test_other_sizes_are_refused(side, tmp_path):
+def test_invalid_image_sizes_are_refused(side, tmp_path):
     model = build_model(Mask2FormerConfig(kind="unsam", **SMALL, **QUERIES), weights=False)
     with pytest.raises(InputError, match=f"a multiple of 32; got {side}; (32|64|96) is near"):
         export_onnx(model, tmp_path / "model.onnx", side)

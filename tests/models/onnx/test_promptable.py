@@ -14,9 +14,8 @@ from masktree.backbones.texture import NUM_CUES
 from masktree.io.images import resize_image
 from masktree.models.build import build_model, save_pretrained
 from masktree.models.config import PromptableConfig
-from masktree.models.inputs import prepare, stack
+from masktree.models.inputs import collate_inputs, prepare_image
 from masktree.models.onnx.export import export_onnx
-from masktree.models.onnx.promptable import FRAME_SIZE
 from masktree.models.promptable.model import Promptable
 from masktree.models.promptable.prompt_encoder import Prompts
 from masktree.prompt.candidates import Candidates, click_costs, rank_candidates
@@ -27,6 +26,8 @@ onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install ma
 runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install masktree[onnx].")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install masktree[onnx].")
 yaml = pytest.importorskip("yaml", reason="PyYAML is not installed.")
+
+from masktree.models.onnx.promptable import FRAME_SIZE  # noqa: E402
 
 SIDE = 64
 SMALL = {
@@ -64,7 +65,7 @@ def pair(tmp_path_factory):
     torch.manual_seed(0)
     model = build_model(PromptableConfig(backbone="embedded", **SMALL), weights=True).eval()
     assert isinstance(model, Promptable)
-    torch.nn.init.normal_(model.iou[-1].weight, std=0.5)  # so that expected IoUs differ
+    torch.nn.init.normal_(model.iou_head[-1].weight, std=0.5)  # so that expected IoUs differ
     files = export_onnx(model, folder / "model.onnx")
     assert [file.name for file in files] == ["model.encoder.onnx", "model.decoder.onnx"]  # cues: not for tools
     return model, session(files[0]), session(files[1])
@@ -75,25 +76,25 @@ def seen(pair):
     """An image, what the model keeps of it, and the encoder's array."""
     model, encoder, _ = pair
     image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
-    prepared = prepare(image, SIDE, cues=True)
-    images, cues = stack([prepared], "cpu")
+    prepared = prepare_image(image, SIDE, cues=True)
+    images, cues = collate_inputs([prepared], "cpu")
     images = functional.pad(images, (0, SIDE - images.shape[3], 0, SIDE - images.shape[2]))
     cues = functional.pad(cues, (0, SIDE // 2 - cues.shape[3], 0, SIDE // 2 - cues.shape[2]))
     assert cues.shape == (1, NUM_CUES, SIDE // 2, SIDE // 2)
     with torch.inference_mode():
-        encoded = model.encode(images, cues)
-    return encoded, encoder.run(None, {"image": images.numpy(), "cues": cues.numpy()})[0]
+        embedding = model.encode(images, cues)
+    return embedding, encoder.run(None, {"image": images.numpy(), "cues": cues.numpy()})[0]
 
 
-def answers(model, encoded, points, labels, granularity=None, masks=None):
+def answers(model, embedding, points, labels, granularity=None, masks=None):
     g = None if granularity is None else torch.tensor([granularity])
     places = torch.tensor([points], dtype=torch.float32) * SIDE / FRAME_SIZE
     with torch.inference_mode():
-        found = model.decode(encoded, Prompts(places, torch.tensor([labels]), None, masks, g))
+        found = model.decode(embedding, Prompts(places, torch.tensor([labels]), None, masks, g))
     return found.logits()[0].numpy(), found.ious[0].numpy()
 
 
-def test_a_click_means_any_mask_around_it_best_first(pair, seen):
+def test_an_ambiguous_click_ranks_masks_like_the_prompter(pair, seen):
     model, _, decoder = pair
     logits, ious = answers(model, seen[0], [(300, 400)], [1])
     inside = logits[1:, :12].reshape(6, -1) > 0  # 90 of 120 pixels are 12 of 16 rows
@@ -111,7 +112,7 @@ def test_a_click_means_any_mask_around_it_best_first(pair, seen):
 
 
 @pytest.mark.parametrize("how", ["granularity", "two clicks", "box", "mask"])
-def test_what_means_one_mask_has_it_first(pair, seen, how):
+def test_unambiguous_prompts_have_mask_0_first(pair, seen, how):
     model, _, decoder = pair
     points, labels, g, masks, more = [(300, 400)], [1], None, None, {}
     if how == "granularity":
@@ -133,7 +134,7 @@ def test_what_means_one_mask_has_it_first(pair, seen, how):
 
 
 @pytest.mark.parametrize("size", [(90, 120), (120, 90), (37, 37), (1, 50), (500, 333)])
-def test_masks_have_the_size_that_is_asked_for(pair, seen, size):
+def test_masks_have_the_requested_size(pair, seen, size):
     """They are the small masks, of which the square of the longer side is enlarged and the photograph cut out."""
     _, _, decoder = pair
     masks, _, low = ask(decoder, seen[1], [(300, 400)], [1], size)
@@ -146,7 +147,7 @@ def test_masks_have_the_size_that_is_asked_for(pair, seen, size):
         assert inside.mean() > 0.97
 
 
-def test_files_that_are_there_are_named_before_anything_is_written(tmp_path, capsys):
+def test_existing_files_are_refused_before_writing(tmp_path, capsys):
     model = Promptable(PromptableConfig(**SMALL), TinyPyramid())
     save_pretrained(model, tmp_path / "run")
     (tmp_path / "m.decoder.onnx").write_text("mine")
@@ -156,7 +157,7 @@ def test_files_that_are_there_are_named_before_anything_is_written(tmp_path, cap
     assert not (tmp_path / "m.encoder.onnx").exists()
 
 
-def test_what_is_said_in_the_files(pair):
+def test_metadata_describe_inputs(pair):
     _, _, decoder = pair
     assert {i.name for i in decoder.get_inputs()} == {
         "image_embeddings", "point_coords", "point_labels", "mask_input", "has_mask_input", "orig_im_size",
@@ -168,7 +169,7 @@ def test_what_is_said_in_the_files(pair):
     assert about["model"]["kind"] == "promptable"
 
 
-def test_a_model_that_sees_the_photograph_alone_takes_one_of_any_size(tmp_path):
+def test_encoder_without_cues_takes_images_of_any_size(tmp_path):
     torch.manual_seed(0)
     model = Promptable(PromptableConfig(**SMALL), TinyPyramid()).eval()
     files = export_onnx(model, tmp_path / "my model.onnx")
@@ -183,11 +184,11 @@ def test_a_model_that_sees_the_photograph_alone_takes_one_of_any_size(tmp_path):
     smooth = resize_image(np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8), (684, 1024))
     for image in (smooth, smooth[:, :300], smooth[:100, :80]):
         got = encoder.run(None, {"image": image.astype(np.float32)})[0]
-        prepared = prepare(np.ascontiguousarray(image), SIDE, cues=False).pixels[None]
+        prepared = prepare_image(np.ascontiguousarray(image), SIDE, cues=False).pixels[None]
         square = functional.pad(prepared, (0, SIDE - prepared.shape[3], 0, SIDE - prepared.shape[2]))
         with torch.inference_mode():
-            encoded = model.encode(square)
-        expected = torch.cat([functional.pixel_unshuffle(encoded.pixels, 2), encoded.cells], 1).numpy()
+            embedding = model.encode(square)
+        expected = torch.cat([functional.pixel_unshuffle(embedding.pixels, 2), embedding.cells], 1).numpy()
         # two ways to make a photograph smaller: nearly the same pixels, and so nearly the same vectors
         assert got.shape == expected.shape
         assert np.corrcoef(got.ravel(), expected.ravel())[0, 1] > 0.99

@@ -12,7 +12,7 @@ from masktree.models.build import read_model, save_pretrained
 from masktree.models.config import Mask2FormerConfig, PromptableConfig, from_json, to_json
 from masktree.models.mask2former.losses import sample_features
 from masktree.models.mask2former.model import Mask2Former
-from masktree.models.promptable.generate import NMS_IOU, dense_mask_nms, grid_points
+from masktree.models.promptable.generate import NMS_IOU, dense_mask_nms, generate_masks, grid_points
 from masktree.models.promptable.model import Promptable
 from masktree.models.promptable.predictions import NUM_MASK_TOKENS, mask_logits
 from masktree.models.promptable.prompt_encoder import Prompts
@@ -42,8 +42,8 @@ def build(config=CONFIG, seed=0, **options) -> Promptable:
     return Promptable(config, TinyPyramid(**options))
 
 
-def questions(n: int, k: int = 2, size=(64, 96), seed: int = 0) -> Prompts:
-    """n questions of every kind about an image of (height, width)."""
+def random_prompts(n: int, k: int = 2, size=(64, 96), seed: int = 0) -> Prompts:
+    """n prompts of every kind for an image of (height, width)."""
     generator = torch.Generator().manual_seed(seed)
     points = torch.rand(n, k, 2, generator=generator) * torch.tensor([size[1], size[0]])
     labels = torch.randint(-1, 2, (n, k), generator=generator)
@@ -56,51 +56,56 @@ def questions(n: int, k: int = 2, size=(64, 96), seed: int = 0) -> Prompts:
     return Prompts(points, labels, boxes, masks, g)
 
 
+def rows(prompts: Prompts, start: int, stop: int) -> Prompts:
+    """Some of the prompts."""
+    return Prompts(*(None if value is None else value[start:stop] for value in vars(prompts).values()))
+
+
 @pytest.fixture(scope="module")
 def model() -> Promptable:
     return build().eval()
 
 
 @pytest.fixture(scope="module")
-def encoded(model):
+def embedding(model):
     with torch.inference_mode():
         return model.encode(planted().images)
 
 
-# --- questions and answers ------------------------------------------------------------------------------------------
+# --- encoding and decoding ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cell", [8, 16, 32])
-def test_an_image_is_encoded_once_at_any_size(cell):
+def test_images_of_any_size_are_encoded(cell):
     model = build(replace(CONFIG, embedding_stride=cell)).eval()
     for size in ((32, 32), (64, 96), (160, 32)):
         with torch.inference_mode():
-            encoded = model.encode(torch.rand(2, 3, *size))
-            answers = model.decode(encoded[1], questions(3, size=size))
-        assert encoded.size == size
-        assert encoded.cells.shape == (2, 32, size[0] // cell, size[1] // cell)
-        assert encoded.places.shape == (size[0] // cell * size[1] // cell, 32)
-        assert answers.logits().shape == (3, NUM_MASK_TOKENS, size[0] // 4, size[1] // 4)
-        assert answers.ious.shape == (3, NUM_MASK_TOKENS)
-        assert answers.ious.min() >= 0
-        assert answers.ious.max() <= 1
+            embedding = model.encode(torch.rand(2, 3, *size))
+            predictions = model.decode(embedding[1], random_prompts(3, size=size))
+        assert embedding.size == size
+        assert embedding.cells.shape == (2, 32, size[0] // cell, size[1] // cell)
+        assert embedding.positions.shape == (size[0] // cell * size[1] // cell, 32)
+        assert predictions.logits().shape == (3, NUM_MASK_TOKENS, size[0] // 4, size[1] // 4)
+        assert predictions.ious.shape == (3, NUM_MASK_TOKENS)
+        assert predictions.ious.min() >= 0
+        assert predictions.ious.max() <= 1
 
 
-def test_every_question_is_answered_by_itself(model, encoded):
-    prompts = questions(9)
+def test_prompts_are_decoded_independently(model, embedding):
+    prompts = random_prompts(9)
     with torch.inference_mode():
-        together = model.decode(encoded[0], prompts)
+        together = model.decode(embedding[0], prompts)
         for start, stop in ((0, 1), (1, 4), (4, 9)):
-            some = model.decode(encoded[0], prompts[start:stop])
+            some = model.decode(embedding[0], rows(prompts, start, stop))
             assert len(some) == stop - start
             assert torch.allclose(some.logits(), together.logits(slice(start, stop)), atol=1e-4)
             assert torch.allclose(some.ious, together.ious[start:stop], atol=1e-5)
-        other = model.decode(encoded[1], prompts)
+        other = model.decode(embedding[1], prompts)
         assert (other.logits() - together.logits()).abs().max() > 0.01
 
 
-def test_neither_padding_nor_the_order_of_points_matters(model, encoded):
-    prompts = replace(questions(4, k=3), boxes=None)
+def test_padding_and_the_order_of_points_do_not_matter(model, embedding):
+    prompts = replace(random_prompts(4, k=3), boxes=None)
     padded = replace(
         prompts,
         points=torch.cat([torch.full((4, 2, 2), NAN), prompts.points.flip(1)], 1),
@@ -108,12 +113,12 @@ def test_neither_padding_nor_the_order_of_points_matters(model, encoded):
         boxes=torch.full((4, 4), NAN),
     )
     with torch.inference_mode():
-        a, b = (model.decode(encoded[0], some) for some in (prompts, padded))
+        a, b = (model.decode(embedding[0], some) for some in (prompts, padded))
     assert torch.allclose(a.logits(), b.logits(), atol=1e-4)
     assert torch.allclose(a.ious, b.ious, atol=1e-5)
 
 
-def test_every_kind_of_prompt_says_something(model, encoded):
+def test_every_kind_of_prompt_changes_the_masks(model, embedding):
     base = Prompts(torch.tensor([[[30.0, 30.0]]]), torch.ones(1, 1, dtype=torch.int64))
     changes = [
         {"points": base.points + 20},
@@ -123,50 +128,53 @@ def test_every_kind_of_prompt_says_something(model, encoded):
         {"granularity": torch.tensor([0.5])},
     ]
     with torch.inference_mode():
-        before = model.decode(encoded[0], base).logits()
+        before = model.decode(embedding[0], base).logits()
         for change in changes:
-            after = model.decode(encoded[0], replace(base, **change)).logits()
+            after = model.decode(embedding[0], replace(base, **change)).logits()
             assert (after - before).abs().max() > 1e-3, change
-        nothing = model.decode(encoded[0], Prompts(torch.zeros(1, 0, 2), torch.zeros(1, 0, dtype=torch.int64)))
+        nothing = model.decode(embedding[0], Prompts(torch.zeros(1, 0, 2), torch.zeros(1, 0, dtype=torch.int64)))
     assert nothing.logits().isfinite().all()
 
 
-def test_logits_are_products_with_the_pixels_and_a_coarse_map(model, encoded):
+def test_logits_are_products_with_pixel_embeddings_plus_a_coarse_map(model, embedding):
     with torch.inference_mode():
-        answers = model.decode(encoded[0], questions(2))
-        logits = answers.logits(slice(1, 2), slice(2, 4))
+        predictions = model.decode(embedding[0], random_prompts(2))
+        logits = predictions.logits(slice(1, 2), slice(2, 4))
         points = torch.rand(20, 2)
-        sampled = answers.at(points, sample_features(answers.pixels, points))
+        sampled = predictions.logits_at(points, sample_features(predictions.pixels, points))
     for m, (y, x) in enumerate([(0, 0), (5, 17)]):
-        vector, pixel = answers.vectors[1, 2 + m], answers.pixels[:, y, x]
-        coarse = bilinear(answers.coarse[1, 2 + m].numpy(), (x + 0.5) / 24, (y + 0.5) / 16)
+        vector, pixel = predictions.embeddings[1, 2 + m], predictions.pixels[:, y, x]
+        coarse = bilinear(predictions.coarse[1, 2 + m].numpy(), (x + 0.5) / 24, (y + 0.5) / 16)
         assert logits[0, m, y, x].item() == pytest.approx(float(vector @ pixel) + coarse, abs=1e-4)
     which = torch.tensor([0, 3])
-    assert torch.allclose(answers.chosen(which)[1], answers.logits()[1, 3], atol=1e-5)
+    assert torch.allclose(predictions.selected_logits(which)[1], predictions.logits()[1, 3], atol=1e-5)
     for i in (0, 7):
         x, y = points[i].tolist()
-        maps = (answers.vectors[1, 5] @ answers.pixels.flatten(1)).unflatten(0, (16, 24)), answers.coarse[1, 5]
+        maps = (
+            (predictions.embeddings[1, 5] @ predictions.pixels.flatten(1)).unflatten(0, (16, 24)),
+            predictions.coarse[1, 5],
+        )
         expected = sum(bilinear(one.numpy(), x, y) for one in maps)
         assert sampled[1, 5, i].item() == pytest.approx(expected, abs=1e-4)
 
 
-def test_what_cannot_be_asked_is_refused(model, encoded):
-    with pytest.raises(InputError, match=r"expected one image; got 2; take them one by one: encoded\[i\]"):
-        model.decode(encoded, questions(1))
+def test_invalid_inputs_are_refused(model, embedding):
+    with pytest.raises(InputError, match=r"expected one image; got 2; decode one by one: embedding\[i\]"):
+        model.decode(embedding, random_prompts(1))
     with pytest.raises(InputError, match=r"earlier masks of \(16, 24\) cells; got \(256, 256\)"):
-        model.decode(encoded[0], replace(questions(2), masks=torch.zeros(2, 256, 256)))
+        model.decode(embedding[0], replace(random_prompts(2), masks=torch.zeros(2, 256, 256)))
     with pytest.raises(InputError, match="embedding_stride of 8, 16 or 32 pixels; got 4"):
         replace(CONFIG, embedding_stride=4)
-    with pytest.raises(InputError, match="hidden as a multiple of 2 x heads; got 32 and 12"):
+    with pytest.raises(InputError, match="hidden_dim to be a multiple of 2 x num_heads; got 32 and 12"):
         replace(CONFIG, num_heads=12)
-    with pytest.raises(InputError, match="hidden as a multiple of 32; got 48"):
+    with pytest.raises(InputError, match="hidden_dim to be a multiple of 32; got 48"):
         build(replace(CONFIG, hidden_dim=48))
 
 
 # --- learning -------------------------------------------------------------------------------------------------------
 
 
-def test_every_parameter_is_reached_with_and_without_masks():
+def test_every_parameter_gets_a_gradient_with_and_without_masks():
     batch = planted()
     empty = replace(batch, targets=[without_masks(targets) for targets in batch.targets])
     half = replace(batch, targets=[batch.targets[0], empty.targets[1]])
@@ -184,7 +192,7 @@ def test_every_parameter_is_reached_with_and_without_masks():
             assert zero <= {"pixel_decoder.level_embed"}
 
 
-def test_losses_are_repeatable_and_leave_the_global_generator_alone():
+def test_losses_are_repeatable_and_do_not_use_the_global_generator():
     model, batch = build(), planted()
     torch.manual_seed(1)
     first = model.losses(batch)
@@ -197,14 +205,14 @@ def test_losses_are_repeatable_and_leave_the_global_generator_alone():
     assert all(first[name] != other[name] for name in first)
 
 
-def test_first_and_last_answers_are_learned_and_those_in_between_are_not(monkeypatch):
+def test_only_the_first_and_the_last_round_are_trained(monkeypatch):
     model, batch, clicks, learned = build(replace(CONFIG, max_correction_clicks=4)), planted(), [], []
     decode = model.decode
 
-    def watched(encoded, prompts):
+    def watched(embedding, prompts):
         clicks.append(prompts.points.shape[1])
         learned.append(torch.is_grad_enabled())
-        return decode(encoded, prompts)
+        return decode(embedding, prompts)
 
     monkeypatch.setattr(model, "decode", watched)
     numbers = set()
@@ -222,7 +230,7 @@ def test_first_and_last_answers_are_learned_and_those_in_between_are_not(monkeyp
     assert not any(learned[-2:])  # a loss without gradients stays one
 
 
-def test_the_mean_over_processes_is_the_loss_of_all_images():
+def test_mean_over_processes_is_the_loss_of_all_images():
     model, batch = build(), planted()
     fewer = Targets(batch.targets[1].masks[:2], torch.tensor([-1, 0]), torch.tensor([0, 1]))
     batch = replace(batch, targets=[batch.targets[0], fewer])
@@ -233,7 +241,7 @@ def test_the_mean_over_processes_is_the_loss_of_all_images():
         assert sum(one[name].item() for one in apart) / 2 == pytest.approx(value.item(), rel=1e-4)
 
 
-def test_autocast_changes_little():
+def test_bfloat16_losses_are_close_to_float32():
     model, batch = build(), planted()
     exact = model.losses(batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -282,7 +290,7 @@ def iou(a: torch.Tensor, b: torch.Tensor) -> float:
     return ((a & b).sum() / (a | b).sum()).item()
 
 
-def test_a_click_and_a_granularity_choose_one_of_two_nested_boxes():
+def test_nested_boxes_are_learned_and_selected_by_granularity():
     images, targets = two_boxes()
     model = build(replace(CONFIG, image_size=64, prompts_per_image=3))
     # After 140 steps rounding decides whether all 16 boxes are learned; after 200 they are first, with each seed tried.
@@ -290,24 +298,24 @@ def test_a_click_and_a_granularity_choose_one_of_two_nested_boxes():
     assert np.mean(losses[-5:]) < 0.4 * losses[0]
     model.eval()
     with torch.inference_mode():
-        encoded = model.encode(images)
+        embedding = model.encode(images)
         for i, own in enumerate(targets):
             click = own.masks[1].nonzero().float().mean(0).flip(0).expand(3, 1, 2)
             g = torch.tensor([1.0, 0.1, NAN])
-            answers = model.decode(encoded[i], Prompts(click, torch.ones(3, 1, dtype=torch.int64), granularity=g))
-            found = (answers.logits() > 0).repeat_interleave(4, 2).repeat_interleave(4, 3)
+            predictions = model.decode(embedding[i], Prompts(click, torch.ones(3, 1, dtype=torch.int64), granularity=g))
+            found = (predictions.logits() > 0).repeat_interleave(4, 2).repeat_interleave(4, 3)
             for k in (0, 1):
                 assert iou(found[k, 0], own.masks[k]) > 0.8
                 assert max(iou(found[2, m], own.masks[k]) for m in range(1, NUM_MASK_TOKENS)) > 0.8
             # clicked everywhere, both boxes are among the best, before what is made of the background
-            best = generate_masks(model.decode, encoded[i], (64, 64), model.config).render(0, 5, (64, 64))
+            best = generate_masks(model.decode, embedding[i], (64, 64), model.config).render(0, 5, (64, 64))
             assert all(max(iou(mask, box) for mask in best) > 0.8 for box in own.masks)
 
 
 # --- generating all masks ------------------------------------------------------------------------------------------
 
 
-def test_points_are_as_far_apart_along_both_sides():
+def test_grid_points_have_the_same_spacing_along_both_sides():
     points = grid_points((60, 90), 6)
     assert points.shape == (24, 2)
     assert points[:3].tolist() == [[7.5, 7.5], [22.5, 7.5], [37.5, 7.5]]
@@ -316,7 +324,7 @@ def test_points_are_as_far_apart_along_both_sides():
     assert grid_points((5, 5), 1).tolist() == [[2.5, 2.5]]
 
 
-def test_copies_are_left_out_as_by_the_definition():
+def test_dense_mask_nms_equals_the_definition():
     rng = np.random.default_rng(0)
     bases = rng.random((6, 50)) < 0.5
     masks = bases[rng.integers(0, 6, 40)] ^ (rng.random((40, 50)) < 0.06)
@@ -326,7 +334,7 @@ def test_copies_are_left_out_as_by_the_definition():
     assert dense_mask_nms(torch.zeros(0, 9, dtype=torch.bool)).tolist() == []
 
 
-def test_everything_in_an_image_is_sorted_and_different(model):
+def test_generated_masks_are_sorted_and_distinct(model):
     batch = planted()
     valid_sizes = [(64, 96), (50, 70)]
     found = model.detect(batch.images, None, valid_sizes)
@@ -342,30 +350,32 @@ def test_everything_in_an_image_is_sorted_and_different(model):
         assert (np.diff(tree.scores) <= 0).all()
 
 
-def test_few_are_kept_and_parts_change_nothing(monkeypatch):
+def test_max_detections_hold_and_batching_changes_nothing(monkeypatch):
     model = build(replace(CONFIG, max_detections=5)).eval()
     images = planted().images[:1]
     whole = model.detect(images, None, [(64, 96)])[0]
-    monkeypatch.setattr("masktree.models.promptable.generate._MEMORY", 1)  # point by point
+    monkeypatch.setattr("masktree.models.promptable.generate._BATCH_BYTES", 1)  # point by point
     parts = model.detect(images, None, [(64, 96)])[0]
     assert len(whole.scores) == 5
     assert torch.allclose(whole.scores, parts.scores, atol=1e-5)
     assert torch.allclose(whole.logits(0, 5), parts.logits(0, 5), atol=1e-3)
 
 
-def test_an_image_may_have_nothing(model, encoded):
-    def blind(seen, prompts):
-        answers = model.decode(seen, prompts)
-        return replace(answers, vectors=0 * answers.vectors, coarse=torch.full_like(answers.coarse, -1.0))
+def test_an_image_may_have_no_masks(model, embedding):
+    def decode_empty(seen, prompts):
+        predictions = model.decode(seen, prompts)
+        return replace(
+            predictions, embeddings=0 * predictions.embeddings, coarse=torch.full_like(predictions.coarse, -1.0)
+        )
 
     with torch.inference_mode():
-        found = generate_masks(blind, encoded[0], (64, 96), CONFIG)
+        found = generate_masks(decode_empty, embedding[0], (64, 96), CONFIG)
     assert found.scores.shape == (0,)
     assert found.render(0, 0, (64, 96)).shape == (0, 64, 96)
     assert len(tree_of(found, (64, 96))) == 0
 
 
-def test_bfloat16_finds_masks_that_can_be_drawn_outside_of_autocast(model):
+def test_bfloat16_detections_render_outside_of_autocast(model):
     batch = planted()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = model.detect(batch.images, None, [(64, 96)] * 2)
@@ -375,7 +385,7 @@ def test_bfloat16_finds_masks_that_can_be_drawn_outside_of_autocast(model):
 # --- weights --------------------------------------------------------------------------------------------------------
 
 
-def test_the_encoder_of_the_other_models_fits_by_name():
+def test_encoder_weights_have_the_names_of_other_models():
     other = Mask2Former(
         Mask2FormerConfig(
             kind="sohes", hidden_dim=32, num_heads=4, feedforward_dim=64, pixel_decoder_layers=1, num_queries=5
@@ -399,11 +409,11 @@ def test_a_model_comes_back_from_its_folder(tmp_path):
     assert back.config == model.config == from_json(to_json(model.config))
     seen = torch.rand(1, 3, 64, 96), torch.rand(1, NUM_CUES, 32, 48)
     with torch.inference_mode():
-        a, b = (one.decode(one.encode(*seen), questions(2)).logits() for one in (model, back))
+        a, b = (one.decode(one.encode(*seen), random_prompts(2)).logits() for one in (model, back))
     assert torch.equal(a, b)
 
 
-def test_mask_logits_are_float32_whatever_the_vectors_are():
-    vectors = torch.randn(2, 1, 8).bfloat16()
-    logits = mask_logits(vectors, torch.zeros(2, 1, 2, 2).bfloat16(), torch.randn(8, 4, 4))
+def test_mask_logits_are_float32():
+    embeddings = torch.randn(2, 1, 8).bfloat16()
+    logits = mask_logits(embeddings, torch.zeros(2, 1, 2, 2).bfloat16(), torch.randn(8, 4, 4))
     assert logits.dtype == torch.float32

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from masktree.models.pyramid.deformable import DeformableAttention, cell_centres, sample
+from masktree.models.pyramid.deformable import DeformableAttention, cell_centres, sample_values
 from tests.oracles import deformable as oracle
 
 SHAPES = {"one cell": [(1, 1)], "one map": [(5, 3)], "three maps": [(6, 8), (3, 4), (2, 1)]}
@@ -29,7 +29,7 @@ def draw(shapes: list, *, queries: int = 7, heads: int = 2, d: int = 5, points: 
 def test_samples_equal_the_formula(shapes, dtype):
     values, places, weights = draw(shapes)
     values = values.to(dtype)  # sampled in float32 whatever they are
-    got = sample(values, shapes, places, weights)
+    got = sample_values(values, shapes, places, weights)
     assert got.dtype == torch.float32
     for image in range(2):
         expected = oracle.sample(values[image].double().numpy(), shapes, places[image].numpy(), weights[image].numpy())
@@ -67,9 +67,9 @@ def test_bfloat16_keeps_places_apart():
     shapes = [(1, 256)]
     attention = DeformableAttention(2, heads=1, levels=1, points=1).to(torch.bfloat16)
     with torch.no_grad():
-        attention.offsets.bias.zero_()
-        attention.values.weight.copy_(torch.eye(2))
-        attention.output.weight.copy_(torch.eye(2))
+        attention.sampling_offsets.bias.zero_()
+        attention.value_proj.weight.copy_(torch.eye(2))
+        attention.output_proj.weight.copy_(torch.eye(2))
         maps = torch.zeros(1, 256, 2, dtype=torch.bfloat16)
         maps[0, ::2, 0] = 1
         found = attention(torch.zeros(1, 256, 2, dtype=torch.bfloat16), cell_centres(shapes), maps, shapes)
@@ -79,22 +79,22 @@ def test_bfloat16_keeps_places_apart():
 
 def test_it_starts_as_published():
     attention = DeformableAttention(32, heads=8, levels=3, points=4)
-    offsets = attention.offsets.bias.detach().view(8, 3, 4, 2)
+    offsets = attention.sampling_offsets.bias.detach().view(8, 3, 4, 2)
     for head in range(8):
         x, y = math.cos(math.pi * head / 4), math.sin(math.pi * head / 4)
         for point in range(4):
             expected = (point + 1) * np.array([x, y]) / max(abs(x), abs(y))
             for level in range(3):
                 np.testing.assert_allclose(offsets[head, level, point].numpy(), expected, atol=1e-5)
-    assert not attention.offsets.weight.any()
-    assert not attention.weights.weight.any()
+    assert not attention.sampling_offsets.weight.any()
+    assert not attention.attention_weights.weight.any()
 
 
 def test_places_have_gradients():
     """On a ramp the sample's slope is the ramp's, in cells."""
     ramp = torch.arange(8.0).expand(4, 8).reshape(1, 32, 1, 1)
     place = torch.tensor([0.4, 0.5], requires_grad=True)
-    seen = sample(ramp, [(4, 8)], place.view(1, 1, 1, 1, 1, 2), torch.ones(1, 1, 1, 1, 1))
+    seen = sample_values(ramp, [(4, 8)], place.view(1, 1, 1, 1, 1, 2), torch.ones(1, 1, 1, 1, 1))
     seen.sum().backward()
     assert float(seen.detach()) == pytest.approx(0.4 * 8 - 0.5, abs=1e-5)
     assert place.grad.tolist() == pytest.approx([8, 0], abs=1e-4)

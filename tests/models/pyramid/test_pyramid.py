@@ -14,7 +14,9 @@ from masktree.backbones import embedded, timm_networks
 from masktree.backbones.texture import NUM_CUES
 from masktree.backbones.weights import IMAGENET_MEAN, IMAGENET_STD, PUBLISHED_WEIGHTS
 from masktree.errors import InputError, WeightsError
-from masktree.models.pyramid.pyramid import EmbeddedPyramid, Pyramid, ResNetPyramid, build_pyramid
+from masktree.models.pyramid.base import Pyramid
+from masktree.models.pyramid.build import build_pyramid
+from masktree.models.pyramid.convolutional import EmbeddedPyramid, ResNetPyramid
 from masktree.models.pyramid.vit_adapter import ViTAdapter
 from tests.backbones.test_timm_backbone import random_state, write_folder
 
@@ -40,7 +42,6 @@ def inputs(pyramid: Pyramid, b: int = 2, H: int = 64, W: int = 96) -> tuple[torc
 def test_what_every_pyramid_keeps_to(kind, folders):
     pyramid = build_pyramid("embedded" if kind == "embedded" else str(folders[kind]), weights=True)
     assert isinstance(pyramid, Pyramid)
-    assert pyramid.stride == 32
     for H, W in [(32, 32), (64, 160)]:
         maps = pyramid(*inputs(pyramid, 2, H, W))
         expected = [(2, d, H // s, W // s) for d, s in zip(pyramid.channels, (4, 8, 16, 32), strict=True)]
@@ -180,7 +181,7 @@ def test_the_start_follows_the_seed(folders):
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
         drawn.append(build_pyramid(str(folders["vit"]), weights=True).state_dict())
-    key = "prior.stages.0.0.0.weight"
+    key = "spatial_prior.stages.0.0.0.weight"
     assert all(torch.equal(drawn[0][name], drawn[1][name]) for name in drawn[0])
     assert not torch.equal(drawn[0][key], drawn[2][key])
 

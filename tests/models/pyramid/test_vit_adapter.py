@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn import functional
 
 from masktree.errors import InputError, WeightsError
+from masktree.models.pyramid.base import Pyramid
+from masktree.models.pyramid.build import build_pyramid
 from masktree.models.pyramid.deformable import DeformableAttention, cell_centres
-from masktree.models.pyramid.pyramid import Pyramid, build_pyramid
 from masktree.models.pyramid.vit_adapter import Extractor, Injector, ViTAdapter
 from tests.backbones.test_timm_backbone import KINDS, write_folder
 
@@ -46,7 +47,11 @@ def awake(adapter: ViTAdapter) -> ViTAdapter:
     generator = torch.Generator().manual_seed(1)
     for module in adapter.modules():
         drawn = [module.gamma] if isinstance(module, Injector) else []
-        drawn += [module.offsets.weight, module.weights.weight] if isinstance(module, DeformableAttention) else []
+        drawn += (
+            [module.sampling_offsets.weight, module.attention_weights.weight]
+            if isinstance(module, DeformableAttention)
+            else []
+        )
         for parameter in drawn:
             parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
     return adapter
@@ -56,7 +61,7 @@ def awake(adapter: ViTAdapter) -> ViTAdapter:
 def test_maps_of_any_aspect(name, folders):
     adapter = build(folders[name]).train()
     assert isinstance(adapter, Pyramid)
-    assert adapter.cell == CELLS[name]
+    assert adapter.token_stride == CELLS[name]
     for H, W in [(32, 32), (32, 160), (96, 64)]:
         with torch.no_grad():
             maps = adapter(torch.rand(2, 3, H, W))
@@ -82,7 +87,7 @@ def test_the_transformer_starts_unchanged(name, folders):
         awake(adapter)(images)
         for hook in hooks:
             hook.remove()
-        scale = patch / adapter.cell
+        scale = patch / adapter.token_stride
         assert set(sizes) == {(int(64 * scale), int(96 * scale))}
         seen = functional.interpolate(pixels, sizes[0], mode="bilinear") if scale != 1 else pixels
         plain = network.forward_features(seen)
@@ -164,12 +169,12 @@ def test_tokens_and_cells_meet_where_they_lie(cell):
     for module in (injector, extractor):
         module.feature_norm = nn.Identity()
         attention = module.attention
-        nn.init.zeros_(attention.offsets.bias)
-        nn.init.eye_(attention.values.weight)
-        nn.init.eye_(attention.output.weight)
+        nn.init.zeros_(attention.sampling_offsets.bias)
+        nn.init.eye_(attention.value_proj.weight)
+        nn.init.eye_(attention.output_proj.weight)
     nn.init.ones_(injector.gamma)
-    nn.init.zeros_(extractor.widen.weight)
-    nn.init.zeros_(extractor.widen.bias)
+    nn.init.zeros_(extractor.fc2.weight)
+    nn.init.zeros_(extractor.fc2.bias)
 
     def coordinates(places: list) -> torch.Tensor:
         return functional.pad(cell_centres(places), (0, dim - 2))[None]
@@ -187,9 +192,9 @@ def test_tokens_and_cells_meet_where_they_lie(cell):
 @pytest.mark.parametrize(("depth", "last"), [(4, 0), (6, 0), (12, 2), (13, 2)])
 def test_blocks_are_shared_out(depth, last):
     adapter = ViTAdapter(tiny_vit(depth), HALF, HALF)
-    assert [block for group in adapter.groups for block in group] == list(range(depth))
-    assert adapter.groups[0][-1] == last
-    assert max(map(len, adapter.groups)) - min(map(len, adapter.groups)) <= 1
+    assert [block for group in adapter.block_groups for block in group] == list(range(depth))
+    assert adapter.block_groups[0][-1] == last
+    assert max(map(len, adapter.block_groups)) - min(map(len, adapter.block_groups)) <= 1
     assert [len(extractors) for extractors in adapter.extractors] == [1, 1, 1, 3]
 
 
@@ -204,7 +209,7 @@ def test_heads_are_those_of_the_transformer():
     adapter = ViTAdapter(tiny_vit(embed_dim=48, num_heads=6), HALF, HALF)
     assert adapter.channels == (48, 48, 48, 48)
     assert {module.heads for module in adapter.modules() if isinstance(module, DeformableAttention)} == {6}
-    assert adapter.injectors[0].attention.values.out_features == 24
+    assert adapter.injectors[0].attention.value_proj.out_features == 24
 
 
 def test_pooling_networks_have_no_idle_parameters():
@@ -221,5 +226,5 @@ def test_networks_that_do_not_fit_are_refused(tmp_path, folders):
     mixed = timm.create_model(
         "vit_small_patch16_rope_mixed_224", embed_dim=32, depth=4, num_heads=2, dynamic_img_size=True
     )
-    with pytest.raises(WeightsError, match="a position code for each block"):
+    with pytest.raises(WeightsError, match="a position embedding for each block"):
         ViTAdapter(mixed, HALF, HALF)

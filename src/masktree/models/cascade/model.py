@@ -1,128 +1,96 @@
-"""The model of HASSOD (Cao et al. 2023, arXiv 2402.03311): Cascade Mask R-CNN that also tells wholes, parts and
+"""Model of HASSOD (Cao et al. 2023, arXiv 2402.03311): Cascade Mask R-CNN that also classifies wholes, parts and
 subparts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import FeaturePyramidNetwork, nms
+from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image, nms
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from masktree.models.cascade.boxes import Weights, boxes_of, clip, crop, decode, overlaps, proper, sample
+from masktree.models.cascade.boxes import BoxWeights, crop_masks, decode, is_proper, mask_boxes, match, sample
+from masktree.models.cascade.detections import BoxDetections
+from masktree.models.cascade.heads import MASK_SIZE, BoxHead, MaskHead, SampledRois, mask_loss
 from masktree.models.cascade.proposals import ProposalNetwork
-from masktree.models.cascade.stages import SIDE, BoxStage, MaskHead, SampledRois, mask_loss
 from masktree.models.config import CascadeConfig
+from masktree.models.pyramid.base import Pyramid
 from masktree.models.structures import Batch
 
-if TYPE_CHECKING:
-    from masktree.models.pyramid.pyramid import Pyramid
-
-# IoU from which a box is a mask, and units of the deltas, in each stage (Cascade R-CNN).
-_STAGES: tuple[tuple[float, Weights], ...] = (
+# IoU from which a box is positive, and weights of the deltas, of each stage (Cascade R-CNN).
+_STAGES: tuple[tuple[float, BoxWeights], ...] = (
     (0.5, (10.0, 10.0, 5.0, 5.0)),
     (0.6, (20.0, 20.0, 10.0, 10.0)),
     (0.7, (30.0, 30.0, 15.0, 15.0)),
 )
-_POSITIVES = 0.5  # the most of the boxes that are learned from (HASSOD)
-NMS = 0.5  # of found boxes (Detectron2's value, which HASSOD leaves; no score is too low for it)
-_FILLED = 256  # boxes filled with masks at a time: 1000 at full width would take 0.8 GB
+_POSITIVE_FRACTION = 0.5  # maximum fraction of positive RoIs (HASSOD)
+NMS_IOU = 0.5  # of detections (Detectron2's value, which HASSOD keeps; there is no score threshold)
+_MASK_HEAD_BATCH = 256  # boxes at a time: 1000 at full width would take 0.8 GB
 
 
 class CascadeMaskRCNN(nn.Module):
-    """Finds boxes in three stages, fills them with masks; a ``Model``.
+    """A ``Model``: three cascade stages refine the boxes, a mask head predicts a mask in each.
 
     Args:
-        config: shape of the model.
-        pyramid: maps at strides 4, 8, 16 and 32.
+        config: of the model.
+        pyramid: of its backbone.
     """
 
     def __init__(self, config: CascadeConfig, pyramid: Pyramid) -> None:
         super().__init__()
         self.config, self.pyramid, self.wants_cues = config, pyramid, pyramid.wants_cues
-        self.maps = FeaturePyramidNetwork(list(pyramid.channels), config.hidden_dim, LastLevelMaxPool())
-        self.proposals = ProposalNetwork(config.hidden_dim)
-        stages = nn.ModuleList(BoxStage(config.hidden_dim, config.box_head_dim, *stage) for stage in _STAGES)
-        self.stages = cast("Sequence[BoxStage]", stages)
+        self.fpn = FeaturePyramidNetwork(list(pyramid.channels), config.hidden_dim, LastLevelMaxPool())
+        self.rpn = ProposalNetwork(config.hidden_dim)
+        box_heads = nn.ModuleList(BoxHead(config.hidden_dim, config.box_head_dim, *stage) for stage in _STAGES)
+        self.box_heads = cast("Sequence[BoxHead]", box_heads)
         self.mask_head = MaskHead(config.hidden_dim, config.mask_head_layers)
 
-    def losses(self, batch: Batch, masks: Tensor | None = None) -> Mapping[str, Tensor]:
-        """Objectives of a batch by name: ``rpn_objectness``, ``rpn_box``, ``class``, ``box``, ``level`` (sums over the
-        stages) and ``mask``; all have weight 1.
+    def features(self, images: Tensor, cues: Tensor | None) -> list[Tensor]:
+        """Maps (b, hidden, H/s, W/s) float32 at s = 4, 8, 16, 32 and 64; ``images`` and ``cues`` as in ``Batch``."""
+        maps = self.fpn({str(number): m for number, m in enumerate(self.pyramid(images, cues))})
+        return [m.float() for m in maps.values()]  # once: boxes are pooled from them four times
+
+    def losses(self, batch: Batch, num_masks: Tensor | None = None) -> Mapping[str, Tensor]:
+        """Losses ``rpn_objectness``, ``rpn_box``, ``class``, ``box``, ``level`` (sums over the stages) and ``mask``,
+        all of weight 1.
 
         Each is a mean over images of a mean within the image, so images may be spread over processes in any way;
-        ``masks`` is not used. An image without targets teaches that its anchors are background, and no more: DropLoss
-        leaves out the classes of all its boxes; not even that where ``batch.learn_from_empty`` is false.
+        ``num_masks`` is ignored. An image without targets only trains its anchors as background, as DropLoss ignores
+        the classes of all its boxes; without ``batch.learn_from_empty`` not even these.
 
         Raises:
-            InputError: a target mask without a pixel.
+            InputError: an empty target mask.
         """
         maps = self.features(batch.images, batch.cues)
         size = (batch.images.shape[2], batch.images.shape[3])
         generators = [torch.Generator().manual_seed(int(seed)) for seed in batch.seeds]
-        boxes = [boxes_of(targets.masks) for targets in batch.targets]
-        logits, deltas, anchors = self.proposals(maps)
-        joined = torch.cat(anchors)
-        objectness, distance = self.proposals.losses(logits, deltas, joined, boxes, generators, batch.loss_weights)
+        boxes = [mask_boxes(targets.masks) for targets in batch.targets]
+        logits, deltas, anchors = self.rpn(maps)
+        objectness_loss, box_loss = self.rpn.losses(
+            logits, deltas, torch.cat(anchors), boxes, generators, batch.loss_weights
+        )
         count = self.config.train_proposals
-        proposed = self.proposals.propose(logits, deltas, anchors, [size] * len(boxes), count, training=True)
-        rois = [self._choose(*own) for own in zip(proposed, boxes, generators, strict=True)]
+        proposals = self.rpn.propose(logits, deltas, anchors, [size] * len(boxes), count, training=True)
+        rois = [self._sample_rois(*image) for image in zip(proposals, boxes, generators, strict=True)]
         return {
-            "rpn_objectness": objectness,
-            "rpn_box": distance,
-            **self._stage_losses(maps, rois, boxes, [targets.levels for targets in batch.targets], size),
+            "rpn_objectness": objectness_loss,
+            "rpn_box": box_loss,
+            **self._box_losses(maps, rois, boxes, [targets.levels for targets in batch.targets], size),
             "mask": self._mask_loss(maps, rois, [targets.masks for targets in batch.targets]),
         }
 
     @torch.no_grad()
-    def detect(
-        self, images: Tensor, cues: Tensor | None, valid_sizes: Sequence[tuple[int, int]]
-    ) -> Sequence[BoxDetections]:
-        """What is found in each image; see ``Model``. Boxes that overlap a better one by more than 0.5 are left out."""
-        maps = self.features(images, cues)
-        logits, deltas, anchors = self.proposals(maps)
-        count = self.config.test_proposals
-        boxes = self.proposals.propose(logits, deltas, anchors, valid_sizes, count, training=False)
-        counts = [len(own) for own in boxes]
-        scores, levels = [], []
-        for stage in self.stages:
-            predictions = stage(maps, boxes)
-            scores.append(predictions.logits.softmax(1)[:, 1])
-            levels.append(predictions.levels.softmax(1))
-            moved = decode(predictions.deltas, torch.cat(boxes), stage.weights).split(counts)
-            boxes = [clip(own, size) for own, size in zip(moved, valid_sizes, strict=True)]
-        mean_scores, mean_levels = torch.stack(scores).mean(0), torch.stack(levels).mean(0)
-        kept = [self._best(*own) for own in zip(boxes, mean_scores.split(counts), strict=True)]
-        found = []
-        for i, own in enumerate(kept):
-            own_boxes = boxes[i][own]
-            found.append(
-                BoxDetections(
-                    boxes=own_boxes,
-                    scores=mean_scores.split(counts)[i][own],
-                    levels=mean_levels.split(counts)[i][own],
-                    masks=self._fill([one[i : i + 1] for one in maps], own_boxes),
-                    valid_size=valid_sizes[i],
-                )
-            )
-        return found
+    def _sample_rois(self, proposals: Tensor, targets: Tensor, generator: torch.Generator) -> SampledRois:
+        """Sampled proposals and target boxes; the latter make positives from the first step on."""
+        boxes = torch.cat([proposals, targets])
+        matches = match(boxes, targets)
+        positive = matches.ious >= self.box_heads[0].positive_iou
+        index = sample(positive, ~positive, self.config.roi_batch_size, _POSITIVE_FRACTION, generator)
+        return SampledRois(boxes[index], positive[index], matches.targets[index])
 
-    # --- learning -----------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def _choose(self, proposed: Tensor, targets: Tensor, generator: torch.Generator) -> SampledRois:
-        """Boxes to learn from: some of those proposed, and of the targets' own, so that there are positives from the
-        first step on."""
-        boxes = torch.cat([proposed, targets])
-        found = overlaps(boxes, targets)
-        positive = found.ious >= self.stages[0].iou
-        chosen = sample(positive, ~positive, self.config.roi_batch_size, _POSITIVES, generator)
-        return SampledRois(boxes[chosen], positive[chosen], found.targets[chosen])
-
-    def _stage_losses(
+    def _box_losses(
         self,
         maps: Sequence[Tensor],
         rois: Sequence[SampledRois],
@@ -130,94 +98,60 @@ class CascadeMaskRCNN(nn.Module):
         levels: Sequence[Tensor],
         size: tuple[int, int],
     ) -> dict[str, Tensor]:
-        """Each stage gets the boxes that the one before moved, and labels them anew by its own IoU."""
+        """Sums over the stages; each gets the refined boxes of the one before, matched by its own IoU threshold."""
         names = ("class", "box", "level")
-        total = dict.fromkeys(names, maps[0].new_zeros((), dtype=torch.float32))
-        for number, stage in enumerate(self.stages):
-            predictions = stage(maps, [own.boxes for own in rois], scale=1 / len(self.stages))
-            following, terms = [], []
-            for i, said in enumerate(predictions.split([len(own.boxes) for own in rois])):
-                moved = clip(decode(said.deltas.detach(), rois[i].boxes, stage.weights), size)
-                found = overlaps(moved, targets[i])
-                terms.append(torch.stack(stage.losses(said, rois[i], found.ious, targets[i], levels[i])))
-                if number + 1 < len(self.stages):
-                    usable = proper(moved)
-                    positive = found.ious[usable] >= self.stages[number + 1].iou
-                    following.append(SampledRois(moved[usable], positive, found.targets[usable]))
-            for name, term in zip(names, torch.stack(terms).mean(0), strict=True):
-                total[name] = total[name] + term
-            rois = following
-        return total
+        totals = dict.fromkeys(names, maps[0].new_zeros((), dtype=torch.float32))
+        for number, head in enumerate(self.box_heads):
+            boxes = [image_rois.boxes for image_rois in rois]
+            predictions = head(maps, boxes, gradient_scale=1 / len(self.box_heads))
+            next_rois, losses = [], []
+            for i, image in enumerate(predictions.split([len(image_boxes) for image_boxes in boxes])):
+                refined = clip_boxes_to_image(decode(image.deltas.detach(), boxes[i], head.box_weights), size)
+                matches = match(refined, targets[i])
+                losses.append(torch.stack(head.losses(image, rois[i], matches.ious, targets[i], levels[i])))
+                if number + 1 < len(self.box_heads):
+                    usable = is_proper(refined)
+                    positive = matches.ious[usable] >= self.box_heads[number + 1].positive_iou
+                    next_rois.append(SampledRois(refined[usable], positive, matches.targets[usable]))
+            for name, loss in zip(names, torch.stack(losses).mean(0), strict=True):
+                totals[name] = totals[name] + loss
+            rois = next_rois
+        return totals
 
     def _mask_loss(self, maps: Sequence[Tensor], rois: Sequence[SampledRois], masks: Sequence[Tensor]) -> Tensor:
-        """The mask head learns from the positives of the first stage."""
-        boxes = [own.boxes[own.positive] for own in rois]
-        logits = self.mask_head(maps, boxes).split([len(own) for own in boxes])
-        terms = []
-        for i, own in enumerate(rois):
-            terms.append(mask_loss(logits[i], crop(masks[i], own.targets[own.positive], boxes[i], SIDE)))
-        return torch.stack(terms).mean()
+        """Mask loss of the positive RoIs of the first stage."""
+        boxes = [image_rois.boxes[image_rois.positive] for image_rois in rois]
+        logits = self.mask_head(maps, boxes).split([len(image_boxes) for image_boxes in boxes])
+        losses = []
+        for i, image_rois in enumerate(rois):
+            targets = crop_masks(masks[i], image_rois.targets[image_rois.positive], boxes[i], MASK_SIZE)
+            losses.append(mask_loss(logits[i], targets))
+        return torch.stack(losses).mean()
 
-    # --- both ---------------------------------------------------------------------------------------------------
-
-    def features(self, images: Tensor, cues: Tensor | None) -> list[Tensor]:
-        """Maps (b, hidden, H/s, W/s) float32 at s = 4, 8, 16, 32 and 64."""
-        maps = self.maps({str(number): one for number, one in enumerate(self.pyramid(images, cues))})
-        return [one.float() for one in maps.values()]  # once: boxes are cut out of them four times
-
-    # --- finding ------------------------------------------------------------------------------------------------
-
-    def _best(self, boxes: Tensor, scores: Tensor) -> Tensor:
-        usable = (proper(boxes) & torch.isfinite(scores)).nonzero().flatten()
-        return usable[nms(boxes[usable], scores[usable], NMS)[: self.config.max_detections]]
-
-    def _fill(self, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
-        return torch.cat([self.mask_head(maps, [some]).sigmoid() for some in boxes.split(_FILLED)])
-
-
-@dataclass(frozen=True)
-class BoxDetections:
-    """Masks of one image as probabilities inside boxes, best score first; ``ModelDetections``.
-
-    ``boxes`` (n, 4) on the pixels that the network saw, of which ``content`` (height, width) is the image; ``masks``
-    (n, SIDE, SIDE) float32 in [0, 1]; ``scores`` (n,) and ``levels`` (n, 3) as in ``ModelDetections``.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    levels: Tensor
-    masks: Tensor
-    valid_size: tuple[int, int]
-    ancestors: None = None
-
-    def render(self, start: int, stop: int, size: tuple[int, int]) -> Tensor:
-        """See ``ModelDetections``; a mask may be empty. Besides the result, one mask is in memory as float32."""
-        scale = self.boxes.new_tensor([size[1] / self.valid_size[1], size[0] / self.valid_size[0]] * 2)
-        boxes, masks = self.boxes[start:stop] * scale, self.masks[start:stop]
-        rendered = torch.zeros((len(boxes), *size), dtype=torch.bool, device=boxes.device)
-        for number, (left, top, right, bottom) in enumerate(boxes.tolist()):
-            rows = slice(max(int(top), 0), min(int(bottom) + 1, size[0]))
-            columns = slice(max(int(left), 0), min(int(right) + 1, size[1]))
-            mask = paste(masks[number], (left, top, right, bottom), rows, columns)
-            rendered[number, rows, columns] = mask > 0.5
-        return rendered
-
-
-def paste(mask: Tensor, box: tuple[float, float, float, float], rows: slice, columns: slice) -> Tensor:
-    """Probabilities of a (SIDE, SIDE) mask at the centres of pixels: bilinear between the cells' centres, 0 outside.
-
-    Bilinear weights are products of one number for the row and one for the column, hence two small matrix products.
-    """
-    left, top, right, bottom = box
-    down = _weights(rows, top, bottom, mask)
-    across = _weights(columns, left, right, mask)
-    with torch.autocast(mask.device.type, enabled=False):
-        return down @ mask @ across.T
-
-
-def _weights(pixels: slice, first: float, last: float, mask: Tensor) -> Tensor:
-    """(pixels, SIDE) weight of each cell of a line of cells from ``first`` to ``last`` at the centres of pixels."""
-    centres = torch.arange(pixels.start, pixels.stop, device=mask.device, dtype=mask.dtype) + 0.5
-    place = (centres - first) / max(last - first, 1e-6) * SIDE - 0.5
-    cells = torch.arange(SIDE, device=mask.device, dtype=mask.dtype)
-    return (1 - (place[:, None] - cells).abs()).clamp(min=0)
+    @torch.no_grad()
+    def detect(
+        self, images: Tensor, cues: Tensor | None, valid_sizes: Sequence[tuple[int, int]]
+    ) -> Sequence[BoxDetections]:
+        """See ``Model``: the detections of each image after NMS at ``NMS_IOU``; scores are means over the stages."""
+        maps = self.features(images, cues)
+        logits, deltas, anchors = self.rpn(maps)
+        boxes = self.rpn.propose(logits, deltas, anchors, valid_sizes, self.config.test_proposals, training=False)
+        counts = [len(image_boxes) for image_boxes in boxes]
+        stage_scores, stage_levels = [], []
+        for head in self.box_heads:
+            predictions = head(maps, boxes)
+            stage_scores.append(predictions.class_logits.softmax(1)[:, 1])
+            stage_levels.append(predictions.level_logits.softmax(1))
+            refined = decode(predictions.deltas, torch.cat(boxes), head.box_weights).split(counts)
+            boxes = [clip_boxes_to_image(b, size) for b, size in zip(refined, valid_sizes, strict=True)]
+        scores = torch.stack(stage_scores).mean(0).split(counts)
+        levels = torch.stack(stage_levels).mean(0).split(counts)
+        detections = []
+        for i, valid_size in enumerate(valid_sizes):
+            usable = (is_proper(boxes[i]) & torch.isfinite(scores[i])).nonzero().flatten()
+            kept = usable[nms(boxes[i][usable], scores[i][usable], NMS_IOU)[: self.config.max_detections]]
+            image_boxes, image_maps = boxes[i][kept], [m[i : i + 1] for m in maps]
+            batches = image_boxes.split(_MASK_HEAD_BATCH)
+            masks = torch.cat([self.mask_head(image_maps, [batch]).sigmoid() for batch in batches])
+            detections.append(BoxDetections(image_boxes, scores[i][kept], levels[i][kept], masks, valid_size))
+        return detections

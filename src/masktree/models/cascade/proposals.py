@@ -1,5 +1,5 @@
-"""Where masks may be: the region proposal network (Ren et al. 2015, arXiv 1506.01497) on five maps of a feature pyramid
-network (Lin et al. 2017, arXiv 1612.03144), with HASSOD's settings."""
+"""Region proposal network (Ren et al. 2015, arXiv 1506.01497) on five maps of a feature pyramid network (Lin et al.
+2017, arXiv 1612.03144), with HASSOD's settings."""
 
 from __future__ import annotations
 
@@ -10,40 +10,43 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, clip_boxes_to_image
 
-from masktree.models.cascade.boxes import Weights, clip, decode, encode, overlaps, proper, sample
+from masktree.models.cascade.boxes import BoxWeights, decode, encode, is_proper, match, sample
 
-STRIDES = (4, 8, 16, 32, 64)
-_SIDES = (32, 64, 128, 256, 512)  # of anchors, one per map
-_ASPECTS = (0.5, 1.0, 2.0)  # height to width
-PLAIN: Weights = (1.0, 1.0, 1.0, 1.0)
+MAP_STRIDES = (4, 8, 16, 32, 64)
+_ANCHOR_SIZES = (32, 64, 128, 256, 512)  # one per map
+_ASPECT_RATIOS = (0.5, 1.0, 2.0)  # height to width
+BOX_WEIGHTS: BoxWeights = (1.0, 1.0, 1.0, 1.0)
 # From here on the values of HASSOD's configuration, and Detectron2's where it sets none.
-_POSITIVE, _NEGATIVE = 0.7, 0.3  # IoU from which an anchor is a mask, below which it is none
-_SAMPLED, _FRACTION = 256, 0.5  # anchors per image that are learned from; the most positives among them
-_TRAIN_TOP, TEST_TOP = 2000, 1000  # anchors per map that go into the suppression of duplicates
-NMS = 0.65
+_POSITIVE_IOU, _NEGATIVE_IOU = 0.7, 0.3  # an anchor is positive from the one on, negative below the other
+_ANCHORS_PER_IMAGE, _POSITIVE_FRACTION = 256, 0.5  # sampled for the losses
+_PRE_NMS_TOP_TRAIN, PRE_NMS_TOP_TEST = 2000, 1000  # per map
+NMS_IOU = 0.65
 
 
 class ProposalNetwork(nn.Module):
-    """Rates boxes of three aspects at each place of five maps, (b, channels, H/s, W/s) for s in ``STRIDES``."""
+    """Objectness and box deltas for anchors of three aspect ratios in every cell of five maps (b, channels, H/s, W/s),
+    s in ``MAP_STRIDES``."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.head = RPNHead(channels, len(_ASPECTS))
-        self.anchors = AnchorGenerator(tuple((side,) for side in _SIDES), (_ASPECTS,) * len(_SIDES))
+        self.head = RPNHead(channels, len(_ASPECT_RATIOS))
+        sizes = tuple((size,) for size in _ANCHOR_SIZES)
+        self.anchor_generator = AnchorGenerator(sizes, (_ASPECT_RATIOS,) * len(sizes))
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Logits (b, k) and deltas (b, k, 4) of all k anchors, map by map, and the anchors (k_i, 4) of each map."""
         logits, deltas = self.head(list(maps))
-        aspects = len(_ASPECTS)
-        flat_logits = [one.permute(0, 2, 3, 1).flatten(1).float() for one in logits]
-        flat_steps = [one.unflatten(1, (aspects, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3).float() for one in deltas]
-        # The generator would take its type from the maps: bfloat16 has no room for pixel coordinates.
-        self.anchors.set_cell_anchors(torch.float32, maps[0].device)
-        sizes = [list(one.shape[-2:]) for one in maps]
-        anchors = self.anchors.grid_anchors(sizes, [[stride, stride] for stride in STRIDES])
-        return torch.cat(flat_logits, 1), torch.cat(flat_steps, 1), anchors
+        num_ratios = len(_ASPECT_RATIOS)
+        flat_logits = [m.permute(0, 2, 3, 1).flatten(1).float() for m in logits]
+        flat_deltas = [m.unflatten(1, (num_ratios, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3).float() for m in deltas]
+        # The generator would take its type from the maps, but bfloat16 cannot hold pixel coordinates.
+        self.anchor_generator.set_cell_anchors(torch.float32, maps[0].device)
+        sizes = [list(m.shape[-2:]) for m in maps]
+        strides = [[stride, stride] for stride in MAP_STRIDES]
+        anchors: list[Tensor] = self.anchor_generator.grid_anchors(sizes, strides)
+        return torch.cat(flat_logits, 1), torch.cat(flat_deltas, 1), anchors
 
     def losses(
         self,
@@ -54,22 +57,32 @@ class ProposalNetwork(nn.Module):
         generators: Sequence[torch.Generator],
         loss_weights: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of a sample of anchors, and L1 distance of the deltas of its positives, both divided by the
-        number of images times that of the sample. ``targets``: (n, 4) boxes of each image, n may be 0.
-        ``loss_weights``: (b,) factor on the losses of each image; None for 1."""
-        objectness, distance = [], []
+        """Cross-entropy of sampled anchors and L1 loss of the deltas of the positive ones, both divided by the number
+        of images times the sample size.
+
+        Args:
+            logits, deltas: (b, k) and (b, k, 4).
+            anchors: (k, 4) of all maps.
+            targets: (n, 4) boxes of each image, n may be 0.
+            generators: of each image's sample, on the CPU.
+            loss_weights: (b,) of the images; None for 1.
+        """
+        objectness_losses, box_losses = [], []
         for i, generator in enumerate(generators):
-            found = overlaps(anchors, targets[i])
-            positive = (found.ious >= _POSITIVE) | found.closest
-            chosen = sample(positive, (found.ious < _NEGATIVE) & ~positive, _SAMPLED, _FRACTION, generator)
-            wanted = positive[chosen].float()
-            objectness.append(functional.binary_cross_entropy_with_logits(logits[i, chosen], wanted, reduction="sum"))
-            own = chosen[positive[chosen]]
-            code = encode(targets[i][found.targets[own]], anchors[own], PLAIN)
-            distance.append(functional.l1_loss(deltas[i, own], code, reduction="sum"))
-        both = torch.stack([torch.stack(objectness), torch.stack(distance)])
-        both = both if loss_weights is None else both * loss_weights
-        return both[0].mean() / _SAMPLED, both[1].mean() / _SAMPLED
+            matches = match(anchors, targets[i])
+            positive = (matches.ious >= _POSITIVE_IOU) | matches.is_best_of_target
+            negative = (matches.ious < _NEGATIVE_IOU) & ~positive
+            index = sample(positive, negative, _ANCHORS_PER_IMAGE, _POSITIVE_FRACTION, generator)
+            labels = positive[index].float()
+            objectness_losses.append(
+                functional.binary_cross_entropy_with_logits(logits[i, index], labels, reduction="sum")
+            )
+            index = index[positive[index]]
+            target_deltas = encode(targets[i][matches.targets[index]], anchors[index], BOX_WEIGHTS)
+            box_losses.append(functional.l1_loss(deltas[i, index], target_deltas, reduction="sum"))
+        losses = torch.stack([torch.stack(objectness_losses), torch.stack(box_losses)])
+        losses = losses if loss_weights is None else losses * loss_weights
+        return losses[0].mean() / _ANCHORS_PER_IMAGE, losses[1].mean() / _ANCHORS_PER_IMAGE
 
     @torch.no_grad()
     def propose(
@@ -82,26 +95,27 @@ class ProposalNetwork(nn.Module):
         *,
         training: bool,
     ) -> list[Tensor]:
-        """At most ``count`` boxes (k, 4) for each image, best first, cut at its (height, width); k may be 0."""
-        top = _TRAIN_TOP if training else max(TEST_TOP, count)
-        kept_logits, kept_boxes, maps = [], [], []
-        numbers = [len(one) for one in anchors]
-        per_map = zip(logits.split(numbers, 1), deltas.split(numbers, 1), strict=True)
-        for level, (own_logits, own_steps) in enumerate(per_map):
-            best, where = own_logits.topk(min(top, numbers[level]), 1)
-            chosen = own_steps.gather(1, where[..., None].expand(-1, -1, 4))
-            kept_logits.append(best)
-            kept_boxes.append(decode(chosen, anchors[level][where], PLAIN))
-            maps.append(torch.full_like(where[0], level))
-        scores, boxes, level_of = torch.cat(kept_logits, 1), torch.cat(kept_boxes, 1), torch.cat(maps)
+        """At most ``count`` boxes (k, 4) per image after NMS, best first, clipped to its (height, width)."""
+        pre_nms_top = _PRE_NMS_TOP_TRAIN if training else max(PRE_NMS_TOP_TEST, count)
+        top_logits, top_boxes, map_indices = [], [], []
+        counts = [len(map_anchors) for map_anchors in anchors]
+        per_map = zip(logits.split(counts, 1), deltas.split(counts, 1), anchors, strict=True)
+        for map_index, (map_logits, map_deltas, map_anchors) in enumerate(per_map):
+            values, index = map_logits.topk(min(pre_nms_top, len(map_anchors)), 1)
+            selected_deltas = map_deltas.gather(1, index[..., None].expand(-1, -1, 4))
+            top_logits.append(values)
+            top_boxes.append(decode(selected_deltas, map_anchors[index], BOX_WEIGHTS))
+            map_indices.append(torch.full_like(index[0], map_index))
         return [
-            _distinct(clip(own_boxes, size), own_scores, level_of, count)
-            for own_boxes, own_scores, size in zip(boxes, scores, sizes, strict=True)
+            _nms(clip_boxes_to_image(image_boxes, size), image_logits, torch.cat(map_indices), count)
+            for image_boxes, image_logits, size in zip(
+                torch.cat(top_boxes, 1), torch.cat(top_logits, 1), sizes, strict=True
+            )
         ]
 
 
-def _distinct(boxes: Tensor, scores: Tensor, maps: Tensor, count: int) -> Tensor:
+def _nms(boxes: Tensor, scores: Tensor, map_indices: Tensor, count: int) -> Tensor:
     """The best ``count`` boxes, without those that overlap a better one of the same map."""
-    usable = proper(boxes) & torch.isfinite(scores)
-    boxes, scores, maps = boxes[usable], scores[usable], maps[usable]
-    return boxes[batched_nms(boxes, scores, maps, NMS)[:count]]
+    usable = is_proper(boxes) & torch.isfinite(scores)
+    boxes, scores, map_indices = boxes[usable], scores[usable], map_indices[usable]
+    return boxes[batched_nms(boxes, scores, map_indices, NMS_IOU)[:count]]

@@ -1,192 +1,62 @@
 """Mask2Former without classes (Cheng et al. 2022, arXiv 2112.01527): the models of SOHES and UnSAM.
 
-Every query is an entity or nothing. For SOHES an ancestor head says which entity lies under which. The pixel decoder is
-that of transformers; query decoder, matching and objectives are in modules of their own.
+Every query is an object or no object. For SOHES an ancestor head predicts which object contains which. The pixel
+decoder is that of transformers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from masktree.models.config import Mask2FormerConfig
-from masktree.models.mask2former.ancestor_head import AncestorHead, ancestor_loss, ancestor_targets
+from masktree.models.mask2former.ancestors import AncestorHead, ancestor_loss, ancestor_targets
 from masktree.models.mask2former.decoder import QueryDecoder
 from masktree.models.mask2former.losses import (
-    POINTS,
+    NUM_POINTS,
     LossPoints,
+    assign,
     class_loss,
     dice_loss,
     mask_loss,
+    pair_costs,
     sample_features,
     sample_masks,
     select_loss_points,
 )
-from masktree.models.mask2former.matching import assign, pair_costs
 from masktree.models.mask2former.pixel_decoder import build_pixel_decoder, decode_pixels
 from masktree.models.mask2former.scores import mask_scores
+from masktree.models.mask_maps import crop_to_valid, upsample_masks
+from masktree.models.pyramid.base import Pyramid
 from masktree.models.structures import Batch, Targets
 
-if TYPE_CHECKING:
-    from masktree.models.pyramid.pyramid import Pyramid
-
-CLASS, MASK, DICE = 2.0, 5.0, 5.0  # weights of the objectives and of the matching (arXiv 2112.01527, section 4.1)
-NO_OBJECT_WEIGHT = 0.1  # weight of queries that are nothing (same source)
-ANCESTOR = 1.0  # weight of the ancestor head (our choice: its loss begins at 0.7, a tenth of the others' sum)
-STRIDE = 4  # pixels per cell of a mask
-
-
-@dataclass(frozen=True)
-class _Found:
-    """Of b images: queries and their mask vectors, (b, q, hidden) for each layer, and the pixels' (b, hidden, h, w)."""
-
-    states: list[Tensor]
-    vectors: list[Tensor]
-    pixels: Tensor
-
-
-class Mask2Former(nn.Module):
-    """Satisfies ``Model``. ``pyramid`` gives maps at strides 4, 8, 16 and 32.
-
-    ``points`` a mask learns from may be set, for small machines; there are never more than half of the map's cells (our
-    choice: the published number, 12,544, is for images of 1024 pixels, whose map has 65,536).
-
-    Raises:
-        InputError: ``config.hidden_dim`` no multiple of 32, or transformers missing or too old.
-    """
-
-    def __init__(self, config: Mask2FormerConfig, pyramid: Pyramid) -> None:
-        super().__init__()
-        self.config = config
-        self.wants_cues = pyramid.wants_cues
-        self.points = POINTS
-        self.pyramid = pyramid
-        self.pixel_decoder: Any = build_pixel_decoder(config, pyramid.channels)
-        self.decoder = QueryDecoder(
-            config.hidden_dim, config.num_heads, config.feedforward_dim, config.decoder_layers, config.num_queries
-        )
-        self.entity = nn.Linear(config.hidden_dim, 2)  # logits of entity and none
-        self.ancestor = AncestorHead(config.hidden_dim) if config.kind == "sohes" else None
-
-    def forward(self, images: Tensor, cues: Tensor | None = None) -> tuple[Tensor, ...]:
-        """All that is known of all queries, for export.
-
-        Returns:
-            (b, q) probability of being an entity; (b, q, H/4, W/4) logits of masks; for ``sohes`` (b, q, q):
-            probability that query j is an ancestor of query i, its diagonal of no meaning.
-        """
-        found = self._decode_queries(images, cues)
-        entity = self.entity(found.states[-1]).softmax(2)[..., 0]
-        masks = torch.einsum("bqd,bdhw->bqhw", found.vectors[-1], found.pixels)
-        if self.ancestor is None:
-            return entity, masks
-        return entity, masks, self.ancestor(found.states[-1]).sigmoid()
-
-    def losses(self, batch: Batch, masks: Tensor | None = None) -> Mapping[str, Tensor]:
-        """Weighted objectives: ``class``, ``mask`` and ``dice`` of the last layer, the same with ``_aux`` summed over
-        the earlier ones and the queries before the first, ``ancestor`` for ``sohes``.
-
-        Mask, dice and ancestor are means over target masks, class is one over all queries with
-        ``NO_OBJECT_WEIGHT`` for those that are nothing. With ``masks`` the mean over processes with equally many
-        images, the mean of their losses is the
-        loss of all their images together. Of more masks than queries, those that fit best are learned.
-
-        Raises:
-            InputError: parents of a target are no forest.
-        """
-        found = self._decode_queries(batch.images, batch.cues)
-        entity = [self.entity(state).float() for state in found.states]
-        with torch.autocast(batch.images.device.type, enabled=False):
-            parts = [
-                self._image_losses(i, found, entity, targets, int(seed))
-                for i, (targets, seed) in enumerate(zip(batch.targets, batch.seeds.tolist(), strict=True))
-            ]
-        layers = torch.stack([layers for layers, _ in parts])  # (b, layers + 1, 3)
-        sums = (layers * batch.loss_weights[:, None, None]).sum(0)
-        if masks is None:
-            masks = sums.new_tensor(float(sum(len(targets.masks) for targets in batch.targets)))
-        queries = len(batch.images) * self.config.num_queries
-        matched = masks.to(sums).clamp(max=queries)
-        count = matched.clamp(min=1e-3)  # 0 masks: all sums are 0
-        divisors = torch.stack([matched + NO_OBJECT_WEIGHT * (queries - matched), count, count])
-        weighted = sums * sums.new_tensor([CLASS, MASK, DICE]) / divisors
-        result = dict(zip(("class", "mask", "dice"), weighted[-1], strict=True))
-        result |= zip(("class_aux", "mask_aux", "dice_aux"), weighted[:-1].sum(0), strict=True)
-        if self.ancestor is not None:
-            result["ancestor"] = ANCESTOR * torch.stack([ancestor for _, ancestor in parts]).sum() / count
-        return result
-
-    def _image_losses(
-        self, i: int, found: _Found, entity: list[Tensor], targets: Targets, seed: int
-    ) -> tuple[Tensor, Tensor]:
-        """Of image i: (layers + 1, 3) sums of class, mask and dice over queries or masks; ancestor loss x masks."""
-        cells = found.pixels.shape[2] * found.pixels.shape[3]
-        points = LossPoints.draw(min(self.points, -(-cells // 2)), seed, found.pixels.device)
-        pixels = sample_features(found.pixels[i].float(), points.all)
-        wanted = sample_masks(targets.masks, points.all)
-        vectors = [layer[i].float() for layer in found.vectors]
-        pairs = _match([layer[i] for layer in entity], vectors, pixels, wanted, len(points.uniform))
-        rows = []
-        for logits, vector, (queries, masks) in zip(entity, vectors, pairs, strict=True):
-            at_points = select_loss_points(vector[queries] @ pixels, wanted[masks], points)
-            parts = (
-                class_loss(logits[i], queries, NO_OBJECT_WEIGHT),
-                mask_loss(*at_points).sum(),
-                dice_loss(*at_points).sum(),
-            )
-            rows.append(torch.stack(parts))
-        return torch.stack(rows), self._ancestor_loss(found.states[-1][i], targets, *pairs[-1])
-
-    def _ancestor_loss(self, state: Tensor, targets: Targets, queries: Tensor, masks: Tensor) -> Tensor:
-        if self.ancestor is None:
-            return state.new_zeros(())
-        ancestors = ancestor_targets(targets.parents).to(state.device)[masks][:, masks]
-        logits = self.ancestor(state[queries].to(self.ancestor.bias.dtype)).float()
-        return len(masks) * ancestor_loss(logits, ancestors)
-
-    @torch.no_grad()
-    def detect(
-        self, images: Tensor, cues: Tensor | None, valid_sizes: Sequence[tuple[int, int]]
-    ) -> Sequence[QueryDetections]:
-        """The best ``config.max_detections`` masks of each image, by ``mask_scores``."""
-        found = self._decode_queries(images, cues)
-        entity = self.entity(found.states[-1]).float().softmax(2)[..., 0]
-        result = []
-        for i, size in enumerate(valid_sizes):
-            vectors, pixels = found.vectors[-1][i], found.pixels[i].to(found.vectors[-1].dtype)
-            scores = mask_scores(entity[i], vectors, crop_to_valid(pixels, size))
-            best = scores.argsort(descending=True, stable=True)[: self.config.max_detections]
-            ancestors = None
-            if self.ancestor is not None:
-                ancestors = self.ancestor(found.states[-1][i, best]).float().sigmoid().fill_diagonal_(0)
-            result.append(QueryDetections(scores[best], ancestors, vectors[best], pixels, size))
-        return result
-
-    def _decode_queries(self, images: Tensor, cues: Tensor | None) -> _Found:
-        maps, pixels = decode_pixels(self.pixel_decoder, self.pyramid(images, cues))
-        states, vectors = self.decoder(maps, pixels, self._position_embedding)
-        return _Found(states, vectors, pixels)
-
-    def _position_embedding(self, features: Tensor) -> Tensor:
-        return self.pixel_decoder.position_embedding(features.shape, features.device, features.dtype)
+# Weights of the losses and of the matching costs (arXiv 2112.01527, section 4.1).
+CLASS_WEIGHT, MASK_WEIGHT, DICE_WEIGHT = 2.0, 5.0, 5.0
+NO_OBJECT_WEIGHT = 0.1  # of unmatched queries in the class loss (same source)
+ANCESTOR_WEIGHT = 1.0  # (our choice: the loss starts at 0.7, a tenth of the sum of the others)
 
 
 @dataclass(frozen=True)
 class QueryDetections:
-    """n masks of one image, best score first; satisfies ``ModelDetections``.
+    """n masks of one image, highest score first; ``ModelDetections``.
 
-    A mask is its (hidden,) vector: the product with the (hidden, h, w) vectors of the ``pixels`` gives its logits, at
-    ``STRIDE`` pixels per cell. This is smaller than the masks and gives any of them when it is wanted. ``content``:
-    height and width of the image within the padding.
+    A mask is stored as its (hidden,) embedding, whose product with the (hidden, h, w) embeddings of the ``pixels``, at
+    ``MASK_STRIDE`` pixels per cell, gives its logits when it is rendered.
+
+    Attributes:
+        scores, ancestors, levels: as in ``ModelDetections``.
+        embeddings: (n, hidden).
+        pixels: (hidden, h, w).
+        valid_size: height and width of the image within the padding.
     """
 
     scores: Tensor
     ancestors: Tensor | None
-    vectors: Tensor
+    embeddings: Tensor
     pixels: Tensor
     valid_size: tuple[int, int]
     levels: Tensor | None = None
@@ -194,81 +64,159 @@ class QueryDetections:
     @torch.no_grad()
     def logits(self, start: int, stop: int) -> Tensor:
         """(k, rows, columns) float32 logits of masks ``start`` to ``stop``, without cells that are only padding."""
-        return torch.einsum(
-            "nd,dhw->nhw", self.vectors[start:stop], crop_to_valid(self.pixels, self.valid_size)
-        ).float()
+        pixels = crop_to_valid(self.pixels, self.valid_size)
+        return torch.einsum("nd,dhw->nhw", self.embeddings[start:stop], pixels).float()
 
     def render(self, start: int, stop: int, size: tuple[int, int]) -> Tensor:
-        """Masks ``start`` to ``stop`` at the image's own (height, width): (k, height, width) bool."""
-        return render_logits(self.logits(start, stop), self.valid_size, size)
+        """(k, height, width) bool masks ``start`` to ``stop`` at the image's own (height, width)."""
+        return upsample_masks(self.logits(start, stop), self.valid_size, size)
 
 
-def render_logits(logits: Tensor, valid_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Masks of (k, rows, columns) logits at the image's own (height, width) ``size``: (k, height, width) bool.
+@dataclass(frozen=True)
+class _QueryOutputs:
+    """Of b images: queries and mask embeddings, (b, q, hidden) per layer, and pixel embeddings (b, hidden, h, w)."""
 
-    The cells are those that the image's ``content`` pixels in the network's input reach. One bilinear interpolation
-    from cells to the image's pixels, at exact places and of each mask only around its positive cells: elsewhere no
-    interpolated value is positive.
+    states: list[Tensor]
+    embeddings: list[Tensor]
+    pixels: Tensor
+
+
+class Mask2Former(nn.Module):
+    """A ``Model``.
+
+    Attributes:
+        num_points: points that a mask is trained on, at most half of the map's cells (our choice: the published 12,544
+            are for images of 1024 pixels, whose map has 65,536).
+
+    Args:
+        config: of the model.
+        pyramid: of its backbone.
+
+    Raises:
+        InputError: ``config.hidden_dim`` is not a multiple of 32, or transformers is missing or too old.
     """
-    result = torch.zeros((len(logits), *size), dtype=torch.bool, device=logits.device)
-    positive = logits > 0
-    spans = zip(_occupied_ranges(positive.any(2)), _occupied_ranges(positive.any(1)), strict=True)
-    axes = [_Axis(*sides, device=logits.device) for sides in zip(logits.shape[1:], valid_size, size, strict=True)]
-    for mask, cells, (rows, columns) in zip(result, logits, spans, strict=True):
-        if rows is None or columns is None:
-            continue
-        (top, bottom), (left, right) = axes[0].pixels(rows), axes[1].pixels(columns)
-        across = axes[1].interpolate(cells.T, left, right).T.contiguous()
-        mask[top:bottom, left:right] = axes[0].interpolate(across, top, bottom) > 0
-    return result
 
+    def __init__(self, config: Mask2FormerConfig, pyramid: Pyramid) -> None:
+        super().__init__()
+        self.config = config
+        self.wants_cues = pyramid.wants_cues
+        self.num_points = NUM_POINTS
+        self.pyramid = pyramid
+        self.pixel_decoder: Any = build_pixel_decoder(config, pyramid.channels)  # transformers is not typed
+        self.decoder = QueryDecoder(
+            config.hidden_dim, config.num_heads, config.feedforward_dim, config.decoder_layers, config.num_queries
+        )
+        self.class_head = nn.Linear(config.hidden_dim, 2)  # logits of object and no object
+        self.ancestor_head = AncestorHead(config.hidden_dim) if config.kind == "sohes" else None
 
-class _Axis:
-    """Where the pixels of an image's side lie between the cells of a map's side."""
+    def forward(self, images: Tensor, cues: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Raw outputs for export; ``images`` and ``cues`` as in ``Batch``.
 
-    def __init__(self, cells: int, valid_size: int, pixels: int, device: torch.device) -> None:
-        self.scale = valid_size / pixels / STRIDE  # cells per pixel
-        place = ((torch.arange(pixels, dtype=torch.float64) + 0.5) * self.scale - 0.5).clamp(0, cells - 1)
-        self.first = place.long()
-        self.place = self.first.tolist(), (place > self.first).tolist()
-        self.part = (place - self.first).float().to(device)
-        self.first = self.first.to(device)
-        self.second = (self.first + 1).clamp(max=cells - 1)
+        Returns:
+            (b, q) object probabilities; (b, q, H/4, W/4) mask logits; for ``sohes`` (b, q, q) probabilities that query
+            j is an ancestor of query i, with a diagonal of no meaning.
+        """
+        outputs = self._decode_queries(images, cues)
+        objects = self.class_head(outputs.states[-1]).softmax(2)[..., 0]
+        masks = torch.einsum("bqd,bdhw->bqhw", outputs.embeddings[-1], outputs.pixels)
+        if self.ancestor_head is None:
+            return objects, masks
+        return objects, masks, self.ancestor_head(outputs.states[-1]).sigmoid()
 
-    def pixels(self, span: tuple[int, int]) -> tuple[int, int]:
-        """First and one after the last pixel that cells ``span`` (inclusive) can reach."""
-        low, high = span[0] - 0.5, span[1] + 1.5
-        last = len(self.first)
-        start = max(0, int(low / self.scale) - 1) if low > 0 else 0
-        return start, min(last, int(high / self.scale) + 2)
+    def losses(self, batch: Batch, num_masks: Tensor | None = None) -> Mapping[str, Tensor]:
+        """Weighted losses ``class``, ``mask`` and ``dice`` of the last layer, the same with ``_aux`` summed over the
+        earlier layers and the initial queries, and ``ancestor`` for ``sohes``.
 
-    def interpolate(self, values: Tensor, start: int, stop: int) -> Tensor:
-        """(pixels, m) of (cells, m) values, for pixels ``start`` to ``stop``."""
-        first, second = values[self.first[start:stop]], values[self.second[start:stop]]
-        return first.lerp_(second, self.part[start:stop, None])
+        Mask, dice and ancestor losses are means over target masks; the class loss is a weighted mean over all queries.
+        If there are more masks than queries, those that fit best are learned.
 
+        Raises:
+            InputError: the parents of a target are not a forest.
+        """
+        outputs = self._decode_queries(batch.images, batch.cues)
+        class_logits = [self.class_head(state).float() for state in outputs.states]
+        with torch.autocast(batch.images.device.type, enabled=False):
+            image_losses = [
+                self._image_losses(i, outputs, class_logits, targets, int(seed))
+                for i, (targets, seed) in enumerate(zip(batch.targets, batch.seeds.tolist(), strict=True))
+            ]
+        layer_losses = torch.stack([layers for layers, _ in image_losses])  # (b, layers + 1, 3)
+        sums = (layer_losses * batch.loss_weights[:, None, None]).sum(0)
+        if num_masks is None:
+            num_masks = sums.new_tensor(float(sum(len(targets.masks) for targets in batch.targets)))
+        num_queries = len(batch.images) * self.config.num_queries
+        num_matched = num_masks.to(sums).clamp(max=num_queries)
+        divisor = num_matched.clamp(min=1e-3)  # without masks all sums are 0
+        divisors = torch.stack([num_matched + NO_OBJECT_WEIGHT * (num_queries - num_matched), divisor, divisor])
+        weighted = sums * sums.new_tensor([CLASS_WEIGHT, MASK_WEIGHT, DICE_WEIGHT]) / divisors
+        losses = dict(zip(("class", "mask", "dice"), weighted[-1], strict=True))
+        losses |= zip(("class_aux", "mask_aux", "dice_aux"), weighted[:-1].sum(0), strict=True)
+        if self.ancestor_head is not None:
+            ancestor_sum = torch.stack([ancestor for _, ancestor in image_losses]).sum()
+            losses["ancestor"] = ANCESTOR_WEIGHT * ancestor_sum / divisor
+        return losses
 
-def _occupied_ranges(occupied: Tensor) -> Iterator[tuple[int, int] | None]:
-    """First and last True of each row of (k, m) bool, None where there is none."""
-    m = occupied.shape[1]
-    first = occupied.int().argmax(1)
-    last = m - 1 - occupied.flip(1).int().argmax(1)
-    for a, b, any_ in torch.stack([first, last, occupied.any(1).long()], dim=1).tolist():
-        yield (a, b) if any_ else None
+    def _image_losses(
+        self, i: int, outputs: _QueryOutputs, class_logits: list[Tensor], targets: Targets, seed: int
+    ) -> tuple[Tensor, Tensor]:
+        """Of image i: (layers + 1, 3) sums of class, mask and dice loss; ancestor loss times the number of masks."""
+        num_cells = outputs.pixels.shape[2] * outputs.pixels.shape[3]
+        points = LossPoints.draw(min(self.num_points, -(-num_cells // 2)), seed, outputs.pixels.device)
+        pixels = sample_features(outputs.pixels[i].float(), points.all)
+        point_targets = sample_masks(targets.masks, points.all)
+        embeddings = [layer[i].float() for layer in outputs.embeddings]
+        pairs = _match([layer[i] for layer in class_logits], embeddings, pixels, point_targets, len(points.uniform))
+        rows = []
+        for logits, embedding, (queries, masks) in zip(class_logits, embeddings, pairs, strict=True):
+            selected = select_loss_points(embedding[queries] @ pixels, point_targets[masks], points)
+            classes = class_loss(logits[i], queries, NO_OBJECT_WEIGHT)
+            rows.append(torch.stack([classes, mask_loss(*selected).sum(), dice_loss(*selected).sum()]))
+        return torch.stack(rows), self._ancestor_loss(outputs.states[-1][i], targets, *pairs[-1])
 
+    def _ancestor_loss(self, states: Tensor, targets: Targets, queries: Tensor, masks: Tensor) -> Tensor:
+        if self.ancestor_head is None:
+            return states.new_zeros(())
+        ancestors = ancestor_targets(targets.parents).to(states.device)[masks][:, masks]
+        logits = self.ancestor_head(states[queries].to(self.ancestor_head.bias.dtype)).float()
+        return len(masks) * ancestor_loss(logits, ancestors)
 
-def crop_to_valid(pixels: Tensor, valid_size: tuple[int, int]) -> Tensor:
-    """The cells of a (..., h, w) map that the photograph reaches."""
-    rows, columns = (-(-side // STRIDE) for side in valid_size)
-    return pixels[..., :rows, :columns]
+    @torch.no_grad()
+    def detect(
+        self, images: Tensor, cues: Tensor | None, valid_sizes: Sequence[tuple[int, int]]
+    ) -> Sequence[QueryDetections]:
+        """The ``config.max_detections`` masks of each image with the highest ``mask_scores``."""
+        outputs = self._decode_queries(images, cues)
+        objects = self.class_head(outputs.states[-1]).float().softmax(2)[..., 0]
+        detections = []
+        for i, valid_size in enumerate(valid_sizes):
+            embeddings, pixels = outputs.embeddings[-1][i], outputs.pixels[i].to(outputs.embeddings[-1].dtype)
+            scores = mask_scores(objects[i], embeddings, crop_to_valid(pixels, valid_size))
+            best = scores.argsort(descending=True, stable=True)[: self.config.max_detections]
+            ancestors = None
+            if self.ancestor_head is not None:
+                ancestors = self.ancestor_head(outputs.states[-1][i, best]).float().sigmoid().fill_diagonal_(0)
+            detections.append(QueryDetections(scores[best], ancestors, embeddings[best], pixels, valid_size))
+        return detections
+
+    def _decode_queries(self, images: Tensor, cues: Tensor | None) -> _QueryOutputs:
+        maps, pixels = decode_pixels(self.pixel_decoder, self.pyramid(images, cues))
+        states, embeddings = self.decoder(maps, pixels, self._position_embedding)
+        return _QueryOutputs(states, embeddings, pixels)
+
+    def _position_embedding(self, features: Tensor) -> Tensor:
+        embedding: Tensor = self.pixel_decoder.position_embedding(features.shape, features.device, features.dtype)
+        return embedding
 
 
 @torch.no_grad()
 def _match(
-    entity: list[Tensor], vectors: list[Tensor], pixels: Tensor, wanted: Tensor, even: int
+    class_logits: list[Tensor], embeddings: list[Tensor], pixels: Tensor, point_targets: Tensor, num_uniform: int
 ) -> list[tuple[Tensor, Tensor]]:
-    """Queries and masks that belong together in each layer, by their costs at the ``even`` points."""
-    targets = wanted[:, :even].to(pixels.dtype)
-    weights = (CLASS, MASK, DICE)
-    costs = [pair_costs(e, v @ pixels[:, :even], targets, weights) for e, v in zip(entity, vectors, strict=True)]
+    """Matched queries and masks of each layer, by their costs at the ``num_uniform`` uniform points."""
+    targets = point_targets[:, :num_uniform].to(pixels.dtype)
+    weights = (CLASS_WEIGHT, MASK_WEIGHT, DICE_WEIGHT)
+    costs = [
+        pair_costs(logits, embedding @ pixels[:, :num_uniform], targets, weights)
+        for logits, embedding in zip(class_logits, embeddings, strict=True)
+    ]
     return assign(torch.stack(costs))

@@ -1,4 +1,4 @@
-"""transformers' pixel decoder of Mask2Former (Cheng et al. 2022, arXiv 2112.01527), as models here share it."""
+"""transformers' pixel decoder of Mask2Former (Cheng et al. 2022, arXiv 2112.01527)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ from torch import Tensor, nn
 from masktree.errors import InputError
 from masktree.models.config import Mask2FormerConfig, PromptableConfig
 
-GROUPS = 32  # of its group norm
+NUM_GROUPS = 32  # of its group norm
 
 
 def decode_pixels(decoder: Any, maps: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """The pyramid's maps as (b, hidden, h, w) at strides 32, 16 and 8, and the pixels' vectors at stride 4."""
+    """Multi-scale features (b, hidden, h, w) at strides 32, 16 and 8, and pixel embeddings at stride 4.
+
+    Args:
+        decoder: from ``build_pixel_decoder``; ``Any``, as transformers is not typed.
+        maps: of the pyramid, at strides 4, 8, 16 and 32.
+    """
     dtype = decoder.level_embed.dtype
-    # full precision, as the authors: sampling offsets are fractions of a cell
+    # Full precision, as the authors: sampling offsets are fractions of a cell.
     with torch.autocast(maps[0].device.type, enabled=False):
-        found = decoder([m.to(dtype) for m in maps])
-    return list(found.multi_scale_features), found.mask_features
+        output = decoder([m.to(dtype) for m in maps])
+    return list(output.multi_scale_features), output.mask_features
 
 
 def build_pixel_decoder(config: Mask2FormerConfig | PromptableConfig, channels: tuple[int, int, int, int]) -> nn.Module:
@@ -31,23 +36,25 @@ def build_pixel_decoder(config: Mask2FormerConfig | PromptableConfig, channels: 
         channels: of the maps at strides 4, 8, 16 and 32.
 
     Raises:
-        InputError: ``config.hidden_dim`` no multiple of 32, or transformers missing or too old.
+        InputError: ``config.hidden_dim`` is not a multiple of 32, or transformers is missing or too old.
     """
-    if config.hidden_dim % GROUPS:
-        raise InputError(f"expected hidden as a multiple of {GROUPS}; got {config.hidden_dim}")
+    if config.hidden_dim % NUM_GROUPS:
+        raise InputError(f"expected hidden_dim to be a multiple of {NUM_GROUPS}; got {config.hidden_dim}")
     try:
         import transformers
     except ImportError as error:
         raise InputError("expected transformers for this model; got none; pip install masktree[train]") from error
     try:
-        from transformers.models.mask2former.configuration_mask2former import Mask2FormerConfig as Theirs
+        from transformers.models.mask2former.configuration_mask2former import (
+            Mask2FormerConfig as TransformersConfig,
+        )
         from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoder
     except ImportError as error:
         raise InputError(
             f"expected Mask2FormerPixelDecoder in transformers; got {transformers.__version__} without it; "
             "install a release of version 5"
         ) from error
-    theirs = Theirs(
+    transformers_config = TransformersConfig(
         feature_size=config.hidden_dim,
         mask_feature_size=config.hidden_dim,
         encoder_feedforward_dim=config.feedforward_dim,
@@ -55,27 +62,27 @@ def build_pixel_decoder(config: Mask2FormerConfig | PromptableConfig, channels: 
         num_attention_heads=config.num_heads,
         dropout=0.0,
     )
-    decoder = Mask2FormerPixelDecoder(theirs, list(channels))
-    _begin(decoder, config.num_heads)
+    decoder: nn.Module = Mask2FormerPixelDecoder(transformers_config, list(channels))
+    _init_weights(decoder, config.num_heads)
     return decoder
 
 
-def _begin(decoder: Any, heads: int) -> None:
-    """First weights: Xavier's; sampling offsets in ``heads`` directions, 1 to 4 cells far (arXiv 2010.04159, A.4)."""
+def _init_weights(decoder: Any, num_heads: int) -> None:
+    """Xavier's; sampling offsets in ``num_heads`` directions, 1 to 4 cells away (arXiv 2010.04159, A.4)."""
     nn.init.normal_(decoder.level_embed)
     for name, parameter in decoder.named_parameters():
         if parameter.dim() > 1 and name != "level_embed":
             nn.init.xavier_uniform_(parameter)
-    angles = torch.arange(heads) * (2 * torch.pi / heads)
+    angles = torch.arange(num_heads) * (2 * torch.pi / num_heads)
     directions = torch.stack([angles.cos(), angles.sin()], dim=1)
     directions = directions / directions.abs().amax(1, keepdim=True)
     for layer in decoder.encoder.layers:
         attention = layer.self_attn
-        far = torch.arange(1, attention.n_points + 1)[:, None] * directions[:, None, None]  # (heads, 1, points, 2)
-        offsets = far.expand(-1, attention.n_levels, -1, -1)
+        distances = torch.arange(1, attention.n_points + 1)[:, None]
+        offsets = (distances * directions[:, None, None]).expand(-1, attention.n_levels, -1, -1)
         with torch.no_grad():
             attention.sampling_offsets.bias.copy_(offsets.flatten())
-        zeros = (attention.sampling_offsets.weight, attention.attention_weights.weight)
+        weights = (attention.sampling_offsets.weight, attention.attention_weights.weight)
         biases = (attention.attention_weights.bias, attention.value_proj.bias, attention.output_proj.bias)
-        for parameter in (*zeros, *biases):
+        for parameter in (*weights, *biases):
             nn.init.zeros_(parameter)

@@ -1,7 +1,7 @@
-"""All masks of an image, from a network that answers clicks: it is clicked everywhere, and copies are left out.
+"""All masks of an image from a promptable network: one click per point of a grid, then mask NMS.
 
-As the automatic mask generator of SAM (Kirillov et al. 2023, arXiv 2304.02643, appendix B), but copies are recognised
-by their masks, not by their boxes: the parts of a tree often have the box of their whole.
+As in the automatic mask generator of SAM (Kirillov et al. 2023, arXiv 2304.02643, appendix B), but duplicates are found
+by the IoU of masks instead of boxes: the parts of a tree often have the box of their whole.
 """
 
 from __future__ import annotations
@@ -14,28 +14,30 @@ import torch
 from torch import Tensor
 
 from masktree.models.config import PromptableConfig
-from masktree.models.mask2former.model import crop_to_valid, render_logits
+from masktree.models.mask_maps import crop_to_valid, upsample_masks
 from masktree.models.promptable.predictions import ImageEmbedding, MaskPredictions, mask_logits
 from masktree.models.promptable.prompt_encoder import Prompts
 
-NMS_IOU = 0.8  # IoU above which two masks are one (our choice: between the 0.7 of SAM's boxes and exact copies)
-_MEMORY = 2**28  # bytes that the questions of one pass may take (our choice)
-_POOL = 2  # candidates for each mask that is kept (our choice)
-_SIDE = 128  # cells along a side on which masks are compared: every second one at 1024 pixels (our choice)
-_ROWS = 256  # masks compared with all others at a time
+NMS_IOU = 0.8  # (our choice: between the 0.7 of SAM's boxes and exact duplicates)
+_BATCH_BYTES = 2**28  # memory of the prompts of a batch (our choice)
+_CANDIDATES_PER_MASK = 2  # candidates kept for NMS per mask of the result (our choice)
+_NMS_SIDE = 128  # cells along a side of the masks in NMS: every second one at 1024 pixels (our choice)
+_NMS_ROWS = 256  # masks compared with all others at a time
 
 
 @dataclass(frozen=True)
 class PromptDetections:
-    """n masks of one image, best score first; satisfies ``ModelDetections``.
+    """n masks of one image, highest score first; ``ModelDetections``.
 
-    ``vectors`` (n, hidden), ``coarse`` (n, h, w) and ``pixels`` as in ``MaskPredictions``; ``valid_size``: height
-    and width of the image within the padding. ``stabilities`` (n,): IoU of a mask's logits cut above and below 0; None
-    if not asked for.
+    Attributes:
+        scores: (n,) predicted IoU.
+        embeddings, coarse, pixels: (n, hidden), (n, h, w) and (hidden, H/4, W/4) as in ``MaskPredictions``.
+        valid_size: height and width of the image within the padding.
+        stabilities: (n,) IoU of a mask's logits thresholded above and below 0; None if not computed.
     """
 
     scores: Tensor
-    vectors: Tensor
+    embeddings: Tensor
     coarse: Tensor
     pixels: Tensor
     valid_size: tuple[int, int]
@@ -46,18 +48,18 @@ class PromptDetections:
     @torch.no_grad()
     def logits(self, start: int, stop: int) -> Tensor:
         """(k, rows, columns) float32 logits of masks ``start`` to ``stop``, without cells that are only padding."""
-        logits = mask_logits(self.vectors[start:stop, None], self.coarse[start:stop, None], self.pixels)[:, 0]
+        logits = mask_logits(self.embeddings[start:stop, None], self.coarse[start:stop, None], self.pixels)[:, 0]
         return crop_to_valid(logits, self.valid_size)
 
     def render(self, start: int, stop: int, size: tuple[int, int]) -> Tensor:
-        """Masks ``start`` to ``stop`` at the image's own (height, width): (k, height, width) bool."""
-        return render_logits(self.logits(start, stop), self.valid_size, size)
+        """(k, height, width) bool masks ``start`` to ``stop`` at the image's own (height, width)."""
+        return upsample_masks(self.logits(start, stop), self.valid_size, size)
 
 
 @torch.no_grad()
 def generate_masks(
     decode: Callable[[ImageEmbedding, Prompts], MaskPredictions],
-    encoded: ImageEmbedding,
+    embedding: ImageEmbedding,
     valid_size: tuple[int, int],
     config: PromptableConfig,
     *,
@@ -67,82 +69,98 @@ def generate_masks(
     stability_score_thresh: float = 0.0,
     stability_score_offset: float | None = None,
 ) -> PromptDetections:
-    """The masks of all granularities at points of an image, of which ``content`` (height, width) is no padding; best
-    first by the IoU that the network expects.
+    """The masks of all granularities at the points of a grid, highest predicted IoU first.
 
-    Of masks with an IoU above ``NMS_IOU`` the best stays; at most ``config.max_detections`` are kept. 6 x points masks
-    are asked for, and never more than those of a pass are made at a time.
+    At most ``config.max_detections`` masks survive mask NMS at ``NMS_IOU``. Six masks are predicted per point; dense
+    logits are made for one batch at a time.
 
     Args:
+        decode: of the network.
+        embedding: of one image.
+        valid_size: height and width of the image within the padding.
+        config: of the network.
         points: (k, 2) x and y in pixels of the network's input; None: ``config.points_per_side`` along the longer side.
-        points_per_batch: points of a pass; None: as many as fit in ``_MEMORY``.
-        pred_iou_thresh: of the expected IoU.
-        stability_score_thresh: of the IoU of the logits cut at plus and minus the offset (arXiv 2304.02643, B).
-        stability_score_offset: None: stabilities are not looked at.
+        points_per_batch: None: as many as fit in ``_BATCH_BYTES``.
+        pred_iou_thresh: lowest predicted IoU.
+        stability_score_thresh: lowest IoU of the logits thresholded at plus and minus ``stability_score_offset`` (arXiv
+            2304.02643, appendix B).
+        stability_score_offset: None: stabilities are not computed.
     """
-    points = (grid_points(valid_size, config.points_per_side) if points is None else points).to(encoded.pixels.device)
-    points_per_batch = points_per_batch or max(1, _MEMORY // (20 * config.hidden_dim * len(encoded.places)))
-    most = _POOL * config.max_detections
+    if points is None:
+        points = grid_points(valid_size, config.points_per_side)
+    points = points.to(embedding.pixels.device)
+    points_per_batch = points_per_batch or max(1, _BATCH_BYTES // (20 * config.hidden_dim * len(embedding.positions)))
+    num_candidates = _CANDIDATES_PER_MASK * config.max_detections
     best: list[Tensor] = []
-    for some in points.split(points_per_batch):
-        ones = torch.ones(len(some), 1, dtype=torch.int64, device=some.device)
-        answers = decode(encoded, Prompts(some[:, None], ones))
-        found = _candidates(answers, valid_size, pred_iou_thresh, stability_score_thresh, stability_score_offset)
-        best = [torch.cat(pair) for pair in zip(best, found, strict=True)] if best else found
-        first = best[0].argsort(descending=True, stable=True)[:most]
-        best = [value[first] for value in best]
+    for batch in points.split(points_per_batch):
+        labels = torch.ones(len(batch), 1, dtype=torch.int64, device=batch.device)
+        predictions = decode(embedding, Prompts(batch[:, None], labels))
+        candidates = _filter_predictions(
+            predictions, valid_size, pred_iou_thresh, stability_score_thresh, stability_score_offset
+        )
+        best = [torch.cat(pair) for pair in zip(best, candidates, strict=True)] if best else candidates
+        order = best[0].argsort(descending=True, stable=True)[:num_candidates]
+        best = [value[order] for value in best]
     kept = dense_mask_nms(best[-1])[: config.max_detections]
-    scores, stabilities, vectors, coarse, _ = (value[kept] for value in best)
-    known = None if stability_score_offset is None else stabilities
-    return PromptDetections(scores, vectors, coarse, encoded.pixels[0], valid_size, known)
+    scores, stabilities, embeddings, coarse, _ = (value[kept] for value in best)
+    return PromptDetections(
+        scores,
+        embeddings,
+        coarse,
+        embedding.pixels[0],
+        valid_size,
+        None if stability_score_offset is None else stabilities,
+    )
 
 
-def _candidates(
-    answers: MaskPredictions,
+def _filter_predictions(
+    predictions: MaskPredictions,
     valid_size: tuple[int, int],
     pred_iou_thresh: float,
     stability_score_thresh: float,
     stability_score_offset: float | None,
 ) -> list[Tensor]:
-    """Scores, stabilities, vectors, coarse maps and small masks of what passes the thresholds and has a cell."""
-    logits = crop_to_valid(answers.logits(masks=slice(1, None)), valid_size).flatten(0, 1)
-    scores = answers.ious[:, 1:].flatten()
+    """Scores, stabilities, embeddings, coarse maps and small flat masks of the non-empty masks above the thresholds."""
+    logits = crop_to_valid(predictions.logits(masks=slice(1, None)), valid_size).flatten(0, 1)
+    scores = predictions.ious[:, 1:].flatten()
     stabilities = torch.ones_like(scores)
     if stability_score_offset is not None:
-        # Mask by mask, as the numbers of cells of a pass may be those of a thousand images.
-        inner, outer = (
-            torch.stack([(one > cut).sum() for one in logits])
-            for cut in (stability_score_offset, -stability_score_offset)
-        )
+        # Mask by mask, to bound memory: a batch has as many cells as a thousand images.
+        cuts = (stability_score_offset, -stability_score_offset)
+        inner, outer = (torch.stack([(mask > cut).sum() for mask in logits]) for cut in cuts)
         stabilities = inner / outer.clamp(min=1)
-    step = -(-max(logits.shape[1:]) // _SIDE)
+    step = -(-max(logits.shape[1:]) // _NMS_SIDE)
     small = (logits[:, ::step, ::step] > 0).flatten(1)
-    wanted = ((scores >= pred_iou_thresh) & (stabilities >= stability_score_thresh) & small.any(1)).nonzero()[:, 0]
-    parts = scores, stabilities, answers.vectors[:, 1:].flatten(0, 1), answers.coarse[:, 1:].flatten(0, 1), small
-    return [part[wanted] for part in parts]
+    kept = ((scores >= pred_iou_thresh) & (stabilities >= stability_score_thresh) & small.any(1)).nonzero()[:, 0]
+    embeddings, coarse = predictions.embeddings[:, 1:].flatten(0, 1), predictions.coarse[:, 1:].flatten(0, 1)
+    return [value[kept] for value in (scores, stabilities, embeddings, coarse, small)]
 
 
-def dense_mask_nms(masks: Tensor, iou: float = NMS_IOU) -> Tensor:
-    """(k,) int64: of (n, p) bool masks, best first, those with no IoU above ``iou`` with a better one that is kept.
+def dense_mask_nms(masks: Tensor, iou_threshold: float = NMS_IOU) -> Tensor:
+    """(k,) int64 indices of (n, p) bool masks, best first, that greedy NMS keeps. O(n^2 p) products, in blocks of rows.
 
-    O(n^2 p) for the products of masks, in parts.
+    A mask is dropped if its IoU with a better kept one is above ``iou_threshold``. ``trees.nms`` has the same for
+    run-length masks, which these would have to be encoded to first.
     """
     areas = masks.sum(1).float()
-    own = masks.float()
-    same = np.zeros((len(masks), len(masks)), bool)
-    for first in range(0, len(masks), _ROWS):
-        shared = own[first : first + _ROWS] @ own.T
-        union = areas[first : first + _ROWS, None] + areas - shared
-        same[first : first + _ROWS] = (shared > iou * union).cpu().numpy()
-    alive = np.ones(len(masks), bool)
+    flat = masks.float()
+    overlaps = np.zeros((len(masks), len(masks)), bool)
+    for start in range(0, len(masks), _NMS_ROWS):
+        rows = slice(start, start + _NMS_ROWS)
+        intersections = flat[rows] @ flat.T
+        unions = areas[rows, None] + areas - intersections
+        overlaps[rows] = (intersections > iou_threshold * unions).cpu().numpy()
+    keep = np.ones(len(masks), bool)
     for i in range(len(masks)):
-        if alive[i]:
-            alive[i + 1 :] &= ~same[i, i + 1 :]
-    return torch.from_numpy(np.flatnonzero(alive)).to(masks.device)
+        if keep[i]:
+            keep[i + 1 :] &= ~overlaps[i, i + 1 :]
+    return torch.from_numpy(np.flatnonzero(keep)).to(masks.device)
 
 
-def grid_points(size: tuple[int, int], count: int) -> Tensor:
-    """(k, 2) x and y, ``count`` along the longer side of (height, width) and as far apart along the other."""
-    step = max(size) / count
-    x, y = ((torch.arange(max(1, round(side / step))) + 0.5) / max(1, round(side / step)) * side for side in size[::-1])
+def grid_points(size: tuple[int, int], points_per_side: int) -> Tensor:
+    """(k, 2) x and y of a grid of ``points_per_side`` along the longer side of (height, width), as dense along the
+    other."""
+    step = max(size) / points_per_side
+    counts = [max(1, round(side / step)) for side in size]
+    y, x = ((torch.arange(count) + 0.5) / count * side for count, side in zip(counts, size, strict=True))
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).flatten(0, 1)

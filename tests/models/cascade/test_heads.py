@@ -5,16 +5,16 @@ import pytest
 import torch
 
 from masktree.models.cascade.boxes import encode
-from masktree.models.cascade.stages import (
-    SIDE,
+from masktree.models.cascade.heads import (
+    MASK_SIZE,
+    BoxHead,
     BoxPredictions,
-    BoxStage,
     MaskHead,
     SampledRois,
     class_losses,
     level_losses,
     mask_loss,
-    pool,
+    pool_rois,
 )
 from tests.oracles import cascade as oracle
 
@@ -26,13 +26,13 @@ def make_maps(images: int = 2, channels: int = 3, side: int = 256) -> list:
     return [torch.randn(images, channels, side // s, side // s, generator=generator) for s in (4, 8, 16, 32, 64)]
 
 
-def test_each_box_is_cut_out_of_its_map():
+def test_each_box_is_pooled_from_its_map():
     maps = make_maps()
     boxes = [
         torch.tensor([[0.0, 0, 255, 256], [10, 20, 30, 41], [5, 5, 130, 120], [7, 9, 8, 10]]),
         torch.tensor([[100.0, 40, 180, 250], [200, 200, 256, 256]]),
     ]
-    pooled = pool(maps, boxes, 7)
+    pooled = pool_rois(maps, boxes, 7)
     assert pooled.shape == (6, 3, 7, 7)
     levels = set()
     for number, (image, box) in enumerate([(i, tuple(box.tolist())) for i in range(2) for box in boxes[i]]):
@@ -45,14 +45,14 @@ def test_each_box_is_cut_out_of_its_map():
     assert levels == {0, 1, 2}
 
 
-def test_pool_of_no_boxes_and_of_a_box_without_area():
+def test_pooling_without_boxes_and_of_a_box_without_area():
     maps = make_maps()
-    assert pool(maps, [torch.zeros(0, 4), torch.zeros(0, 4)], 7).shape == (0, 3, 7, 7)
-    flat = pool(maps, [torch.zeros(0, 4), torch.tensor([[5.0, 5, 5, 9]])], 7)
+    assert pool_rois(maps, [torch.zeros(0, 4), torch.zeros(0, 4)], 7).shape == (0, 3, 7, 7)
+    flat = pool_rois(maps, [torch.zeros(0, 4), torch.tensor([[5.0, 5, 5, 9]])], 7)
     assert torch.isfinite(flat).all()
 
 
-def test_class_losses_drop_what_overlaps_nothing():
+def test_class_losses_drop_boxes_without_overlap():
     targets = [(0.0, 0.0, 10.0, 10.0), (50.0, 50.0, 60.0, 70.0)]
     boxes = [(0.0, 0.0, 10.0, 12.0), (9.5, 9.5, 19.5, 19.5), (55.0, 60.0, 65.0, 80.0), (80.0, 0.0, 90.0, 9.0)]
     logits, positive = [(0.3, 1.2), (0.1, 2.0), (-0.7, 0.5), (1.0, 1.5)], [True, False, False, False]
@@ -72,20 +72,20 @@ def test_level_losses_are_focal(rng):
 
 
 def test_mask_loss_is_a_mean_over_cells(rng):
-    logits, cells = rng.normal(size=(3, SIDE, SIDE)), rng.random((3, SIDE, SIDE)) < 0.5
+    logits, cells = rng.normal(size=(3, MASK_SIZE, MASK_SIZE)), rng.random((3, MASK_SIZE, MASK_SIZE)) < 0.5
     p = 1 / (1 + np.exp(-logits))
     wanted = -np.log(np.where(cells, p, 1 - p)).mean()
     assert mask_loss(torch.from_numpy(logits), torch.from_numpy(cells)).item() == pytest.approx(wanted)
-    assert mask_loss(torch.zeros(0, SIDE, SIDE), torch.zeros(0, SIDE, SIDE, dtype=torch.bool)) == 0
+    assert mask_loss(torch.zeros(0, MASK_SIZE, MASK_SIZE), torch.zeros(0, MASK_SIZE, MASK_SIZE, dtype=torch.bool)) == 0
 
 
-def make_stage() -> BoxStage:
+def make_head() -> BoxHead:
     torch.manual_seed(0)
-    return BoxStage(3, 16, 0.6, WEIGHTS)
+    return BoxHead(3, 16, 0.6, WEIGHTS)
 
 
-def test_losses_of_a_stage_from_their_definitions():
-    stage = make_stage()
+def test_box_head_losses_equal_their_definitions():
+    box_head = make_head()
     targets, levels = torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 70]]), torch.tensor([2, 0])
     rois = SampledRois(
         torch.tensor([[0.0, 0, 10, 12], [48, 50, 60, 72], [20, 20, 30, 30]]),
@@ -98,54 +98,56 @@ def test_losses_of_a_stage_from_their_definitions():
         torch.tensor([[0.2, -1.0, 0.5], [1.0, 0.0, -2.0], [5.0, 5.0, 5.0]]),
     )
     ious = torch.tensor([0.8, 0.7, 0.0])
-    classes, distance, level = stage.losses(predictions, rois, ious, targets, levels)
-    pairs = list(zip(predictions.logits.tolist(), [True, True, False], strict=True))
+    classes, distance, level = box_head.losses(predictions, rois, ious, targets, levels)
+    pairs = list(zip(predictions.class_logits.tolist(), [True, True, False], strict=True))
     wanted = [oracle.drop_loss(tuple(pair), kind, (0, 0, 1, 1), [(0, 0, 1, 1)]) for pair, kind in pairs[:2]]
     assert classes.item() == pytest.approx(sum(wanted) / 3, rel=1e-5)
     code = encode(targets, rois.boxes[:2], WEIGHTS)
     assert distance.item() == pytest.approx((predictions.deltas[:2] - code).abs().sum().item() / 3, rel=1e-5)
-    focal = [oracle.focal(predictions.levels[i, j].item(), int(j == (2, 0)[i])) for i in range(2) for j in range(3)]
+    focal = [
+        oracle.focal(predictions.level_logits[i, j].item(), int(j == (2, 0)[i])) for i in range(2) for j in range(3)
+    ]
     assert level.item() == pytest.approx(np.mean(focal), rel=1e-5)
 
 
 def test_losses_without_boxes_positives_or_targets_are_zero():
-    stage = make_stage()
+    box_head = make_head()
     for count in (0, 4):
         predictions = BoxPredictions(torch.randn(count, 2), torch.randn(count, 4), torch.randn(count, 3))
         nothing = SampledRois(
             torch.rand(count, 4), torch.zeros(count, dtype=torch.bool), torch.zeros(count, dtype=torch.int64)
         )
-        losses = stage.losses(
+        losses = box_head.losses(
             predictions, nothing, torch.zeros(count), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
         )
         assert [float(loss) for loss in losses] == [0, 0, 0]
 
 
-def test_what_flows_back_to_the_maps_is_scaled():
-    stage = make_stage()
+def test_the_gradient_of_the_maps_is_scaled():
+    box_head = make_head()
     boxes = [torch.tensor([[10.0, 20, 130, 141]]), torch.tensor([[4.0, 4, 60, 61]])]
     gradients, weights = [], []
     for scale in (1.0, 1 / 3):
         maps = [one.requires_grad_() for one in make_maps()]
-        stage.zero_grad()
-        predictions = stage(maps, boxes, scale=scale)
-        (predictions.logits.sum() + predictions.levels.sum()).backward()
+        box_head.zero_grad()
+        predictions = box_head(maps, boxes, gradient_scale=scale)
+        (predictions.class_logits.sum() + predictions.level_logits.sum()).backward()
         gradients.append(maps[1].grad)
-        weights.append(stage.levels.weight.grad.clone())
+        weights.append(box_head.level_score.weight.grad.clone())
     assert gradients[0].abs().max() > 0
     torch.testing.assert_close(gradients[1] * 3, gradients[0])
     assert torch.equal(*weights)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_heads_give_float32(dtype):
+def test_heads_return_float32(dtype):
     torch.manual_seed(0)
-    stage, head = make_stage(), MaskHead(3, 2)
+    box_head, head = make_head(), MaskHead(3, 2)
     boxes = [torch.tensor([[10.0, 20, 130, 141]]), torch.zeros(0, 4)]
     with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
-        predictions, logits = stage(make_maps(), boxes), head(make_maps(), boxes)
-    assert predictions.logits.shape == (1, 2)
-    assert logits.shape == (1, SIDE, SIDE)
-    for value in (predictions.logits, predictions.deltas, predictions.levels, logits):
+        predictions, logits = box_head(make_maps(), boxes), head(make_maps(), boxes)
+    assert predictions.class_logits.shape == (1, 2)
+    assert logits.shape == (1, MASK_SIZE, MASK_SIZE)
+    for value in (predictions.class_logits, predictions.deltas, predictions.level_logits, logits):
         assert value.dtype == torch.float32
         assert torch.isfinite(value).all()
