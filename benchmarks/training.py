@@ -28,7 +28,8 @@ from arguments import make_parser
 from masktree.backbones.texture import NUM_CUES
 from masktree.models.build import build_model
 from masktree.models.structures import Batch, Targets
-from masktree.train.loop import TrainingState, fit, make_accelerator, resolve_process_device, whole
+from masktree.train.distributed import make_accelerator, resolve_process_device
+from masktree.train.loop import TrainingState, fit, single_batch
 from masktree.train.presets import PRESETS, Kind, Size, find_preset
 from masktree.trees import hierarchy
 from measurement import resident_megabytes
@@ -83,10 +84,10 @@ def measure(kind: Kind, size: Size, args: argparse.Namespace) -> list[object]:
         random_batch(settings.batch_size, side, args.masks, cues=model.wants_cues, seed=step)
         for step in range(settings.steps)
     ]
-    state = TrainingState.begin(model, settings)
+    state = TrainingState.new(model, settings)
     wall, cpu = [], []
     start = time.process_time()
-    for record in fit(state, batches, accelerator, settings, device=device, make_batches=whole):
+    for record in fit(state, batches, accelerator, settings, device=device, make_batches=single_batch):
         wall.append(record["seconds"])
         cpu.append(time.process_time() - start)
         start = time.process_time()

@@ -79,7 +79,7 @@ def shortened(arguments: list[str]) -> list[str]:
     verb, rest = arguments[0], ["sohes" if word == "METHOD" else word for word in arguments[1:]]
     extra = list(SMALL.get(verb, []))
     if verb == "self-train" and "rounds" in rest:
-        extra += ["--teacher-score", "0"]
+        extra += ["--score-threshold", "0"]
     for option in extra[::2]:
         if option in rest:
             at = rest.index(option)

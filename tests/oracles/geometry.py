@@ -16,7 +16,7 @@ def seen_pixel(geometry: Geometry, y: int, x: int) -> tuple[int, int] | None:
     height, width = geometry.resized
     if not (0 <= row < height and 0 <= column < width):
         return None
-    if geometry.mirrored:
+    if geometry.flipped:
         column = width - 1 - column
     half = Fraction(1, 2)
     return (
@@ -45,9 +45,9 @@ def seen_through(mask: np.ndarray, whole: Geometry, view: Geometry) -> np.ndarra
             across = (x + view.offset[1] + half) / view.resized[1]
             if not (0 <= down < 1 and 0 <= across < 1):
                 continue
-            if view.mirrored:
+            if view.flipped:
                 across = 1 - across
-            if whole.mirrored:
+            if whole.flipped:
                 across = 1 - across
             result[y, x] = mask[math.floor(down * whole.window[0]), math.floor(across * whole.window[1])]
     return result

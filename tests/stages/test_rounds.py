@@ -18,15 +18,15 @@ from masktree.labels import LabelSet
 from masktree.models import build as models
 from masktree.models.saved import is_model
 from masktree.predict import load_model
-from masktree.stages.rounds import RoundsSettings, describe, run_rounds
-from masktree.train import training_run
+from masktree.stages.rounds import run_rounds, summarise
+from masktree.train.options import RunOptions
 from masktree.train.run_folder import read_metrics
-from masktree.train.training_run import RunOptions
+from masktree.train.self_training_settings import RoundsSettings
 from masktree.trees import rle
 from tests.oracles import label_merge as oracle
 from tests.train.planted import OPTIMISATION, PRESET, build, make_labels, run
 
-SETTINGS = RoundsSettings(steps=3, min_score=0.5, iou=0.5)
+SETTINGS = RoundsSettings(steps=3, score_threshold=0.5, iou=0.5)
 QUIET = RunOptions(device="cpu", sample_every=0)
 
 
@@ -44,13 +44,14 @@ def first(labels, tmp_path_factory) -> Path:
 
 @contextlib.contextmanager
 def tiny() -> Iterator[None]:
-    with mock.patch.object(training_run, "build_model", build), mock.patch.object(models, "build_model", build):
+    """The saved model of three convolutions can be read."""
+    with mock.patch.object(models, "build_model", build):
         yield
 
 
 def rounds(first: Path, labels: Path, output: Path, settings: RoundsSettings = SETTINGS, **options: object) -> int:
     with tiny():
-        return run_rounds(first, labels, output, settings, **({"options": QUIET} | options))  # type: ignore[arg-type]
+        return run_rounds(first, labels, output, settings, replace(QUIET, **options), build_model=build)  # type: ignore[arg-type]
 
 
 def annotations(folder: Path) -> list[dict]:
@@ -69,7 +70,7 @@ def scores(first, labels) -> np.ndarray:
 def done(first, labels, scores, tmp_path_factory) -> tuple[Path, RoundsSettings]:
     """Two rounds, with a least score that predictions have."""
     output = tmp_path_factory.mktemp("rounds") / "out"
-    settings = replace(SETTINGS, rounds=2, min_score=0.5 * float(scores.min()))
+    settings = replace(SETTINGS, rounds=2, score_threshold=0.5 * float(scores.min()))
     assert rounds(first, labels, output, settings) == 6
     return output, settings
 
@@ -83,18 +84,18 @@ def test_rounds_leave_labels_runs_and_a_record(done, first):
         folder = output / f"round-{number}"
         merged = LabelSet.open(folder / "labels", verify=True).index
         sources = [a["source"] for a in annotations(folder / "labels")]
-        assert (sources.count(0), sources.count(1)) == (item["predictions"], item["old_kept"])
+        assert (sources.count(0), sources.count(1)) == (item["predictions"], item["kept_labels"])
         assert merged["sources"][0]["path"] == str(folder / "predictions")
         assert item["label_free"] is False  # of planted labels it is not known
         assert is_model(folder / "run")
         assert len(list(read_metrics(folder / "run"))) == 3
         header = json.loads((folder / "run/config.json").read_text())
         before = first if number == 1 else output / "round-1/run"
-        assert header["record"]["start"] == str(before.resolve())
-    assert record["rounds"][0]["old_replaced"] + record["rounds"][0]["old_kept"] == 8
+        assert header["record"]["init_from"] == str(before.resolve())
+    assert record["rounds"][0]["replaced_labels"] + record["rounds"][0]["kept_labels"] == 8
     assert record["rounds"][1]["model_sha256"] != record["rounds"][0]["model_sha256"]
-    assert "round-2: " in describe(output)
-    assert describe(output).endswith(f"the model is in {output}/round-2/run")
+    assert "round-2: " in summarise(output)
+    assert summarise(output).endswith(f"the model is in {output}/round-2/run")
 
 
 def test_the_labels_are_those_of_the_rule(done, labels):
@@ -106,9 +107,9 @@ def test_the_labels_are_those_of_the_rule(done, labels):
     assert sum(map(len, predictions.values())) > 0
     for name, tree in merged.items():
         found = predictions[name]
-        assert (found.scores > np.float32(settings.min_score) - 1e-5).all()
+        assert (found.scores > np.float32(settings.score_threshold) - 1e-5).all()
         dense = [[rle.decode(text, tree.size) for text in t.rles] for t in (found, old[name])]
-        kept = oracle.add(dense[0], dense[1], 0.5, strict=True)
+        kept = oracle.fill(dense[0], dense[1], 0.5, strict=True)
         assert sorted(tree.rles) == sorted([*found.rles, *(old[name].rles[k] for k in kept)])
 
 
@@ -123,12 +124,12 @@ def test_finished_rounds_are_left_and_further_ones_added(done, first, labels):
 
 def test_changed_settings_are_refused_by_name(done, first, labels):
     output, settings = done
-    for change, name in (({"iou": 0.4}, "iou"), ({"steps": 5}, "steps"), ({"min_score": 0.9}, "min_score")):
+    for change, name in (({"iou": 0.4}, "iou"), ({"steps": 5}, "steps"), ({"score_threshold": 0.9}, "score_threshold")):
         with pytest.raises(InputError, match=rf"the rounds already in .*got other values for {name} \("):
             rounds(first, labels, output, replace(settings, **change))
     with pytest.raises(InputError, match=r"other values for seed \(0 there, 4 now\)"):
         rounds(first, labels, output, settings, seed=4)
-    with pytest.raises(InputError, match=r"other values for run \("):
+    with pytest.raises(InputError, match=r"other values for earlier_run \("):
         rounds(output / "round-1/run", labels, output, settings)
 
 
@@ -152,31 +153,31 @@ def test_rounds_that_are_stopped_go_on_to_the_same(done, first, labels, tmp_path
 
 def test_without_any_sure_prediction_there_is_advice(first, labels, scores, tmp_path):
     """A prediction with exactly the least score is none."""
-    with pytest.raises(TrainingError, match=r"a score above 0.\d+ in 4 images; got none; lower --teacher-score"):
-        rounds(first, labels, tmp_path / "out", replace(SETTINGS, min_score=float(scores.max())))
+    with pytest.raises(TrainingError, match=r"a score above 0.\d+ in 4 images; got none; lower --score-threshold"):
+        rounds(first, labels, tmp_path / "out", replace(SETTINGS, score_threshold=float(scores.max())))
     # The score can be chosen by a wanted number instead, anew, since it is another setting.
-    wanted = replace(SETTINGS, predictions_per_image=1.0, fresh=True, crops=True, snap=True)
+    wanted = replace(SETTINGS, predictions_per_image=1.0, from_backbone=True, crops=True, snap=True)
     assert rounds(first, labels, tmp_path / "out", wanted, overwrite=True) == 3
     record = json.loads((tmp_path / "out/rounds.json").read_text())
     assert 4 <= record["rounds"][0]["predictions"] <= 8
     header = json.loads((tmp_path / "out/round-1/run/config.json").read_text())
-    assert "start" not in header["record"]
+    assert "init_from" not in header["record"]
     config = LabelSet.open(tmp_path / "out/round-1/predictions").index["config"]
     assert config["options"]["crops"] is config["options"]["snap"] is True
 
 
 def test_files_of_others_and_several_processes_are_refused(first, labels, tmp_path, monkeypatch):
     (tmp_path / "out/round-1").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"no foreign files where rounds go; got .*round-1"):
+    with pytest.raises(InputError, match=r"no files of something else; got .*round-1"):
         rounds(first, labels, tmp_path / "out", overwrite=True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other/plan.json").write_text('{"format": "x", "settings": {}}')
-    with pytest.raises(InputError, match=r"no foreign files where rounds go; got .*plan.json"):
+    with pytest.raises(InputError, match=r"no files of something else; got .*plan.json"):
         rounds(first, labels, tmp_path / "other")
-    with pytest.raises(InputError, match="expected the folder of the photographs; got"):
+    with pytest.raises(InputError, match="expected the folder of the images; got"):
         rounds(first, labels, tmp_path / "new", root=tmp_path / "none")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="one process for whole rounds; got several"):
+    with pytest.raises(InputError, match="one process for rounds; got several"):
         rounds(first, labels, tmp_path / "new")
 
 
@@ -184,7 +185,7 @@ def test_files_of_others_and_several_processes_are_refused(first, labels, tmp_pa
     ("values", "match"),
     [
         ({"rounds": 0}, "at least one round"),
-        ({"min_score": 1.0}, r"in \[0, 1\); got 1.0"),
+        ({"score_threshold": 1.0}, r"in \[0, 1\); got 1.0"),
         ({"iou": 2}, r"an IoU in \[0, 1\]"),
     ],
 )
@@ -193,15 +194,20 @@ def test_settings_out_of_range_are_refused(values, match):
         RoundsSettings(**values)
 
 
-def test_the_command(first, labels, tmp_path, capsys):
-    command = ["self-train", str(first), str(labels), "-o", str(tmp_path / "out"), "--method", "rounds"]
-    further = ["--steps", "2", "--predictions-per-image", "1", "--device", "cpu", "--sample-every", "0"]
-    with tiny():
-        assert cli.main([*command, *further]) == 0
+def test_the_command_runs_rounds_of_a_real_model(labels, tmp_path, capsys):
+    small = ["--size", "tiny", "--image-size", "64", "--num-queries", "8", "--batch-size", "2", "--steps", "1"]
+    further = ["--device", "cpu", "--sample-every", "0"]
+    assert cli.main(["train", str(labels), "-o", str(tmp_path / "first"), *small, *further]) == 0
+    command = ["self-train", str(tmp_path / "first"), str(labels), "-o", str(tmp_path / "out"), "--method", "rounds"]
+    assert cli.main([*command, "--steps", "2", "--predictions-per-image", "1", *further]) == 0
     text = capsys.readouterr().out
     assert "round-1: " in text
     assert "2 steps done" in text
-    assert cli.main([*command, "--burn-in", "3"]) == 2
+
+
+def test_options_of_another_method_are_refused(first, labels, tmp_path, capsys):
+    command = ["self-train", str(first), str(labels), "-o", str(tmp_path / "out")]
+    assert cli.main([*command, "--method", "rounds", "--burn-in", "3"]) == 2
     assert "options of the method rounds; got --burn-in" in capsys.readouterr().err
-    assert cli.main([*command[:-2], "--rounds", "3", "--fresh"]) == 2
-    assert "options of the method sohes or hassod; got --rounds, --fresh" in capsys.readouterr().err
+    assert cli.main([*command, "--rounds", "3", "--from-backbone"]) == 2
+    assert "options of the method sohes or hassod; got --rounds, --from-backbone" in capsys.readouterr().err

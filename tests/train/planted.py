@@ -9,18 +9,19 @@ of them side by side.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 from PIL import Image
 
-from masktree.train import training_run
 from masktree.train.augmentation import Augmentation
 from masktree.train.optimiser import Optimisation
+from masktree.train.options import RunOptions
 from masktree.train.presets import Preset
-from masktree.train.self_train import TeacherStudentSettings, find_method, self_train
+from masktree.train.self_train import self_train
+from masktree.train.self_training_settings import TeacherStudentSettings, find_method
 from masktree.train.train import train
 from masktree.trees.masktree import MaskTree
 from tests.models.standins import CONFIG, TinyModel
@@ -30,10 +31,10 @@ SIDE = 64
 OPTIMISATION = Optimisation(
     lr=0.01, weight_decay=0.01, steps=12, warmup_steps=2, schedule="cosine", batch_size=4, clip_norm=1.0, ema_decay=0.9
 )
-PRESET = Preset(CONFIG, OPTIMISATION, Augmentation(crop=SIDE, scale=(0.8, 1.4), paste=0.5, jitter=0.5))
+PRESET = Preset(CONFIG, OPTIMISATION, Augmentation(crop_size=SIDE, scale=(0.8, 1.4), paste_prob=0.5, jitter_prob=0.5))
 
 # The scores of the model of three convolutions are near a half.
-CORRECTION: dict[str, object] = {"score": 0.2, "lr": 0.01, "ema_decay": 0.9}
+CORRECTION: dict[str, object] = {"score_threshold": 0.2, "lr": 0.01, "ema_decay": 0.9}
 
 
 def make_labels(folder: Path, count: int = 6) -> Path:
@@ -56,21 +57,29 @@ def make_labels(folder: Path, count: int = 6) -> Path:
     return labels
 
 
-def run(labels: Path, output: Path, preset: Preset = PRESET, **options: object) -> int:
-    """Train the model of three convolutions. ``options``: of ``train`` and of ``RunOptions``."""
-    outer = {name: options.pop(name) for name in ("start", "seed", "root", "overwrite") if name in options}
-    values = training_run.RunOptions(**({"device": "cpu", "sample_every": 0} | options))  # type: ignore[arg-type]
-
-    with mock.patch.object(training_run, "build_model", build):
-        return train(labels, output, preset, options=values, **outer)  # type: ignore[arg-type]
+def run(
+    labels: Path, output: Path, preset: Preset = PRESET, *, init_from: Path | None = None, **options: object
+) -> int:
+    """Train the model of three convolutions. ``options``: of ``RunOptions``."""
+    return train(labels, output, preset, run_options(options), init_from=init_from, build_model=build)
 
 
-def correct(first: Path, labels: Path, output: Path, settings: TeacherStudentSettings, **options: object) -> int:
+def correct(
+    first: Path,
+    labels: Path,
+    output: Path,
+    settings: TeacherStudentSettings,
+    *,
+    collapse_window: int = 100,
+    **options: object,
+) -> int:
     """Self-training of the model of three convolutions, as ``run``."""
-    outer = {name: options.pop(name) for name in ("seed", "root", "overwrite") if name in options}
-    values = training_run.RunOptions(**({"device": "cpu", "sample_every": 0} | options))  # type: ignore[arg-type]
-    with mock.patch.object(training_run, "build_model", build):
-        return self_train(first, labels, output, settings, options=values, **outer)  # type: ignore[arg-type]
+    values = run_options(options)
+    return self_train(first, labels, output, settings, values, collapse_window=collapse_window, build_model=build)
+
+
+def run_options(values: Mapping[str, object]) -> RunOptions:
+    return RunOptions(**({"device": "cpu", "sample_every": 0} | dict(values)))  # type: ignore[arg-type]
 
 
 def build(config: object, *, weights: bool) -> TinyModel:

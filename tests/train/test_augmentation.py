@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from masktree.errors import InputError
-from masktree.train.augmentation import (
-    STILL_SEEN,
-    Augmentation,
-    ColorJitter,
+from masktree.train.augmentation import Augmentation
+from masktree.train.color_jitter import ColorJitter
+from masktree.train.geometry import Geometry
+from masktree.train.label_store import ImageLabels
+from masktree.train.samples import (
+    MIN_VISIBLE_FRACTION,
     Sample,
     apply_view,
     choose_masks,
@@ -17,8 +19,6 @@ from masktree.train.augmentation import (
     paste,
     random_subset,
 )
-from masktree.train.geometry import Geometry
-from masktree.train.label_store import ImageLabels
 from masktree.trees import hierarchy, rle
 from tests.train.labelled import random_tree
 
@@ -41,7 +41,7 @@ def rectangles(size: tuple[int, int], *boxes: tuple[int, int, int, int]) -> np.n
 
 
 def test_scales_fill_their_range_and_windows_lie_inside(rng):
-    settings = Augmentation(crop=128, scale=(0.1, 2.0))
+    settings = Augmentation(crop_size=128, scale=(0.1, 2.0))
     drawn = [settings.draw_geometry((300, 400), rng) for _ in range(500)]
     scales = np.array([max(g.resized) / 128 for g in drawn])
     assert scales.min() >= 0.095
@@ -52,14 +52,14 @@ def test_scales_fill_their_range_and_windows_lie_inside(rng):
         for room, side, first in zip(geometry.window, geometry.resized, geometry.offset, strict=True):
             assert room == min(side, 128)
             assert 0 <= first <= side - room
-    assert 0.4 < np.mean([g.mirrored for g in drawn]) < 0.6
+    assert 0.4 < np.mean([g.flipped for g in drawn]) < 0.6
     large = [g for g in drawn if min(g.resized) > 160]
     assert min(g.offset[0] for g in large) < 8
     assert max(g.offset[0] / (g.resized[0] - 128) for g in large) > 0.9
 
 
 def test_the_short_side_can_be_drawn_instead(rng):
-    settings = Augmentation(crop=128, short_side=(60, 256))
+    settings = Augmentation(crop_size=128, short_side=(60, 256))
     sides = [min(settings.draw_geometry((300, 200), rng).resized) for _ in range(300)]
     assert min(sides) >= 60
     assert max(sides) <= 256
@@ -68,15 +68,15 @@ def test_the_short_side_can_be_drawn_instead(rng):
 
 def test_all_of_a_photograph_fits_the_crop():
     for size in ((300, 400), (20, 10), (1, 5000), (128, 128)):
-        geometry = Augmentation(crop=128).whole(size)
+        geometry = Augmentation(crop_size=128).full_image(size)
         assert max(geometry.window) == 128
         assert geometry.window == geometry.resized
         assert geometry.offset == (0, 0)
-        assert not geometry.mirrored
+        assert not geometry.flipped
 
 
 def test_pasted_photographs_lie_inside_or_over_the_scene(rng):
-    settings = Augmentation(crop=128, paste_scale=(0.3, 1.0))
+    settings = Augmentation(crop_size=128, paste_scale=(0.3, 1.0))
     for onto in ((128, 128), (40, 128), (128, 3)):
         drawn = [settings.draw_paste((300, 200), onto, rng) for _ in range(200)]
         ratios = [max(g.resized) / max(onto) for g in drawn]
@@ -84,7 +84,7 @@ def test_pasted_photographs_lie_inside_or_over_the_scene(rng):
         assert 0.9 < max(ratios) <= 1.0
         for geometry in drawn:
             assert geometry.window == onto
-            rows, columns = geometry.content
+            rows, columns = geometry.valid_region
             assert rows.stop - rows.start == min(onto[0], geometry.resized[0])
             assert columns.stop - columns.start == min(onto[1], geometry.resized[1])
 
@@ -92,14 +92,14 @@ def test_pasted_photographs_lie_inside_or_over_the_scene(rng):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"crop": 100}, "multiple of 32 pixels; got 100"),
-        ({"crop": 0}, "multiple of 32"),
-        ({"mirror": 1.5}, "probability mirror"),
-        ({"paste": -0.1}, "probability paste"),
+        ({"crop_size": 100}, "multiple of 32 pixels; got 100"),
+        ({"crop_size": 0}, "multiple of 32"),
+        ({"flip_prob": 1.5}, "flip_prob in"),
+        ({"paste_prob": -0.1}, "paste_prob in"),
         ({"scale": (2.0, 0.1)}, "range scale"),
         ({"scale": (0.0, 1.0)}, "range scale"),
         ({"short_side": (1024, 240)}, "range short_side"),
-        ({"colour": (0.4, 0.4, 0.4, 0.6)}, "four strengths"),
+        ({"jitter_strength": (0.4, 0.4, 0.4, 0.6)}, "four jitter strengths"),
         ({"max_masks": 0}, "max_masks and min_area"),
         ({"min_area": 0}, "max_masks and min_area"),
     ],
@@ -117,10 +117,10 @@ def test_light_changes_what_it_says(rng):
     assert ColorJitter().apply(image) is image
     np.testing.assert_allclose(ColorJitter(brightness=1.5).apply(image), image * 1.5, atol=1)
     assert ColorJitter(contrast=0.5).apply(image).std() == pytest.approx(image.std() / 2, rel=0.1)
-    grey = ColorJitter(grey=True).apply(image)
+    grey = ColorJitter(grayscale=True).apply(image)
     assert (grey == grey[..., :1]).all()
     np.testing.assert_array_equal(ColorJitter(saturation=0.0).apply(image)[..., 0], grey[..., 0])
-    assert ColorJitter(sigma=1.5).apply(image).std() < image.std() / 2
+    assert ColorJitter(blur_sigma=1.5).apply(image).std() < image.std() / 2
     red = np.zeros((4, 4, 3), np.uint8)
     red[..., 0] = 200
     np.testing.assert_allclose(ColorJitter(hue=1 / 3).apply(red)[0, 0], [0, 200, 0], atol=6)
@@ -132,8 +132,8 @@ def test_light_is_drawn_as_often_and_as_far_as_set(rng):
     drawn = [settings.draw_color_jitter(rng) for _ in range(1000)]
     jittered = [light for light in drawn if light.hue != 0]
     assert 0.75 < len(jittered) / 1000 < 0.85
-    assert 0.15 < np.mean([light.grey for light in drawn]) < 0.25
-    assert 0.45 < np.mean([light.sigma > 0 for light in drawn]) < 0.55
+    assert 0.15 < np.mean([light.grayscale for light in drawn]) < 0.25
+    assert 0.45 < np.mean([light.blur_sigma > 0 for light in drawn]) < 0.55
     for name, middle, most in (("brightness", 1, 0.4), ("contrast", 1, 0.4), ("saturation", 1, 0.4), ("hue", 0, 0.1)):
         spread = np.array([getattr(light, name) for light in jittered]) - middle
         assert -most <= spread.min() < -0.95 * most
@@ -254,7 +254,7 @@ def test_copy_paste_keeps_trees_and_overlaps_right(rng):
         assert (pasted[linked] == pasted[both.parents[linked]]).all()
         hierarchy.depths(both.parents)
         left = (scene.masks & ~objects).sum((1, 2))
-        stays = (left >= 16) & (left >= STILL_SEEN * scene.masks.sum((1, 2)))
+        stays = (left >= 16) & (left >= MIN_VISIBLE_FRACTION * scene.masks.sum((1, 2)))
         assert (~pasted).sum() == stays.sum()
         np.testing.assert_array_equal(both.parents[: stays.sum()], hierarchy.reparent(scene.parents, stays))
         nested = scene.masks[scene.parents] & scene.masks  # what was inside its parent still is

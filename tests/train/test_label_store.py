@@ -30,7 +30,7 @@ def labels(tmp_path) -> LabelSet:
 def test_the_store_holds_what_the_label_set_does(labels):
     store = LabelStore.of(labels)
     assert len(store) == len(labels) == 5
-    assert store.masks == 28
+    assert store.num_masks == 28
     seen = 0
     for number, (image, tree) in enumerate(labels):
         record = store[number]
@@ -42,8 +42,8 @@ def test_the_store_holds_what_the_label_set_does(labels):
             assert getattr(record, name).dtype == getattr(tree, name).dtype
         seen += len(record.rles)
     assert seen == 28
-    assert store.filled().tolist() == [i for i in range(5) if len(store[i].rles)]
-    assert len(store.filled()) == 4
+    assert store.images_with_masks().tolist() == [i for i in range(5) if len(store[i].rles)]
+    assert len(store.images_with_masks()) == 4
     with pytest.raises(InputError, match=r"number in 0 \.\.\. 4; got 5"):
         store[5]
     with pytest.raises(InputError, match="got -1"):
@@ -62,7 +62,7 @@ def test_it_is_made_once_and_anew_when_the_labels_change(labels, tmp_path):
         path.unlink()
     changed = LabelStore.of(write_labels(tmp_path / "shards", tmp_path / "photos", trees, shard_size=2))
     assert changed.key != first.key
-    assert changed.masks == 15
+    assert changed.num_masks == 15
     assert sorted(p.name for p in changed.folder.parent.iterdir() if p.is_dir()) == [changed.key]
 
 
@@ -143,7 +143,7 @@ def test_empty_masks_are_left_out(tmp_path):
 @pytest.mark.parametrize("column", ["rles", "parents", "mask_starts", "rle_starts", "names", "sizes"])
 def test_a_damaged_store_is_noticed(labels, column):
     store = LabelStore.of(labels)
-    sums = [store[i].check_sum() for i in range(5)]
+    sums = [store[i].checksum() for i in range(5)]
     path = store.folder / f"{column}.bin"
     content = path.read_bytes()
     path.write_bytes(content[:-1])
@@ -154,7 +154,7 @@ def test_a_damaged_store_is_noticed(labels, column):
         path.write_bytes(content[:place] + bytes([content[place] ^ 0x91]) + content[place + 1 :])
         damaged = LabelStore(store.folder)
         try:
-            assert [damaged[i].check_sum() for i in range(5)] == sums  # an end beyond the file changes nothing
+            assert [damaged[i].checksum() for i in range(5)] == sums  # an end beyond the file changes nothing
         except FormatError as error:
             assert "differs from what was written; delete" in str(error)  # noqa: PT017
             noticed += 1

@@ -25,8 +25,8 @@ from tests.train.independence import check_independence
 from tests.train.labelled import random_tree, write_collection, write_labels
 
 SIZES = {"a.png": (40, 56), "b/ü.png": (64, 64), "b/c.png": (100, 30), "d.png": (200, 260), "e.png": (64, 48)}
-LIVELY = Augmentation(crop=64, scale=(0.3, 2.0), paste=0.7, max_masks=5).strong()
-PLAIN = Augmentation(crop=64, scale=(1.0, 1.0), mirror=0.0)
+LIVELY = Augmentation(crop_size=64, scale=(0.3, 2.0), paste_prob=0.7, max_masks=5).strong()
+PLAIN = Augmentation(crop_size=64, scale=(1.0, 1.0), flip_prob=0.0)
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_examples_do_not_depend_on_where_the_run_stands_or_how_many_share_it(fol
 
 
 def test_workers_give_the_same_then_the_same_error_and_end_with_the_loader(folder):
-    settings = replace(LIVELY, paste=0.0, cues=True)
+    settings = replace(LIVELY, paste_prob=0.0, cues=True)
     data = open_data(folder, settings)
     last = data.example(4).name  # of the first epoch: steps 0 and 1 are without it
     (folder / "photos" / last).write_bytes(b"no image")
@@ -172,8 +172,8 @@ def test_cues_are_those_of_the_photograph_without_its_padding(folder):
 
 
 def test_pasted_objects_take_at_most_half_of_the_masks(folder):
-    settings = Augmentation(crop=64, scale=(1.0, 1.0), mirror=0.0, max_masks=4, min_area=4)
-    without, with_ = (open_data(folder, replace(settings, paste=p)) for p in (0.0, 1.0))
+    settings = Augmentation(crop_size=64, scale=(1.0, 1.0), flip_prob=0.0, max_masks=4, min_area=4)
+    without, with_ = (open_data(folder, replace(settings, paste_prob=p)) for p in (0.0, 1.0))
     changed = 0
     for k in range(20):
         a, b = without.example(k), with_.example(k)
@@ -216,7 +216,7 @@ def test_images_without_masks_are_left_out_and_crops_without_masks_are_not(tmp_p
     for path in (tmp_path / "labels").rglob("*.json"):
         path.unlink()
     write_labels(tmp_path / "labels", tmp_path / "photos", trees)
-    data = open_data(tmp_path, Augmentation(crop=64, scale=(2.0, 2.0)))
+    data = open_data(tmp_path, Augmentation(crop_size=64, scale=(2.0, 2.0)))
     batches = list(data.loader(0, 12, 4))
     counts = {len(t.masks) for b in batches for n, t in zip(b.names, b.targets, strict=True) if n == "c.png"}
     assert counts == {0, 1}
@@ -296,6 +296,6 @@ def test_impossible_shares_are_refused(folder):
 
 
 def test_orders_are_kept_since_they_are_long():
-    order = photographs._order(0, RandomStream.ORDER, 1, 100)
-    assert photographs._order(0, RandomStream.ORDER, 1, 100) is order
+    order = photographs._epoch_order(0, RandomStream.ORDER, 1, 100)
+    assert photographs._epoch_order(0, RandomStream.ORDER, 1, 100) is order
     assert sorted(order) == list(range(100))

@@ -18,9 +18,10 @@ from masktree.io.images import read_image
 from masktree.models.build import read_model
 from masktree.models.trees import segment_images
 from masktree.train.augmentation import Augmentation
+from masktree.train.options import RunOptions
 from masktree.train.presets import Preset, find_preset
 from masktree.train.run_folder import read_metrics
-from masktree.train.train import RunOptions, train
+from masktree.train.train import train
 from masktree.trees import hierarchy
 from masktree.trees.masktree import MaskTree
 from tests.train.labelled import write_labels
@@ -73,7 +74,7 @@ def small(kind: str, shape: Mapping[str, int], **optimisation: float | str) -> P
     a rate that ends at 0, and weights of the last ten steps."""
     preset = find_preset(kind, "tiny", image_size=SIDE)  # type: ignore[arg-type]
     few = replace(preset.optimisation, warmup_steps=10, schedule="cosine", ema_decay=0.9, **optimisation)
-    return Preset(replace(preset.model, **shape), few, Augmentation(crop=SIDE, scale=(1.0, 1.0), mirror=0.0))
+    return Preset(replace(preset.model, **shape), few, Augmentation(crop_size=SIDE, scale=(1.0, 1.0), flip_prob=0.0))
 
 
 def recall_of(trees: Trees, found: list[MaskTree]) -> dict[str, float | None]:

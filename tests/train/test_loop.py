@@ -13,7 +13,15 @@ import torch
 
 from masktree.errors import InputError, TrainingError
 from masktree.models.structures import Batch, Targets
-from masktree.train.loop import TrainingState, WeightedBatch, fit, interruptible, make_accelerator, split, whole
+from masktree.train.distributed import make_accelerator
+from masktree.train.loop import (
+    TrainingState,
+    WeightedBatch,
+    deferred_signals,
+    fit,
+    single_batch,
+    split_batch,
+)
 from tests.models.standins import CONFIG, TinyModel
 from tests.train.planted import OPTIMISATION
 
@@ -40,8 +48,8 @@ def model_of(kind: type[TinyModel] = TinyModel) -> TinyModel:
     return kind(CONFIG)
 
 
-def run(batches, settings=OPTIMISATION, make_batches=whole, model=None, precision="float32"):
-    state = TrainingState.begin(model or model_of(), settings)
+def run(batches, settings=OPTIMISATION, make_batches=single_batch, model=None, precision="float32"):
+    state = TrainingState.new(model or model_of(), settings)
     accelerator = make_accelerator(CPU, precision)
     return state, list(fit(state, batches, accelerator, settings, device=CPU, make_batches=make_batches))
 
@@ -52,13 +60,13 @@ def weights(state: TrainingState) -> torch.Tensor:
 
 def test_a_split_batch_has_the_same_images_in_order():
     batch = batch_of(1, 0, 2, 3)
-    first, second = split(batch, 2)
+    first, second = split_batch(batch, 2)
     assert torch.equal(torch.cat([first.images, second.images]), batch.images)
     assert torch.equal(torch.cat([first.seeds, second.seeds]), batch.seeds)
     assert [*first.names, *second.names] == batch.names
     assert [len(t.masks) for t in (*first.targets, *second.targets)] == [1, 0, 2, 3]
     with pytest.raises(InputError, match="multiple of 3 images; got 4"):
-        split(batch, 3)
+        split_batch(batch, 3)
 
 
 def test_passes_do_not_change_a_step():
@@ -66,7 +74,7 @@ def test_passes_do_not_change_a_step():
     one, records = run(batches)
     four, again = run(batches, replace(OPTIMISATION, accumulation_steps=4))
     assert [r["loss"] for r in again] == pytest.approx([r["loss"] for r in records], rel=1e-5)
-    assert [r["masks"] for r in records] == [6] * 4
+    assert [r["num_masks"] for r in records] == [6] * 4
     torch.testing.assert_close(weights(four), weights(one), rtol=1e-4, atol=1e-5)
 
 
@@ -74,7 +82,7 @@ def test_records_say_what_was_done():
     _, records = run([batch_of(1, 2), batch_of(2, 2, seed=1)])
     assert [r["step"] for r in records] == [1, 2]
     assert [r["lr"] for r in records] == [0.005, 0.01]
-    assert set(records[0]) == {"step", "lr", "loss", "mask", "norm", "masks", "seconds"}
+    assert set(records[0]) == {"step", "lr", "loss", "mask", "grad_norm", "num_masks", "seconds"}
     assert records[0]["loss"] == records[0]["mask"] > 0
 
 
@@ -85,11 +93,11 @@ def test_weighted_batches_add_up():
     together, [record] = run(
         ["x"], plain, lambda _: [WeightedBatch(first, 0.5, "own_"), WeightedBatch(second, 2.0, "teacher_")]
     )
-    start = weights(TrainingState.begin(model_of(), plain))
+    start = weights(TrainingState.new(model_of(), plain))
     moves = [weights(run([batch], plain)[0]) - start for batch in (first, second)]
     torch.testing.assert_close(weights(together) - start, 0.5 * moves[0] + 2.0 * moves[1], rtol=1e-4, atol=1e-6)
     assert record["loss"] == pytest.approx(0.5 * record["own_mask"] + 2.0 * record["teacher_mask"])
-    assert record["masks"] == 7
+    assert record["num_masks"] == 7
 
 
 def test_images_without_masks_make_a_step():
@@ -111,8 +119,10 @@ def test_lower_precision_trains_float32_weights():
 def test_a_loss_that_is_not_finite_ends_the_run_before_it_harms_the_weights():
     good, bad = batch_of(1, 1), batch_of(1, 2, seed=5)
     bad.images[1] = torch.nan
-    state = TrainingState.begin(model_of(), OPTIMISATION)
-    steps = fit(state, [good, bad], make_accelerator(CPU, "float32"), OPTIMISATION, device=CPU, make_batches=whole)
+    state = TrainingState.new(model_of(), OPTIMISATION)
+    steps = fit(
+        state, [good, bad], make_accelerator(CPU, "float32"), OPTIMISATION, device=CPU, make_batches=single_batch
+    )
     next(steps)
     before = weights(state)
     with pytest.raises(TrainingError, match=r"finite losses in step 2; got loss nan, .*5-0.png, 5-1.png; .*--lr"):
@@ -160,23 +170,23 @@ def test_a_restored_state_goes_on_bit_for_bit():
     unbroken, records = run(batches, model=model_of(Noisy))
     first, _ = run(batches[:3], model=model_of(Noisy))
     file = io.BytesIO()
-    torch.save(first.content(), file)
+    torch.save(first.state_dict(), file)
     file.seek(0)
-    second = TrainingState.begin(Noisy(CONFIG), OPTIMISATION)
-    second.restore(torch.load(file, weights_only=True))
+    second = TrainingState.new(Noisy(CONFIG), OPTIMISATION)
+    second.load_state_dict(torch.load(file, weights_only=True))
     torch.rand(7)
     later = list(
-        fit(second, batches[3:], make_accelerator(CPU, "float32"), OPTIMISATION, device=CPU, make_batches=whole)
+        fit(second, batches[3:], make_accelerator(CPU, "float32"), OPTIMISATION, device=CPU, make_batches=single_batch)
     )
     assert torch.equal(weights(second), weights(unbroken))
-    for old, new in zip(unbroken.averaged.parameters(), second.averaged.parameters(), strict=True):
+    for old, new in zip(unbroken.ema_model.parameters(), second.ema_model.parameters(), strict=True):
         assert torch.equal(old, new)
     assert [r["loss"] for r in later] == [r["loss"] for r in records[3:]]
 
 
 def test_signals_wait_for_the_end_of_a_step(monkeypatch):
     handler = signal.getsignal(signal.SIGTERM)
-    with interruptible() as wanted_end:
+    with deferred_signals() as wanted_end:
         assert not wanted_end()
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)  # passed on by a launcher at the same moment

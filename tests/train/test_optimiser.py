@@ -11,7 +11,14 @@ import torch
 from torch import nn
 
 from masktree.errors import InputError
-from masktree.train.optimiser import Optimisation, average, build_optimiser, clip_gradients, freeze, lr_factor
+from masktree.train.optimiser import (
+    Optimisation,
+    build_optimiser,
+    clip_gradients,
+    freeze_pretrained,
+    lr_factor,
+    update_ema,
+)
 
 BASE = Optimisation(lr=1e-3, weight_decay=0.1, steps=100, warmup_steps=10, batch_size=8, ema_decay=0.9)
 
@@ -51,7 +58,7 @@ def test_the_rate_warms_up_then_follows_the_schedule():
 def test_every_parameter_stands_in_the_group_that_its_kind_asks_for():
     net = Net()
     optimiser = build_optimiser(net, replace(BASE, backbone_lr_factor=0.2))
-    found = {id(p): (g["scale"], g["weight_decay"]) for g in optimiser.param_groups for p in g["params"]}
+    found = {id(p): (g["lr_factor"], g["weight_decay"]) for g in optimiser.param_groups for p in g["params"]}
     wanted = {
         net.pyramid.conv.weight: (0.2, 0.1),
         net.pyramid.conv.bias: (0.2, 0.0),
@@ -64,15 +71,15 @@ def test_every_parameter_stands_in_the_group_that_its_kind_asks_for():
     }
     assert found == {id(p): group for p, group in wanted.items()}
     assert isinstance(build_optimiser(net, replace(BASE, optimiser="sgd")), torch.optim.SGD)
-    with pytest.raises(InputError, match="can be trained; got none"):
+    with pytest.raises(InputError, match="trainable parameters; got none"):
         build_optimiser(net.requires_grad_(False), BASE)
 
 
 def test_a_backbone_with_rate_0_is_asked_for_no_gradient():
     net = Net()
-    freeze(net, replace(BASE, backbone_lr_factor=0.2))
+    freeze_pretrained(net, replace(BASE, backbone_lr_factor=0.2))
     assert net.pyramid.conv.weight.requires_grad
-    freeze(net, replace(BASE, backbone_lr_factor=0))
+    freeze_pretrained(net, replace(BASE, backbone_lr_factor=0))
     assert not net.pyramid.conv.weight.requires_grad
     assert net.linear.weight.requires_grad
     listed = [p for group in build_optimiser(net, BASE).param_groups for p in group["params"]]
@@ -110,7 +117,7 @@ def test_the_average_is_the_moving_average_of_its_definition():
             net.mean += 1.0
         decay = min(0.7, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * net.linear.weight.detach()
-        average(averaged, net, step, 0.7)
+        update_ema(averaged, net, step, 0.7)
     torch.testing.assert_close(averaged.linear.weight.detach(), expected)
     assert averaged.count.item() == 29
     assert 20 < averaged.mean.item() < 29
@@ -122,7 +129,7 @@ def test_the_average_is_the_moving_average_of_its_definition():
         ({"steps": 0}, "steps of at least 1"),
         ({"lr": 0.0}, "rate above 0"),
         ({"lr": math.nan}, "rate above 0"),
-        ({"ema_decay": 1.0}, "average in"),
+        ({"ema_decay": 1.0}, "ema_decay in"),
         ({"clip_norm": -1.0}, "clip_norm of 0 or more; got -1.0"),
         ({"backbone_lr_factor": math.nan}, "backbone_lr_factor of 0 or more; got nan"),
     ],
@@ -133,11 +140,11 @@ def test_values_out_of_range_are_refused(change, words):
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():
-    BASE.check_processes(4)
+    BASE.check_divisible(4)
     with pytest.raises(
         InputError,
-        match="3 processes with 1 accumulation steps each can share evenly; got 8 images; give --batch-size 6",
+        match="divisible by 3 processes x 1 accumulation steps; got 8; use --batch-size 6",
     ):
-        BASE.check_processes(3)
-    with pytest.raises(InputError, match="give --batch-size 16"):
-        BASE.check_processes(16)
+        BASE.check_divisible(3)
+    with pytest.raises(InputError, match="use --batch-size 16"):
+        BASE.check_divisible(16)

@@ -25,7 +25,7 @@ def test_a_falling_loss_is_a_falling_curve():
 
 
 def test_many_steps_and_none():
-    many = draw_losses([{"step": i, "loss": 2.0, "norm": None} for i in range(1, 5001)])
+    many = draw_losses([{"step": i, "loss": 2.0, "grad_norm": None} for i in range(1, 5001)])
     assert set(black_rows(many, 400)) <= set(black_rows(many, 401)) | set(black_rows(many, 399))
     assert len(black_rows(many, 400)) in (2, 3)
     assert (draw_losses([]) != 255).any()

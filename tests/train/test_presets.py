@@ -16,7 +16,7 @@ def test_the_base_presets_have_the_published_numbers():
     for preset in (sohes, unsam):
         o = preset.optimisation
         assert (o.optimiser, o.lr, o.weight_decay, o.backbone_lr_factor, o.batch_size) == ("adamw", 5e-5, 0.05, 0.1, 16)
-        assert preset.augmentation.crop == preset.model.image_size == 1024
+        assert preset.augmentation.crop_size == preset.model.image_size == 1024
         assert preset.augmentation.max_masks == 200
     assert (sohes.model.kind, sohes.model.backbone) == ("sohes", "dino-vitb8")
     assert (unsam.model.backbone, unsam.model.num_queries, unsam.model.max_detections) == ("dino-resnet50", 2000, 1000)
@@ -49,10 +49,10 @@ def test_every_size_is_a_whole_preset(kind):
 
 def test_only_what_is_given_changes():
     preset = find_preset(
-        "sohes", "tiny", backbone="dino-vits8", image_size=128, queries=20, steps=7, lr=None, batch_size=2
+        "sohes", "tiny", backbone="dino-vits8", image_size=128, num_queries=20, steps=7, lr=None, batch_size=2
     )
     before = find_preset("sohes", "tiny")
-    assert (preset.model.backbone, preset.model.image_size, preset.augmentation.crop) == ("dino-vits8", 128, 128)
+    assert (preset.model.backbone, preset.model.image_size, preset.augmentation.crop_size) == ("dino-vits8", 128, 128)
     assert (preset.model.num_queries, preset.model.max_detections) == (20, 20)
     assert (preset.optimisation.steps, preset.optimisation.batch_size) == (7, 2)
     assert preset.optimisation.lr == before.optimisation.lr
@@ -61,7 +61,7 @@ def test_only_what_is_given_changes():
 
 def test_what_makes_no_sense_is_refused():
     with pytest.raises(InputError, match="no number of queries for hassod"):
-        find_preset("hassod", "tiny", queries=10)
+        find_preset("hassod", "tiny", num_queries=10)
     expected = "expected a preset sohes, unsam, hassod, promptable of size tiny, small, base; got 'sam'"
     with pytest.raises(InputError, match=expected):
         find_preset("sam", "tiny")

@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from masktree.errors import FormatError, InputError, TrainingError
+from masktree.errors import FormatError, InputError
 from masktree.labels import LabelSet
 from masktree.train.label_store import LabelStore
 from masktree.train.pseudo_label_thresholds import (
-    HIGH,
-    LOW,
-    START,
-    CollapseMonitor,
-    Thresholds,
+    INITIAL_THRESHOLD,
+    MAX_THRESHOLD,
+    MIN_THRESHOLD,
+    PseudoLabelThresholds,
     labels_per_image,
     size_classes,
 )
@@ -60,8 +59,8 @@ def test_sizes_are_those_of_coco():
 
 @pytest.mark.parametrize("wanted", [(1.0, 0.5, 0.1), (0.0, 2.0, 100.0), (2.0, 2.0, 2.0)])
 def test_dynamic_thresholds_are_those_of_the_definition(rng, wanted):
-    thresholds, steps = Thresholds(wanted), []
-    assert thresholds.values == (START, START, START)
+    thresholds, steps = PseudoLabelThresholds(wanted), []
+    assert thresholds.values == (INITIAL_THRESHOLD, INITIAL_THRESHOLD, INITIAL_THRESHOLD)
     for _ in range(6):
         step = random_step(int(rng.integers(1, 60)), rng)
         thresholds.update(thresholds.count(*arrays(step)), len(step))
@@ -71,7 +70,7 @@ def test_dynamic_thresholds_are_those_of_the_definition(rng, wanted):
 
 def test_as_many_masks_are_kept_as_the_labels_have(rng):
     wanted = (3.0, 1.0, 0.5)
-    thresholds, kept = Thresholds(wanted), np.zeros(3)
+    thresholds, kept = PseudoLabelThresholds(wanted), np.zeros(3)
     for step in range(400):
         scores, areas = rng.random(80), np.repeat(AREAS, [40, 24, 16])  # of 8 images: 5, 3 and 2 each
         if step >= 200:
@@ -83,17 +82,17 @@ def test_as_many_masks_are_kept_as_the_labels_have(rng):
 
 
 def test_thresholds_stay_in_their_range(rng):
-    thresholds = Thresholds((1000.0, 0.0, 0.0))
+    thresholds = PseudoLabelThresholds((1000.0, 0.0, 0.0))
     scores, areas = rng.random(300), np.tile(AREAS, 100)
     thresholds.update(thresholds.count(scores, areas), 10)
-    assert thresholds.values == (LOW, HIGH, HIGH)
+    assert thresholds.values == (MIN_THRESHOLD, MAX_THRESHOLD, MAX_THRESHOLD)
     keep = thresholds.keep(scores, areas)
-    np.testing.assert_array_equal(keep, scores >= np.tile([LOW, HIGH, HIGH], 100))
-    assert not keep[scores < thresholds.least].any()
+    np.testing.assert_array_equal(keep, scores >= np.tile([MIN_THRESHOLD, MAX_THRESHOLD, MAX_THRESHOLD], 100))
+    assert not keep[scores < thresholds.lower_bound].any()
 
 
 def test_thresholds_follow_a_teacher_that_changes(rng):
-    thresholds = Thresholds((0.5, 0.5, 0.5))
+    thresholds = PseudoLabelThresholds((0.5, 0.5, 0.5))
     areas = np.repeat(AREAS, 40)
     for _ in range(100):
         thresholds.update(thresholds.count(rng.random(120), areas), 20)
@@ -105,7 +104,7 @@ def test_thresholds_follow_a_teacher_that_changes(rng):
 
 def test_equal_counts_do_not_move_a_threshold_by_rounding():
     """The labels have two masks per image, the teacher too: sums of the same weights in other orders."""
-    thresholds = Thresholds((2.0, 2.0, 2.0))
+    thresholds = PseudoLabelThresholds((2.0, 2.0, 2.0))
     for step in range(300):
         scores = np.repeat(np.array([0.85, 0.75]) - 0.001 * (step % 7), 3)
         thresholds.update(thresholds.count(scores, np.tile(AREAS, 2)), 1)
@@ -113,17 +112,17 @@ def test_equal_counts_do_not_move_a_threshold_by_rounding():
 
 
 def test_fixed_thresholds_are_exceeded_and_never_change(rng):
-    thresholds = Thresholds()
+    thresholds = PseudoLabelThresholds()
     scores = np.array([0.7, np.nextafter(0.7, 1), 0.1, 1.0])
     assert thresholds.keep(scores, np.ones(4)).tolist() == [False, True, False, True]
     thresholds.update(thresholds.count(rng.random(50), np.ones(50)), 10)
     assert thresholds.values == (0.7, 0.7, 0.7)
-    assert thresholds.least == 0.7
-    assert Thresholds(fixed=0.0).keep(np.zeros(0), np.zeros(0)).shape == (0,)
+    assert thresholds.lower_bound == 0.7
+    assert PseudoLabelThresholds(fixed=0.0).keep(np.zeros(0), np.zeros(0)).shape == (0,)
 
 
 def test_parts_of_a_step_add_up(rng):
-    one, two = Thresholds((1.0, 1.0, 1.0)), Thresholds((1.0, 1.0, 1.0))
+    one, two = PseudoLabelThresholds((1.0, 1.0, 1.0)), PseudoLabelThresholds((1.0, 1.0, 1.0))
     for _ in range(20):
         step = random_step(6, rng)
         one.update(one.count(*arrays(step)), 6)
@@ -134,11 +133,11 @@ def test_parts_of_a_step_add_up(rng):
 
 def test_a_reloaded_state_goes_on_with_the_same_bits(rng):
     steps = [random_step(5, rng) for _ in range(30)]
-    unbroken, first = Thresholds((1.0, 1.0, 1.0)), Thresholds((1.0, 1.0, 1.0))
+    unbroken, first = PseudoLabelThresholds((1.0, 1.0, 1.0)), PseudoLabelThresholds((1.0, 1.0, 1.0))
     for step in steps[:17]:
         for thresholds in (unbroken, first):
             thresholds.update(thresholds.count(*arrays(step)), 5)
-    second = Thresholds((1.0, 1.0, 1.0))
+    second = PseudoLabelThresholds((1.0, 1.0, 1.0))
     second.load_state_dict(reload(first.state_dict()))
     for step in steps[17:]:
         for thresholds in (unbroken, second):
@@ -149,15 +148,15 @@ def test_a_reloaded_state_goes_on_with_the_same_bits(rng):
 
 
 def test_other_states_and_numbers_are_refused():
-    thresholds = Thresholds((1.0, 1.0, 1.0))
+    thresholds = PseudoLabelThresholds((1.0, 1.0, 1.0))
     for state in ({}, {"histogram": torch.zeros(3, 5), "images": 1.0}, {"histogram": torch.zeros(3, 1000)}):
         with pytest.raises(FormatError, match="state of dynamic thresholds"):
             thresholds.load_state_dict(state)
     for wanted in ((1.0, 1.0), (1.0, -1.0, 1.0), (1.0, np.inf, 1.0), (1.0, np.nan, 1.0)):
         with pytest.raises(InputError, match="three sizes"):
-            Thresholds(wanted)
+            PseudoLabelThresholds(wanted)
     with pytest.raises(InputError, match=r"threshold in \[0, 1\); got 1.0"):
-        Thresholds(fixed=1.0)
+        PseudoLabelThresholds(fixed=1.0)
 
 
 def test_labels_are_counted_by_size(tmp_path):
@@ -180,69 +179,3 @@ def test_labels_are_counted_by_size(tmp_path):
     )
     assert min(wanted) > 0
     assert labels_per_image(store) == wanted
-
-
-# --- the watch ------------------------------------------------------------------------------------------------------
-
-
-def test_a_teacher_that_finds_nothing_ends_the_run_after_a_full_window():
-    watch = CollapseMonitor(window=10, origin="runs/first")
-    for _ in range(9):
-        watch.note(4, 0, 4)
-    with pytest.raises(TrainingError, match=r"got 0 per image over 10 steps, up to step 10 .*lower threshold.*runs/f"):
-        watch.note(4, 0, 4)
-
-
-def test_one_mask_of_the_whole_picture_ends_the_run():
-    watch = CollapseMonitor(window=5)
-    for _ in range(4):
-        watch.note(8, 8, 8)
-    with pytest.raises(TrainingError, match="one mask of the whole picture, in 100% of the images"):
-        watch.note(8, 8, 8)
-    healthy = CollapseMonitor(window=5)
-    for _ in range(50):
-        healthy.note(8, 8, 7)  # one mask per image, but one that means something in each eighth
-    assert healthy.news() is None
-
-
-def test_a_run_is_judged_by_its_last_steps_only():
-    watch = CollapseMonitor(window=10)
-    for _ in range(200):
-        watch.note(4, 40, 0)
-    for _ in range(9):
-        watch.note(4, 0, 4)  # 1 mask per image left in the window
-    assert watch.news() == (
-        "the teacher finds fewer and fewer masks: 4.0 per image now, 10.0 at first; it may be going blind"
-    )
-    assert watch.news() is None
-    with pytest.raises(TrainingError, match="expected masks from the teacher"):
-        watch.note(4, 0, 4)
-
-
-def test_a_warning_is_told_once():
-    watch = CollapseMonitor(window=4)
-    told = []
-    for kept in [20] * 4 + [11] * 8 + [9] * 8:
-        watch.note(2, kept, 0)
-        told.append(watch.news())
-    assert [i for i, text in enumerate(told) if text] == [14]
-
-
-def test_a_watch_goes_on_with_the_same_memory():
-    first, unbroken = CollapseMonitor(window=6), CollapseMonitor(window=6)
-    for watch in (first, unbroken):
-        for kept in (30, 20, 10, 9, 8, 7, 6):
-            watch.note(1, kept, 0)
-    second = CollapseMonitor(window=6)
-    second.load_state_dict(reload(first.state_dict()))
-    for kept in (5, 4, 3, 2, 1, 0):
-        for watch in (second, unbroken):
-            watch.note(1, kept, 0)
-        assert (second.news() is None) == (unbroken.news() is None)
-    assert torch.equal(second.state_dict()["seen"], unbroken.state_dict()["seen"])
-    with pytest.raises(FormatError, match="watch over 7 steps"):
-        CollapseMonitor(window=7).load_state_dict(first.state_dict())
-    with pytest.raises(FormatError, match="begin the run anew"):
-        CollapseMonitor(window=6).load_state_dict({})
-    with pytest.raises(InputError, match="at least 1 step; got 0"):
-        CollapseMonitor(window=0)

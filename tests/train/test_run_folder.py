@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from masktree.errors import FormatError, InputError, TrainingError
-from masktree.models import build
+from masktree.models.build import read_tensors
 from masktree.train.augmentation import Augmentation
 from masktree.train.loop import TrainingState
 from masktree.train.run_folder import RunFolder, read_metrics
@@ -54,7 +54,7 @@ def records(folder: Path) -> list[dict]:
 
 def equal_runs(a: Path, b: Path) -> bool:
     one, two = (torch.load(path / "checkpoint.pt", weights_only=True) for path in (a, b))
-    same = all(torch.equal(one[k][n], two[k][n]) for k in ("model", "averaged") for n in one[k])
+    same = all(torch.equal(one[k][n], two[k][n]) for k in ("model", "ema_model") for n in one[k])
     moments = [[v for s in c["optimiser"]["state"].values() for v in s.values()] for c in (one, two)]
     same &= all(torch.equal(x, y) for x, y in zip(*moments, strict=True))
     weights = (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
@@ -90,10 +90,8 @@ def test_a_run_leaves_a_model_its_record_and_its_pictures(labels, tmp_path):
     assert header["step"] == 12
     assert header["record"]["device"] == "cpu"
     assert header["record"]["versions"]["torch"] in torch.__version__
-    with mock.patch.object(build, "build_model", lambda config, weights: TinyModel(config)):
-        model = build.read_model(output)
-    kept = torch.load(output / "checkpoint.pt", weights_only=True)["averaged"]
-    assert all(torch.equal(kept[name], value) for name, value in model.state_dict().items())
+    kept = torch.load(output / "checkpoint.pt", weights_only=True)["ema_model"]
+    assert all(torch.equal(kept[name], value) for name, value in read_tensors(output).items())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -134,9 +132,9 @@ def test_two_processes_are_one(labels, unbroken, tmp_path):
     assert process.returncode == 0, said
     assert json.loads((output / "config.json").read_text())["record"]["processes"] == 2
     for one, two in zip(records(unbroken), records(output), strict=True):
-        assert one["masks"] == two["masks"]
+        assert one["num_masks"] == two["num_masks"]
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)
-        assert two["norm"] == pytest.approx(one["norm"], rel=1e-2)
+        assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-2)
 
 
 def test_a_finished_run_is_left_as_it_is(labels, unbroken):
@@ -151,7 +149,7 @@ def test_other_settings_are_refused_by_name_and_passes_are_free(labels, unbroken
         PRESET,
         model=replace(CONFIG, num_queries=7),
         optimisation=replace(OPTIMISATION, lr=0.5),
-        augmentation=Augmentation(crop=64, scale=(0.5, 1.0), paste=0.5, jitter=0.5),
+        augmentation=Augmentation(crop_size=64, scale=(0.5, 1.0), paste_prob=0.5, jitter_prob=0.5),
     )
     with pytest.raises(InputError) as caught:
         run(labels, unbroken, changed, seed=1)
@@ -182,8 +180,8 @@ def test_overwriting_begins_anew_and_leaves_foreign_files(labels, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("config.json", '{"architecture": "resnet50"}', "no foreign files where a run's go"),
-        ("model.safetensors", "weights", "no foreign files where a run's go"),
+        ("config.json", '{"architecture": "resnet50"}', "of something else"),
+        ("model.safetensors", "weights", "of something else"),
         ("config.json", '{"format": "masktree-model", "version": 1, "model": {}}', "got .* of a model"),
     ],
 )
@@ -218,7 +216,7 @@ def test_a_full_disk_says_so_and_keeps_the_checkpoint(labels, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(checkpoint) // 2, before[1]))
     try:
         with pytest.raises(
-            TrainingError, match=r"write the checkpoint of step 12 .*File too large.* step 2 stays: free"
+            TrainingError, match=r"write the checkpoint of step 12 .*File too large.* step 2 is kept: free"
         ):
             run(labels, output)
     finally:
@@ -231,11 +229,11 @@ def test_a_full_disk_says_so_and_keeps_the_checkpoint(labels, tmp_path):
 
 def test_a_checkpoint_of_another_model_is_refused(labels, tmp_path):
     folder = RunFolder.open(tmp_path, CONFIG, {"a": 1}, {}, overwrite=False)
-    folder.begin()
-    folder.save(TrainingState.begin(TinyModel(), OPTIMISATION))
+    folder.prepare()
+    folder.save(TrainingState.new(TinyModel(), OPTIMISATION))
     again = RunFolder.open(tmp_path, CONFIG, {"a": 1}, {}, overwrite=False)
     with pytest.raises(FormatError, match="state of this run's model; got another"):
-        again.restore(TrainingState.begin(torch.nn.Linear(2, 2), OPTIMISATION))
+        again.restore(TrainingState.new(torch.nn.Linear(2, 2), OPTIMISATION))
 
 
 def test_damaged_metrics_are_told_from_torn_ones(tmp_path):

@@ -14,10 +14,12 @@ from masktree.io.images import read_image
 from masktree.models.build import read_model
 from masktree.models.trees import segment_images
 from masktree.train.augmentation import Augmentation
+from masktree.train.options import RunOptions
 from masktree.train.presets import Preset, find_preset
 from masktree.train.run_folder import read_metrics
-from masktree.train.self_train import find_method, self_train
-from masktree.train.train import RunOptions, train
+from masktree.train.self_train import self_train
+from masktree.train.self_training_settings import find_method
+from masktree.train.train import train
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
 from tests.train.labelled import write_labels
@@ -74,7 +76,7 @@ def test_what_the_labels_miss_is_found_more_often_after_self_training(planted, t
     train(
         folder / "labels",
         tmp_path / "a",
-        Preset(model, few, Augmentation(crop=SIDE, scale=(1.0, 1.0))),
+        Preset(model, few, Augmentation(crop_size=SIDE, scale=(1.0, 1.0))),
         options=OPTIONS,
     )
     settings = find_method("sohes", steps=40, lr=1e-3)

@@ -19,13 +19,13 @@ from masktree.errors import FormatError, InputError, TrainingError, WeightsError
 from masktree.models.build import build_model, read_tensors
 from masktree.models.config import CascadeConfig, Mask2FormerConfig
 from masktree.models.structures import Batch, Targets
+from masktree.train.distributed import make_accelerator
 from masktree.train.initialisation import Initialisation
-from masktree.train.loop import TrainingState, WeightedBatch, fit, make_accelerator
+from masktree.train.loop import TrainingState, WeightedBatch, fit
 from masktree.train.optimiser import Optimisation
 from masktree.train.presets import PRESETS
-from masktree.train.pseudo_label_thresholds import CollapseMonitor
 from masktree.train.run_folder import RunFolder, read_metrics
-from masktree.train.self_train import METHODS, find_method
+from masktree.train.self_training_settings import METHODS, find_method
 from tests.models.standins import CONFIG, TinyModel
 from tests.train.planted import CORRECTION, OPTIMISATION, PRESET, correct, make_labels, run
 from tests.train.test_run_folder import ROOT, equal_runs, records, stop_at
@@ -57,8 +57,8 @@ def unbroken(first, labels, tmp_path_factory) -> Path:
 def same_teacher(a: Path, b: Path) -> bool:
     one, two = (torch.load(path / "checkpoint.pt", weights_only=True)["teacher"] for path in (a, b))
     assert torch.equal(one["thresholds"]["histogram"], two["thresholds"]["histogram"])
-    assert torch.equal(one["watch"].pop("seen"), two["watch"].pop("seen"))
-    return one["watch"] == two["watch"]
+    assert torch.equal(one["monitor"].pop("history"), two["monitor"].pop("history"))
+    return one["monitor"] == two["monitor"]
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
@@ -66,9 +66,9 @@ def same_teacher(a: Path, b: Path) -> bool:
 
 def test_the_methods_have_the_published_numbers():
     sohes, hassod = METHODS["sohes"], METHODS["hassod"]
-    assert (hassod.score, hassod.label_weight, hassod.teacher_weight) == (0.7, (1.0, 0.0), (2.0, 3.0))
+    assert (hassod.score_threshold, hassod.label_weight, hassod.teacher_weight) == (0.7, (1.0, 0.0), (2.0, 3.0))
     assert (hassod.burn_in, hassod.mask_loss, hassod.paste) == (0, True, False)
-    assert (sohes.score, sohes.label_weight, sohes.teacher_weight) == (None, (1.0, 1.0), (1.0, 1.0))
+    assert (sohes.score_threshold, sohes.label_weight, sohes.teacher_weight) == (None, (1.0, 1.0), (1.0, 1.0))
     after = hassod.optimisation(PRESETS["hassod"].optimisation)
     assert (after.lr, after.schedule, after.batch_size, after.ema_decay) == (0.01, "cosine", 8, 0.9996)
 
@@ -104,9 +104,9 @@ def test_weights_follow_half_a_cosine_after_the_burn_in():
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"score": 1.0}, r"least score .* in \[0, 1\)"),
-        ({"label_weight": (1.0, -1.0)}, "weights of 0 or more"),
-        ({"teacher_weight": (0.0, 0.0)}, "a teacher that is listened to"),
+        ({"score_threshold": 1.0}, r"score threshold in \[0, 1\)"),
+        ({"label_weight": (1.0, -1.0)}, "loss weights of 0 or more"),
+        ({"teacher_weight": (0.0, 0.0)}, "a teacher weight above 0"),
         ({"burn_in": -1}, "burn-in of 0 steps or more"),
     ],
 )
@@ -130,17 +130,17 @@ def test_a_corrected_run_is_a_run_with_a_record_of_its_teacher(first, unbroken):
     assert {"config.json", "model.safetensors", "checkpoint.pt", "metrics.jsonl", "thresholds.png"} <= names
     found = records(unbroken)
     assert [record["step"] for record in found] == list(range(1, STEPS + 1))
-    teacher = {"weight_labels", "weight_teacher", "blind"}
+    teacher = {"label_weight", "teacher_weight", "collapsed"}
     teacher |= {f"{what}_{size}" for what in ("threshold", "kept") for size in ("small", "medium", "large")}
-    assert set(found[0]) == {"step", "lr", "loss", "mask", "teacher_mask", "norm", "masks"} | teacher
+    assert set(found[0]) == {"step", "lr", "loss", "mask", "teacher_mask", "grad_norm", "num_masks"} | teacher
     assert found[0]["loss"] == pytest.approx(found[0]["mask"] + found[0]["teacher_mask"])
     assert found[0]["kept_small"] > 0
     header = json.loads((unbroken / "config.json").read_text())
-    assert header["training"]["start"] == Initialisation.open(first).sha256
+    assert header["training"]["init_sha256"] == Initialisation.open(first).sha256
     assert header["training"]["self_training"]["method"] == "sohes"
     assert header["training"]["augmentation"]["scale"] == list(PRESET.augmentation.scale)
     assert (header["training"]["optimisation"]["schedule"], header["step"]) == ("cosine", STEPS)
-    assert header["record"]["taken"] == "all 6 tensors"
+    assert header["record"]["loaded_tensors"] == "all 6 tensors"
 
 
 def test_the_teacher_begins_as_the_run_ended_and_follows_slowly(first, labels, tmp_path):
@@ -149,7 +149,7 @@ def test_the_teacher_begins_as_the_run_ended_and_follows_slowly(first, labels, t
     content = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     for name, before in read_tensors(first).items():
         expected = 0.75 * before + 0.25 * content["model"][name]
-        torch.testing.assert_close(content["averaged"][name], expected)
+        torch.testing.assert_close(content["ema_model"][name], expected)
         assert not torch.equal(content["model"][name], before)
 
 
@@ -158,7 +158,7 @@ def test_the_first_teacher_teaches_what_the_run_found(first, labels, tmp_path):
     alone = replace(SETTINGS, steps=2, burn_in=1, label_weight=(0.0, 0.0), teacher_weight=(2.0, 2.0))
     correct(first, labels, tmp_path / "run", alone)
     one, two = records(tmp_path / "run")
-    assert (one["weight_labels"], one["weight_teacher"], one["loss"], one["norm"]) == (0, 0, 0, 0)
+    assert (one["label_weight"], one["teacher_weight"], one["loss"], one["grad_norm"]) == (0, 0, 0, 0)
     assert "teacher_mask" not in one
     assert two["loss"] == pytest.approx(2 * two["teacher_mask"])
     assert two["teacher_mask"] > 0
@@ -202,22 +202,17 @@ def test_two_processes_are_one(first, labels, unbroken, tmp_path):
     assert found.returncode == 0, found.stdout + found.stderr
     assert json.loads((output / "config.json").read_text())["record"]["processes"] == 2
     for one, two in zip(records(unbroken), records(output), strict=True):
-        assert one["masks"] == two["masks"]
+        assert one["num_masks"] == two["num_masks"]
         assert one["kept_small"] == two["kept_small"]
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)
-        assert two["norm"] == pytest.approx(one["norm"], rel=1e-2)
+        assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-2)
 
 
 def test_a_teacher_gone_blind_ends_the_run_and_leaves_the_checkpoint(first, labels, tmp_path):
     """No score of the model is that high; a window of two steps sees it."""
-    blind = replace(SETTINGS, score=0.999)
-    from masktree.train import self_train as module
-
-    with (
-        mock.patch.object(module, "CollapseMonitor", lambda origin: CollapseMonitor(3, origin)),
-        pytest.raises(TrainingError, match=r"masks from the teacher; got 0 per image .* go back to .*run"),
-    ):
-        correct(first, labels, tmp_path / "run", blind, save_every=0)
+    blind = replace(SETTINGS, score_threshold=0.999)
+    with pytest.raises(TrainingError, match=r"masks from the teacher; got 0 per image .* starting again from .*run"):
+        correct(first, labels, tmp_path / "run", blind, save_every=0, collapse_window=3)
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 2
     assert [record["teacher_mask"] for record in records(tmp_path / "run")] == [0, 0]
 
@@ -227,12 +222,12 @@ def test_other_settings_and_another_source_are_refused_by_name(first, labels, un
         correct(first, labels, unbroken, replace(SETTINGS, mask_loss=False))
     other = tmp_path / "other"
     run(labels, other, replace(PRESET, optimisation=replace(OPTIMISATION, steps=2)))
-    with pytest.raises(InputError, match=r"start .* there, .* now"):
+    with pytest.raises(InputError, match=r"init_sha256 .* there, .* now"):
         correct(other, labels, unbroken, SETTINGS)
 
 
 def test_what_is_no_run_or_the_same_one_is_refused(first, labels, tmp_path):
-    with pytest.raises(InputError, match="another folder than that of the run"):
+    with pytest.raises(InputError, match="another folder than that of the earlier run"):
         correct(first, labels, first / ".." / first.name, SETTINGS)
     with pytest.raises(WeightsError, match="the folder of a trained model"):
         correct(tmp_path, labels, tmp_path / "out", SETTINGS)
@@ -251,9 +246,9 @@ def test_what_is_no_run_or_the_same_one_is_refused(first, labels, tmp_path):
 
 
 def test_an_unfinished_run_is_taken_with_a_warning(first, tmp_path):
-    assert Initialisation.open(first).unfinished() is None
+    assert Initialisation.open(first).unfinished_warning() is None
     half = replace(Initialisation.open(first), header={"step": 3, "training": {"optimisation": {"steps": 4}}})
-    assert "was stopped at step 3 of 4" in half.unfinished()
+    assert "was stopped at step 3 of 4" in half.unfinished_warning()
 
 
 # --- parts of a step --------------------------------------------------------------------------------------------------
@@ -281,7 +276,7 @@ def gradient_of(part: WeightedBatch) -> tuple[dict[str, float], torch.Tensor]:
             return found | {"other": self.masks.bias.square().sum() + 1}
 
     settings = Optimisation(optimiser="sgd", lr=1.0, weight_decay=0.0, steps=1, batch_size=1, ema_decay=0.0)
-    state = TrainingState.begin(Double(CONFIG), settings)
+    state = TrainingState.new(Double(CONFIG), settings)
     before = torch.nn.utils.parameters_to_vector(state.model.parameters()).detach().clone()
     accelerator = make_accelerator(torch.device("cpu"), "float32")
     [record] = fit(state, ["x"], accelerator, settings, device=torch.device("cpu"), make_batches=lambda _: [part])
@@ -291,10 +286,10 @@ def gradient_of(part: WeightedBatch) -> tuple[dict[str, float], torch.Tensor]:
 def test_losses_left_out_are_recorded_but_not_learned():
     batch = batch_of(1, 2)
     both, moved = gradient_of(WeightedBatch(batch))
-    left, moved_by_other = gradient_of(WeightedBatch(batch, without=frozenset({"mask"})))
+    left, moved_by_other = gradient_of(WeightedBatch(batch, ignored_losses=frozenset({"mask"})))
     assert (left["mask"], left["other"]) == (both["mask"], both["other"])
     assert left["loss"] == pytest.approx(both["other"])
-    _, moved_by_mask = gradient_of(WeightedBatch(batch, without=frozenset({"other"})))
+    _, moved_by_mask = gradient_of(WeightedBatch(batch, ignored_losses=frozenset({"other"})))
     torch.testing.assert_close(moved_by_mask + moved_by_other, moved)
     assert moved_by_mask.abs().sum() > 0
     assert moved_by_other.abs().sum() > 0
@@ -352,16 +347,16 @@ def _cues_shape(model: object) -> tuple[int, int, int]:
 
 def test_a_run_begins_with_the_weights_of_another(first, labels, tmp_path):
     output, short = tmp_path / "run", replace(PRESET, optimisation=replace(OPTIMISATION, steps=1, lr=1e-30))
-    run(labels, output, short, start=first)
+    run(labels, output, short, init_from=first)
     weights = torch.load(output / "checkpoint.pt", weights_only=True)["model"]
     assert all(torch.allclose(weights[name], value) for name, value in read_tensors(first).items())
     header = json.loads((output / "config.json").read_text())
-    assert (header["training"]["start"], header["record"]["taken"]) == (
+    assert (header["training"]["init_sha256"], header["record"]["loaded_tensors"]) == (
         Initialisation.open(first).sha256,
         "all 6 tensors",
     )
-    assert run(labels, output, short, start=first) == 0
-    with pytest.raises(InputError, match=r"start \('[0-9a-f]{64}' there, None now\)"):
+    assert run(labels, output, short, init_from=first) == 0
+    with pytest.raises(InputError, match=r"init_sha256 \('[0-9a-f]{64}' there, None now\)"):
         run(labels, output, short)
 
 
@@ -387,7 +382,7 @@ def test_of_another_architecture_what_fits_is_taken_if_the_pyramid_does(tmp_path
     assert all(torch.equal(after[name], given[name]) for name in fitting)
     assert all(torch.equal(after[name], before[name]) for name in after if name not in fitting)
     assert 0 < len(after) - len(fitting) < 5  # what belongs to a query
-    assert said.startswith(f"{len(fitting)} of {len(after)} tensors; new are ")
+    assert said.startswith(f"{len(fitting)} of {len(after)} tensors; not in ")
     other = build_model(Mask2FormerConfig(kind="unsam", num_queries=6, backbone="embedded", **shape), weights=False)
     other.pyramid = torch.nn.Linear(2, 2)  # type: ignore[attr-defined]
     with pytest.raises(WeightsError, match=r"feature pyramid; got no fitting 'pyramid.weight' and 1 more"):
@@ -403,14 +398,14 @@ def masktree(*arguments: object) -> int:
 
 def test_the_verb_corrects_real_models(labels, tmp_path, capsys):
     small = ("--size", "tiny", "--image-size", 64, "--batch-size", 2, "--device", "cpu", "--sample-every", 0)
-    assert masktree("train", labels, "-o", tmp_path / "a", "--queries", 8, *small, "--steps", 1) == 0
-    further = ("--steps", 2, "--teacher-score", 0.05, "--no-teacher-mask-loss", "--device", "cpu")
+    assert masktree("train", labels, "-o", tmp_path / "a", "--num-queries", 8, *small, "--steps", 1) == 0
+    further = ("--steps", 2, "--score-threshold", 0.05, "--no-teacher-mask-loss", "--device", "cpu")
     command = ("self-train", tmp_path / "a", labels, "-o", tmp_path / "b", *further)
     capsys.readouterr()
     assert masktree(*command) == 0
     said = capsys.readouterr()
     assert "2 steps done" in said.out
-    assert "begins with all" in said.err
+    assert "initialised with all" in said.err
     assert "tensors of" in said.err
     assert (tmp_path / "b" / "samples" / "step-000002.png").exists()
     assert masktree("info", "model", tmp_path / "b") == 0
@@ -420,14 +415,16 @@ def test_the_verb_corrects_real_models(labels, tmp_path, capsys):
     photo = labels.parent / "photos" / "0.png"
     assert masktree("segment", photo, "-o", tmp_path / "out", "--model", tmp_path / "b", "--device", "cpu") == 0
     assert (
-        masktree("self-train", tmp_path / "a", labels, "-o", tmp_path / "b", "--teacher-score", 0.1, "--device", "cpu")
+        masktree(
+            "self-train", tmp_path / "a", labels, "-o", tmp_path / "b", "--score-threshold", 0.1, "--device", "cpu"
+        )
         == 2
     )
-    assert "self_training.score (0.05 there, 0.1 now)" in capsys.readouterr().err
+    assert "self_training.score_threshold (0.05 there, 0.1 now)" in capsys.readouterr().err
     assert masktree("train", labels, "-o", tmp_path / "c", "--preset", "hassod", *small, "--steps", 1) == 0
-    command = ("self-train", tmp_path / "c", labels, "-o", tmp_path / "d", "--steps", 1, "--teacher-score", 0.02)
+    command = ("self-train", tmp_path / "c", labels, "-o", tmp_path / "d", "--steps", 1, "--score-threshold", 0.02)
     assert masktree(*command, "--device", "cpu", "--precision", "bfloat16", "--sample-every", 0) == 0
     [record] = read_metrics(tmp_path / "d")
     assert np.isfinite(record["loss"])
-    assert (record["weight_labels"], record["weight_teacher"]) == (1, 2)
-    assert json.loads((tmp_path / "d" / "config.json").read_text())["training"]["augmentation"]["paste"] == 0
+    assert (record["label_weight"], record["teacher_weight"]) == (1, 2)
+    assert json.loads((tmp_path / "d" / "config.json").read_text())["training"]["augmentation"]["paste_prob"] == 0

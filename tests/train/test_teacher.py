@@ -21,10 +21,11 @@ from masktree.models.mask2former.model import Mask2Former
 from masktree.models.structures import Batch, Targets
 from masktree.train import teacher as module
 from masktree.train.augmentation import Augmentation
+from masktree.train.collapse_monitor import CollapseMonitor
 from masktree.train.geometry import Geometry
 from masktree.train.label_store import LabelStore
-from masktree.train.pseudo_label_thresholds import CollapseMonitor, Thresholds
-from masktree.train.teacher import COVER, ScoredMasks, Teacher, evaluating
+from masktree.train.pseudo_label_thresholds import PseudoLabelThresholds
+from masktree.train.teacher import MIN_COVERAGE, ScoredMasks, Teacher, evaluating
 from masktree.train.teacher_views import TwoViewDataset, ViewBatch
 from masktree.trees import hierarchy, rle
 from masktree.trees.masktree import MaskTree
@@ -35,7 +36,7 @@ from tests.train.labelled import write_labels
 
 CPU = torch.device("cpu")
 SIDE = 96
-SAME = Augmentation(crop=SIDE, scale=(1.0, 1.0), max_masks=20, min_area=1)
+SAME = Augmentation(crop_size=SIDE, scale=(1.0, 1.0), max_masks=20, min_area=1)
 BIT = 32  # of the red channel: what is below it is noise
 SCORES = (0.95, 0.9, 0.85, 0.8)
 
@@ -64,7 +65,7 @@ class Reader(nn.Module):
 
 
 def planted(size: tuple[int, int] = (SIDE, SIDE), seed: int = 0) -> np.ndarray:
-    """Masks of a whole, its part, and something else, of any place."""
+    """Masks of a single_batch, its part, and something else, of any place."""
     rng, (H, W) = np.random.default_rng(seed), size
     masks = np.zeros((3, H, W), bool)
     top, left = int(rng.integers(2, H // 4)), int(rng.integers(2, W // 6))
@@ -118,12 +119,12 @@ def by_hand(
 
 def teacher_of(**values: object) -> Teacher:
     given = {
-        "rule": "sohes",
-        "thresholds": Thresholds(),
-        "cover": 0.9,
+        "method": "sohes",
+        "thresholds": PseudoLabelThresholds(),
+        "min_coverage": 0.9,
         "max_masks": 20,
         "min_area": 1,
-        "watch": CollapseMonitor(),
+        "monitor": CollapseMonitor(),
     }
     return Teacher(**(given | values))  # type: ignore[arg-type]
 
@@ -140,7 +141,7 @@ def test_what_is_found_in_one_view_is_taught_in_the_other(store):
     records = {record.name: record for record in map(store.__getitem__, range(len(store)))}
     mirrors = set()
     for views in views_of(store, 3):
-        batch, report = teacher_of().teach(Reader(), views, CPU)
+        batch, report = teacher_of().make_targets(Reader(), views, CPU)
         assert torch.equal(batch.images, views.strong.images)
         assert torch.equal(batch.seeds, views.strong.seeds)
         assert batch.names == views.strong.names
@@ -149,9 +150,9 @@ def test_what_is_found_in_one_view_is_taught_in_the_other(store):
         areas = np.concatenate([rle.areas(records[name].rles, (SIDE, SIDE)) for name in batch.names])
         assert kept[0] == (areas < 32**2).sum() / 6
         assert kept[2] == 0
-        assert report["blind"] == 0
+        assert report["collapsed"] == 0
         for i, targets in enumerate(batch.targets):
-            mirrors.add((views.weak_geometries[i].mirrored, views.strong_geometries[i].mirrored))
+            mirrors.add((views.weak_geometries[i].flipped, views.strong_geometries[i].flipped))
             own = records[batch.names[i]]
             wanted = views.strong_geometries[i].apply_masks(own.rles)
             assert targets.masks.dtype == torch.bool
@@ -175,7 +176,7 @@ def test_at_other_scales_targets_are_right_to_a_pixel_at_their_borders(height, s
         window = min(SIDE, resized[0]), min(SIDE, resized[1])
         offset = resized[0] - window[0], (resized[1] - window[1]) // 2
         strong = Geometry(size, resized, offset, window, bool(rng.random() < 0.5))
-        batch, _ = teacher_of().teach(Reader(), by_hand(masks, strong, weak), CPU)
+        batch, _ = teacher_of().make_targets(Reader(), by_hand(masks, strong, weak), CPU)
         found = batch.targets[0].masks.numpy()
         wanted = np.zeros((3, SIDE, SIDE), bool)
         wanted[:, : window[0], : window[1]] = strong.apply_masks([rle.encode(mask) for mask in masks])
@@ -193,7 +194,7 @@ def test_at_other_scales_targets_are_right_to_a_pixel_at_their_borders(height, s
 def test_padding_of_both_views_has_no_masks():
     masks = planted((48, 96))
     strong = Geometry((48, 96), (30, 60), (0, 0), (30, 60))
-    batch, _ = teacher_of().teach(Reader(), by_hand(masks, strong), CPU)
+    batch, _ = teacher_of().make_targets(Reader(), by_hand(masks, strong), CPU)
     found = batch.targets[0].masks
     assert found.shape == (3, SIDE, SIDE)
     assert not found[:, 30:].any()
@@ -206,7 +207,7 @@ def test_who_lies_under_whom_is_decided_on_all_of_the_photograph():
     rows, columns = (np.flatnonzero(masks[1].any(axis)) for axis in (1, 0))
     window = len(rows) - 4, len(columns) - 4
     strong = Geometry((SIDE, SIDE), (SIDE, SIDE), (int(rows[0]) + 2, int(columns[0]) + 2), window)
-    batch, _ = teacher_of().teach(Reader(), by_hand(masks, strong), CPU)
+    batch, _ = teacher_of().make_targets(Reader(), by_hand(masks, strong), CPU)
     [targets] = batch.targets
     assert len(targets.masks) == 2
     assert torch.equal(targets.masks[0], targets.masks[1])
@@ -220,14 +221,14 @@ def test_a_mask_whose_parent_is_out_of_sight_keeps_its_level():
     masks[1, 10:60, 10:60] = True
     masks[2, 20:40, 20:40] = True
     views = by_hand(masks, Geometry((SIDE, SIDE), (SIDE, SIDE), (0, 0), (SIDE, SIDE)))
-    [targets] = teacher_of(max_masks=3).teach(Reader(), views, CPU)[0].targets
+    [targets] = teacher_of(max_masks=3).make_targets(Reader(), views, CPU)[0].targets
     assert targets.parents.tolist() == [-1, 0, 1]
     assert targets.levels.tolist() == [0, 1, 2]
     left = set()
     for seed in range(20):
         own = replace(views, strong=replace(views.strong, seeds=torch.tensor([seed])))
-        [targets] = teacher_of(max_masks=2).teach(Reader(), own, CPU)[0].targets
-        again = teacher_of(max_masks=2).teach(Reader(), own, CPU)[0].targets[0]
+        [targets] = teacher_of(max_masks=2).make_targets(Reader(), own, CPU)[0].targets
+        again = teacher_of(max_masks=2).make_targets(Reader(), own, CPU)[0].targets[0]
         assert torch.equal(targets.masks, again.masks)
         assert targets.parents.tolist() == [-1, 0]
         left.add(tuple(targets.levels.tolist()))
@@ -241,8 +242,8 @@ def test_the_looser_coverage_of_hassod_finds_more_parents():
     views = by_hand(masks, Geometry((SIDE, SIDE), (SIDE, SIDE), (0, 0), (SIDE, SIDE)))
     levels = {}
     for rule in ("sohes", "hassod"):
-        teacher = teacher_of(rule=rule, cover=COVER[rule])
-        levels[rule] = teacher.teach(Reader(), views, CPU)[0].targets[0].levels.tolist()
+        teacher = teacher_of(method=rule, min_coverage=MIN_COVERAGE[rule])
+        levels[rule] = teacher.make_targets(Reader(), views, CPU)[0].targets[0].levels.tolist()
     assert levels == {"sohes": [0, 0], "hassod": [0, 1]}
 
 
@@ -252,9 +253,9 @@ def test_copies_of_better_masks_are_dropped_where_queries_may_repeat_each_other(
     masks[1, 10:59, 10:60] = True
     masks[2, 10:59, 10:50] = True  # IoU 0.78 with the first
     views = by_hand(masks, Geometry((SIDE, SIDE), (SIDE, SIDE), (0, 0), (SIDE, SIDE)))
-    queries = teacher_of().teach(Reader(), views, CPU)[0].targets[0]
+    queries = teacher_of().make_targets(Reader(), views, CPU)[0].targets[0]
     assert sets(queries) == {masks[0].tobytes(), masks[2].tobytes()}
-    boxes = teacher_of(rule="hassod").teach(Reader(), views, CPU)[0].targets[0]
+    boxes = teacher_of(method="hassod").make_targets(Reader(), views, CPU)[0].targets[0]
     assert len(boxes.masks) == 3
 
 
@@ -264,16 +265,16 @@ def test_small_and_unsure_masks_are_not_taught():
     masks[1, 5:8, 5:8] = True
     strong = Geometry((SIDE, SIDE), (SIDE, SIDE), (0, 0), (SIDE, SIDE))
     views = by_hand(masks, strong)
-    assert len(teacher_of(min_area=9).teach(Reader(), views, CPU)[0].targets[0].masks) == 3
-    assert len(teacher_of(min_area=10).teach(Reader(), views, CPU)[0].targets[0].masks) == 2
+    assert len(teacher_of(min_area=9).make_targets(Reader(), views, CPU)[0].targets[0].masks) == 3
+    assert len(teacher_of(min_area=10).make_targets(Reader(), views, CPU)[0].targets[0].masks) == 2
     unsure = Reader((0.9, 0.7, 0.65))
-    assert sets(teacher_of().teach(unsure, views, CPU)[0].targets[0]) == {masks[0].tobytes()}
+    assert sets(teacher_of().make_targets(unsure, views, CPU)[0].targets[0]) == {masks[0].tobytes()}
     nothing = Reader((0.1, 0.05, 0.0))
-    batch, report = teacher_of().teach(nothing, views, CPU)
+    batch, report = teacher_of().make_targets(nothing, views, CPU)
     assert batch.targets[0].masks.shape == (0, SIDE, SIDE)
-    assert report["blind"] == 1
+    assert report["collapsed"] == 1
     outside = by_hand(masks, replace(strong, offset=(90, 90), window=(6, 6)))
-    assert len(teacher_of(min_area=2).teach(Reader(), outside, CPU)[0].targets[0].masks) == 0
+    assert len(teacher_of(min_area=2).make_targets(Reader(), outside, CPU)[0].targets[0].masks) == 0
 
 
 def test_sizes_are_those_on_the_photograph():
@@ -283,7 +284,7 @@ def test_sizes_are_those_on_the_photograph():
     weak = Geometry(size, (SIDE, SIDE), (0, 0), (SIDE, SIDE))
     seen = by_hand(planted(), Geometry((SIDE, SIDE), (SIDE, SIDE), (0, 0), (SIDE, SIDE)))
     views = replace(seen, weak_geometries=[weak], strong_geometries=[replace(weak, resized=(150, 150))])
-    batch, report = teacher_of().teach(Reader(), views, CPU)
+    batch, report = teacher_of().make_targets(Reader(), views, CPU)
     assert report["kept_large"] == 3
     assert report["kept_small"] == report["kept_medium"] == 0
     assert 1 <= len(batch.targets[0].masks) <= 3
@@ -292,9 +293,9 @@ def test_sizes_are_those_on_the_photograph():
 def test_one_mask_of_the_whole_picture_is_blind():
     strong = Geometry((SIDE, SIDE), (SIDE, SIDE), (0, 0), (SIDE, SIDE))
     masks = np.ones((1, SIDE, SIDE), bool)
-    assert teacher_of().teach(Reader(), by_hand(masks, strong), CPU)[1]["blind"] == 1
+    assert teacher_of().make_targets(Reader(), by_hand(masks, strong), CPU)[1]["collapsed"] == 1
     masks[0, :12] = False
-    assert teacher_of().teach(Reader(), by_hand(masks, strong), CPU)[1]["blind"] == 0
+    assert teacher_of().make_targets(Reader(), by_hand(masks, strong), CPU)[1]["collapsed"] == 0
 
 
 # --- the model ------------------------------------------------------------------------------------------------------
@@ -307,7 +308,7 @@ def test_nothing_of_the_teacher_changes_even_if_it_was_left_in_training_mode(sto
     frozen = nn.ModuleDict({"inner": nn.BatchNorm2d(3)}).eval()
     model.add_module("frozen", frozen)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    batch, _ = teacher_of().teach(model, views, CPU)
+    batch, _ = teacher_of().make_targets(model, views, CPU)
     assert [training for training, _ in model.modes] == [False, False]  # four images, then two
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
@@ -315,7 +316,7 @@ def test_nothing_of_the_teacher_changes_even_if_it_was_left_in_training_mode(sto
     assert model.norm.training
     assert not frozen.training
     assert not frozen["inner"].training
-    evaluated, _ = teacher_of().teach(Reader().eval(), views, CPU)
+    evaluated, _ = teacher_of().make_targets(Reader().eval(), views, CPU)
     assert [sets(t) for t in batch.targets] == [sets(t) for t in evaluated.targets]
     with pytest.raises(KeyError), evaluating(model):
         raise KeyError
@@ -325,15 +326,15 @@ def test_nothing_of_the_teacher_changes_even_if_it_was_left_in_training_mode(sto
 def test_the_teacher_computes_as_the_loop_does(store):
     [views] = views_of(store)
     model = Reader().eval()
-    teacher_of().teach(model, views, CPU)
-    teacher_of().teach(model, views, CPU, autocast=lambda: torch.autocast("cpu", torch.bfloat16))
+    teacher_of().make_targets(model, views, CPU)
+    teacher_of().make_targets(model, views, CPU, autocast=lambda: torch.autocast("cpu", torch.bfloat16))
     assert [lower for _, lower in model.modes] == [False, False, True, True]
 
 
 def test_damaged_weights_are_said(store):
     [views] = views_of(store)
     with pytest.raises(TrainingError, match=r"finite scores from the teacher; got NaN or infinity in \d.png"):
-        teacher_of().teach(Reader((0.9, float("nan"), 0.8)).eval(), views, CPU)
+        teacher_of().make_targets(Reader((0.9, float("nan"), 0.8)).eval(), views, CPU)
 
 
 def networks() -> dict[str, nn.Module]:
@@ -347,10 +348,12 @@ def networks() -> dict[str, nn.Module]:
 @pytest.mark.parametrize("rule", ["sohes", "hassod"])
 @pytest.mark.parametrize("autocast", [contextlib.nullcontext, lambda: torch.autocast("cpu", torch.bfloat16)])
 def test_a_student_can_learn_what_real_networks_find(store, rule, autocast):
-    [views] = views_of(store, 1, replace(SAME, scale=(0.5, 1.5)), batch_size=2)
+    [views] = views_of(store, 1, replace(SAME, scale=(0.5, 1.5)), batch=2)
     model = networks()[rule]
-    teacher = teacher_of(rule=rule, thresholds=Thresholds(fixed=0.01), cover=COVER[rule], max_masks=5)
-    batch, report = teacher.teach(model, views, CPU, autocast=autocast)
+    teacher = teacher_of(
+        method=rule, thresholds=PseudoLabelThresholds(fixed=0.01), min_coverage=MIN_COVERAGE[rule], max_masks=5
+    )
+    batch, report = teacher.make_targets(model, views, CPU, autocast=autocast)
     assert sum(len(t.masks) for t in batch.targets) > 0
     assert all(len(t.masks) <= 5 and (t.masks.sum((1, 2)) >= 1).all() for t in batch.targets)
     assert all(isinstance(value, float) for value in report.values())
@@ -379,26 +382,26 @@ def half(views: ViewBatch, own: slice) -> ViewBatch:
         )
 
     geometries = views.weak_geometries[own], views.strong_geometries[own]
-    return ViewBatch(cut(views.weak), cut(views.strong), views.contents[own], *geometries)
+    return ViewBatch(cut(views.weak), cut(views.strong), views.valid_sizes[own], *geometries)
 
 
 def test_two_processes_with_half_the_images_agree_with_one(store):
     """The sums of both are found first, then given to both: what a sum over processes does."""
     wanted = (0.5, 1.5, 0.1)
-    alone = teacher_of(thresholds=Thresholds(wanted))
-    pair = [teacher_of(thresholds=Thresholds(wanted)) for _ in range(2)]
+    alone = teacher_of(thresholds=PseudoLabelThresholds(wanted))
+    pair = [teacher_of(thresholds=PseudoLabelThresholds(wanted)) for _ in range(2)]
     for step, views in enumerate(views_of(store, 5)):
         model = Reader([0.95 - 0.05 * step, 0.6 + 0.05 * step, 0.5 + 0.02 * step]).eval()
         model.scores = model.scores.sort(descending=True).values
-        batch, report = alone.teach(model, views, CPU)
+        batch, report = alone.make_targets(model, views, CPU)
         shares = [half(views, slice(0, 3)), half(views, slice(3, 6))]
         sums: list[Tensor] = []
         for share in shares:
-            probe = teacher_of(thresholds=Thresholds(wanted))
+            probe = teacher_of(thresholds=PseudoLabelThresholds(wanted))
             probe.load_state_dict(pair[0].state_dict())
-            probe.teach(model, share, CPU, reduce=lambda values, sums=sums: sums.append(values) or values)
+            probe.make_targets(model, share, CPU, reduce=lambda values, sums=sums: sums.append(values) or values)
         both = [
-            own.teach(model, share, CPU, reduce=lambda values, sums=sums: sums[0] + sums[1])
+            own.make_targets(model, share, CPU, reduce=lambda values, sums=sums: sums[0] + sums[1])
             for own, share in zip(pair, shares, strict=True)
         ]
         assert both[0][1] == both[1][1] == report
@@ -411,34 +414,36 @@ def test_two_processes_with_half_the_images_agree_with_one(store):
 
 def test_a_reloaded_teacher_goes_on_as_an_unbroken_one(store):
     steps = views_of(store, 4)
-    unbroken, first = (teacher_of(thresholds=Thresholds((0.5, 0.5, 0.5)), watch=CollapseMonitor(3)) for _ in range(2))
-    second = teacher_of(thresholds=Thresholds((0.5, 0.5, 0.5)), watch=CollapseMonitor(3))
+    unbroken, first = (
+        teacher_of(thresholds=PseudoLabelThresholds((0.5, 0.5, 0.5)), monitor=CollapseMonitor(3)) for _ in range(2)
+    )
+    second = teacher_of(thresholds=PseudoLabelThresholds((0.5, 0.5, 0.5)), monitor=CollapseMonitor(3))
     model = Reader().eval()
-    wanted = [unbroken.teach(model, views, CPU)[1] for views in steps]
-    got = [first.teach(model, views, CPU)[1] for views in steps[:2]]
+    wanted = [unbroken.make_targets(model, views, CPU)[1] for views in steps]
+    got = [first.make_targets(model, views, CPU)[1] for views in steps[:2]]
     buffer = io.BytesIO()
     torch.save(first.state_dict(), buffer)
     buffer.seek(0)
     second.load_state_dict(torch.load(buffer, weights_only=True))
-    got += [second.teach(model, views, CPU)[1] for views in steps[2:]]
+    got += [second.make_targets(model, views, CPU)[1] for views in steps[2:]]
     assert got == wanted
     assert wanted[0]["threshold_small"] == 0.5
     assert wanted[1]["threshold_medium"] != 0.5
     with pytest.raises(FormatError):
-        second.load_state_dict({"thresholds": {}, "watch": {}})
+        second.load_state_dict({"thresholds": {}, "monitor": {}})
 
 
 def test_a_teacher_gone_blind_ends_the_run(store):
-    teacher = teacher_of(watch=CollapseMonitor(window=3))
+    teacher = teacher_of(monitor=CollapseMonitor(window=3))
     steps, model = views_of(store, 5), Reader((0.2, 0.1)).eval()
     for views in steps[:2]:
-        teacher.teach(model, views, CPU)
-    with pytest.raises(TrainingError, match="gone blind"):
-        teacher.teach(model, steps[2], CPU)
-    fading = teacher_of(watch=CollapseMonitor(window=2))
+        teacher.make_targets(model, views, CPU)
+    with pytest.raises(TrainingError, match="it has collapsed"):
+        teacher.make_targets(model, steps[2], CPU)
+    fading = teacher_of(monitor=CollapseMonitor(window=2))
     for model in (Reader(), Reader(), Reader((0.9,)), Reader((0.9,))):
-        fading.teach(model.eval(), steps[0], CPU)
-    assert "fewer and fewer masks: 1.0 per image now, 3.0 at first" in (fading.watch.news() or "")
+        fading.make_targets(model.eval(), steps[0], CPU)
+    assert "fewer and fewer masks: 1.0 per image now, 3.0 at first" in (fading.monitor.pop_warning() or "")
 
 
 def test_masks_are_rendered_a_few_at_a_time(monkeypatch):
@@ -452,16 +457,16 @@ def test_masks_are_rendered_a_few_at_a_time(monkeypatch):
 
     monkeypatch.setattr(PlantedDetections, "render", counted)
     strong = Geometry((SIDE, SIDE), (SIDE, SIDE), (0, 0), (SIDE, SIDE))
-    teacher_of().teach(Reader(), by_hand(planted(), strong), CPU)
+    teacher_of().make_targets(Reader(), by_hand(planted(), strong), CPU)
     assert rendered == [1, 1, 1, 1]
-    assert module._AT_ONCE == 4
+    assert module._MAX_BATCH_SIZE == 4
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"rule": "unsam"}, "rule sohes, hassod; got 'unsam'"),
-        ({"cover": 0.0}, "coverage"),
+        ({"method": "unsam"}, "method sohes, hassod; got 'unsam'"),
+        ({"min_coverage": 0.0}, "coverage"),
         ({"max_masks": 0}, "max_masks and min_area"),
         ({"min_area": 0}, "max_masks and min_area"),
     ],

@@ -14,7 +14,8 @@ from masktree.backbones.texture import NUM_CUES, boundary_cues
 from masktree.errors import ImageError, InputError
 from masktree.labels import LabelSet
 from masktree.train import teacher_views as module
-from masktree.train.augmentation import Augmentation, ColorJitter
+from masktree.train.augmentation import Augmentation
+from masktree.train.color_jitter import ColorJitter
 from masktree.train.label_store import LabelStore
 from masktree.train.labelled_dataset import LabelledDataset
 from masktree.train.teacher_views import ERASINGS, Erasing, TwoViewDataset, ViewBatch, draw_erasings
@@ -23,7 +24,7 @@ from tests.train.independence import check_independence
 from tests.train.labelled import random_tree, write_collection, write_labels
 
 SIZES = {"a.png": (40, 56), "b/ü.png": (64, 64), "b/c.png": (100, 30), "d.png": (200, 260), "e.png": (64, 48)}
-LIVELY = Augmentation(crop=64, scale=(0.3, 2.0), paste=0.7)
+LIVELY = Augmentation(crop_size=64, scale=(0.3, 2.0), paste_prob=0.7)
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def flat(steps: list[ViewBatch]) -> list[tuple]:
             int(views.weak.seeds[i]),
             *(batch.images[i].numpy().tobytes() for batch in (views.weak, views.strong)),
             *(b"" if b.cues is None else b.cues[i].numpy().tobytes() for b in (views.weak, views.strong)),
-            views.contents[i],
+            views.valid_sizes[i],
             views.weak_geometries[i],
             views.strong_geometries[i],
         )
@@ -69,9 +70,9 @@ def pixels(image: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
 
 
 def test_views_keep_to_the_contract(folder):
-    mirrored = set()
+    flipped = set()
     for views in open_views(folder, replace(LIVELY, cues=True)).loader(0, 8, 4):
-        assert len(views.contents) == len(views.weak_geometries) == len(views.strong_geometries) == 4
+        assert len(views.valid_sizes) == len(views.weak_geometries) == len(views.strong_geometries) == 4
         assert views.weak.names == views.strong.names
         assert torch.equal(views.weak.seeds, views.strong.seeds)
         for batch in (views.weak, views.strong):
@@ -86,11 +87,11 @@ def test_views_keep_to_the_contract(folder):
         for i, name in enumerate(views.weak.names):
             weak, strong = views.weak_geometries[i], views.strong_geometries[i]
             assert weak.size == strong.size == SIZES[name]
-            assert views.contents[i] == weak.window == weak.resized
+            assert views.valid_sizes[i] == weak.window == weak.resized
             assert max(weak.window) == 64
             assert weak.offset == (0, 0)
-            mirrored.add((weak.mirrored, strong.mirrored))
-    assert len(mirrored) == 4  # each by itself
+            flipped.add((weak.flipped, strong.flipped))
+    assert len(flipped) == 4  # each by itself
 
 
 def test_the_weak_view_is_the_photograph_and_the_strong_one_too_but_for_light_and_erasings(folder, monkeypatch):
@@ -179,7 +180,7 @@ def test_broken_photographs_are_errors_or_skipped(folder):
 def test_a_photograph_of_one_pixel_has_two_views(tmp_path):
     write_collection(tmp_path, {"a.png": (1, 1), "b.png": (1, 300), "c.png": (300, 1)}, count=1)
     for views in open_views(tmp_path, replace(LIVELY, cues=True)).loader(0, 8, 3):
-        assert all(max(content) == 64 and min(content) >= 1 for content in views.contents)
+        assert all(max(content) == 64 and min(content) >= 1 for content in views.valid_sizes)
         assert torch.isfinite(views.strong.images).all()
 
 

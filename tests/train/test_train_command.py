@@ -29,14 +29,14 @@ def masktree(*arguments: object) -> int:
 @pytest.mark.parametrize(
     ("preset", "further"),
     [
-        ("sohes", ("--queries", 12, "--precision", "bfloat16")),
+        ("sohes", ("--num-queries", 12, "--precision", "bfloat16")),
         ("hassod", ()),
     ],
 )
 def test_a_label_set_becomes_a_model_that_segments(labels, tmp_path, capsys, preset, further):
     command = ("train", labels, "-o", tmp_path / "run", "--preset", preset, *SMALL, "--steps", 3, *further)
     assert masktree(*command) == 0
-    assert "3 steps done, 3 in all" in capsys.readouterr().out
+    assert "3 steps done, 3 in total" in capsys.readouterr().out
     assert is_model(tmp_path / "run")
     records = list(read_metrics(tmp_path / "run"))
     assert len(records) == 3
@@ -48,7 +48,7 @@ def test_a_label_set_becomes_a_model_that_segments(labels, tmp_path, capsys, pre
     tree = predict.load(str(tmp_path / "run"), device="cpu")(read_image(labels.parent / "photos" / "0.png"))
     assert tree.size == (64, 64)
     assert masktree(*command) == 0
-    assert "0 steps done, 3 in all" in capsys.readouterr().out
+    assert "0 steps done, 3 in total" in capsys.readouterr().out
     assert masktree(*command, "--lr", 0.5) == 2
     assert "optimisation.lr" in capsys.readouterr().err
 
@@ -59,14 +59,14 @@ def test_a_label_set_becomes_a_model_that_segments(labels, tmp_path, capsys, pre
         (("LABELS/none", "-o", "OUT"), "expected a finished label set (index.json); got none"),
         (
             ("LABELS", "-o", "OUT", *SMALL, "--batch-size", 16),
-            "at least 16 images with masks, as many as a step has; got 6",
+            "at least 16 images with masks, one batch; got 6",
         ),
         (("LABELS", "-o", "OUT", *SMALL, "--backbone", "dino-vitb9"), "did you mean dino-vitb8"),
-        (("LABELS", "-o", "OUT", "--preset", "hassod", "--queries", 5), "no number of queries for hassod"),
+        (("LABELS", "-o", "OUT", "--preset", "hassod", "--num-queries", 5), "no number of queries for hassod"),
         (("LABELS", "-o", "OUT", *SMALL, "--device", "cuda:99"), "expected a device of this machine"),
-        (("LABELS", "-o", "OUT", *SMALL, "--accumulation-steps", 3), "can share evenly; got 2 images"),
+        (("LABELS", "-o", "OUT", *SMALL, "--accumulation-steps", 3), "3 accumulation steps; got 2"),
         (("LABELS", "-o", "OUT", *SMALL, "--precision", "float16"), "float16 on a CUDA device"),
-        (("LABELS", "-o", "OUT", *SMALL, "--root", "/none"), "expected the folder of the photographs; got /none"),
+        (("LABELS", "-o", "OUT", *SMALL, "--root", "/none"), "expected the folder of the images; got /none"),
         (("LABELS", "-o", "OUT", *SMALL, "--workers", -1), "workers of 0 or more"),
         (("LABELS", "-o", "OUT", *SMALL, "--seed", -1), "seed from 0"),
     ],
@@ -88,7 +88,19 @@ def test_an_unfinished_label_set_is_refused(labels, tmp_path, capsys):
 
 def test_labels_of_other_photographs_are_another_run(labels, tmp_path, capsys):
     other = make_labels(tmp_path, count=3)
-    command = ("-o", tmp_path / "run", "--preset", "unsam", *SMALL, "--steps", 1, "--queries", 4, "--sample-every", 0)
+    command = (
+        "-o",
+        tmp_path / "run",
+        "--preset",
+        "unsam",
+        *SMALL,
+        "--steps",
+        1,
+        "--num-queries",
+        4,
+        "--sample-every",
+        0,
+    )
     assert masktree("train", labels, *command) == 0
     assert masktree("train", other, *command) == 2
     assert "labels.images (6 there, 3 now)" in capsys.readouterr().err

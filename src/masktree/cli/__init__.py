@@ -15,7 +15,8 @@ from masktree.cli.info import info
 from masktree.cli.merge import merge
 from masktree.cli.options import print_error
 from masktree.cli.segment import segment
-from masktree.cli.train import self_train, train
+from masktree.cli.self_train import self_train
+from masktree.cli.train import train
 from masktree.errors import MasktreeError, TrainingError
 
 

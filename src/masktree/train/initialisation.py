@@ -1,4 +1,4 @@
-"""The first weights of a run that does not begin with a backbone alone: the averaged ones of an earlier run."""
+"""Initial weights of a run from an earlier run, or from another trained model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from masktree.train.augmentation import Augmentation
 from masktree.train.optimiser import Optimisation
 from masktree.train.presets import Preset
 
-_PYRAMID = "pyramid."  # where models keep what makes their maps
+_PYRAMID_PREFIX = "pyramid."  # of the feature pyramid's tensors in all models
 Settings = TypeVar("Settings", Optimisation, Augmentation)
 
 
@@ -26,7 +26,7 @@ class Initialisation:
     """An earlier run, or another trained model.
 
     Attributes:
-        folder: of it.
+        folder: of the model.
         header: content of its config.json.
         sha256: of its weight file, lower-case hexadecimal.
     """
@@ -40,47 +40,50 @@ class Initialisation:
         """The model in a folder, or ``owner/name`` on the hub.
 
         Raises:
-            WeightsError: there is none, or it has no weights yet.
+            WeightsError: no such model, or no weights yet.
             FormatError: its config.json is damaged.
         """
         folder = find_model(name)
         return cls(folder, read_header(folder), sha256_of(weight_file(folder)))
 
     @property
-    def pretrained(self) -> str | None:
-        """Hash of the weights that the run itself began with, as far as they were pretrained; None if not known."""
-        return self.header.get("record", {}).get("pretrained_sha256")
+    def pretrained_sha256(self) -> str | None:
+        """Hash of the pretrained weights that the run itself started from; None if unknown."""
+        value = self.header.get("record", {}).get("pretrained_sha256")
+        return value if isinstance(value, str) else None
 
     def load_into(self, model: nn.Module) -> str:
-        """Give ``model`` the weights, and say in words how many.
+        """Load the weights into ``model``; returns a description of how many.
 
-        All of them, if the architectures are the same. Else those tensors whose name and shape agree, if all of the
-        feature pyramid's do: half a backbone would be worse than none.
+        All of them for the same architecture. Else those tensors whose name and shape agree, if all of the feature
+        pyramid's do: half a backbone is worse than none.
 
         Raises:
             WeightsError: nothing fits, or the weights are damaged.
         """
-        found, own = read_tensors(self.folder), model.state_dict()
-        fitting = {name: value for name, value in found.items() if name in own and own[name].shape == value.shape}
-        missing = [name for name in own if name not in fitting]
-        pyramid = [name for name in own if name.startswith(_PYRAMID)]
+        tensors, expected = read_tensors(self.folder), model.state_dict()
+        fitting = {
+            name: value for name, value in tensors.items() if name in expected and expected[name].shape == value.shape
+        }
+        missing = [name for name in expected if name not in fitting]
+        pyramid = [name for name in expected if name.startswith(_PYRAMID_PREFIX)]
         if missing and (not pyramid or any(name in missing for name in pyramid)):
             raise WeightsError(
                 f"expected in {self.folder} the weights of the same architecture, or at least of the same feature "
-                f"pyramid; got no fitting {missing[0]!r} and {len(missing) - 1} more of {len(own)} tensors; use the "
-                "backbone and sizes of that run, or leave --from out"
+                f"pyramid; got no fitting {missing[0]!r} and {len(missing) - 1} more of {len(expected)} tensors; use "
+                "the backbone and sizes of that run, or omit --from"
             )
-        model.load_state_dict({**own, **fitting})
+        model.load_state_dict({**expected, **fitting})
         if not missing:
-            return f"all {len(own)} tensors"
-        rooms = sorted({name.split(".")[0] for name in missing})
-        return f"{len(fitting)} of {len(own)} tensors; new are {len(missing)} of {', '.join(rooms)}"
+            return f"all {len(expected)} tensors"
+        modules = sorted({name.split(".")[0] for name in missing})
+        return f"{len(fitting)} of {len(expected)} tensors; not in {', '.join(modules)} ({len(missing)})"
 
     def preset(self) -> Preset:
-        """What the run was trained with.
+        """The settings of the run.
 
         Raises:
-            InputError: no training run wrote the folder.
+            InputError: the folder was not written by a training run.
             FormatError: its config.json is damaged.
         """
         training, path = self.header.get("training"), self.folder / CONFIG
@@ -90,22 +93,23 @@ class Initialisation:
                 "give the output folder of masktree train"
             )
         if not isinstance(training, dict):
-            raise FormatError(f"{path}: expected the record of a training; got something else; restore the file")
-        optimisation = _settings(Optimisation, training.get("optimisation"), path)
+            raise FormatError(f"{path}: expected the settings of a training run; got something else; restore the file")
         return Preset(
-            read_config(self.folder), optimisation, _settings(Augmentation, training.get("augmentation"), path)
+            read_config(self.folder),
+            _from_json(Optimisation, training.get("optimisation"), path),
+            _from_json(Augmentation, training.get("augmentation"), path),
         )
 
-    def unfinished(self) -> str | None:
-        """A warning if the run had steps left."""
-        done, wanted = self.header.get("step"), self.header.get("training", {}).get("optimisation", {}).get("steps")
-        if done is None or wanted is None or done >= wanted:
+    def unfinished_warning(self) -> str | None:
+        """A warning if the run was stopped before its last step; else None."""
+        done, steps = self.header.get("step"), self.header.get("training", {}).get("optimisation", {}).get("steps")
+        if done is None or steps is None or done >= steps:
             return None
-        return f"{self.folder} was stopped at step {done} of {wanted}; its averaged weights are taken as they are"
+        return f"{self.folder} was stopped at step {done} of {steps}; its averaged weights are used as they are"
 
 
-def _settings(kind: Callable[..., Settings], values: Any, path: Path) -> Settings:
-    """Settings from their plain values in JSON, where tuples are lists."""
+def _from_json(kind: Callable[..., Settings], values: Any, path: Path) -> Settings:
+    """Settings from plain values; JSON has lists for tuples."""
     try:
         return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
     except (TypeError, AttributeError, InputError) as error:

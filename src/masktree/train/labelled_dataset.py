@@ -1,4 +1,4 @@
-"""The examples of a run: a label set and its photographs become batches."""
+"""Batches of images with their pseudo-labels."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ from torch import Tensor
 
 from masktree.errors import InputError
 from masktree.models.structures import Batch, Targets
-from masktree.train.augmentation import (
-    LARGEST_PASTED,
-    Augmentation,
-    Sample,
-    apply_view,
-    choose_masks,
-    choose_objects,
-    paste,
-)
+from masktree.train.augmentation import Augmentation
 from masktree.train.label_store import LabelStore
 from masktree.train.photo_dataset import Broken, PhotoDataset, RandomStream, pad, pad_masks
+from masktree.train.samples import MAX_PASTED_FRACTION, Sample, apply_view, choose_masks, choose_objects, paste
 
 
 @dataclass(frozen=True)
-class Example:
-    """One image as it travels from a worker: ``image`` (3, crop, crop) uint8, ``cues`` as in ``Batch``, ``masks``
-    (n, crop * crop / 8) uint8, a bit a pixel (in bytes, 200 masks at 1024 pixels would fill what memory many machines
-    let processes share); ``broken``: names and errors of photographs that it took the place of."""
+class LabelledExample:
+    """One image as a worker sends it.
+
+    Attributes:
+        image: (3, crop_size, crop_size) uint8.
+        cues: as in ``Batch``.
+        masks: (n, crop_size ** 2 / 8) uint8, one bit per pixel: as bytes, 200 masks at 1024 pixels take 200 MB of
+            shared memory, of which containers often have 64.
+        parents, levels: as in ``Targets``.
+        seed: of random choices for this image.
+        name: of the image.
+        broken: names and errors of the unreadable images that it replaces.
+    """
 
     image: np.ndarray
     cues: np.ndarray | None
@@ -41,78 +43,102 @@ class Example:
     broken: Broken = ()
 
 
-class LabelledDataset(PhotoDataset[Example, Batch]):
-    """Batches with the labels of the photographs. Images without any mask are left out: what clustering has not found
-    in them is not absent, and detection libraries leave them out too.
+class LabelledDataset(PhotoDataset[LabelledExample, Batch]):
+    """Images that have pseudo-labels.
+
+    Images without any mask are left out, as detection libraries do: what clustering has not found in them may be there.
     """
 
-    order = RandomStream.ORDER
+    order_stream = RandomStream.ORDER
 
     def __init__(
         self, store: LabelStore, root: str | Path, settings: Augmentation, seed: int, *, skip_broken: bool = False
     ) -> None:
-        """As :class:`PhotoDataset`, of those with masks."""
-        super().__init__(store, root, settings, seed, store.filled(), skip_broken=skip_broken)
+        """As :class:`PhotoDataset`, for the images with masks."""
+        super().__init__(store, root, settings, seed, store.images_with_masks(), skip_broken=skip_broken)
 
-    def example(self, k: int) -> Example:
+    def example(self, k: int) -> LabelledExample:
         """See :meth:`PhotoDataset.example`."""
-        settings, rng = self.settings, self.draw(RandomStream.VIEW, k)
+        settings, rng = self.settings, self.rng(RandomStream.VIEW, k)
         broken: list[tuple[str, str]] = []
-        record, image = self._photo(*divmod(k, len(self)), broken)
-        geometry, light = settings.draw_geometry(record.size, rng), settings.draw_color_jitter(rng)
-        donor = self._donor(k, geometry.window, rng, broken) if rng.random() < settings.paste else None
-        most = settings.max_masks - (len(donor.masks) if donor else 0)
-        keep = choose_masks(geometry.mask_areas(record.rles), settings.min_area, most, rng)
-        scene = apply_view(image, record, geometry, keep)
+        labels, image = self._read_shuffled(*divmod(k, len(self)), broken)
+        geometry, color_jitter = settings.draw_geometry(labels.size, rng), settings.draw_color_jitter(rng)
+        donor = self._donor(k, geometry.window, rng, broken) if rng.random() < settings.paste_prob else None
+        max_masks = settings.max_masks - (len(donor.masks) if donor else 0)
+        keep = choose_masks(geometry.mask_areas(labels.rles), settings.min_area, max_masks, rng)
+        sample = apply_view(image, labels, geometry, keep)
         if donor is not None:
-            scene = paste(scene, donor, settings.min_area)
-        return _pack(scene, light.apply(scene.image), settings, self.seed_of(RandomStream.SEED, k), record.name, broken)
+            sample = paste(sample, donor, settings.min_area)
+        view, seed = color_jitter.apply(sample.image), self.seed_of(RandomStream.SEED, k)
+        return _make_example(sample, view, settings, seed, labels.name, broken)
 
-    def collate(self, examples: Sequence[Example]) -> _Pack:
+    def collate(self, examples: Sequence[LabelledExample]) -> _PackedBatch:
         """See :meth:`PhotoDataset.collate`."""
-        return _join(examples)
+        cues = [example.cues for example in examples if example.cues is not None]
+        return _PackedBatch(
+            images=torch.from_numpy(np.stack([example.image for example in examples])),
+            cues=torch.from_numpy(np.stack(cues)) if cues else None,
+            masks=torch.from_numpy(np.concatenate([example.masks for example in examples])),
+            parents=torch.from_numpy(np.concatenate([example.parents for example in examples]).astype(np.int64)),
+            levels=torch.from_numpy(np.concatenate([example.levels for example in examples]).astype(np.int64)),
+            counts=[len(example.masks) for example in examples],
+            seeds=[example.seed for example in examples],
+            names=[example.name for example in examples],
+        )
 
-    def unpack(self, pack: _Pack) -> Batch:
+    def unpack(self, packed: _PackedBatch) -> Batch:
         """The batch of a step."""
-        return _unpack(pack, self.settings.crop)
+        columns = (torch.split(column, packed.counts) for column in (packed.masks, packed.parents, packed.levels))
+        targets = []
+        for bits, parents, levels in zip(*columns, strict=True):
+            masks = np.unpackbits(bits.numpy(), axis=1).reshape(-1, *(self.settings.crop_size,) * 2).view(np.bool_)
+            targets.append(Targets(torch.from_numpy(masks), parents.clone(), levels.clone()))
+        return Batch(
+            images=packed.images.float() / 255,
+            cues=packed.cues,
+            targets=targets,
+            seeds=torch.tensor(packed.seeds, dtype=torch.int64),
+            names=packed.names,
+        )
 
     def preview(self, count: int) -> tuple[Batch, list[tuple[int, int]]]:
-        """The first ``count`` photographs with masks, whole, as they are; and the height and width of each within its
-        padding. For pictures of what a model does.
+        """The first ``count`` images, whole and unchanged, and the (height, width) of each within its padding.
 
         Raises:
             MasktreeError: see :meth:`example`.
         """
-        examples, contents = [], []
+        examples, valid_sizes = [], []
         for i in range(min(count, len(self))):
             broken: list[tuple[str, str]] = []
-            rng = self.draw(RandomStream.PREVIEW, i)
-            record, image = self._read(i, broken)
-            geometry = self.settings.whole(record.size)
-            areas = geometry.mask_areas(record.rles)
+            rng = self.rng(RandomStream.PREVIEW, i)
+            labels, image = self._read(i, broken)
+            geometry = self.settings.full_image(labels.size)
+            areas = geometry.mask_areas(labels.rles)
             keep = choose_masks(areas, self.settings.min_area, self.settings.max_masks, rng)
-            scene = apply_view(image, record, geometry, keep)
-            examples.append(_pack(scene, scene.image, self.settings, i, record.name, broken))
-            contents.append(geometry.window)
+            sample = apply_view(image, labels, geometry, keep)
+            examples.append(_make_example(sample, sample.image, self.settings, i, labels.name, broken))
+            valid_sizes.append(geometry.window)
         if not examples:
-            raise InputError(f"expected at least one photograph to show; got {count}")
-        return self.unpack(self.collate(examples)), contents
+            raise InputError(f"expected at least one image to preview; got {count}")
+        return self.unpack(self.collate(examples)), valid_sizes
 
-    def _donor(self, k: int, onto: tuple[int, int], rng: np.random.Generator, broken: list[tuple[str, str]]) -> Sample:
-        """Objects of a random photograph of the same epoch, laid over a scene of (height, width) ``onto``; they take
-        at most half of the example's masks."""
+    def _donor(
+        self, k: int, target: tuple[int, int], rng: np.random.Generator, broken: list[tuple[str, str]]
+    ) -> Sample:
+        """Objects of a random image of the same epoch in a view of (height, width) ``target``; at most half of the
+        example's masks."""
         settings = self.settings
-        record, image = self._photo(k // len(self), int(rng.integers(len(self))), broken)
-        geometry = settings.draw_paste(record.size, onto, rng)
-        areas, largest = geometry.mask_areas(record.rles), LARGEST_PASTED * onto[0] * onto[1]
-        most = max(1, settings.max_masks // 2)
-        keep = choose_objects(record.parents, areas, settings.min_area, largest, most, rng)
-        return apply_view(image, record, geometry, keep)
+        labels, image = self._read_shuffled(k // len(self), int(rng.integers(len(self))), broken)
+        geometry = settings.draw_paste(labels.size, target, rng)
+        areas, max_area = geometry.mask_areas(labels.rles), MAX_PASTED_FRACTION * target[0] * target[1]
+        max_masks = max(1, settings.max_masks // 2)
+        keep = choose_objects(labels.parents, areas, settings.min_area, max_area, max_masks, rng)
+        return apply_view(image, labels, geometry, keep)
 
 
 @dataclass(frozen=True)
-class _Pack:
-    """The examples of a step in few tensors: each one costs a file handle on its way from a worker."""
+class _PackedBatch:
+    """The examples of a step; masks, parents and levels of all images are concatenated, ``counts`` for each image."""
 
     images: Tensor
     cues: Tensor | None
@@ -124,41 +150,11 @@ class _Pack:
     names: list[str]
 
 
-def _pack(
-    scene: Sample, image: np.ndarray, settings: Augmentation, seed: int, name: str, broken: Sequence[tuple[str, str]]
-) -> Example:
-    """``image``: of the scene, in its final colours. Padding is added below and on the right."""
+def _make_example(
+    sample: Sample, image: np.ndarray, settings: Augmentation, seed: int, name: str, broken: Sequence[tuple[str, str]]
+) -> LabelledExample:
+    """Pad a sample; ``image`` has its final colours."""
     padded, cues = pad(image, settings)
-    masks = pad_masks(scene.masks, settings.crop)
-    bits = np.packbits(masks.reshape(len(masks), settings.crop**2), axis=1)
-    return Example(padded, cues, bits, scene.parents, scene.levels, seed, name, tuple(broken))
-
-
-def _join(good: Sequence[Example]) -> _Pack:
-    cues = [example.cues for example in good if example.cues is not None]
-    return _Pack(
-        images=torch.from_numpy(np.stack([example.image for example in good])),
-        cues=torch.from_numpy(np.stack(cues)) if cues else None,
-        masks=torch.from_numpy(np.concatenate([example.masks for example in good])),
-        parents=torch.from_numpy(np.concatenate([example.parents for example in good]).astype(np.int64)),
-        levels=torch.from_numpy(np.concatenate([example.levels for example in good]).astype(np.int64)),
-        counts=[len(example.masks) for example in good],
-        seeds=[example.seed for example in good],
-        names=[example.name for example in good],
-    )
-
-
-def _unpack(pack: _Pack, crop: int) -> Batch:
-    targets = []
-    for bits, parents, levels in zip(
-        pack.masks.split(pack.counts), pack.parents.split(pack.counts), pack.levels.split(pack.counts), strict=True
-    ):
-        masks = np.unpackbits(bits.numpy(), axis=1).reshape(-1, crop, crop).view(np.bool_)
-        targets.append(Targets(torch.from_numpy(masks), parents.clone(), levels.clone()))
-    return Batch(
-        images=pack.images.float() / 255,
-        cues=pack.cues,
-        targets=targets,
-        seeds=torch.tensor(pack.seeds, dtype=torch.int64),
-        names=pack.names,
-    )
+    masks = pad_masks(sample.masks, settings.crop_size)
+    bits = np.packbits(masks.reshape(len(masks), settings.crop_size**2), axis=1)
+    return LabelledExample(padded, cues, bits, sample.parents, sample.levels, seed, name, tuple(broken))

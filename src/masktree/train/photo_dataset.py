@@ -1,7 +1,7 @@
-"""Examples of a run by their number, made of the photographs of a label set.
+"""Training examples by index, made from the images of a label set.
 
-Example k of a run, k = step * batch + place, follows from the seed and k alone: the same for any number of processes
-and workers, and after a run was continued.
+Example k = step * batch_size + position depends on the seed and k alone: it is the same for any number of processes and
+workers, and after a run was resumed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from masktree.backbones.texture import NUM_CUES, boundary_cues
 from masktree.errors import ImageError, InputError, MasktreeError
 from masktree.io.images import read_image
 from masktree.jobs.batch import single_threaded_children
@@ -28,44 +28,44 @@ from masktree.train.augmentation import Augmentation
 from masktree.train.label_store import ImageLabels, LabelStore
 from masktree.types import RGB
 
-_PREFETCH = 2  # batches that a worker makes ahead
-_MOST_BROKEN = 100  # photographs in a row: rather the wrong folder than a few damaged files (our choice)
+_PREFETCH_FACTOR = 2  # batches that each worker prepares in advance
+_MAX_BROKEN = 100  # in a row; more mean a wrong folder, not a few damaged files (our choice)
 
 OnBroken = Callable[[str, str], object]
 Broken = tuple[tuple[str, str], ...]
 
 
-class Made(Protocol):
-    """An example; ``broken``: names and errors of photographs that it took the place of."""
+class AnyExample(Protocol):
+    """An example; ``broken``: names and errors of the unreadable images that it replaces."""
 
     @property
     def broken(self) -> Broken: ...
 
 
 class RandomStream(IntEnum):
-    """Streams of random numbers that one seed has."""
+    """Independent random streams of one seed; the values decide which numbers are drawn."""
 
     ORDER = 1
     VIEW = 2
     SEED = 3
     PREVIEW = 4
-    TAUGHT_ORDER = 5
-    TAUGHT_VIEWS = 6
-    TAUGHT_SEED = 7
+    TEACHER_ORDER = 5
+    TEACHER_VIEWS = 6
+    TEACHER_SEED = 7
 
 
-Example = TypeVar("Example", bound=Made)
+Example = TypeVar("Example", bound=AnyExample)
 Item = TypeVar("Item")
 
 
-class PhotoDataset(Dataset, ABC, Generic[Example, Item]):
-    """Examples by their number, and items of whole steps, which are what :meth:`unpack` makes of them.
+class PhotoDataset(Dataset[Example | MasktreeError], ABC, Generic[Example, Item]):
+    """Examples by index, and the items of whole steps that :meth:`unpack` makes from them.
 
     Attributes:
-        order: the stream that orders the photographs: two kinds of examples of one seed see different ones in a step.
+        order_stream: random stream of the order of images; labelled examples and teacher views have different ones.
     """
 
-    order: RandomStream
+    order_stream: RandomStream
 
     def __init__(
         self,
@@ -73,234 +73,226 @@ class PhotoDataset(Dataset, ABC, Generic[Example, Item]):
         root: str | Path,
         settings: Augmentation,
         seed: int,
-        numbers: np.ndarray,
+        indices: np.ndarray,
         *,
         skip_broken: bool = False,
     ) -> None:
         """
         Args:
             store: the labels.
-            root: where their photographs are.
-            settings: how examples are made.
-            seed: not negative; decides all examples.
-            numbers: (n,) of the photographs in the store that examples are made of.
-            skip_broken: a photograph that cannot be read, or has another size than its labels, is replaced by the next
-                of its epoch; otherwise it is an error.
+            root: folder of the images.
+            settings: of the augmentation.
+            seed: 0 or more; decides all examples.
+            indices: (n,) indices in the store of the images to use.
+            skip_broken: replace an image that cannot be read, or whose size differs from its labels', by the next one
+                of the epoch; otherwise it is an error.
 
         Raises:
-            InputError: a negative seed, no such folder.
+            InputError: a negative seed, or no such folder.
         """
         self.store, self.root, self.settings = store, Path(root), settings
         self.seed, self.skip_broken = seed, skip_broken
         if seed < 0:
             raise InputError(f"expected a seed of 0 or more; got {seed}")
         if not self.root.is_dir():
-            raise InputError(f"expected the folder of the photographs; got {self.root}; say where they are (--root)")
-        self._numbers = numbers
+            raise InputError(f"expected the folder of the images; got {self.root}; give it with --root")
+        self._indices = indices
 
     @abstractmethod
     def example(self, k: int) -> Example:
         """Example k of the run, k >= 0.
 
         Raises:
-            ImageError: a photograph is missing or cannot be read.
-            InputError: it has another size than its labels.
+            ImageError: an image is missing or cannot be read.
+            InputError: its size differs from its labels'.
             FormatError: the store is damaged.
         """
 
     @abstractmethod
     def collate(self, examples: Sequence[Example]) -> Any:
-        """The examples of a step in few tensors: each one costs a file handle on its way from a worker."""
+        """Pack the examples of a step into few tensors: each costs a file handle on its way from a worker."""
 
     @abstractmethod
-    def unpack(self, pack: Any) -> Item:
-        """The item of a step, of what :meth:`collate` made."""
+    def unpack(self, packed: Any) -> Item:
+        """The item of a step from what :meth:`collate` returned."""
 
     def __len__(self) -> int:
-        """PhotoDataset of an epoch."""
-        return len(self._numbers)
+        """Number of images, and of examples in an epoch."""
+        return len(self._indices)
 
     def __getitem__(self, k: int) -> Example | MasktreeError:
-        """Example k of the run, or the error that there is instead: as a value, since torch would bury an exception of
-        a worker under its trace."""
+        """Example k, or the error instead: torch would bury an exception of a worker in its traceback."""
         try:
             return self.example(k)
         except MasktreeError as error:
             return error
 
-    def draw(self, stream: RandomStream, k: int) -> np.random.Generator:
-        """The random numbers of example k."""
+    def rng(self, stream: RandomStream, k: int) -> np.random.Generator:
+        """Random generator of example k."""
         return np.random.default_rng([self.seed, stream, k])
 
     def seed_of(self, stream: RandomStream, k: int) -> int:
-        """The seed, in [0, 2^63), that example k carries in its batch."""
+        """Seed in [0, 2^63) that example k carries in its batch."""
         return int(np.random.SeedSequence([self.seed, stream, k]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
     def loader(
         self,
         first_step: int,
         last_step: int,
-        batch: int,
+        batch_size: int,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
         workers: int = 0,
         *,
         on_broken: OnBroken | None = None,
     ) -> Generator[Item, None, None]:
-        """Items of steps ``first_step`` to ``last_step`` - 1, as one of ``world`` processes sees them.
+        """Items of steps ``first_step`` to ``last_step`` - 1 for one of ``world_size`` processes.
 
-        Of a step's ``batch`` examples process ``rank`` gets the ``batch / world`` that begin at ``rank`` times as many.
-        Workers are started anew (spawn: a script needs its ``if __name__ == "__main__"``), use one thread each, and end
-        with the iterator: close it, or leave it to be collected. Memory of each: while it makes an example, twice or,
-        with pasted objects, four times ``max_masks * crop ** 2`` bytes; and two steps, masks as bits.
+        Process ``rank`` gets examples ``rank * share`` to ``(rank + 1) * share - 1`` of each step, where ``share`` is
+        ``batch_size / world_size``. Workers are spawned (a script needs ``if __name__ == "__main__"``), use one thread
+        each, and end with the iterator. A worker holds up to four times ``max_masks * crop_size ** 2`` bytes while it
+        makes an example with pasted objects, and two packed steps.
 
         Args:
-            workers: processes that make examples; 0 makes them here.
-            on_broken: is called, once each, with the name and the error of every photograph that was skipped.
+            workers: data-loading processes; 0 loads in this process.
+            on_broken: called once with name and error of every image that was skipped.
 
         Raises:
-            InputError: numbers out of range, or a batch that ``world`` does not divide.
+            InputError: numbers out of range, or a batch size not divisible by ``world_size``.
             MasktreeError: from the iterator; see :meth:`example`.
         """
-        if not 0 <= first_step <= last_step or not 0 <= rank < world or workers < 0:
+        if not 0 <= first_step <= last_step or not 0 <= rank < world_size or workers < 0:
             raise InputError(
-                f"expected 0 <= first step <= last step, 0 <= rank < world, workers >= 0; "
-                f"got steps {first_step}, {last_step}, rank {rank} of {world}, {workers} workers"
+                f"expected 0 <= first step <= last step, 0 <= rank < world size, workers >= 0; "
+                f"got steps {first_step}, {last_step}, rank {rank} of {world_size}, {workers} workers"
             )
-        if batch < 1 or batch % world:
-            raise InputError(f"expected a batch that {world} processes can share alike; got {batch}")
-        steps = _Steps(first_step, last_step, batch, rank * (batch // world), batch // world)
-        return self._batches(steps, workers, on_broken or _ignore)
+        if batch_size < 1 or batch_size % world_size:
+            raise InputError(f"expected a batch size divisible by {world_size} processes; got {batch_size}")
+        share = batch_size // world_size
+        starts = range(first_step * batch_size + rank * share, last_step * batch_size, batch_size)
+        return self._items(_BatchSampler(starts, share), workers, on_broken)
 
-    def _batches(self, steps: _Steps, workers: int, on_broken: OnBroken) -> Generator[Item, None, None]:
+    def _items(self, steps: _BatchSampler, workers: int, on_broken: OnBroken | None) -> Generator[Item, None, None]:
         loader = DataLoader(
             self,
             batch_sampler=steps,
             num_workers=workers,
             collate_fn=self._collate,
             multiprocessing_context="spawn" if workers else None,
-            worker_init_fn=_begin_worker if workers else None,
-            prefetch_factor=_PREFETCH if workers else None,
-            generator=torch.Generator(),  # its own: the loader would draw from the run's
+            worker_init_fn=_init_worker if workers else None,
+            prefetch_factor=_PREFETCH_FACTOR if workers else None,
+            generator=torch.Generator(),  # the default one is the run's
         )
         reported: set[str] = set()
         with single_threaded_children():
-            packs = iter(loader)
+            iterator = iter(loader)
         try:
-            for pack in packs:
-                if isinstance(pack, MasktreeError):
-                    raise pack
-                broken, joined = pack
+            for packed in iterator:
+                if isinstance(packed, MasktreeError):
+                    raise packed
+                broken, collated = packed
                 for name, error in broken:
-                    if name not in reported:
+                    if name not in reported and on_broken is not None:
                         reported.add(name)
                         on_broken(name, error)
-                yield self.unpack(joined)
+                yield self.unpack(collated)
         finally:
-            del packs  # and its workers with it, though the trace of an error may still hold this frame
+            del iterator  # and its workers with it, though a traceback may still reference this frame
 
     def _collate(self, examples: Sequence[Example | MasktreeError]) -> tuple[Broken, Any] | MasktreeError:
-        """PhotoDataset that were skipped and the joined examples, or the first error."""
-        good = []
+        """Skipped images and the packed examples, or the first error."""
+        good: list[Example] = []
         for example in examples:
             if isinstance(example, MasktreeError):
                 return example
             good.append(example)
         return tuple(pair for example in good for pair in example.broken), self.collate(good)
 
-    def _photo(self, epoch: int, place: int, broken: list[tuple[str, str]]) -> tuple[ImageLabels, np.ndarray]:
-        """The photograph at that place of an epoch's order."""
-        return self._read(place, broken, _order(self.seed, self.order, epoch, len(self)))
+    def _read_shuffled(self, epoch: int, position: int, broken: list[tuple[str, str]]) -> tuple[ImageLabels, RGB]:
+        """Labels and pixels of the image at a position of an epoch; see ``_read``."""
+        return self._read(position, broken, _epoch_order(self.seed, self.order_stream, epoch, len(self)))
 
     def _read(
-        self, place: int, broken: list[tuple[str, str]], order: np.ndarray | None = None
-    ) -> tuple[ImageLabels, np.ndarray]:
-        """The photograph at that place of an order, or the next one that can be read; ``broken`` gets the others."""
-        for attempt in range(min(len(self), _MOST_BROKEN)):
-            at = (place + attempt) % len(self)
-            record = self.store[int(self._numbers[at if order is None else order[at]])]
+        self, position: int, broken: list[tuple[str, str]], order: np.ndarray | None = None
+    ) -> tuple[ImageLabels, RGB]:
+        """Labels and pixels of the image at a position of ``order``, or of the next readable one; the others are
+        appended to ``broken``."""
+        for attempt in range(min(len(self), _MAX_BROKEN)):
+            index = (position + attempt) % len(self)
+            labels = self.store[int(self._indices[index if order is None else order[index]])]
             try:
-                return record, self._pixels(record)
+                return labels, self._read_pixels(labels)
             except (ImageError, InputError) as error:
                 if not self.skip_broken:
                     raise
-                broken.append((record.name, str(error)))
-        raise ImageError(
-            f"expected photographs that can be read; got {len(broken)} broken ones in a row, the first: {broken[0][1]}"
-        )
+                broken.append((labels.name, str(error)))
+        raise ImageError(f"expected readable images; got {len(broken)} broken ones in a row, the first: {broken[0][1]}")
 
-    def _pixels(self, record: ImageLabels) -> np.ndarray:
-        path = self.root / record.name
+    def _read_pixels(self, labels: ImageLabels) -> RGB:
+        path = self.root / labels.name
         try:
             image = read_image(path)
         except ImageError as error:
-            raise ImageError(f"{path}: {error}; restore it, or say where the photographs are (--root)") from error
-        if image.shape[:2] != record.size:
+            raise ImageError(f"{path}: {error}; restore it, or give the folder of the images with --root") from error
+        if image.shape[:2] != labels.size:
             raise InputError(
-                f"{path}: expected the {record.size[0]} x {record.size[1]} pixels (height x width) that were labelled; "
-                f"got {image.shape[0]} x {image.shape[1]}; say where those photographs are (--root), or label anew"
+                f"{path}: expected the {labels.size[0]} x {labels.size[1]} pixels (height x width) that were labelled; "
+                f"got {image.shape[0]} x {image.shape[1]}; give the folder of those images with --root, or label again"
             )
         return image
 
 
 def pad(image: RGB, settings: Augmentation) -> tuple[np.ndarray, np.ndarray | None]:
-    """A view of at most crop x crop pixels as (3, crop, crop) uint8, with 0 below and on the right, and its cues as in
-    ``Batch``, without the padding's edge, if ``settings`` wants them."""
-    crop, (H, W) = settings.crop, image.shape[:2]
-    padded, cues = np.zeros((3, crop, crop), np.uint8), None
-    padded[:, :H, :W] = image.transpose(2, 0, 1)
-    if settings.cues:
-        from masktree.backbones.texture import NUM_CUES, boundary_cues
+    """Pad a view on the right and below with 0.
 
-        cues = np.zeros((NUM_CUES, crop // 2, crop // 2), np.float32)
-        cues[:, : -(-H // 2), : -(-W // 2)] = boundary_cues(np.ascontiguousarray(image)).maps
+    Returns:
+        The (3, crop_size, crop_size) uint8 image, and its boundary cues as in ``Batch`` if ``settings`` asks for them;
+        the edge of the padding is no boundary.
+    """
+    crop_size, (height, width) = settings.crop_size, image.shape[:2]
+    padded, cues = np.zeros((3, crop_size, crop_size), np.uint8), None
+    padded[:, :height, :width] = image.transpose(2, 0, 1)
+    if settings.cues:
+        cues = np.zeros((NUM_CUES, crop_size // 2, crop_size // 2), np.float32)
+        cues[:, : -(-height // 2), : -(-width // 2)] = boundary_cues(np.ascontiguousarray(image)).maps
     return padded, cues
 
 
-def pad_masks(masks: np.ndarray, crop: int) -> np.ndarray:
-    """(n, crop, crop) bool: the masks of a view as ``pad`` places it."""
-    n, H, W = masks.shape
-    if H == W == crop:
+def pad_masks(masks: np.ndarray, crop_size: int) -> np.ndarray:
+    """(n, crop_size, crop_size) bool: the masks of a view, padded as by ``pad``."""
+    n, height, width = masks.shape
+    if height == width == crop_size:
         return masks
-    padded = np.zeros((n, crop, crop), np.bool_)
-    padded[:, :H, :W] = masks
+    padded = np.zeros((n, crop_size, crop_size), np.bool_)
+    padded[:, :height, :width] = masks
     return padded
 
 
-@dataclass(frozen=True)
-class _Steps:
-    """The examples of each step that are a process's own: ``own`` from place ``start`` of ``batch``."""
+class _BatchSampler:
+    """Indices of this process's examples in each step: ``share`` of them from each of ``starts``, made as they are
+    needed: a list of a hundred thousand steps would be sent to every worker."""
 
-    first: int
-    last: int
-    batch_size: int
-    start: int
-    own: int
+    def __init__(self, starts: range, share: int) -> None:
+        self._starts, self._share = starts, share
 
     def __len__(self) -> int:
-        return self.last - self.first
+        return len(self._starts)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for step in range(self.first, self.last):
-            begin = step * self.batch_size + self.start
-            yield list(range(begin, begin + self.own))
+        return (list(range(start, start + self._share)) for start in self._starts)
 
 
 @lru_cache(maxsize=4)
-def _order(seed: int, stream: RandomStream, epoch: int, count: int) -> np.ndarray:
-    """(count,) the order of an epoch; kept, since it takes as long as an example when there are a million."""
+def _epoch_order(seed: int, stream: RandomStream, epoch: int, count: int) -> np.ndarray:
+    """(count,) permutation of an epoch; cached: for a million images it takes as long as an example."""
     return np.random.default_rng([seed, stream, epoch]).permutation(count)
 
 
-def _ignore(name: str, error: str) -> None:
-    pass
+def _init_worker(worker: int) -> None:
+    """Ignore interrupts, which the training process handles, and end without Python's shutdown.
 
-
-def _begin_worker(worker: int) -> None:
-    """An interrupt at the terminal reaches every process of it; when to stop is for the one that trains to decide.
-
-    The process ends without Python's shutdown: torch's thread that sends batches may free a tensor in the midst of it,
-    which aborts the process, now and then, and the loader takes that for an error.
+    During shutdown torch's thread that sends batches may free a tensor, which aborts the process now and then and looks
+    like an error to the loader.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     atexit.register(os._exit, 0)

@@ -1,4 +1,4 @@
-"""What the stages of training share: they open a run, take its steps, and leave a model at any moment."""
+"""A training run that is open: label set, model, data and run folder, and the loop over its remaining steps."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,84 +18,55 @@ from masktree.errors import InputError
 from masktree.io.files import lock_folder
 from masktree.jobs.progress import Progress, progress_bar
 from masktree.labels import LabelSet
-from masktree.models.build import build_model
+from masktree.models.build import build_model as default_build_model
 from masktree.models.config import ModelConfig
-from masktree.models.structures import Batch, Targets
+from masktree.models.structures import Batch, Model, Targets
 from masktree.models.trees import MIN_AREA, tree_of
-from masktree.train.augmentation import Augmentation
+from masktree.train.distributed import accelerated, any_process, precision_of, resolve_process_device
 from masktree.train.initialisation import Initialisation
 from masktree.train.label_store import LabelStore
 from masktree.train.labelled_dataset import LabelledDataset
-from masktree.train.loop import (
-    Precision,
-    Stateful,
-    TrainingState,
-    WeightedBatch,
-    accelerated,
-    fit,
-    interruptible,
-    resolve_process_device,
-    split,
-)
+from masktree.train.loop import Stateful, TrainingState, WeightedBatch, deferred_signals, fit, split_batch
 from masktree.train.optimiser import pretrained_parameters
+from masktree.train.options import RunOptions
 from masktree.train.photo_dataset import PhotoDataset
 from masktree.train.plots import draw_samples
 from masktree.train.presets import Preset
 from masktree.train.run_folder import SAMPLES, RunFolder
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
+from masktree.types import RGB
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-_SHOWN = 4  # photographs in a sample picture (our choice)
+_NUM_SAMPLES = 4  # images in a sample picture (our choice)
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """What does not decide the result, beyond rounding.
+class ModelBuilder(Protocol):
+    """``masktree.models.build.build_model``, or another maker of models."""
 
-    Attributes:
-        device: auto, cpu, cuda, cuda:N or mps; with several processes a kind.
-        precision: auto, float32, bfloat16 or float16 (CUDA). This one does decide, so a run goes on with its own.
-        workers: processes that make examples, for each process that trains; 0 makes them in between.
-        save_every: seconds between checkpoints.
-        sample_every: steps between sample pictures; 0 makes none.
-        skip_broken: replace photographs that cannot be read instead of ending with an error.
-        show_progress: a bar on standard error.
-    """
-
-    device: str = "auto"
-    precision: Precision = "auto"
-    workers: int = 0
-    save_every: float = 600.0
-    sample_every: int = 500
-    skip_broken: bool = False
-    show_progress: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("workers", "save_every", "sample_every"):
-            if getattr(self, name) < 0:
-                raise InputError(f"expected {name} of 0 or more; got {getattr(self, name)}")
+    def __call__(self, config: ModelConfig, *, weights: bool) -> Model: ...
 
 
 @dataclass
 class TrainingRun:
-    """A run that is open, in one of the processes that share it.
+    """An open run, in one of the processes that share it.
 
     Attributes:
-        run: its folder.
-        state: what it goes on from; that of the checkpoint after ``begin``.
-        store, root: the labels, and where their photographs are.
-        data: examples of them.
-        preset: settings; the augmentation says whether the model wants cues.
-        accelerator, device: what the steps are computed with.
-        options, seed: as given.
-        messages: lines to tell before the first step.
+        folder: files of the run.
+        state: that of the checkpoint after ``restore``.
+        store, root: labels, and folder of their images.
+        data: labelled batches.
+        preset: settings.
+        accelerator, device: where steps are computed.
+        options: as given.
+        show_progress: progress bars, in the main process.
+        messages: shown before the first step.
     """
 
-    run: RunFolder
+    folder: RunFolder
     state: TrainingState
     store: LabelStore
     root: Path
@@ -104,98 +75,111 @@ class TrainingRun:
     accelerator: Accelerator
     device: torch.device
     options: RunOptions
-    seed: int
-    messages: list[str]
+    show_progress: bool
+    messages: list[str] = field(default_factory=list)
 
-    @property
-    def augmentation(self) -> Augmentation:
-        return self.data.settings
-
-    def begin(self, teacher: Stateful | None = None) -> None:
-        """Bring state and folder to the checkpoint; ``teacher``: what else is in it, of self-training."""
+    def restore(self, teacher: Stateful | None = None) -> None:
+        """Load the checkpoint, if there is one, and prepare the folder; ``teacher``: further state in checkpoints."""
         self.state.teacher = teacher
-        self.run.restore(self.state)
-        self.accelerator.wait_for_everyone()  # all have read what the first process is going to change
+        self.folder.restore(self.state)
+        self.accelerator.wait_for_everyone()  # the main process is about to change what all have read
         if self.accelerator.is_main_process:
-            self.run.begin()
+            self.folder.prepare()
 
-    def read(self, photographs: PhotoDataset[Any, Item], bar: Progress) -> Generator[Item, None, None]:
-        """This process's shares of the steps that are left, made of these photographs; ``bar`` hears of broken ones."""
-        settings, accelerator = self.preset.optimisation, self.accelerator
-        return photographs.loader(
+    def load(self, dataset: PhotoDataset[Any, Item], bar: Progress) -> Generator[Item, None, None]:
+        """This process's share of the remaining steps of a data set; ``bar`` reports skipped images."""
+        optimisation, accelerator = self.preset.optimisation, self.accelerator
+        return dataset.loader(
             self.state.step,
-            settings.steps,
-            settings.batch_size,
+            optimisation.steps,
+            optimisation.batch_size,
             accelerator.process_index,
             accelerator.num_processes,
             self.options.workers,
             on_broken=lambda name, error: bar.fail(name, error, counted=False),
         )
 
-    def batches(self, bar: Progress) -> Generator[Batch, None, None]:
-        """The labelled batches of the steps that are left."""
-        return self.read(self.data, bar)
+    def labelled_batches(self, bar: Progress) -> Generator[Batch, None, None]:
+        """Labelled batches of the remaining steps."""
+        return self.load(self.data, bar)
 
-    def take(
+    def run_steps(
         self,
-        items: Callable[[Progress], Generator[Item, None, None]],
+        load_items: Callable[[Progress], Generator[Item, None, None]],
         make_batches: Callable[[Item], Sequence[WeightedBatch]],
         *,
-        name: str = "train",
-        note: Callable[[Progress], Mapping[str, float]] = lambda bar: {},
-        rising: bool = True,
+        title: str = "train",
+        extra_metrics: Callable[[Progress], Mapping[str, float]] = lambda bar: {},
+        ema_warmup: bool = True,
     ) -> int:
-        """Take the steps that are left; how many they were.
+        """Take the remaining steps; returns their number.
 
         Args:
-            items: what the steps are made of, from the state's step on; told of the bar for its messages.
-            make_batches, rising: as in ``fit``.
-            note: what else belongs into the record of the step just done.
+            load_items: the items of the steps, from ``state.step`` on.
+            make_batches, ema_warmup: as in ``fit``.
+            title: of the progress bar.
+            extra_metrics: further metrics of the step just taken.
 
         Raises:
             TrainingError: as ``fit`` and ``RunFolder.save``.
             KeyboardInterrupt: after Ctrl-C or SIGTERM, with a checkpoint written.
         """
-        state, options, run, main = self.state, self.options, self.run, self.accelerator.is_main_process
-        settings = self.preset.optimisation
-        first, last = state.step, settings.steps
-        show = options.show_progress and main
+        state, is_main, optimisation = self.state, self.accelerator.is_main_process, self.preset.optimisation
+        first = state.step
+        show = self.show_progress and is_main
         with (
-            progress_bar(name, last - first, first, show=show, unit="step") as bar,
-            interruptible() as wanted_end,
-            contextlib.closing(items(bar)) as given,
+            progress_bar(title, optimisation.steps - first, first, show=show, unit="step") as bar,
+            deferred_signals() as is_interrupted,
+            contextlib.closing(load_items(bar)) as items,
             contextlib.closing(
                 fit(
                     state,
-                    given,
+                    items,
                     self.accelerator,
-                    settings,
+                    optimisation,
                     device=self.device,
                     make_batches=make_batches,
-                    rising=rising,
+                    ema_warmup=ema_warmup,
                 )
             ) as steps,
         ):
             for message in self.messages:
                 bar.print(message)
-            saved = time.monotonic()
-            for record in steps:
-                noted = note(bar)
-                if main:
-                    run.log({**record, **noted})
-                bar.advance(f"loss {record['loss']:.3f}")
-                end = _any(wanted_end(), self.accelerator, self.device)
-                if main and (end or state.step == last or time.monotonic() - saved > options.save_every):
-                    run.save(state)
-                    spent = f"{record['seconds']:.2f} s/step"
-                    bar.print(f"checkpoint of step {state.step}: loss {record['loss']:.4g}, {spent}")
-                    saved = time.monotonic()
-                if end:
+            last_saved = time.monotonic()
+            for metrics in steps:
+                further = extra_metrics(bar)
+                if is_main:
+                    self.folder.log({**metrics, **further})
+                bar.advance(f"loss {metrics['loss']:.3f}")
+                stop = any_process(is_interrupted(), self.accelerator, self.device)
+                is_last = state.step == optimisation.steps
+                if is_main and (stop or is_last or time.monotonic() - last_saved > self.options.save_every):
+                    self.folder.save(state)
+                    bar.print(
+                        f"checkpoint at step {state.step}: loss {metrics['loss']:.4g}, {metrics['seconds']:.2f} s/step"
+                    )
+                    last_saved = time.monotonic()
+                if stop:
                     raise KeyboardInterrupt
-                if main and options.sample_every and (state.step % options.sample_every == 0 or state.step == last):
-                    sheet = _sheet_of(state.averaged, self.data, self.accelerator, self.device)
-                    run.picture(f"{SAMPLES}/step-{state.step:06d}.png", sheet)
+                sample_every = self.options.sample_every
+                if is_main and sample_every and (state.step % sample_every == 0 or is_last):
+                    self.folder.save_picture(f"{SAMPLES}/step-{state.step:06d}.png", self._draw_samples)
         return state.step - first
+
+    def _draw_samples(self) -> RGB:
+        """Images, their pseudo-labels, and as many of the model's masks; one image at a time, to save memory."""
+        batch, valid_sizes = self.data.preview(_NUM_SAMPLES)
+        rows = []
+        for single, size in zip(split_batch(batch, len(valid_sizes)), valid_sizes, strict=True):
+            with torch.no_grad(), self.accelerator.autocast():
+                inputs = single.to(self.device)
+                # a Model, which nn.Module hides
+                [detections] = self.state.ema_model.detect(inputs.images, inputs.cues, [size])  # type: ignore[operator]
+            image = (255 * single.images[0, :, : size[0], : size[1]]).round().byte().permute(1, 2, 0)
+            labels, predictions = _label_tree(single.targets[0], size), tree_of(detections, size, min_area=MIN_AREA)
+            best = np.arange(len(predictions)) < len(labels)
+            rows.append((image.contiguous().numpy(), labels, predictions[best]))
+        return draw_samples(rows)
 
 
 @contextlib.contextmanager
@@ -203,84 +187,85 @@ def open_training_run(
     labels: Path,
     output: Path,
     preset: Preset,
+    options: RunOptions,
     *,
-    seed: int = 0,
-    root: Path | None = None,
-    overwrite: bool = False,
-    options: RunOptions | None = None,
-    start: Initialisation | None = None,
-    further: Mapping[str, Any] | None = None,
+    initialisation: Initialisation | None = None,
+    extra_settings: Mapping[str, Any] | None = None,
+    build_model: ModelBuilder = default_build_model,
+    show_progress: bool = False,
 ) -> Iterator[TrainingRun]:
-    """Open a run; nothing is written before ``TrainingRun.begin``.
+    """Open a run; nothing is written before ``TrainingRun.restore``.
 
     Args:
-        start: whose weights a new run begins with; None for the backbone's.
-        further: plain values that decide the result, beside preset, labels and seed.
-        labels, output, seed, root, overwrite, options: as in ``train``.
+        labels, output, preset, options, build_model, show_progress: as in ``train``.
+        initialisation: the first weights of a new run; None for the backbone's.
+        extra_settings: plain values that decide the result, beside preset, labels and seed.
 
     Raises:
         MasktreeError: as ``train``.
     """
-    options = options or RunOptions()
-    if not 0 <= seed < 2**32:
-        raise InputError(f"expected a seed from 0 to {2**32 - 1}; got {seed}")
-    label_set = LabelSet.open(labels, root=root)
+    label_set = LabelSet.open(labels, root=options.root)
     device = resolve_process_device(options.device)
     with contextlib.ExitStack() as stack:
         accelerator = stack.enter_context(accelerated(device, options.precision))
-        preset.optimisation.check_processes(accelerator.num_processes)
+        preset.optimisation.check_divisible(accelerator.num_processes)
         if accelerator.is_main_process:
             stack.enter_context(lock_folder(output))
-        store = _open_store(label_set, accelerator, options)
-        training, record = _describe(preset, seed, store, label_set, accelerator, device)
-        if start is not None:
-            training["start"] = start.sha256
-            record["start"] = str(start.folder.resolve())
-        run = RunFolder.open(output, preset.model, training | dict(further or {}), record, overwrite=overwrite)
-        stack.callback(run.close)
-        model, taken = _build(preset.model, seed, accelerator, start, fresh=run.step == 0)
-        if run.step == 0:
-            pretrained = _hash_pretrained(model) if start is None else start.pretrained
-            run.header["record"] |= {"pretrained_sha256": pretrained, "taken": taken}
-        state = TrainingState.begin(model.to(device), preset.optimisation)
-        augmentation = replace(preset.augmentation, cues=model.wants_cues)  # type: ignore[arg-type]
-        folder = Path(label_set.index["root"])
-        data = LabelledDataset(store, folder, augmentation, seed, skip_broken=options.skip_broken)
-        messages = [] if start is None or taken is None else [f"begins with {taken} of {start.folder}"]
-        yield TrainingRun(run, state, store, folder, data, preset, accelerator, device, options, seed, messages)
+        store = _open_store(label_set, accelerator, show_progress)
+        settings, record = _header(preset, options.seed, store, label_set, accelerator, device)
+        if initialisation is not None:
+            settings["init_sha256"] = initialisation.sha256
+            record["init_from"] = str(initialisation.folder.resolve())
+        folder = RunFolder.open(
+            output, preset.model, settings | dict(extra_settings or {}), record, overwrite=options.overwrite
+        )
+        stack.callback(folder.close)
+        is_new = folder.step == 0
+        with accelerator.main_process_first(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed)  # the same new weights in every process
+            # A resumed run takes its weights from the checkpoint, another one's weights include the backbone's.
+            model = build_model(preset.model, weights=is_new and initialisation is None)
+        assert isinstance(model, nn.Module)
+        loaded = initialisation.load_into(model) if is_new and initialisation is not None else None
+        if is_new:
+            pretrained = _hash_pretrained(model) if initialisation is None else initialisation.pretrained_sha256
+            folder.header["record"] |= {"pretrained_sha256": pretrained, "loaded_tensors": loaded}
+        state = TrainingState.new(model.to(device), preset.optimisation)
+        augmentation = replace(preset.augmentation, cues=model.wants_cues)
+        root = Path(label_set.index["root"])
+        data = LabelledDataset(store, root, augmentation, options.seed, skip_broken=options.skip_broken)
+        run = TrainingRun(folder, state, store, root, data, preset, accelerator, device, options, show_progress)
+        if initialisation is not None and loaded is not None:
+            run.messages.append(f"initialised with {loaded} of {initialisation.folder}")
+        yield run
 
 
-def _open_store(label_set: LabelSet, accelerator: Accelerator, options: RunOptions) -> LabelStore:
-    new = not (label_set.folder / "store").is_dir()
-    show = options.show_progress and accelerator.is_main_process and new
+def _open_store(label_set: LabelSet, accelerator: Accelerator, show_progress: bool) -> LabelStore:
+    is_new = not (label_set.folder / "store").is_dir()
+    show = show_progress and accelerator.is_main_process and is_new
     with accelerator.main_process_first(), progress_bar("read labels", len(label_set), 0, show=show) as bar:
         return LabelStore.of(label_set, progress=bar)
 
 
-def _describe(
-    preset: Preset,
-    seed: int,
-    store: LabelStore,
-    label_set: LabelSet,
-    accelerator: Accelerator,
-    device: torch.device,
+def _header(
+    preset: Preset, seed: int, store: LabelStore, label_set: LabelSet, accelerator: Accelerator, device: torch.device
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What decides the result, and what is only noted."""
-    optimisation = asdict(preset.optimisation)
-    images, accumulation_steps = len(store.filled()), optimisation.pop("accumulation_steps")
-    if images < preset.optimisation.batch_size:
+    """Settings that decide the result, and what is only recorded."""
+    optimisation, augmentation = asdict(preset.optimisation), asdict(preset.augmentation)
+    accumulation_steps = optimisation.pop("accumulation_steps")
+    del augmentation["cues"]  # decided by the model
+    num_images, batch_size = len(store.images_with_masks()), preset.optimisation.batch_size
+    if num_images < batch_size:
         raise InputError(
-            f"expected at least {preset.optimisation.batch_size} images with masks, as many as a step has; got "
-            f"{images} in {label_set.folder}; label more photographs, or lower --batch-size"
+            f"expected at least {batch_size} images with masks, one batch; got {num_images} in {label_set.folder}; "
+            "label more images, or lower --batch-size"
         )
-    augmentation = asdict(preset.augmentation)
-    del augmentation["cues"]  # the model's to say
-    training = {
+    settings = {
         "optimisation": optimisation,
         "augmentation": augmentation,
-        "precision": {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}[accelerator.mixed_precision],
+        "precision": precision_of(accelerator),
         "seed": seed,
-        "labels": {"key": store.key, "images": images, "masks": store.masks},
+        "labels": {"key": store.key, "images": num_images, "masks": store.num_masks},
     }
     record = {
         "labels": str(label_set.folder.resolve()),
@@ -289,58 +274,18 @@ def _describe(
         "processes": accelerator.num_processes,
         "accumulation_steps": accumulation_steps,
     }
-    return training, record
-
-
-def _build(
-    config: ModelConfig, seed: int, accelerator: Accelerator, start: Initialisation | None, *, fresh: bool
-) -> tuple[nn.Module, str | None]:
-    """The model, with the same new weights in every process, and what it got from ``start``. Those of a run that goes
-    on come from its checkpoint; those of ``start`` have all of the backbone's in them."""
-    with accelerator.main_process_first(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = build_model(config, weights=fresh and start is None)
-    assert isinstance(model, nn.Module)
-    return model, start.load_into(model) if fresh and start is not None else None
+    return settings, record
 
 
 def _hash_pretrained(model: nn.Module) -> str | None:
-    """Of the values of all parameters that begin pretrained, whatever file they came from; None where none do."""
+    """SHA-256 of the values of all pretrained parameters, whatever file they come from; None without any."""
     digest, parameters = hashlib.sha256(), list(pretrained_parameters(model))
     for parameter in parameters:
         digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest() if parameters else None
 
 
-def _any(value: bool, accelerator: Accelerator, device: torch.device) -> bool:
-    """Whether it is true in any process: all must end at the same step."""
-    if accelerator.num_processes == 1:
-        return value
-    return bool(accelerator.reduce(torch.tensor(float(value), device=device), "sum") > 0)
-
-
-def _sheet_of(
-    model: nn.Module, data: LabelledDataset, accelerator: Accelerator, device: torch.device
-) -> Callable[[], Any]:
-    """What draws the sample picture: one photograph after the other, so that it takes less memory than a step. Of each
-    as many of the model's masks, the best, as there are pseudo-labels."""
-
-    def draw() -> Any:
-        batch, contents = data.preview(_SHOWN)
-        rows = []
-        for one, size in zip(split(batch, len(contents)), contents, strict=True):
-            with torch.no_grad(), accelerator.autocast():
-                moved = one.to(device)
-                [found] = model.detect(moved.images, moved.cues, [size])  # type: ignore[operator]
-            image = (255 * one.images[0, :, : size[0], : size[1]]).round().byte().permute(1, 2, 0)
-            taught, tree = _taught(one.targets[0], size), tree_of(found, size, min_area=MIN_AREA)
-            rows.append((image.contiguous().numpy(), taught, tree[np.arange(len(tree)) < len(taught)]))
-        return draw_samples(rows)
-
-    return draw
-
-
-def _taught(targets: Targets, size: tuple[int, int]) -> MaskTree:
+def _label_tree(targets: Targets, size: tuple[int, int]) -> MaskTree:
     """The targets of one image as a tree."""
     rles = [rle.encode(mask[: size[0], : size[1]].contiguous().numpy()) for mask in targets.masks]
     return MaskTree.from_rles(rles, size, targets.parents.numpy(), levels=targets.levels.numpy())

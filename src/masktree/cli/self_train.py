@@ -1,0 +1,114 @@
+"""The verb self-train."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from masktree.cli.options import Output, print_error
+from masktree.cli.train import DEFAULT_RUN, NO_OVERRIDES, Optimisation, Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TeacherOptions:
+    """Options of the methods sohes and hassod.
+
+    Attributes:
+        burn_in: Steps without teacher.
+        label_weight: Weight of the labels' losses at the first and the last step. sohes: 1 1, hassod: 1 0.
+        teacher_weight: Weight of the losses of the teacher's masks, likewise. sohes: 1 1, hassod: 2 3.
+        no_teacher_mask_loss: Ignore the mask losses of the teacher's masks, as the released code of HASSOD.
+    """
+
+    burn_in: int | None = None
+    label_weight: tuple[float, float] | None = None
+    teacher_weight: tuple[float, float] | None = None
+    no_teacher_mask_loss: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RoundsOptions:
+    """Options of the method rounds.
+
+    Attributes:
+        rounds: With --method rounds: number of rounds; default 1.
+        predictions_per_image: With --method rounds: choose the score threshold so that about this many
+            predictions become labels.
+        iou: With --method rounds: keep earlier labels whose IoU with every prediction is lower; default 0.5.
+        crops: With --method rounds: predict again on crops around large masks.
+        snap: With --method rounds: snap predictions to the regions of the method masktree.
+        from_backbone: With --method rounds: start each training from the weights of the backbone instead of the
+            latest model.
+    """
+
+    rounds: int | None = None
+    predictions_per_image: float | None = None
+    iou: float | None = None
+    crops: bool = False
+    snap: bool = False
+    from_backbone: bool = False
+
+
+def self_train(
+    earlier_run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")],
+    labels: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="LABELS")],
+    /,
+    output: Output,
+    method: Literal["sohes", "hassod", "rounds"] | None = None,
+    score_threshold: float | None = None,
+    optimisation: Optimisation = NO_OVERRIDES,
+    teacher: Annotated[_TeacherOptions, tyro.conf.arg(name="")] = _TeacherOptions(),
+    rounds: Annotated[_RoundsOptions, tyro.conf.arg(name="")] = _RoundsOptions(),
+    run: Run = DEFAULT_RUN,
+) -> int:
+    """Let a trained model correct its own labels. The same command resumes a stopped run from its last checkpoint.
+
+    sohes and hassod: an EMA teacher predicts masks at every step, and the model learns them beside the labels. rounds:
+    the model relabels all images, then it is trained on the result (UnSAM).
+
+    By default sohes and hassod take a quarter of the earlier run's steps, sohes a tenth of its learning rate, hassod
+    half of its batch size; everything else is that of the earlier run. For several GPUs: as masktree train, not with
+    rounds.
+
+    Args:
+        earlier_run: Run folder, or owner/name on the hub, of the model to improve.
+        labels: Folder of the label set that it was trained on, or of another finished one.
+        output: Folder of the new run, which `masktree segment --model` takes; with rounds it is OUTPUT/round-N/run.
+        method: Default: hassod for a model of that kind, else sohes.
+        score_threshold: Score above which predictions become labels. hassod, rounds: 0.7; sohes: thresholds that keep
+            as many small, medium and large masks per image as the labels have.
+    """
+    unsuitable = _given(teacher) if method == "rounds" else _given(rounds)
+    if unsuitable:
+        flags = ", ".join("--" + name.replace("_", "-") for name in unsuitable)
+        return print_error(f"expected options of the method {method or 'sohes or hassod'}; got {flags}; omit them")
+    common = optimisation.overrides() | ({} if score_threshold is None else {"score_threshold": score_threshold})
+    if method == "rounds":
+        from masktree.stages.rounds import run_rounds, summarise
+        from masktree.train.self_training_settings import RoundsSettings
+
+        settings = RoundsSettings(**_given(rounds), **common)
+        steps = run_rounds(earlier_run, labels, output, settings, run, show_progress=True)
+        print(f"{summarise(output)}\n{steps} steps done", flush=True)
+        return 0
+    from masktree.models.saved import find_model, read_config
+    from masktree.train.self_train import self_train as self_train_stage
+    from masktree.train.self_training_settings import find_method
+
+    values = _given(teacher)
+    if values.pop("no_teacher_mask_loss", False):
+        values["mask_loss"] = False
+    teacher_settings = find_method(method, read_config(find_model(earlier_run)).kind, **values, **common)
+    steps = self_train_stage(earlier_run, labels, output, teacher_settings, run, show_progress=True)
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"{steps} steps done; the run is in {output}", flush=True)
+    return 0
+
+
+def _given(options: _TeacherOptions | _RoundsOptions) -> dict[str, Any]:
+    """Options that differ from their defaults."""
+    return {name: value for name, value in asdict(options).items() if value is not None and value is not False}
