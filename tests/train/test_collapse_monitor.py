@@ -15,7 +15,7 @@ def test_a_teacher_that_finds_nothing_ends_the_run_after_a_full_window():
     for _ in range(9):
         monitor.update(4, 0, 4)
     with pytest.raises(
-        TrainingError, match=r"got 0 per image over 10 steps, up to step 10 .*lower score threshold.*runs/f"
+        TrainingError, match=r"got 0 per image over the 10 steps up to step 10 .*lower score threshold.*runs/f"
     ):
         monitor.update(4, 0, 4)
 

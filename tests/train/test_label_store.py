@@ -44,7 +44,7 @@ def test_the_store_holds_what_the_label_set_does(labels):
     assert seen == 28
     assert store.images_with_masks().tolist() == [i for i in range(5) if len(store[i].rles)]
     assert len(store.images_with_masks()) == 4
-    with pytest.raises(InputError, match=r"number in 0 \.\.\. 4; got 5"):
+    with pytest.raises(InputError, match=r"index in 0 \.\.\. 4; got 5"):
         store[5]
     with pytest.raises(InputError, match="got -1"):
         store[-1]
@@ -52,7 +52,7 @@ def test_the_store_holds_what_the_label_set_does(labels):
 
 def test_it_is_made_once_and_anew_when_the_labels_change(labels, tmp_path):
     first = LabelStore.of(labels)
-    with mock.patch.object(module, "_make", side_effect=AssertionError):
+    with mock.patch.object(module, "_write_store", side_effect=AssertionError):
         again = LabelStore.of(labels)
     assert again.key == first.key
     assert again.folder == first.folder
@@ -169,8 +169,8 @@ def test_what_is_no_store_is_refused(labels, tmp_path):
         LabelStore(tmp_path)
     store = LabelStore.of(labels)
     manifest = json.loads((store.folder / "store.json").read_text())
-    (store.folder / "store.json").write_text(json.dumps(manifest | {"version": 2}))
-    with pytest.raises(FormatError, match="version 1; got something else"):
+    (store.folder / "store.json").write_text(json.dumps(manifest | {"version": 3}))
+    with pytest.raises(FormatError, match="version 2; got something else"):
         LabelStore.of(labels)
     (store.folder / "store.json").write_text("{")
     with pytest.raises(FormatError, match="damaged file"):

@@ -263,10 +263,10 @@ def test_a_damaged_store_is_an_error_even_where_photographs_may_be_skipped(folde
 
 def test_the_preview_shows_whole_photographs(folder):
     data = open_data(folder)
-    batch, contents = data.preview(3)
+    batch, valid_sizes = data.preview(3)
     assert batch.names == [data.store[i].name for i in range(3)]
     assert batch.images.shape == (3, 3, 64, 64)
-    for i, (name, (height, width)) in enumerate(zip(batch.names, contents, strict=True)):
+    for i, (name, (height, width)) in enumerate(zip(batch.names, valid_sizes, strict=True)):
         assert (height, width) == tuple(max(1, round(side * 64 / max(SIZES[name]))) for side in SIZES[name])
         assert batch.images[i, :, height - 1, width - 1].any()
         assert not batch.images[i, :, height:].any()
@@ -275,13 +275,13 @@ def test_the_preview_shows_whole_photographs(folder):
     again, _ = open_data(folder).preview(3)
     assert flat([again]) == flat([batch])
     assert len(data.preview(100)[1]) == 5
-    with pytest.raises(InputError, match="at least one photograph"):
+    with pytest.raises(InputError, match="at least one image"):
         data.preview(0)
 
 
 def test_impossible_shares_are_refused(folder):
     data = open_data(folder)
-    with pytest.raises(InputError, match="that 3 processes can share alike; got 4"):
+    with pytest.raises(InputError, match="divisible by 3 processes; got 4"):
         data.loader(0, 1, 4, 0, 3)
     with pytest.raises(InputError, match="rank 2 of 2"):
         data.loader(0, 1, 4, 2, 2)
@@ -291,7 +291,7 @@ def test_impossible_shares_are_refused(folder):
         data.loader(0, 1, 0)
     with pytest.raises(InputError, match="seed of 0 or more"):
         LabelledDataset(data.store, folder / "photos", LIVELY, -1)
-    with pytest.raises(InputError, match=r"folder of the photographs.*--root"):
+    with pytest.raises(InputError, match=r"folder of the images.*--root"):
         LabelledDataset(data.store, folder / "nowhere", LIVELY, 0)
 
 

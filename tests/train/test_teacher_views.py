@@ -173,7 +173,7 @@ def test_broken_photographs_are_errors_or_skipped(folder):
     assert "d.png" not in names
     with pytest.raises(InputError, match="seed of 0 or more"):
         open_views(folder, seed=-1)
-    with pytest.raises(InputError, match="that 2 processes can share alike; got 3"):
+    with pytest.raises(InputError, match="divisible by 2 processes; got 3"):
         skipping.loader(0, 1, 3, 0, 2)
 
 

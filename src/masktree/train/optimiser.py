@@ -106,7 +106,7 @@ def build_optimiser(model: nn.Module, settings: Optimisation) -> torch.optim.Opt
         name for name, p in model.named_parameters() if id(p) in embeddings or name.split(".")[-1] in _POSITION_NAMES
     ]
     groups = []
-    for group in param_groups_weight_decay(model, settings.weight_decay, not_decayed):
+    for group in param_groups_weight_decay(model, settings.weight_decay, no_weight_decay_list=not_decayed):
         for factor, is_pretrained in ((1.0, False), (settings.backbone_lr_factor, True)):
             parameters = [p for p in group["params"] if (id(p) in pretrained) == is_pretrained]
             if parameters:

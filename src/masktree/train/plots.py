@@ -66,13 +66,17 @@ def _draw_curves(metrics: Sequence[Mapping[str, Any]], names: Sequence[str], tit
     figure = Figure((_WIDTH / _DPI, _HEIGHT / _DPI), _DPI)
     canvas, axes = FigureCanvasAgg(figure), figure.add_axes((0.07, 0.11, 0.72, 0.82))
     axes.spines[:].set_color("0.5")
+    axes.tick_params(which="both", color="0.5", labelcolor="0.3")
+    axes.xaxis.label.set_color("0.3")
+    axes.title.set_color("0.3")
+    axes.margins(x=0)
     axes.set(xlabel="step", title=title if names else f"no {title} yet", yscale="log")
     axes.grid(color="0.9")
     for name in names:
         curve = _curve(metrics, name)
         if len(curve):
             label = f"{name} {curve[-1, 1]:.3g}"
-            axes.plot(*curve.T, color="black" if name == "loss" else None, linewidth=1.5, label=label)
+            axes.plot(*curve.T, color="black" if name == "loss" else None, linewidth=3 * 72 / _DPI, label=label)
     if axes.lines:
         figure.legend(loc="upper left", bbox_to_anchor=(0.79, 0.94), frameon=False, fontsize="small")
     canvas.draw()  # type: ignore[no-untyped-call]  # matplotlib has no annotations there
