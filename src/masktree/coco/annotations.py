@@ -52,7 +52,7 @@ def tree_from_annotations(annotations: Sequence[dict[str, Any]], size: tuple[int
         InputError: a run-length string is damaged, the parents form a cycle, a score is out of range.
     """
     wheres = [f"{where}, annotation {annotation.get('id')}" for annotation in annotations]
-    rles = tuple(encode_segmentation(a, size, place) for a, place in zip(annotations, wheres, strict=True))
+    rles = tuple(encode_segmentation(a, size, w) for a, w in zip(annotations, wheres, strict=True))
     parents = read_parents(annotations, wheres)
     scores = np.array([annotation["score"] for annotation in annotations], np.float64)
     granularities, stabilities = (

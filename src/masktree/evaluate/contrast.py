@@ -18,8 +18,8 @@ from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
 from masktree.types import RGB, checked
 
-_SAMPLE = 20_000  # pixels of a mask from which ``within`` is taken at most (our choice; the mean is sure to 1 %)
-_STRIP = 2**20  # pixels converted at a time: the conversion works in 64 bits
+_SAMPLE = 20_000  # pixels of a mask at most for ``within`` (our choice: the mean is exact to 1 %)
+_STRIP = 2**20  # pixels converted at a time, in 64 bits by scikit-image, whose exact values the scores depend on
 
 
 @checked

@@ -9,7 +9,7 @@ from typing import Any
 
 from masktree.errors import InputError
 from masktree.evaluate.case import EvaluationCase
-from masktree.evaluate.datasets import read_ground_truth, read_list
+from masktree.evaluate.datasets import read_ground_truth
 from masktree.evaluate.options import EvaluationOptions
 from masktree.evaluate.predictions import Predictions, TreeFolder, pair, without_suffix
 from masktree.io.files import sha256_of
@@ -36,7 +36,11 @@ class FoundCases:
 
 
 def find_annotated_cases(
-    predictions: Predictions, ground_truth: Path, protocol: str, options: EvaluationOptions
+    predictions: Predictions,
+    ground_truth: Path,
+    protocol: str,
+    only: Sequence[str] | None,
+    options: EvaluationOptions,
 ) -> FoundCases:
     """Pair predictions with a ground truth.
 
@@ -45,7 +49,6 @@ def find_annotated_cases(
         FormatError: a damaged file.
     """
     dataset, split = _choose_dataset(protocol, ground_truth, options.dataset, options.split)
-    only = None if options.only is None else read_list(options.only)
     known = read_ground_truth(dataset, ground_truth, split=split, check_counts=options.check_counts, only=only)
     predicted, empty = pair(predictions, known.images, ignore_extra=only is not None, allow_empty=options.allow_empty)
     photos, segmentations = _find_folders(ground_truth, dataset, split, options.images)
@@ -67,7 +70,7 @@ def find_annotated_cases(
     return FoundCases(known.dataset, cases, tuple(empty), split, source)
 
 
-def find_photo_cases(predictions: Predictions, options: EvaluationOptions) -> FoundCases:
+def find_photo_cases(predictions: Predictions, only: Sequence[str] | None, options: EvaluationOptions) -> FoundCases:
     """Pair trees with their photographs, for the protocol consistency.
 
     Raises:
@@ -75,7 +78,7 @@ def find_photo_cases(predictions: Predictions, options: EvaluationOptions) -> Fo
     """
     if not isinstance(predictions, TreeFolder):
         raise InputError(f"{predictions.path}: expected a folder of masktree segment; got {predictions.kind}")
-    path, names = predictions.path, _select(predictions, options.only)
+    path, names = predictions.path, _select(predictions, only)
     empty = [name for name in names if predictions.is_empty(name)]
     if empty and not options.allow_empty:
         raise InputError(
@@ -96,11 +99,11 @@ def find_photo_cases(predictions: Predictions, options: EvaluationOptions) -> Fo
     return FoundCases("no ground truth", tuple(cases), tuple(empty))
 
 
-def _select(predictions: TreeFolder, only: Path | None) -> Sequence[str]:
+def _select(predictions: TreeFolder, only: Sequence[str] | None) -> Sequence[str]:
     """Names of the trees, or of those in a list of images."""
     if only is None:
         return predictions.names()
-    selected = {name if name in predictions.headers else without_suffix(name) for name in read_list(only)}
+    selected = {name if name in predictions.headers else without_suffix(name) for name in only}
     unknown = sorted(selected - set(predictions.names()))
     if unknown:
         raise InputError(f"{predictions.path}: expected trees of all images in the list; got none for {unknown[0]}")

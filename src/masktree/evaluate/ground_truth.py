@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -137,22 +136,6 @@ class GroundTruth:
 
     def __len__(self) -> int:
         return len(self.images)
-
-    @cached_property
-    def sha256(self) -> str:
-        """Hash of the list of image names, so that two results can be told to be of the same images."""
-        return hash_names(image.name for image in self.images)
-
-    def only(self, names: Iterable[str]) -> GroundTruth:
-        """The images of a list, such as held-out ones.
-
-        Raises InputError on a name that the data set does not have.
-        """
-        wanted = set(names)
-        unknown = sorted(wanted - {image.name for image in self.images})
-        if unknown:
-            raise InputError(f"{self.dataset}: expected names of its images; got {unknown[0]!r}, which is none")
-        return GroundTruth(self.dataset, self.licence, tuple(i for i in self.images if i.name in wanted))
 
 
 def hash_names(names: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ from typing import Any, get_args
 
 from masktree.errors import InputError
 from masktree.evaluate.case import EvaluationCase
+from masktree.evaluate.datasets import read_list
 from masktree.evaluate.find_cases import FoundCases, find_annotated_cases, find_photo_cases
 from masktree.evaluate.image_stats import ImageStats
 from masktree.evaluate.options import EvaluationOptions, IouType, ProtocolName
@@ -68,6 +69,7 @@ class Evaluation:
                 raise InputError(f"expected {what} to be one of {', '.join(choices)}; got {value!r}")
         if options.iou_type == "boxes" and protocol != "ar":
             raise InputError(f"expected boxes for the protocol ar only; got {protocol}")
+        only = None if options.only is None else read_list(options.only)
         opened = open_predictions(predictions)
         if isinstance(opened, UcmFolder) and protocol != "bsds":
             raise InputError(f"{opened.path}: expected masks for the protocol {protocol}; got contour maps, for bsds")
@@ -76,10 +78,10 @@ class Evaluation:
                 raise InputError(
                     "expected no ground truth for the protocol consistency; got one; choose another protocol"
                 )
-            return cls(protocol, {}, opened, find_photo_cases(opened, options))
+            return cls(protocol, {}, opened, find_photo_cases(opened, only, options))
         if ground_truth is None:
             raise InputError(f"expected ground truth for the protocol {protocol}; got none; give --gt")
-        found = find_annotated_cases(opened, Path(ground_truth), protocol, options)
+        found = find_annotated_cases(opened, Path(ground_truth), protocol, only, options)
         settings: dict[str, Any] = {"split": found.split} if found.split else {}
         settings |= {"iou_type": options.iou_type} if protocol == "ar" else {}
         settings |= {"boundaries": options.boundaries} if protocol == "bsds" else {}

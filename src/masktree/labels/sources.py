@@ -212,12 +212,12 @@ def _by_last_part(names: Iterable[str], key: Callable[[str], str]) -> dict[str, 
 
 def _ends(image: str, groups: Mapping[str, list[str]], key: Callable[[str], str]) -> list[str]:
     """Photographs of which the image's path is the end, or the reverse."""
-    own = PurePosixPath(key(image)).parts
+    parts = PurePosixPath(key(image)).parts
     fits = []
-    for name in groups.get(own[-1], []):
+    for name in groups.get(parts[-1], []):
         other = PurePosixPath(key(name)).parts
-        shorter = min(len(own), len(other))
-        if own[-shorter:] == other[-shorter:]:
+        shorter = min(len(parts), len(other))
+        if parts[-shorter:] == other[-shorter:]:
             fits.append(name)
     return fits
 

@@ -125,7 +125,7 @@ def describe(merged: Merged) -> str:
     lines = []
     for source in merged.sources:
         counts = {key: value for key, value in source.items() if isinstance(value, int) and key != "label_free"}
-        told = {
+        labels = {
             "missing": "images without a photograph",
             "kept": "masks kept",
             "rejected": "not kept",
@@ -133,7 +133,7 @@ def describe(merged: Merged) -> str:
             "empty": "empty masks left out",
         }
         parts = [f"{counts['images']} images"]
-        parts += [f"{counts[key]} {text}" for key, text in told.items() if counts.get(key)]
+        parts += [f"{counts[key]} {text}" for key, text in labels.items() if counts.get(key)]
         lines.append(f"{source['path']}: {', '.join(parts)}")
     return "\n".join(lines)
 
@@ -259,8 +259,8 @@ def _match(
             )
         matches.append({paths[name]: image for name, image in found.items()})
         missing.append(without)
-    wanted = set().union(*matches)
-    return [photo for photo in photos if photo.path in wanted], matches, missing
+    matched = set().union(*matches)
+    return [photo for photo in photos if photo.path in matched], matches, missing
 
 
 def _refuse_look_alikes(sources: Sequence[LabelSource], names: Sequence[str]) -> None:

@@ -202,9 +202,9 @@ def _split(dataset: str, entry: Dataset, split: str | None) -> str:
 
 
 def _check(path: Path, what: str, reading: DatasetReading, expected: Counts) -> None:
-    for kind, wanted, found in zip(Counts._fields, expected, reading.found, strict=True):
-        if wanted is not None and found is not None and found != wanted:
+    for kind, published, found in zip(Counts._fields, expected, reading.found, strict=True):
+        if published is not None and found is not None and found != published:
             raise InputError(
-                f"{path}: expected {what} to have {wanted:,} {kind}; got {found:,}; "
+                f"{path}: expected {what} to have {published:,} {kind}; got {found:,}; "
                 "download it again, or accept another version with --no-check-counts"
             )
