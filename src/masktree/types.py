@@ -22,7 +22,7 @@ Mask = Bool[np.ndarray, "H W"]
 Masks = Bool[np.ndarray, "n H W"]
 Probabilities = Float32[np.ndarray, "k H W"]
 
-_F = TypeVar("_F", bound=Callable)
+_F = TypeVar("_F", bound=Callable[..., object])
 
 
 def checked(function: _F) -> _F:

@@ -12,9 +12,9 @@ with boundary strengths, histograms and embeddings.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from masktree.errors import InputError
+from masktree.kernels import kernel
 from masktree.trees.dendrogram import PartitionTree
 from masktree.types import Features, Labels, checked
 
@@ -189,16 +189,18 @@ def _require_finite(array: np.ndarray, name: str) -> float:
 _BOUND_MARGIN = 2e-5  # above the rounding error of a float32 dot product of some thousand terms
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _dot(a, b):  # pragma: no cover
+@kernel(fastmath=True)
+def _dot(a: np.ndarray, b: np.ndarray) -> np.float32:  # pragma: no cover
     total = np.float32(0)
     for i in range(a.shape[0]):
         total += a[i] * b[i]
     return total
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _chi_square(a, b, scale_a, scale_b):  # pragma: no cover
+@kernel(fastmath=True)
+def _chi_square(
+    a: np.ndarray, b: np.ndarray, scale_a: np.float32, scale_b: np.float32
+) -> np.float32:  # pragma: no cover
     """Half the chi-square distance of two normalised histograms, in [0, 1]."""
     total = np.float32(0)
     for i in range(a.shape[0]):
@@ -209,11 +211,12 @@ def _chi_square(a, b, scale_a, scale_b):  # pragma: no cover
     return np.float32(0.5) * total
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _cost(
-    u, v, area, sums, square, histograms, mass, strength, length,
-    boundary_weight, histogram_weight, embedding_weight, size_power, image_area, cosine_only,
-):  # fmt: skip  # pragma: no cover
+    u: int, v: int, area: np.ndarray, sums: np.ndarray, square: np.ndarray, histograms: np.ndarray, mass: np.ndarray,
+    strength: float, length: float, boundary_weight: float, histogram_weight: float, embedding_weight: float,
+    size_power: float, image_area: float, cosine_only: bool,
+) -> float | np.floating:  # fmt: skip  # pragma: no cover
     cosine = 0.0
     if sums.shape[1] > 0 and embedding_weight != 0.0:
         norm = square[u] * square[v]  # exact for small integers, so true ties stay ties
@@ -221,7 +224,7 @@ def _cost(
             cosine = _dot(sums[u], sums[v]) / np.sqrt(norm)
     if cosine_only:
         return -cosine
-    cost = boundary_weight * strength / length + embedding_weight * (1.0 - cosine)
+    cost: float | np.floating = boundary_weight * strength / length + embedding_weight * (1.0 - cosine)
     if histograms.shape[1] > 0 and histogram_weight != 0.0:
         scale_u = np.float32(1.0 / max(mass[u], 1e-12))
         scale_v = np.float32(1.0 / max(mass[v], 1e-12))
@@ -232,8 +235,10 @@ def _cost(
     return cost
 
 
-@njit(cache=True, nogil=True)
-def _sift(keys, order, edge, position, i, size):  # pragma: no cover
+@kernel()
+def _sift(
+    keys: np.ndarray, order: np.ndarray, edge: np.ndarray, position: np.ndarray, i: int, size: int
+) -> None:  # pragma: no cover
     """Restore the heap order after the key at index ``i`` has changed."""
     key, seq, e = keys[i], order[i], edge[i]
     down = True
@@ -261,8 +266,10 @@ def _sift(keys, order, edge, position, i, size):  # pragma: no cover
     position[e] = i
 
 
-@njit(cache=True, nogil=True)
-def _remove(keys, order, edge, position, i, size):  # pragma: no cover
+@kernel()
+def _remove(
+    keys: np.ndarray, order: np.ndarray, edge: np.ndarray, position: np.ndarray, i: int, size: int
+) -> None:  # pragma: no cover
     """Remove the entry at index ``i`` from a heap of ``size`` entries."""
     position[edge[i]] = -1
     last = size - 1
@@ -272,8 +279,8 @@ def _remove(keys, order, edge, position, i, size):  # pragma: no cover
         _sift(keys, order, edge, position, i, last)
 
 
-@njit(cache=True, nogil=True)
-def _reverse(items, keys, start, stop):  # pragma: no cover
+@kernel()
+def _reverse(items: np.ndarray, keys: np.ndarray, start: int, stop: int) -> None:  # pragma: no cover
     while start < stop - 1:
         stop -= 1
         items[start], items[stop] = items[stop], items[start]
@@ -281,8 +288,8 @@ def _reverse(items, keys, start, stop):  # pragma: no cover
         start += 1
 
 
-@njit(cache=True, nogil=True)
-def _sort(items, keys, total):  # pragma: no cover
+@kernel()
+def _sort(items: np.ndarray, keys: np.ndarray, total: int) -> None:  # pragma: no cover
     """Sort the first ``total`` items by key: insertion sort, as they are nearly sorted; argsort if they are not."""
     budget = 16 * total
     for i in range(1, total):
@@ -299,8 +306,8 @@ def _sort(items, keys, total):  # pragma: no cover
             return
 
 
-@njit(cache=True, nogil=True)
-def _prepend(half, u, head, after, before):  # pragma: no cover
+@kernel()
+def _prepend(half: int, u: int, head: np.ndarray, after: np.ndarray, before: np.ndarray) -> None:  # pragma: no cover
     """Insert a half-edge at the start of the list of region u."""
     before[half] = -1
     after[half] = head[u]
@@ -309,8 +316,8 @@ def _prepend(half, u, head, after, before):  # pragma: no cover
     head[u] = half
 
 
-@njit(cache=True, nogil=True)
-def _unlink(half, u, head, after, before):  # pragma: no cover
+@kernel()
+def _unlink(half: int, u: int, head: np.ndarray, after: np.ndarray, before: np.ndarray) -> None:  # pragma: no cover
     """Remove a half-edge from the list of region u."""
     if before[half] >= 0:
         after[before[half]] = after[half]
@@ -320,8 +327,18 @@ def _unlink(half, u, head, after, before):  # pragma: no cover
         before[after[half]] = before[half]
 
 
-@njit(cache=True, nogil=True)
-def _collect_edges(head_u, head_v, e, after, order, position, half_edges, half_edge_order, from_v):  # pragma: no cover
+@kernel()
+def _collect_edges(
+    head_u: int,
+    head_v: int,
+    e: int,
+    after: np.ndarray,
+    order: np.ndarray,
+    position: np.ndarray,
+    half_edges: np.ndarray,
+    half_edge_order: np.ndarray,
+    from_v: np.ndarray,
+) -> int:  # pragma: no cover
     """Half-edges of two lists but for edge e, by sequence number, and whether they are of the second; their number."""
     total = 0
     for side in range(2):
@@ -339,11 +356,12 @@ def _collect_edges(head_u, head_v, e, after, order, position, half_edges, half_e
     return total
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _agglomerate(
-    edges, area, sums, histograms, strength, length,
-    boundary_weight, histogram_weight, embedding_weight, size_power, image_area, cosine_only,
-):  # fmt: skip  # pragma: no cover
+    edges: np.ndarray, area: np.ndarray, sums: np.ndarray, histograms: np.ndarray, strength: np.ndarray,
+    length: np.ndarray, boundary_weight: float, histogram_weight: float, embedding_weight: float, size_power: float,
+    image_area: float, cosine_only: bool,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip  # pragma: no cover
     n, m = area.shape[0], edges.shape[0]
     ends = edges.astype(np.int32).reshape(2 * m)
     square = np.zeros(n)

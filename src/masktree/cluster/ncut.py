@@ -15,12 +15,12 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy.ndimage import label
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from masktree.errors import InputError
+from masktree.kernels import kernel
 from masktree.types import Features, Masks, checked
 
 Vector = NDArray[np.float64]
@@ -222,8 +222,8 @@ def _iou(a: np.ndarray, b: np.ndarray) -> float:
     return float((a & b).sum() / (a | b).sum())
 
 
-@njit(cache=True, nogil=True)
-def _product(bits, vector):
+@kernel()
+def _product(bits: np.ndarray, vector: np.ndarray) -> np.ndarray:
     """B @ vector in float64 by the method of the four Russians.
 
     For every eight columns the sums of all 256 subsets are tabulated, so that a byte of a row is one look-up: n^2 / 8

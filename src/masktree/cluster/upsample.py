@@ -6,7 +6,8 @@ Own kernel: joint bilateral filters of the libraries filter values, not labels, 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from masktree.kernels import kernel
 
 _COLOUR_WEIGHT = np.float32(1 / (2 * 15.0**2))  # Gaussian of sigma 15 grey levels (our choice)
 
@@ -30,8 +31,8 @@ def upsample_leaves(leaves: np.ndarray, small: np.ndarray, image: np.ndarray) ->
     return out
 
 
-@njit(cache=True, nogil=True)
-def _near_boundary(leaves):
+@kernel()
+def _near_boundary(leaves: np.ndarray) -> np.ndarray:
     """(h, w) bool: whether a pixel has another label among its 8 neighbours."""
     h, w = leaves.shape
     out = np.zeros((h, w), np.bool_)
@@ -43,8 +44,8 @@ def _near_boundary(leaves):
     return out
 
 
-@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def _upsample(leaves, small, image):
+@kernel(fastmath=True, error_model="numpy")
+def _upsample(leaves: np.ndarray, small: np.ndarray, image: np.ndarray) -> np.ndarray:
     h, w = leaves.shape
     H, W, _ = image.shape
     near_boundary = _near_boundary(leaves)

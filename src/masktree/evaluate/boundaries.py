@@ -20,10 +20,10 @@ import heapq
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from numba import njit
 
 from masktree.errors import InputError
 from masktree.evaluate.image_stats import ImageStats, Metrics
+from masktree.kernels import kernel
 from masktree.types import Mask, checked
 
 TOLERANCE = 0.0075  # of the image diagonal: the benchmark's value, 4.3 pixels for its 481 x 321 images
@@ -64,9 +64,9 @@ def match(first: Mask, second: Mask, max_distance: float) -> tuple[Mask, Mask]:
     offsets, costs = _offsets(max_distance)
     partner, owner, scarce = _largest(points, len(others), number, offsets)
     has = partner >= 0
-    rivals = ~has  # pixels that compete for the scarce ones, of which there are too few
-    rivals[owner[scarce]] = True
-    rivals = np.flatnonzero(rivals)
+    is_rival = ~has  # pixels that compete for the scarce ones, of which there are too few
+    is_rival[owner[scarce]] = True
+    rivals = np.flatnonzero(is_rival)
     if scarce.any():
         number.fill(-1)
         number[tuple(points[rivals].T)] = np.arange(len(rivals), dtype=np.int32)
@@ -205,7 +205,7 @@ def _removable() -> np.ndarray:
 _REMOVABLE = _removable()
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _thin(flat: np.ndarray, points: np.ndarray, width: int, table: np.ndarray) -> None:  # pragma: no cover
     """Thin in place; ``points``: foreground positions of the padded, flattened map."""
     steps = np.array([1, 1 - width, -width, -width - 1, -1, width - 1, width, width + 1])
@@ -232,7 +232,7 @@ def _thin(flat: np.ndarray, points: np.ndarray, width: int, table: np.ndarray) -
             removed += n_gone
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _largest(
     points: np.ndarray, n_others: int, number: np.ndarray, offsets: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # pragma: no cover
@@ -300,7 +300,7 @@ def _largest(
     return partner, owner, seen
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _cheapest(
     others: np.ndarray, n_rivals: int, number: np.ndarray, offsets: np.ndarray, costs: np.ndarray
 ) -> np.ndarray:  # pragma: no cover
@@ -345,7 +345,7 @@ def _cheapest(
             final[i] = start
             so_far = key // n_rivals
             if owner[i] < 0:
-                end = i
+                end = int(i)
             else:
                 settled.append(np.int32(i))
                 j = owner[i]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from scipy import ndimage
 
 from masktree.errors import InputError
+from masktree.kernels import kernel
 from masktree.types import Mask, checked
 
 _EIGHT_NEIGHBOURS = np.ones((3, 3), np.int8)
@@ -63,7 +63,7 @@ def _deepest_point(mask: np.ndarray, clicked: np.ndarray) -> tuple[int, int]:
     return left + int(x), top + int(y)
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _squared_distances(mask: np.ndarray) -> np.ndarray:  # pragma: no cover
     """Squared Euclidean distance to the nearest background pixel, what is outside included: down and up the columns,
     then along each row the lower envelope of parabolas (Meijster et al. 2000, doi 10.1007/0-306-47025-X_36)."""

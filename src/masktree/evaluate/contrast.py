@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float64
-from numba import njit
 
 from masktree.errors import InputError
+from masktree.kernels import kernel
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
 from masktree.types import RGB, checked
@@ -52,7 +52,7 @@ def _lab_columns(image: RGB) -> np.ndarray:
     return lab
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _distance(lab: np.ndarray, x: int, y: int, u: int, v: int) -> float:  # pragma: no cover
     total = np.float32(0)
     for c in range(3):
@@ -61,7 +61,7 @@ def _distance(lab: np.ndarray, x: int, y: int, u: int, v: int) -> float:  # prag
     return distance
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _fill(
     inside: np.ndarray, starts: np.ndarray, ends: np.ndarray, first: int, last: int, value: int
 ) -> None:  # pragma: no cover
@@ -71,7 +71,7 @@ def _fill(
             inside[pixel // height + 2, pixel % height + 2] = value
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _means(
     lab: np.ndarray, inside: np.ndarray, starts: np.ndarray, ends: np.ndarray, step: int
 ) -> tuple[float, int, float, int]:  # pragma: no cover
@@ -98,7 +98,7 @@ def _means(
     return across, n_across, within, n_within
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _contrasts(
     lab: np.ndarray, starts: np.ndarray, ends: np.ndarray, offsets: np.ndarray, areas: np.ndarray
 ) -> np.ndarray:  # pragma: no cover

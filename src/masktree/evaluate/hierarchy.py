@@ -26,7 +26,6 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
-from numba import njit
 from scipy import ndimage
 
 from masktree.errors import InputError, MasktreeError
@@ -36,6 +35,7 @@ from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.evaluate.image_stats import ImageStats, Metrics, column_arrays, ratio
 from masktree.evaluate.protocol import EvaluationProtocol, ScoringContext
 from masktree.evaluate.recall import IOU_THRESHOLDS, MAX_DETECTIONS, count_thresholds
+from masktree.kernels import kernel
 from masktree.trees import hierarchy, rle
 from masktree.trees.masktree import LEVELS, MaskTree
 
@@ -218,7 +218,7 @@ def _cuts(tree: MaskTree) -> Iterator[np.ndarray]:
         yield np.where(owners >= 0, owners, remainder)
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _best_regions(
     labels: np.ndarray, n_labels: int, starts: np.ndarray, ends: np.ndarray, offsets: np.ndarray
 ) -> np.ndarray:  # pragma: no cover

@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from numba import njit
 
 from masktree.coco.areas import MEDIUM_AREA, SMALL_AREA
 from masktree.errors import FormatError, InputError, MasktreeError
@@ -34,6 +33,7 @@ from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.evaluate.image_stats import ImageStats, Metrics, ratio
 from masktree.evaluate.options import IouType
 from masktree.evaluate.protocol import EvaluationProtocol, ScoringContext
+from masktree.kernels import kernel
 from masktree.trees import rle
 from masktree.types import checked
 
@@ -290,7 +290,7 @@ def _quotients(shared: np.ndarray, areas: np.ndarray, gt_areas: np.ndarray, crow
     return overlaps
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _match(
     first: np.ndarray,
     column: np.ndarray,
@@ -357,7 +357,7 @@ def _unpack(stats: ImageStats) -> list[np.ndarray]:
     return columns
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _precision(
     image: np.ndarray,
     ranges: np.ndarray,

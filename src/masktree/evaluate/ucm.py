@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import njit
 from scipy import ndimage
 
 from masktree.errors import FormatError, InputError
+from masktree.kernels import kernel
 from masktree.trees.dendrogram import PartitionTree
 
 FINEST = 0.01  # the benchmark's lowest threshold: pixels inside regions must not be above it
@@ -105,7 +105,7 @@ def _checked(ucm2: np.ndarray) -> np.ndarray:
     return ucm2.astype(np.float64)
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _flood(
     cells: np.ndarray, number: np.ndarray, borders: np.ndarray, n: int
 ) -> tuple[np.ndarray, np.ndarray]:  # pragma: no cover
@@ -147,7 +147,7 @@ def _flood(
     return merges, at
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _root(parent: np.ndarray, i: int) -> int:  # pragma: no cover
     while parent[i] != i:
         parent[i] = parent[parent[i]]

@@ -2,7 +2,7 @@
 
 from masktree.predict.config import SegmenterConfig
 from masktree.predict.discovery import DiscoverySegmenter
-from masktree.predict.load import load, load_model
+from masktree.predict.loading import load, load_model
 from masktree.predict.model import ModelSegmenter
 from masktree.predict.segmenter import Segmenter
 

@@ -15,7 +15,7 @@ from masktree.errors import FormatError, InputError
 from masktree.labels import LabelSet
 from masktree.models.saved import is_model
 from masktree.predict.discovery import DiscoverySegmenter
-from masktree.predict.load import load, load_model
+from masktree.predict.loading import load, load_model
 from masktree.predict.model import ModelSegmenter
 
 

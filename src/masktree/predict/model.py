@@ -72,12 +72,12 @@ class ModelSegmenter:
         """
         return self.segment_batch([image])[0]
 
-    def segment_batch(self, images: Sequence[str | Path | RGB | Image], *, batch: int = 4) -> list[MaskTree]:
-        """The trees of several images, in order; at most ``batch`` images of one shape in a forward pass.
+    def segment_batch(self, images: Sequence[str | Path | RGB | Image], *, batch_size: int = 4) -> list[MaskTree]:
+        """The trees of several images, in order; at most ``batch_size`` images of one shape in a forward pass.
 
         Raises:
             ImageError: a file cannot be read.
-            InputError: an array of another shape or type; ``batch`` below 1.
+            InputError: an array of another shape or type; ``batch_size`` below 1.
         """
 
         def segment(pictures: Sequence[RGB]) -> list[MaskTree]:
@@ -86,7 +86,7 @@ class ModelSegmenter:
                 pictures,
                 device=self._torch_device,
                 dtype=getattr(torch, self.dtype),
-                batch=batch,
+                batch_size=batch_size,
                 min_area=self._resolved_min_area,
                 min_score=self.min_score,
             )

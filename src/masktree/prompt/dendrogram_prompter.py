@@ -6,8 +6,8 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from masktree.kernels import kernel
 from masktree.prompt.candidates import (
     IOU_EXPONENT,
     MIN_PROBABILITY,
@@ -185,8 +185,10 @@ class DendrogramPrompter:
         return _corners(self.tree.leaves, self.tree.n_leaves)
 
 
-@njit(cache=True, nogil=True)
-def minimum_cuts(parents, costs, seeds, tops):  # pragma: no cover
+@kernel()
+def minimum_cuts(
+    parents: np.ndarray, costs: np.ndarray, seeds: np.ndarray, tops: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:  # pragma: no cover
     """Cheapest labellings (0 outside, 1 inside) of m nodes for each of k tops: inside, with the parent outside.
 
     Args:
@@ -239,8 +241,8 @@ def minimum_cuts(parents, costs, seeds, tops):  # pragma: no cover
     return cut_costs, inside
 
 
-@njit(cache=True, nogil=True)
-def _nearest_active(parents, index):  # pragma: no cover
+@kernel()
+def _nearest_active(parents: np.ndarray, index: np.ndarray) -> np.ndarray:  # pragma: no cover
     """(n,) index of each node's nearest ancestor, itself included, whose index is not -1."""
     result = index.copy()
     for node in range(len(parents) - 2, -1, -1):
@@ -249,8 +251,8 @@ def _nearest_active(parents, index):  # pragma: no cover
     return result
 
 
-@njit(cache=True, nogil=True)
-def _max_over_descendants(parents, values):  # pragma: no cover
+@kernel()
+def _max_over_descendants(parents: np.ndarray, values: np.ndarray) -> np.ndarray:  # pragma: no cover
     """Raise the (n, c) values of each node in place to the maximum over its descendants."""
     for node in range(len(parents) - 1):
         for c in range(values.shape[1]):
@@ -258,8 +260,8 @@ def _max_over_descendants(parents, values):  # pragma: no cover
     return values
 
 
-@njit(cache=True, nogil=True)
-def _corners(leaves, n):  # pragma: no cover
+@kernel()
+def _corners(leaves: np.ndarray, n: int) -> np.ndarray:  # pragma: no cover
     """(n, 4): -left, -top, right and bottom of each leaf."""
     out = np.full((n, 4), -np.inf)
     for y in range(leaves.shape[0]):

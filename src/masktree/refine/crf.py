@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from numba import njit
 
 from masktree.errors import InputError
+from masktree.kernels import kernel
 from masktree.refine.lattice import Lattice, blur, build_lattice
 from masktree.refine.refiner import check_problem
 from masktree.types import RGB, Probabilities, checked
@@ -31,8 +31,8 @@ _MAX_CACHED_PIXELS = 1 << 20  # of an image whose lattices are cached for the ne
 _TRANSPOSE_BLOCK = 64  # pixels transposed at a time: 64 rows of labels fit in the first-level cache
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _exp(x):
+@kernel(fastmath=True)
+def _exp(x: np.float32) -> np.float32:
     """Exponential for x <= 0 that the compiler can vectorise; relative error below 3e-7.
 
     2^n by exponent bits times the polynomial of Cephes' expf. Arguments are clipped at -60: probabilities below 1e-26
@@ -51,8 +51,8 @@ def _exp(x):
     return p * np.int32((np.int32(n) + 127) << 23).view(np.float32)
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _slice(total, pixel, offsets, weights, values):
+@kernel(fastmath=True)
+def _slice(total: np.ndarray, pixel: int, offsets: np.ndarray, weights: np.ndarray, values: np.ndarray) -> None:
     for v in range(offsets.shape[1]):
         vertex = offsets[pixel, v]
         weight = weights[pixel, v]
@@ -60,8 +60,8 @@ def _slice(total, pixel, offsets, weights, values):
             total[c] += weight * values[vertex, c]
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _splat(total, pixel, offsets, weights, values):
+@kernel(fastmath=True)
+def _splat(total: np.ndarray, pixel: int, offsets: np.ndarray, weights: np.ndarray, values: np.ndarray) -> None:
     for v in range(offsets.shape[1]):
         vertex = offsets[pixel, v]
         weight = weights[pixel, v]
@@ -69,8 +69,16 @@ def _splat(total, pixel, offsets, weights, values):
             values[vertex, c] += weight * total[c]
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _multilabel_step(logits, smoothness, smoothness_values, appearance, appearance_values, first, last):
+@kernel(fastmath=True)
+def _multilabel_step(
+    logits: np.ndarray,
+    smoothness: tuple[np.ndarray, np.ndarray],
+    smoothness_values: tuple[np.ndarray, np.ndarray],
+    appearance: tuple[np.ndarray, np.ndarray],
+    appearance_values: tuple[np.ndarray, np.ndarray],
+    first: bool,
+    last: bool,
+) -> None:
     """Slice, softmax over the labels, splat; the last step writes the probabilities to ``logits``."""
     n, k = logits.shape
     q = np.empty(k, np.float32)
@@ -98,16 +106,24 @@ def _multilabel_step(logits, smoothness, smoothness_values, appearance, appearan
             _splat(q, i, appearance[0], appearance[1], appearance_values[1])
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _contrast(odds):
+@kernel(fastmath=True)
+def _contrast(odds: np.float32) -> np.float32:
     """P(foreground) - P(background) for given log odds. Exactly odd: swapping the labels swaps the result."""
     e = _exp(-abs(odds))
     contrast = (np.float32(1) - e) / (np.float32(1) + e)
     return contrast if odds >= 0 else -contrast
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _binary_step(logits, smoothness, smoothness_values, appearance, appearance_values, first, last):
+@kernel(fastmath=True)
+def _binary_step(
+    logits: np.ndarray,
+    smoothness: tuple[np.ndarray, np.ndarray],
+    smoothness_values: tuple[np.ndarray, np.ndarray],
+    appearance: tuple[np.ndarray, np.ndarray],
+    appearance_values: tuple[np.ndarray, np.ndarray],
+    first: bool,
+    last: bool,
+) -> None:
     """Slice, logistic function, splat of foreground log odds, one two-label problem per channel.
 
     The odds change by the difference of the two labels' messages, which is the filtered contrast: one channel replaces
@@ -131,8 +147,16 @@ def _binary_step(logits, smoothness, smoothness_values, appearance, appearance_v
             _splat(q, i, appearance[0], appearance[1], appearance_values[1])
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _single_binary_step(logits, smoothness, smoothness_values, appearance, appearance_values, first, last):
+@kernel(fastmath=True)
+def _single_binary_step(
+    logits: np.ndarray,
+    smoothness: tuple[np.ndarray, np.ndarray],
+    smoothness_values: tuple[np.ndarray, np.ndarray],
+    appearance: tuple[np.ndarray, np.ndarray],
+    appearance_values: tuple[np.ndarray, np.ndarray],
+    first: bool,
+    last: bool,
+) -> None:
     """``_binary_step`` for one channel, in scalars: half the time."""
     smoothness_offsets, smoothness_weights = smoothness
     appearance_offsets, appearance_weights = appearance
@@ -153,8 +177,8 @@ def _single_binary_step(logits, smoothness, smoothness_values, appearance, appea
                 appearance_values[1][appearance_offsets[i, v], 0] += appearance_weights[i, v] * q
 
 
-@njit(cache=True, nogil=True)
-def _log_probabilities(probabilities, logits):
+@kernel()
+def _log_probabilities(probabilities: np.ndarray, logits: np.ndarray) -> None:
     """(k, N) probabilities to (N, >= k) clipped logarithms; most are 0 or 1, which need no logarithm."""
     k, n = probabilities.shape
     floor = np.float32(np.log(_MIN_PROBABILITY))
@@ -170,8 +194,8 @@ def _log_probabilities(probabilities, logits):
                     logits[i, c] = np.log(p)
 
 
-@njit(cache=True, nogil=True)
-def _log_odds(probabilities, logits):
+@kernel()
+def _log_odds(probabilities: np.ndarray, logits: np.ndarray) -> None:
     """(k, N) foreground probabilities to (N, >= k) clipped log odds."""
     k, n = probabilities.shape
     last = np.float32(0.5)
@@ -186,8 +210,8 @@ def _log_odds(probabilities, logits):
                 logits[i, c] = odds
 
 
-@njit(cache=True, nogil=True)
-def _transpose(pixels, channels):
+@kernel()
+def _transpose(pixels: np.ndarray, channels: np.ndarray) -> None:
     k, n = channels.shape
     for start in range(0, n, _TRANSPOSE_BLOCK):
         for c in range(k):
@@ -195,8 +219,8 @@ def _transpose(pixels, channels):
                 channels[c, i] = pixels[i, c]
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _slice_constant(lattice, values):
+@kernel(fastmath=True)
+def _slice_constant(lattice: tuple[np.ndarray, np.ndarray], values: np.ndarray) -> np.ndarray:
     """Filtered constant at every pixel, from blurred vertex values."""
     offsets, weights = lattice
     total = np.zeros(len(offsets), np.float32)
@@ -206,8 +230,8 @@ def _slice_constant(lattice, values):
     return total
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _splat_constant(lattice, values):
+@kernel(fastmath=True)
+def _splat_constant(lattice: tuple[np.ndarray, np.ndarray], values: np.ndarray) -> None:
     offsets, weights = lattice
     for i in range(len(offsets)):
         for v in range(offsets.shape[1]):
@@ -279,8 +303,8 @@ def _cached_kernels(image: RGB, parameters: tuple[float, ...]) -> Iterator[tuple
     yield kernels
     _cached.clear()
     if image[..., 0].size <= _MAX_CACHED_PIXELS:
-        for kernel in kernels:
-            kernel.reset(1)  # frees the values of the labels
+        for gaussian in kernels:
+            gaussian.reset(1)  # frees the values of the labels
         _cached[key] = kernels
 
 
@@ -290,8 +314,8 @@ def _infer(kernels: tuple[_Kernel, _Kernel], logits: np.ndarray, iterations: int
     step = _multilabel_step
     if independent:
         step = _single_binary_step if logits.shape[1] == 1 else _binary_step
-    for kernel in kernels:
-        kernel.reset(logits.shape[1])
+    for gaussian in kernels:
+        gaussian.reset(logits.shape[1])
     for iteration in range(iterations + 1):
         last = iteration == iterations
         step(logits, smoothness.points, smoothness.values, appearance.points, appearance.values, iteration == 0, last)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from masktree.errors import InputError
+from masktree.kernels import kernel
 from masktree.types import Mask, Masks, checked
 
 
@@ -31,8 +31,8 @@ def elementwise_iou(before: Masks, after: Masks) -> NDArray[np.float64]:
     return ious
 
 
-@njit(cache=True, nogil=True)
-def _fill(mask, outside, stack):
+@kernel()
+def _fill(mask: np.ndarray, outside: np.ndarray, stack: np.ndarray) -> None:
     """Flood the background from the image border, 4-connected; unreached pixels are mask or hole."""
     height, width = mask.shape
     count = 0

@@ -11,16 +11,16 @@ unlabelled photographs; without refinement 0.932.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from scipy.ndimage import uniform_filter
 
 from masktree.errors import InputError
+from masktree.kernels import kernel
 from masktree.refine.refiner import check_problem
 from masktree.types import RGB, Probabilities, checked
 
 
-@njit(cache=True, nogil=True)
-def _block_sums(colour, channel, step, sums):
+@kernel()
+def _block_sums(colour: np.ndarray, channel: np.ndarray, step: int, sums: np.ndarray) -> None:
     """Sums of p and of p times each colour over blocks of ``step`` pixels, into (4, blocks down, blocks across)."""
     sums[:] = 0
     height, width = channel.shape
@@ -35,8 +35,8 @@ def _block_sums(colour, channel, step, sums):
                     sums[c, row, column] += p * colour[y, x, c]
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _apply(colour, coefficients, step, refined):
+@kernel(fastmath=True)
+def _apply(colour: np.ndarray, coefficients: np.ndarray, step: int, refined: np.ndarray) -> None:
     """Interpolate (4, blocks, blocks) coefficients bilinearly to the pixels and evaluate them on the colours."""
     _, rows, columns = coefficients.shape
     height, width = refined.shape

@@ -13,9 +13,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from masktree.errors import InputError
+from masktree.kernels import kernel
 
 _HASH = np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing: 2^64 divided by the golden ratio
 _FIRST_TABLE_BITS = 14
@@ -36,8 +36,8 @@ class Lattice(NamedTuple):
     gain: float
 
 
-@njit(cache=True, nogil=True)
-def _slot(table, known, shift, key):
+@kernel()
+def _slot(table: np.ndarray, known: np.ndarray, shift: int, key: np.int64) -> np.int64:
     """Slot of the key in the open-addressing table, or the free slot for it."""
     mask = len(table) - 1
     slot = np.int64((np.uint64(key) * _HASH) >> np.uint64(shift))
@@ -46,8 +46,8 @@ def _slot(table, known, shift, key):
     return slot
 
 
-@njit(cache=True, nogil=True)
-def _grown(known, count):
+@kernel()
+def _grown(known: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, int]:
     """Hash table and key list with twice the capacity, for the first ``count`` keys."""
     bits = _FIRST_TABLE_BITS
     while (1 << bits) < 4 * count + 1:
@@ -60,8 +60,14 @@ def _grown(known, count):
     return table, keys, 64 - bits
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _locate(point, scale, rest, rank, barycentric):
+@kernel(error_model="numpy")
+def _locate(
+    point: np.ndarray,
+    scale: tuple[float, ...],
+    rest: np.ndarray,
+    rank: np.ndarray,
+    barycentric: np.ndarray,
+) -> None:
     """Simplex around a point: its 0-coloured vertex (rest), the order of the residuals (rank), the weights."""
     d = len(scale)
     up = d + 1
@@ -97,8 +103,12 @@ def _locate(point, scale, rest, rank, barycentric):
             elevated[i] += up
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _embed(features, scale, bits):
+@kernel(error_model="numpy")
+def _embed(
+    features: np.ndarray,
+    scale: tuple[float, ...],
+    bits: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
     """Vertices and weights of every point, and the vertex keys, empty if one does not fit into its bits.
 
     ``scale`` is a tuple, so that the compiler knows the dimension and unrolls loops over it.
@@ -146,8 +156,8 @@ def _embed(features, scale, bits):
     return offsets, weights, known[:count], table, shift
 
 
-@njit(cache=True, nogil=True)
-def _connect(known, table, shift, d, bits):
+@kernel()
+def _connect(known: np.ndarray, table: np.ndarray, shift: int, d: int, bits: int) -> np.ndarray:
     """Neighbours of every vertex along every axis."""
     m = len(known)
     neighbours = np.full((d + 1, m, 2), m, np.int32)
@@ -187,8 +197,8 @@ def build_lattice(features: np.ndarray) -> Lattice:
     return Lattice(offsets, weights, _connect(known, table, shift, d, bits), 1.0 / (1.0 + 2.0**-d))
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def blur(values, spare, neighbours, gain):
+@kernel(fastmath=True)
+def blur(values: np.ndarray, spare: np.ndarray, neighbours: np.ndarray, gain: float) -> tuple[np.ndarray, np.ndarray]:
     """Blur (M + 1, k) vertex values along all axes; the last row stands for missing neighbours and stays 0.
 
     Returns the blurred values and the spare array; both arguments are overwritten.

@@ -6,9 +6,9 @@ from math import exp
 
 import numpy as np
 from jaxtyping import Int32
-from numba import njit
 
 from masktree.errors import InputError
+from masktree.kernels import kernel
 from masktree.refine.crf import dense_crf
 from masktree.refine.refiner import Refiner
 from masktree.types import RGB, Masks, Probabilities, checked
@@ -19,8 +19,8 @@ _BATCH_PIXELS = 1 << 23  # mask pixels of one batch (our choice: 100 MB in the d
 _BATCH_MASKS = 32  # larger batches do not lower the cost of a mask
 
 
-@njit(cache=True, nogil=True)
-def _neighbours(size, source):
+@kernel()
+def _neighbours(size: int, source: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lower neighbour, upper neighbour and weight of the upper one for each target position."""
     lower = np.empty(size, np.int64)
     upper = np.empty(size, np.int64)
@@ -33,8 +33,8 @@ def _neighbours(size, source):
     return lower, upper, weight
 
 
-@njit(cache=True, nogil=True)
-def _interpolate(labels, probabilities):
+@kernel()
+def _interpolate(labels: np.ndarray, probabilities: np.ndarray) -> None:
     _, height, width = probabilities.shape
     top, bottom, down = _neighbours(height, labels.shape[0])
     left, right, across = _neighbours(width, labels.shape[1])

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import UInt8
-from numba import njit
 from PIL import Image
 
 from masktree.errors import InputError
+from masktree.kernels import kernel
 from masktree.trees import rle
 from masktree.types import RGB, Masks, checked
 
@@ -128,7 +128,7 @@ class Geometry:
         return self.valid_region[1].start + self.valid_region[1].stop - 1 if self.flipped else -1
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba has no annotations
+@kernel()  # type: ignore[untyped-decorator]  # numba has no annotations
 def _areas(
     starts: np.ndarray,
     ends: np.ndarray,
@@ -151,7 +151,7 @@ def _areas(
     return result
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba has no annotations
+@kernel()  # type: ignore[untyped-decorator]  # numba has no annotations
 def _paint(
     masks: np.ndarray,
     starts: np.ndarray,

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numba import njit
 
 from masktree.errors import InputError
+from masktree.kernels import kernel
 from masktree.trees import rle
 from masktree.types import Labels, Mask, checked
 
@@ -211,8 +211,8 @@ def renumber(labels: Labels) -> Labels:
     return _renumber(labels.ravel(), int(labels.max()) + 1).reshape(labels.shape)
 
 
-@njit(cache=True, nogil=True)
-def _renumber(labels, limit):  # pragma: no cover
+@kernel()
+def _renumber(labels: np.ndarray, limit: int) -> np.ndarray:  # pragma: no cover
     new_labels = np.full(limit, -1, np.int32)
     out = np.empty_like(labels)
     count = 0
@@ -225,8 +225,8 @@ def _renumber(labels, limit):  # pragma: no cover
     return out
 
 
-@njit(cache=True, nogil=True)
-def _highest_ancestors(parents, n, limit):  # pragma: no cover
+@kernel()
+def _highest_ancestors(parents: np.ndarray, n: int, limit: int) -> np.ndarray:  # pragma: no cover
     """Highest ancestor below node number ``limit`` of each leaf; parents are numbered upwards."""
     top = np.arange(limit).astype(np.int32)
     for node in range(limit - 1, -1, -1):
@@ -235,8 +235,8 @@ def _highest_ancestors(parents, n, limit):  # pragma: no cover
     return top[:n]
 
 
-@njit(cache=True, nogil=True)
-def _intervals(parents, children):  # pragma: no cover
+@kernel()
+def _intervals(parents: np.ndarray, children: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # pragma: no cover
     count = parents.shape[0]
     n = (count + 1) // 2
     leaves = np.ones(count, np.int32)
@@ -250,8 +250,10 @@ def _intervals(parents, children):  # pragma: no cover
     return low, low + leaves
 
 
-@njit(cache=True, nogil=True)
-def _saddles(first, second, parents, altitudes):  # pragma: no cover
+@kernel()
+def _saddles(
+    first: np.ndarray, second: np.ndarray, parents: np.ndarray, altitudes: np.ndarray
+) -> np.ndarray:  # pragma: no cover
     """Altitude of the lowest common ancestor of each pair of leaves; 0 where they are the same."""
     out = np.zeros(first.shape, np.float32)
     for y in range(first.shape[0]):

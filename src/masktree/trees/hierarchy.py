@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int8, Int32
-from numba import njit
 
 from masktree.errors import InputError
+from masktree.kernels import kernel
 from masktree.trees import rle
 from masktree.types import checked
 
@@ -103,8 +103,8 @@ def reparent(parents: Parents, keep: Bool[np.ndarray, " n"]) -> Int32[np.ndarray
     return np.where(kept >= 0, new_index[kept], -1).astype(np.int32)
 
 
-@njit(cache=True, nogil=True)
-def _smallest_covering(shared, min_coverage):
+@kernel()
+def _smallest_covering(shared: np.ndarray, min_coverage: float) -> np.ndarray:
     n = len(shared)
     parents = np.full(n, -1, np.int32)
     for a in range(n):
@@ -119,8 +119,8 @@ def _smallest_covering(shared, min_coverage):
     return parents
 
 
-@njit(cache=True, nogil=True)
-def _depths(parents):
+@kernel()
+def _depths(parents: np.ndarray) -> tuple[np.ndarray, int]:
     """Depths, and the index of a mask on a cycle (-1 if none). Each walk up stops at the first known depth."""
     n = len(parents)
     result = np.full(n, -1, np.int32)

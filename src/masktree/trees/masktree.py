@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numba import njit
 from scipy import ndimage
 
 from masktree.errors import InputError
+from masktree.kernels import kernel
 from masktree.trees import hierarchy, rle
 from masktree.trees.dendrogram import PartitionTree, renumber
 from masktree.trees.node_selection import select_nodes
@@ -378,8 +378,10 @@ class MaskTree:
         return read_tree(Path(path))
 
 
-@njit(cache=True, nogil=True)
-def _paint(owner, starts, ends, offsets, order):  # pragma: no cover
+@kernel()
+def _paint(
+    owner: np.ndarray, starts: np.ndarray, ends: np.ndarray, offsets: np.ndarray, order: np.ndarray
+) -> None:  # pragma: no cover
     for index in order:
         for run in range(offsets[index], offsets[index + 1]):
             owner[starts[run] : ends[run]] = index

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int64
-from numba import njit
 
 from masktree.errors import InputError
+from masktree.kernels import kernel
 from masktree.trees import rle
 from masktree.types import checked
 
@@ -49,8 +49,16 @@ def mask_nms(
     return order[_keep(starts, ends, offsets, rle.areas(rles, size), rle.boxes(rles, size), order, iou_threshold)]
 
 
-@njit(cache=True, nogil=True)
-def _keep(starts, ends, offsets, areas, boxes, order, iou_threshold):
+@kernel()
+def _keep(
+    starts: np.ndarray,
+    ends: np.ndarray,
+    offsets: np.ndarray,
+    areas: np.ndarray,
+    boxes: np.ndarray,
+    order: np.ndarray,
+    iou_threshold: float,
+) -> np.ndarray:
     """(n,) bool: which positions of ``order`` survive greedy suppression."""
     n = len(order)
     kept = np.ones(n, np.bool_)
@@ -77,8 +85,8 @@ def _keep(starts, ends, offsets, areas, boxes, order, iou_threshold):
     return kept
 
 
-@njit(cache=True, nogil=True)
-def _intersection(starts, ends, i, i_end, j, j_end):
+@kernel()
+def _intersection(starts: np.ndarray, ends: np.ndarray, i: int, i_end: int, j: int, j_end: int) -> int:
     """Number of pixels in both of two lists of runs."""
     total = 0
     while i < i_end and j < j_end:

@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int, Int64
-from numba import njit
 
 from masktree.errors import InputError
+from masktree.kernels import kernel
 from masktree.types import Labels, Mask, checked
 
 _MAX_PIXELS = 2**31  # of an image: positions fit into 32 bits
@@ -258,14 +258,14 @@ def _owners(offsets: np.ndarray) -> np.ndarray:
     return np.repeat(np.arange(len(offsets) - 1, dtype=np.int64), np.diff(offsets))
 
 
-@njit(cache=True, nogil=True)
-def _fill(flat, starts, ends):
+@kernel()
+def _fill(flat: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
     for i in range(len(starts)):
         flat[starts[i] : ends[i]] = True
 
 
-@njit(cache=True, nogil=True)
-def _by_label(values, n_labels):
+@kernel()
+def _by_label(values: np.ndarray, n_labels: int) -> tuple[np.ndarray, np.ndarray]:
     """Runs in order of label, then position (counting sort), and where each label begins in that order."""
     offsets = np.zeros(n_labels + 1, np.int64)
     for value in values:
@@ -280,8 +280,10 @@ def _by_label(values, n_labels):
     return order, offsets
 
 
-@njit(cache=True, nogil=True)
-def _interval_counts(starts, values, order, offsets, low, high):
+@kernel()
+def _interval_counts(
+    starts: np.ndarray, values: np.ndarray, order: np.ndarray, offsets: np.ndarray, low: int, high: int
+) -> np.ndarray:
     """Run lengths of the union of the label runs with low <= label < high."""
     begin, end = offsets[low], offsets[high]
     n_inside = end - begin
@@ -319,8 +321,8 @@ def _interval_counts(starts, values, order, offsets, low, high):
     return counts[:n]
 
 
-@njit(cache=True, nogil=True)
-def _run_counts(starts, ends, pixels):
+@kernel()
+def _run_counts(starts: np.ndarray, ends: np.ndarray, pixels: int) -> np.ndarray:
     """Run lengths of the union of intervals sorted by start; they may touch and overlap."""
     counts = np.empty(2 * len(starts) + 1, np.int64)
     n, position = 0, np.int64(0)
@@ -341,8 +343,8 @@ def _run_counts(starts, ends, pixels):
     return counts[:n]
 
 
-@njit(cache=True, nogil=True)
-def _compress(counts):
+@kernel()
+def _compress(counts: np.ndarray) -> np.ndarray:
     text = np.empty(_MAX_CHARACTERS * len(counts), np.uint8)
     n = 0
     for i in range(len(counts)):
@@ -357,8 +359,8 @@ def _compress(counts):
     return text[:n]
 
 
-@njit(cache=True, nogil=True)
-def _parse(text, bounds):
+@kernel()
+def _parse(text: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Foreground runs of all strings, and for each string its number of pixels or an error code."""
     n = len(bounds) - 1
     numbers = 0
@@ -407,8 +409,8 @@ def _parse(text, bounds):
     return starts[:at].copy(), ends[:at].copy(), offsets, totals
 
 
-@njit(cache=True, nogil=True)
-def _areas(starts, ends, offsets):
+@kernel()
+def _areas(starts: np.ndarray, ends: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     result = np.zeros(len(offsets) - 1, np.int64)
     for i in range(len(result)):
         for j in range(offsets[i], offsets[i + 1]):
@@ -416,8 +418,8 @@ def _areas(starts, ends, offsets):
     return result
 
 
-@njit(cache=True, nogil=True)
-def _boxes(starts, ends, offsets, height):
+@kernel()
+def _boxes(starts: np.ndarray, ends: np.ndarray, offsets: np.ndarray, height: int) -> np.ndarray:
     result = np.zeros((len(offsets) - 1, 4), np.float64)
     for i in range(len(result)):
         first, last = offsets[i], offsets[i + 1]
@@ -437,8 +439,8 @@ def _boxes(starts, ends, offsets, height):
     return result
 
 
-@njit(cache=True, nogil=True)
-def _sweep(starts, ends, owners, order, n):
+@kernel()
+def _sweep(starts: np.ndarray, ends: np.ndarray, owners: np.ndarray, order: np.ndarray, n: int) -> np.ndarray:
     """Sum of overlap lengths of the runs of each pair; ``open_``: runs that may extend beyond the current start."""
     result = np.zeros((n, n), np.int64)
     open_ = np.empty(n, np.int64)  # at most one run of each mask
@@ -463,8 +465,10 @@ def _sweep(starts, ends, owners, order, n):
     return result
 
 
-@njit(cache=True, nogil=True)
-def _sweep_across(starts, ends, owners, order, n_a, n_b):
+@kernel()
+def _sweep_across(
+    starts: np.ndarray, ends: np.ndarray, owners: np.ndarray, order: np.ndarray, n_a: int, n_b: int
+) -> np.ndarray:
     """As ``_sweep``, with one list of open runs per set; masks from n_a on belong to the second set."""
     result = np.zeros((n_a, n_b), np.int64)
     open_ = np.empty((2, max(n_a, n_b)), np.int64)

@@ -9,9 +9,9 @@ choice).
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from masktree.errors import InputError
+from masktree.kernels import kernel
 from masktree.trees import hierarchy, rle
 from masktree.trees.dendrogram import PartitionTree
 from masktree.trees.masktree import MaskTree
@@ -98,8 +98,8 @@ def _replace_masks(tree: MaskTree, rles: list[bytes]) -> MaskTree:
     )
 
 
-@njit(cache=True, nogil=True)
-def _inside(shared, sizes, parents, cost):
+@kernel()
+def _inside(shared: np.ndarray, sizes: np.ndarray, parents: np.ndarray, cost: float) -> np.ndarray:
     """(n, leaves) bool: leaves inside in the best labelling for each mask, from its (n, leaves) ``shared`` pixels.
 
     Linear in the number of nodes. If both labels cost the same, a node takes that of its parent, the root outside.

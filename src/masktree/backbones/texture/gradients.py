@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from masktree.kernels import kernel
 
 _ORIENTATIONS = 8
 
@@ -53,8 +54,8 @@ def _offsets(distance: float) -> np.ndarray:
     return np.rint(distance * np.stack([np.sin(angles), np.cos(angles)], 1)).astype(np.int64)
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _blur_words(words, count, taps):
+@kernel(fastmath=True)
+def _blur_words(words: np.ndarray, count: int, taps: np.ndarray) -> np.ndarray:
     h, w = words.shape
     radius = taps.shape[0] // 2
     out = np.zeros((h, w, count), np.float32)
@@ -65,8 +66,8 @@ def _blur_words(words, count, taps):
     return out
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _blur_columns(values, taps):
+@kernel(fastmath=True)
+def _blur_columns(values: np.ndarray, taps: np.ndarray) -> np.ndarray:
     h, w, d = values.shape
     radius = taps.shape[0] // 2
     out = np.zeros((h, w, d), np.float32)
@@ -81,8 +82,8 @@ def _blur_columns(values, taps):
     return out
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _blur_rows(values, taps):
+@kernel(fastmath=True)
+def _blur_rows(values: np.ndarray, taps: np.ndarray) -> np.ndarray:
     h, w, d = values.shape
     radius = taps.shape[0] // 2
     flat = values.reshape(h, w * d)
@@ -97,8 +98,8 @@ def _blur_rows(values, taps):
     return out.reshape(h, w, d)
 
 
-@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def _chi_distance(histograms, offsets):
+@kernel(fastmath=True, error_model="numpy")
+def _chi_distance(histograms: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     h, w, d = histograms.shape
     count = offsets.shape[0]
     out = np.zeros((h, w), np.float32)
@@ -117,8 +118,8 @@ def _chi_distance(histograms, offsets):
     return out / np.float32(count)
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _euclidean_distance(values, offsets):
+@kernel(fastmath=True)
+def _euclidean_distance(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     h, w, d = values.shape
     count = offsets.shape[0]
     out = np.zeros((h, w), np.float32)
@@ -137,8 +138,8 @@ def _euclidean_distance(values, offsets):
     return out / np.float32(count)
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def upsample(values, H, W):
+@kernel(fastmath=True)
+def upsample(values: np.ndarray, H: int, W: int) -> np.ndarray:
     """Bilinear upsampling of an (h, w) float32 map of 2 x 2 means to (H, W), h = ceil(H/2), w = ceil(W/2)."""
     h, w = values.shape
     out = np.empty((H, W), np.float32)

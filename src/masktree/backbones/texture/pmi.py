@@ -9,7 +9,8 @@ co-occurrences of words are counted and their table is decomposed: milliseconds 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from masktree.kernels import kernel
 
 RHO = 1.25  # exponent of the joint probability, as published
 PMI_DIM = 16
@@ -43,8 +44,8 @@ def pmi_embedding(words: np.ndarray, count: int) -> np.ndarray:
     return units
 
 
-@njit(cache=True, nogil=True)
-def _count_pairs(words, count, max_distance):
+@kernel()
+def _count_pairs(words: np.ndarray, count: int, max_distance: int) -> np.ndarray:
     """(count, count) float64: pairs of words at most ``max_distance`` apart, with Gaussian weights."""
     h, w = words.shape
     out = np.zeros((count, count), np.float64)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from masktree.kernels import kernel
 
 NUM_WORDS = 32  # size of each vocabulary; histograms of 32 floats fill vector registers (our choice)
 _KMEANS_SAMPLES = 5000  # pixels that k-means is fitted to, on a regular grid
@@ -93,15 +94,15 @@ def _normalise_contrast(lightness: np.ndarray) -> np.ndarray:
     return centred / np.sqrt(variance + np.float32(4.0))  # 2 units of L: noise is not amplified
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _cube_root(value):
+@kernel(fastmath=True)
+def _cube_root(value: np.float32) -> np.float32:
     if value > 0.008856452:
         return value ** np.float32(1 / 3)
     return np.float32(7.787037) * value + np.float32(0.13793103)
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _lab(image, linear):
+@kernel(fastmath=True)
+def _lab(image: np.ndarray, linear: np.ndarray) -> np.ndarray:
     H, W, _ = image.shape
     out = np.empty((H, W, 3), np.float32)
     for i in range(H):
@@ -122,8 +123,8 @@ def _lab(image, linear):
     return out
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def halve(values):
+@kernel(fastmath=True)
+def halve(values: np.ndarray) -> np.ndarray:
     """Mean of 2 x 2 blocks of (H, W, k) float32; an odd last row or column is repeated."""
     H, W, d = values.shape
     h, w = (H + 1) // 2, (W + 1) // 2
@@ -139,8 +140,8 @@ def halve(values):
     return out
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _filter_half(plane, filters):
+@kernel(fastmath=True)
+def _filter_half(plane: np.ndarray, filters: np.ndarray) -> np.ndarray:
     H, W = plane.shape
     size, _, count = filters.shape
     radius = size // 2
@@ -162,8 +163,8 @@ def _filter_half(plane, filters):
     return out
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _nearest_centre(point, centres):
+@kernel(fastmath=True)
+def _nearest_centre(point: np.ndarray, centres: np.ndarray) -> int:
     best, best_centre = np.float32(np.inf), 0
     for c in range(centres.shape[0]):
         distance = np.float32(0)
@@ -175,16 +176,16 @@ def _nearest_centre(point, centres):
     return best_centre
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _nearest(points, centres):
+@kernel(fastmath=True)
+def _nearest(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
     out = np.empty(points.shape[0], np.int32)
     for i in range(points.shape[0]):
         out[i] = _nearest_centre(points[i], centres)
     return out
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _kmeans(points, count, iterations, draws):
+@kernel(fastmath=True)
+def _kmeans(points: np.ndarray, count: int, iterations: int, draws: np.ndarray) -> np.ndarray:
     """Centres by k-means++ from the given uniform draws, then Lloyd iterations; an empty cluster keeps its centre."""
     n, d = points.shape
     centres = np.empty((count, d), np.float32)

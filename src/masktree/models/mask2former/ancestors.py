@@ -11,11 +11,11 @@ import math
 import numpy as np
 import torch
 from jaxtyping import Float, Real
-from numba import njit
 from torch import Tensor, nn
 from torch.nn import functional
 
 from masktree.errors import InputError
+from masktree.kernels import kernel
 from masktree.trees import hierarchy
 from masktree.trees.hierarchy import Parents
 from masktree.types import checked
@@ -98,7 +98,7 @@ def parents_from_probabilities(
     return parents
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _link(is_ancestor: np.ndarray, probabilities: np.ndarray, smallest_first: np.ndarray) -> np.ndarray:
     n = len(smallest_first)
     parents = np.full(n, -1, np.int32)
