@@ -12,7 +12,8 @@ __version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from masktree.backbones import load_backbone
-    from masktree.predict import DiscoverySegmenter, ModelSegmenter, load
+    from masktree.predict import DiscoverySegmenter, ModelSegmenter
+    from masktree.predict.loading import load
     from masktree.prompt.generator import AutomaticMaskGenerator
     from masktree.prompt.predictor import Predictor
     from masktree.trees.dendrogram import PartitionTree

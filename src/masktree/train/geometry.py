@@ -128,7 +128,7 @@ class Geometry:
         return self.valid_region[1].start + self.valid_region[1].stop - 1 if self.flipped else -1
 
 
-@kernel()  # type: ignore[untyped-decorator]  # numba has no annotations
+@kernel()
 def _areas(
     starts: np.ndarray,
     ends: np.ndarray,
@@ -151,7 +151,7 @@ def _areas(
     return result
 
 
-@kernel()  # type: ignore[untyped-decorator]  # numba has no annotations
+@kernel()
 def _paint(
     masks: np.ndarray,
     starts: np.ndarray,

@@ -166,7 +166,7 @@ def update_ema(ema_model: nn.Module, model: nn.Module, step: int | None, decay: 
         )
     )
     floating = [(average, current) for average, current in pairs if average.is_floating_point()]
-    average_fn = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch has no annotation there
+    average_fn = get_ema_multi_avg_fn(decay)
     average_fn([average for average, _ in floating], [current for _, current in floating], 0)
     for average, current in pairs:
         if not average.is_floating_point():
