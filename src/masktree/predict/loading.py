@@ -10,7 +10,6 @@ from masktree.backbones.device import resolve_device
 from masktree.discover.methods import Quality
 from masktree.errors import InputError
 from masktree.models import saved
-from masktree.models.build import read_model
 from masktree.predict.discovery import DiscoverySegmenter
 from masktree.predict.model import ModelSegmenter
 
@@ -76,6 +75,8 @@ def load_model(
         FormatError: ``config.json`` is damaged or not that of a model.
         InputError: unknown option, or a value out of range.
     """
+    from masktree.models.build import read_model  # imports torch's networks, which discovery methods do without
+
     unknown = [name for name in options if name not in ("min_score", "crops")]
     if unknown:
         raise InputError(

@@ -7,19 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
 from masktree.discover.masktree import build_dendrogram
 from masktree.errors import InputError
 from masktree.io.images import as_rgb
 from masktree.models.crops import segment_crops
-from masktree.models.trees import MIN_AREA, check_limits, segment_images
 from masktree.trees.masktree import MaskTree
 from masktree.trees.snap import snap_to_regions
 from masktree.types import RGB
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
 
     from masktree.backbones.base import Backbone
@@ -56,6 +53,8 @@ class ModelSegmenter:
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16"):
             raise InputError(f"expected dtype 'float32' or 'bfloat16'; got {self.dtype!r}; give one of these")
+        from masktree.models.trees import check_limits
+
         check_limits(self._resolved_min_area, self.min_score)
 
     @property
@@ -79,6 +78,9 @@ class ModelSegmenter:
             ImageError: a file cannot be read.
             InputError: an array of another shape or type; ``batch_size`` below 1.
         """
+        import torch
+
+        from masktree.models.trees import segment_images
 
         def segment(pictures: Sequence[RGB]) -> list[MaskTree]:
             return segment_images(
@@ -105,9 +107,13 @@ class ModelSegmenter:
 
     @property
     def _resolved_min_area(self) -> int:
+        from masktree.models.trees import MIN_AREA
+
         return MIN_AREA if self.min_area is None else self.min_area
 
     @property
     def _torch_device(self) -> torch.device:
+        from torch import nn
+
         assert isinstance(self.model, nn.Module)
         return next(self.model.parameters()).device
