@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from masktree.coco.areas import MEDIUM_AREA, SMALL_AREA
 from masktree.errors import FormatError, InputError
 from masktree.jobs.progress import NoProgress, Progress
 from masktree.train.label_store import LabelStore
 from masktree.trees import rle
 
 SIZES = ("small", "medium", "large")
-_SIZE_LIMITS = (32**2, 96**2)  # areas at which the next size begins
+_SIZE_LIMITS = (SMALL_AREA, MEDIUM_AREA)  # areas at which the next size begins
 FIXED_THRESHOLD = 0.7  # of HASSOD's teacher, exclusive (arXiv 2402.03311, code)
 MIN_THRESHOLD, MAX_THRESHOLD, INITIAL_THRESHOLD = 0.3, 0.9, 0.5  # of dynamic thresholds (our choice)
 NUM_BINS = 1000  # dynamic thresholds are multiples of 1 / NUM_BINS (our choice)
