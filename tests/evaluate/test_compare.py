@@ -50,14 +50,14 @@ def test_interval_of_a_mean_is_that_of_theory(rng):
     half = 1.96 * gain.std() / np.sqrt(200)  # paired: the spread of base plays no part
     assert d.low == pytest.approx(gain.mean() - half, abs=0.1 * half)
     assert d.high == pytest.approx(gain.mean() + half, abs=0.1 * half)
-    assert d.certain
+    assert d.significant
     assert "second is better" in comparison.table()
 
 
 def test_a_result_does_not_differ_from_itself(two):
     first, second = two("ar")
     comparison = compare(first, first)
-    assert all(d.difference in (0, None) and d.low in (0, None) and not d.certain for d in comparison.differences)
+    assert all(d.difference in (0, None) and d.low in (0, None) and not d.significant for d in comparison.differences)
     reverse = {d.metric: d for d in compare(second, first).differences}
     for d in compare(first, second).differences:
         if d.difference is not None:
@@ -82,7 +82,7 @@ def test_what_is_planted_is_found(two):
     comparison = compare(*two("ar"))
     differences = {d.metric: d for d in comparison.differences}
     assert differences["ar1000"].difference > 0
-    assert differences["ar1000"].certain
+    assert differences["ar1000"].significant
     assert differences["ar_l"] == type(differences["ar_l"])("ar_l", None, None, None, None, None)
     assert comparison.images == 12
 

@@ -235,11 +235,11 @@ def test_damaged_label_sets_are_named(collection, tmp_path):
     shard.write_text(json.dumps(document))
     with pytest.raises(FormatError, match="differs from the hash"):
         LabelSet.open(labels, verify=True)
-    with pytest.raises(FormatError, match="parent 5 is not in its image"):
+    with pytest.raises(FormatError, match="expected parent_id as the id of an annotation of the same image, or null; got 5"):
         list(LabelSet.open(labels))
     document["annotations"][0] |= {"parent_id": None, "image_id": 99}
     shard.write_text(json.dumps(document))
-    with pytest.raises(FormatError, match="image 99 is not in its file"):
+    with pytest.raises(FormatError, match="expected an image of the file; got an unknown image id 99"):
         list(LabelSet.open(labels))
     shard.unlink()
     with pytest.raises(FormatError, match="not in the folder"):
