@@ -1,7 +1,9 @@
-"""The commands as a user runs them, in processes of their own."""
+"""The commands as a user runs them."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -10,18 +12,36 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from masktree import cli
 from masktree.io.images import read_image
 from masktree.trees.masktree import MaskTree
 
 QUICK = ("--backbone", "texture")  # starts without torch, which takes seconds in each process
 
 
-def masktree(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+def masktree(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command in this process, as starting one takes seconds."""
+    output, errors = io.StringIO(), io.StringIO()
+    handler = signal.getsignal(signal.SIGTERM)
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        try:
+            code: object = cli.main([str(argument) for argument in arguments])
+        except SystemExit as stop:  # of the parser of arguments
+            code = stop.code
+    signal.signal(signal.SIGTERM, handler)
+    return subprocess.CompletedProcess(
+        arguments, code if isinstance(code, int) else 0, output.getvalue(), errors.getvalue()
+    )
+
+
+def masktree_process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own."""
     command = [sys.executable, "-m", "masktree", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
@@ -45,7 +65,7 @@ def long_run(
     """
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
-    Image.open(photos[0]).resize((300, 300)).save(source / "000.png")
+    Image.open(photos[0]).resize((240, 240)).save(source / "000.png")
     for index in range(1, count):
         os.link(source / "000.png", source / f"{index:03d}.png")
     command = [sys.executable, "-m", "masktree", "segment", *QUICK, source, "-o", out, "--workers", str(workers)]
@@ -68,7 +88,7 @@ def folder(tmp_path, photos) -> Path:
 
 def test_segment_writes_trees_pictures_and_a_record(folder, tmp_path):
     (folder / "broken.jpg").write_bytes(b"words")
-    done = masktree("segment", folder, "-o", tmp_path / "out", "--seed", 3)
+    done = masktree_process("segment", folder, "-o", tmp_path / "out", "--seed", 3)
     assert done.returncode == 1, done.stderr
     assert "3 done, 1 failed" in done.stdout
     failures = json.loads((tmp_path / "out" / "failures.json").read_text())
@@ -191,15 +211,15 @@ def test_awkward_file_names_are_escaped_in_one_line(tmp_path):
 
 
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path, photos):
-    source, out, process = long_run(tmp_path, photos, workers=1, count=60)
+    source, out, process = long_run(tmp_path, photos, workers=1, count=40)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     # The picture is written last: a tree without one is not finished.
     before = {p.name: p.stat().st_mtime_ns for p in out.glob("[0-9]*.json") if p.with_suffix(".png").exists()}
-    assert 2 <= len(before) < 60
+    assert 2 <= len(before) < 40
     rest = masktree("segment", *QUICK, source, "-o", out)
     assert rest.returncode == 0, rest.stderr
-    assert f"{60 - len(before)} done, {len(before)} skipped" in rest.stdout
+    assert f"{40 - len(before)} done, {len(before)} skipped" in rest.stdout
     assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in before.items())
     for path in out.glob("[0-9]*.json"):
         MaskTree.load(path)
@@ -244,7 +264,7 @@ def test_no_space_left_is_reported_and_leaves_no_half_file(tmp_path, photos):
         resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
 
     out = tmp_path / "out"
-    done = masktree(
+    done = masktree_process(
         "segment", photos[0], "-o", out, preexec_fn=limit, env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     )
     assert done.returncode == 1
@@ -278,7 +298,7 @@ def test_tiny_images_in_process(shape, method):
 
 
 def test_help_and_info():
-    start = masktree("--help")
+    start = masktree_process("--help")
     assert start.returncode == 0
     for verb in ("segment", "discover", "evaluate", "info"):
         assert verb in start.stdout
@@ -367,5 +387,5 @@ def test_wrong_arguments_of_evaluate_are_one_line_each(tmp_path, arguments, mess
 def test_evaluate_names_all_data_sets():
     from masktree.evaluate.datasets import DATASETS
 
-    described = masktree("evaluate", "--help", env=os.environ | {"COLUMNS": "200"}).stdout
+    described = masktree_process("evaluate", "--help", env=os.environ | {"COLUMNS": "200"}).stdout
     assert all(name in described for name in DATASETS)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from masktree.errors import FormatError, InputError, MasktreeError
 from masktree.io.files import lock_folder
 from masktree.labels import LabelSet
 from masktree.predict import SegmenterConfig, load
-from masktree.stages.discover import discover
+from masktree.stages.discover import discover as discover_in_workers
 
+discover = partial(discover_in_workers, workers=1)  # starting processes takes longer than a few small photographs
 CONFIG = SegmenterConfig(method="masktree", backbone="texture")  # starts without torch
 
 
@@ -235,7 +237,9 @@ def test_damaged_label_sets_are_named(collection, tmp_path):
     shard.write_text(json.dumps(document))
     with pytest.raises(FormatError, match="differs from the hash"):
         LabelSet.open(labels, verify=True)
-    with pytest.raises(FormatError, match="expected parent_id as the id of an annotation of the same image, or null; got 5"):
+    with pytest.raises(
+        FormatError, match="expected parent_id as the id of an annotation of the same image, or null; got 5"
+    ):
         list(LabelSet.open(labels))
     document["annotations"][0] |= {"parent_id": None, "image_id": 99}
     shard.write_text(json.dumps(document))

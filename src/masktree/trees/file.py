@@ -1,8 +1,8 @@
 """The JSON file of one tree of masks, dendrogram included.
 
-Layout (version 1)::
+Layout (version 2)::
 
-    {"format": "masktree", "version": 1,
+    {"format": "masktree", "version": 2,
      "image": {"width": .., "height": .., "file_name": ..},
      "masks": [{"id", "parent_id", "level", "depth", "granularity", "score", "stability", "area", "bbox",
                 "segmentation": {"size": [h, w], "counts": ".."}}, ..],
@@ -30,7 +30,7 @@ from masktree.io.files import write_json
 from masktree.trees.dendrogram import PartitionTree
 from masktree.trees.masktree import LEVELS, MaskTree, ceil_float32
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _HEADER_BYTES = 1 << 16  # of a file: they hold its image record
 _DTYPES = {"leaves": "<i4", "parents": "<i4", "altitudes": "<f8"}
 
@@ -63,7 +63,7 @@ def read_tree(path: Path) -> MaskTree:
     if not isinstance(document, dict) or document.get("format") != "masktree":
         raise FormatError(f'{path}: expected a masktree file ("format": "masktree"); got something else')
     if document.get("version") != FORMAT_VERSION:
-        raise FormatError(f"{path}: expected version {FORMAT_VERSION}; got {document.get('version')}; update masktree")
+        raise FormatError(f"{path}: expected version {FORMAT_VERSION}; got {document.get('version')}; segment the image with this masktree")
     try:
         return _parse(document)
     except MasktreeError as error:
