@@ -171,7 +171,7 @@ def test_two_photos_for_one_output_are_refused(tmp_path, rgb):
         find_photos([tmp_path / "x", tmp_path / "y"])
 
 
-TREE = b'{"format": "masktree", "version": 1, "image": {}, "masks": [], "dendrogram": null}'
+TREE = b'{"format": "masktree", "version": 2, "image": {}, "masks": [], "dendrogram": null}'
 
 
 def names(*inputs) -> list[str]:

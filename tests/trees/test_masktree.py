@@ -377,7 +377,7 @@ def test_damaged_files_are_named(partitioned, tmp_path):
 
     expect("unreadable JSON", text=path.read_text()[:-40])
     expect("something else", text="[]")
-    expect("expected version 1; got 99", version=99)
+    expect("expected version 2; got 99", version=99)
     expect("damaged tree", masks=[{"id": 0}])
     expect("damaged tree", dendrogram=good["dendrogram"] | {"leaves": "AAAA"})
     expect("damaged tree", dendrogram=good["dendrogram"] | {"parents": good["dendrogram"]["altitudes"]})

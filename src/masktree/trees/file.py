@@ -63,7 +63,10 @@ def read_tree(path: Path) -> MaskTree:
     if not isinstance(document, dict) or document.get("format") != "masktree":
         raise FormatError(f'{path}: expected a masktree file ("format": "masktree"); got something else')
     if document.get("version") != FORMAT_VERSION:
-        raise FormatError(f"{path}: expected version {FORMAT_VERSION}; got {document.get('version')}; segment the image with this masktree")
+        raise FormatError(
+            f"{path}: expected version {FORMAT_VERSION}; got {document.get('version')}; "
+            "segment the image with this version of masktree"
+        )
     try:
         return _parse(document)
     except MasktreeError as error:

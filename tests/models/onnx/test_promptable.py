@@ -27,7 +27,7 @@ runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installe
 pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install masktree[onnx].")
 yaml = pytest.importorskip("yaml", reason="PyYAML is not installed.")
 
-from masktree.models.onnx.promptable import FRAME_SIZE  # noqa: E402
+from masktree.models.onnx.promptable import FRAME_SIZE, ImageEncoderOnnxModel, export_encoder  # noqa: E402
 
 SIDE = 64
 SMALL = {
@@ -59,31 +59,30 @@ def ask(decoder, embeddings, points, labels, size=(90, 120), **more) -> tuple[np
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    """A model with the embedded network, and its encoder's and decoder's sessions."""
-    folder = tmp_path_factory.mktemp("pair")
+def exported(tmp_path_factory):
+    """A model without cues, and the files that tools load."""
     torch.manual_seed(0)
-    model = build_model(PromptableConfig(backbone="embedded", **SMALL), weights=True).eval()
-    assert isinstance(model, Promptable)
+    model = Promptable(PromptableConfig(**SMALL), TinyPyramid()).eval()
     torch.nn.init.normal_(model.iou_head[-1].weight, std=0.5)  # so that expected IoUs differ
-    files = export_onnx(model, folder / "model.onnx")
-    assert [file.name for file in files] == ["model.encoder.onnx", "model.decoder.onnx"]  # cues: not for tools
-    return model, session(files[0]), session(files[1])
+    return model, export_onnx(model, tmp_path_factory.mktemp("pair") / "my model.onnx")
+
+
+@pytest.fixture(scope="module")
+def pair(exported):
+    """The model, and its decoder's session."""
+    model, files = exported
+    return model, session(files[1])
 
 
 @pytest.fixture(scope="module")
 def seen(pair):
-    """An image, what the model keeps of it, and the encoder's array."""
-    model, encoder, _ = pair
-    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
-    prepared = prepare_image(image, SIDE, cues=True)
-    images, cues = collate_inputs([prepared], "cpu")
+    """The embedding of an image, and the same as the array that the decoder takes."""
+    model, _ = pair
+    image = resize_image(np.random.default_rng(0).integers(0, 256, (3, 4, 3), np.uint8), (90, 120))
+    images, _ = collate_inputs([prepare_image(image, SIDE, cues=False)], "cpu")
     images = functional.pad(images, (0, SIDE - images.shape[3], 0, SIDE - images.shape[2]))
-    cues = functional.pad(cues, (0, SIDE // 2 - cues.shape[3], 0, SIDE // 2 - cues.shape[2]))
-    assert cues.shape == (1, NUM_CUES, SIDE // 2, SIDE // 2)
     with torch.inference_mode():
-        embedding = model.encode(images, cues)
-    return embedding, encoder.run(None, {"image": images.numpy(), "cues": cues.numpy()})[0]
+        return model.encode(images), ImageEncoderOnnxModel(model)(images).numpy()
 
 
 def answers(model, embedding, points, labels, granularity=None, masks=None):
@@ -95,7 +94,7 @@ def answers(model, embedding, points, labels, granularity=None, masks=None):
 
 
 def test_an_ambiguous_click_ranks_masks_like_the_prompter(pair, seen):
-    model, _, decoder = pair
+    model, decoder = pair
     logits, ious = answers(model, seen[0], [(300, 400)], [1])
     inside = logits[1:, :12].reshape(6, -1) > 0  # 90 of 120 pixels are 12 of 16 rows
     click = Prompt.read((90, 120), [[35, 46]], [1])
@@ -113,7 +112,7 @@ def test_an_ambiguous_click_ranks_masks_like_the_prompter(pair, seen):
 
 @pytest.mark.parametrize("how", ["granularity", "two clicks", "box", "mask"])
 def test_unambiguous_prompts_have_mask_0_first(pair, seen, how):
-    model, _, decoder = pair
+    model, decoder = pair
     points, labels, g, masks, more = [(300, 400)], [1], None, None, {}
     if how == "granularity":
         g, more = 0.4, {"granularity": np.array([0.4], np.float32)}
@@ -136,15 +135,16 @@ def test_unambiguous_prompts_have_mask_0_first(pair, seen, how):
 @pytest.mark.parametrize("size", [(90, 120), (120, 90), (37, 37), (1, 50), (500, 333)])
 def test_masks_have_the_requested_size(pair, seen, size):
     """They are the small masks, of which the square of the longer side is enlarged and the photograph cut out."""
-    _, _, decoder = pair
+    _, decoder = pair
     masks, _, low = ask(decoder, seen[1], [(300, 400)], [1], size)
     assert masks.shape == (1, 3, *size)
     longer = max(size)
     model_cells = functional.interpolate(torch.from_numpy(low), (SIDE // 4, SIDE // 4), mode="area")
     whole = functional.interpolate(model_cells, (longer, longer), mode="bilinear")[:, :, : size[0], : size[1]].numpy()
     if longer >= 90:  # larger than the cells, where the two ways to resize are close
-        inside = (masks > 0) == (whole > 0)
-        assert inside.mean() > 0.97
+        clear = np.abs(whole) > 0.2 * np.abs(whole).mean()  # not on the border of a mask
+        assert clear.mean() > 0.8
+        assert ((masks > 0) == (whole > 0))[clear].mean() > 0.99
 
 
 def test_existing_files_are_refused_before_writing(tmp_path, capsys):
@@ -158,7 +158,7 @@ def test_existing_files_are_refused_before_writing(tmp_path, capsys):
 
 
 def test_metadata_describe_inputs(pair):
-    _, _, decoder = pair
+    _, decoder = pair
     assert {i.name for i in decoder.get_inputs()} == {
         "image_embeddings", "point_coords", "point_labels", "mask_input", "has_mask_input", "orig_im_size",
     }  # fmt: skip
@@ -169,10 +169,19 @@ def test_metadata_describe_inputs(pair):
     assert about["model"]["kind"] == "promptable"
 
 
-def test_encoder_without_cues_takes_images_of_any_size(tmp_path):
+def test_encoder_with_cues_equals_the_model(tmp_path):
     torch.manual_seed(0)
-    model = Promptable(PromptableConfig(**SMALL), TinyPyramid()).eval()
-    files = export_onnx(model, tmp_path / "my model.onnx")
+    model = build_model(PromptableConfig(backbone="embedded", **SMALL), weights=True).eval()
+    assert isinstance(model, Promptable)
+    export_encoder(model, SIDE, tmp_path / "encoder.onnx")
+    images, cues = torch.rand(1, 3, SIDE, SIDE), torch.rand(1, NUM_CUES, SIDE // 2, SIDE // 2)
+    got = session(tmp_path / "encoder.onnx").run(None, {"image": images.numpy(), "cues": cues.numpy()})[0]
+    with torch.inference_mode():
+        np.testing.assert_allclose(got, ImageEncoderOnnxModel(model)(images, cues), atol=1e-4)
+
+
+def test_encoder_without_cues_takes_images_of_any_size(exported):
+    model, files = exported
     assert [file.name for file in files] == ["my model.encoder.onnx", "my model.decoder.onnx", "my model.yaml"]
     settings = yaml.safe_load(files[2].read_text())
     assert settings["type"] == "segment_anything"

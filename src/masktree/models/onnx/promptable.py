@@ -71,7 +71,7 @@ def export_promptable(model: Promptable, files: list[Path], side: int) -> list[P
     """
     encoder, decoder, settings = files
     model = model.eval().cpu()
-    _export_encoder(model, side, encoder)
+    export_encoder(model, side, encoder)
     _export_decoder(model, side, decoder)
     if model.wants_cues:
         return [encoder, decoder]
@@ -202,7 +202,8 @@ def _rank_ambiguous(masks: Tensor, ious: Tensor) -> tuple[Tensor, Tensor]:
     return scores, (torch.arange(len(ious))[:, None] == index).any(1)
 
 
-def _export_encoder(model: Promptable, side: int, path: Path) -> None:
+def export_encoder(model: Promptable, side: int, path: Path) -> None:
+    """Write the encoder alone; see ``export_promptable``."""
     encoder: nn.Module = ImageEncoderOnnxModel(model)
     dynamic_shapes: DynamicShapes | None = None
     if model.wants_cues:
