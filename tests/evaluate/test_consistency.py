@@ -55,16 +55,18 @@ def test_views_map_masks_exactly(rng, shape):
     image = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
     flipped = views.flip(image, rng)
     assert (flipped.image == image[:, ::-1]).all()
-    assert [rle.decode(r, shape).tolist() for r in flipped.masks(rles, shape)] == masks[:, :, ::-1].tolist()
+    assert [rle.decode(r, shape).tolist() for r in flipped.transform_masks(rles, shape)] == masks[:, :, ::-1].tolist()
     window = views.crop(image, rng)
     h, w = window.size
     assert (h, w) == (max(1, round(0.8 * shape[0])), max(1, round(0.8 * shape[1])))
     rows, columns = slice(window.top, window.top + h), slice(window.left, window.left + w)
     assert (window.image == image[rows, columns]).all()
-    assert [rle.decode(r, (h, w)).tolist() for r in window.masks(rles, shape)] == masks[:, rows, columns].tolist()
+    assert [rle.decode(r, (h, w)).tolist() for r in window.transform_masks(rles, shape)] == masks[
+        :, rows, columns
+    ].tolist()
     both = views.View(image[rows, columns][:, ::-1], window.top, window.left, mirrored=True)
-    assert both.masks(rles, shape) == [rle.encode(m) for m in masks[:, rows, columns][:, :, ::-1].copy()]
-    assert views.noise(image, rng).masks(rles, shape) == rles
+    assert both.transform_masks(rles, shape) == [rle.encode(m) for m in masks[:, rows, columns][:, :, ::-1].copy()]
+    assert views.noise(image, rng).transform_masks(rles, shape) == rles
 
 
 def test_crops_are_anywhere_and_noise_has_its_sigma():

@@ -16,7 +16,7 @@ from masktree.evaluate import result as result_module
 from masktree.evaluate.datasets import read_ground_truth
 from masktree.evaluate.ground_truth import hash_names
 from masktree.evaluate.harness import Evaluation, EvaluationOptions, evaluate
-from masktree.evaluate.metrics import METRICS, number
+from masktree.evaluate.metrics import METRICS, format_value
 from masktree.evaluate.points import evaluate_predictor
 from masktree.evaluate.protocols import PROTOCOLS
 from masktree.evaluate.result import EvaluationResult, source_commit
@@ -292,5 +292,11 @@ def test_cases_know_their_photographs(ground_truth, trees):
     assert len(masks()) == len(ready.cases[0].ground_truth)
 
 
-def test_numbers():
-    assert [number(v) for v in (None, 0.12345, -0.5, 12.345, 300.0)] == ["-", "0.1235", "-0.5000", "12.35", "300.00"]
+def test_tables_show_four_decimals_and_two_from_ten_up():
+    assert [format_value(v) for v in (None, 0.12345, -0.5, 12.345, 300.0)] == [
+        "-",
+        "0.1235",
+        "-0.5000",
+        "12.35",
+        "300.00",
+    ]

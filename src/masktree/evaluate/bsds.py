@@ -1,24 +1,22 @@
 """Region and boundary benchmark of BSDS500: covering, probabilistic Rand index, variation of information, boundary F.
 
 Definitions as in Arbelaez, Maire, Fowlkes and Malik, "Contour Detection and Hierarchical Image Segmentation",
-TPAMI 2011, sections 2.1 and 2.3 (doi 10.1109/TPAMI.2010.161), aggregated over images as the benchmark's own code
-does: the covering of a threshold is (sum over images and ground truth regions of |R| x best overlap) / (sum of |R|),
-so that
-an image with more annotators weighs more, whereas PRI and VI are plain means over images.
+TPAMI 2011, sections 2.1 and 2.3 (doi 10.1109/TPAMI.2010.161), aggregated over images as in the benchmark's code: the
+covering at a threshold is (sum over images and ground truth regions of |R| x best overlap) / (sum of |R|), so images
+with more annotators weigh more, whereas PRI and VI are plain means over images.
 
-Everything about regions follows from one contingency table per partition: rows are the regions of the partition,
-columns the regions of all human segmentations side by side. For a tree the table of the leaves is counted once and
-its rows are added up along the merges, so that 99 thresholds cost little more than one. Boundaries are compared in
+All region metrics follow from one contingency table per partition: rows are the regions of the partition, columns
+the regions of all human segmentations. For a tree the table of the leaves is counted once and its rows are summed
+along the merges, so 99 thresholds cost little more than one. Boundaries are compared in
 ``masktree.evaluate.boundaries``; they take most of the time.
 
-What one image adds (``ImageStats``), with t partitions, fine to coarse or in any order:
+``ImageStats`` of one image with t partitions, in any order:
     covered (t): sum over the ground truth regions of |R| times its best overlap (pixels).
     best: the same with the best overlap over all partitions.
     pixels: sum of |R|, that is image area times the number of annotators.
     rand (t): probabilistic Rand index in [0, 1].
     vi (t): variation of information in bits.
-    cnt_r (t), sum_r, cnt_p (t), sum_p (t): see ``masktree.evaluate.boundaries``; absent where boundaries were not
-        scored.
+    cnt_r (t), sum_r, cnt_p (t), sum_p (t): see ``masktree.evaluate.boundaries``; absent without boundary scores.
 """
 
 from __future__ import annotations
@@ -44,17 +42,17 @@ CONTOUR_THRESHOLDS = np.arange(1, 100) / 100  # the benchmark's 99 levels of an 
 
 @dataclass(frozen=True, eq=False)
 class HumanSegmentation:
-    """What one annotator drew: (H, W) int32 ``labels`` of the regions and (H, W) bool ``boundaries``."""
+    """One annotator's (H, W) int32 region ``labels`` and (H, W) bool ``boundaries``."""
 
     labels: np.ndarray
     boundaries: np.ndarray
 
 
 def read_human_segmentations(path: str | Path) -> list[HumanSegmentation]:
-    """Human segmentations and boundaries of one image from a BSDS500 ``.mat`` file.
+    """Read the human segmentations of one image from a BSDS500 ``.mat`` file.
 
     Raises:
-        FormatError: the file cannot be read, or holds no ``groundTruth`` with both.
+        FormatError: the file cannot be read, or has no ``groundTruth`` with segmentations and boundaries.
     """
     content = load_mat(Path(path))
     if "groundTruth" not in content:
@@ -69,7 +67,7 @@ def read_human_segmentations(path: str | Path) -> list[HumanSegmentation]:
             ) from error
         if labels.ndim != 2 or labels.size == 0 or labels.shape != boundaries.shape or labels.dtype.kind not in "ui":
             raise FormatError(
-                f"{path}: expected whole numbers and boundaries of one (H, W) shape from annotator {number}; got "
+                f"{path}: expected integer labels and boundaries of one (H, W) shape of annotator {number}; got "
                 f"{labels.shape} {labels.dtype} and {boundaries.shape}; copy the file again"
             )
         annotations.append(HumanSegmentation(_renumbered(labels).astype(np.int32), boundaries != 0))
@@ -83,24 +81,24 @@ def score(
     thresholds: np.ndarray = CONTOUR_THRESHOLDS,
     boundaries: bool = True,
 ) -> ImageStats:
-    """Score the nested regions of one image, and their contours, against its annotations.
+    """Score the hierarchical regions and the contours of one image against its human segmentations.
 
-    Regions at t are those whose borders are above t, boundaries at t the thinned contours of at least t. A region of a
-    tree may hang together at a corner only; its contour map cannot show that, so that scoring the map instead counts
-    two regions there (on a photograph up to 0.009 bits of VI and 0.0001 of covering at one threshold).
+    Regions at threshold t are separated by contours above t; boundaries at t are the thinned contours of at least t.
+    A region of a tree may be connected at a corner only, which its contour map cannot represent: scoring the map
+    splits it in two (on a photograph up to 0.009 bits of VI and 0.0001 of covering at one threshold).
 
     Args:
-        prediction: a tree; or a doubled contour map (2H + 1, 2W + 1) in [0, 1], as ``read_ucm`` gives it. A
+        prediction: a tree; or a doubled contour map (2H + 1, 2W + 1) in [0, 1], as returned by ``read_ucm``. A
             ``MaskTree`` without dendrogram is scored by its cuts at the thresholds, which need not be nested.
-        ground_truths: the annotators.
-        thresholds: ascending; fewer than the 99 make a quick run, in which OIS and Best are lower.
-        boundaries: False leaves boundary F out, which takes most of the time.
+        ground_truths: one per annotator.
+        thresholds: ascending; fewer than the 99 are faster but lower OIS and Best.
+        boundaries: whether to score boundary F, which takes most of the time.
 
     Raises:
-        InputError: no annotator, shapes differ, descending thresholds, or a map that is no doubled contour map.
+        InputError: no annotator, shapes differ, descending thresholds, or the map is not a doubled contour map.
     """
     if not ground_truths:
-        raise InputError("expected one or more human segmentations; got none; check the ground truth's folder")
+        raise InputError("expected one or more human segmentations; got none; check the folder of the ground truth")
     _check_ascending(thresholds)
     labels = [ground_truth.labels for ground_truth in ground_truths]
     tree = prediction.dendrogram if isinstance(prediction, MaskTree) else prediction
@@ -108,7 +106,7 @@ def score(
         assert isinstance(prediction, MaskTree)
         cuts = [prediction.cut(float(t)) for t in thresholds]
         stats = score_image(cuts, labels)
-        maps: Iterable[np.ndarray] = (_border(cut) for cut in cuts)
+        maps: Iterable[np.ndarray] = (_contours(cut) for cut in cuts)
     else:
         doubled = tree if isinstance(tree, np.ndarray) else tree.ucm(doubled=True)
         stats = score_tree(ucm_tree(tree) if isinstance(tree, np.ndarray) else tree, labels, thresholds)
@@ -120,9 +118,10 @@ def score(
 
 
 def score_image(partitions: Iterable[Labels], ground_truths: Sequence[Labels]) -> ImageStats:
-    """Score partitions of one image, given as label maps of the ground truths' shape, against its human segmentations.
+    """Score partitions of one image, (H, W) label maps, against its human segmentations.
 
-    Raises ``InputError`` if shapes differ or either side is empty.
+    Raises:
+        InputError: shapes differ, no partition, or no ground truth.
     """
     columns, starts = _columns(ground_truths)
     flat = (_flat(partition, ground_truths[0].shape) for partition in partitions)
@@ -132,11 +131,10 @@ def score_image(partitions: Iterable[Labels], ground_truths: Sequence[Labels]) -
 def score_tree(
     tree: PartitionTree, ground_truths: Sequence[Labels], thresholds: np.ndarray = CONTOUR_THRESHOLDS
 ) -> ImageStats:
-    """Score the cuts of a tree at ascending ``thresholds``; equals ``score_image`` of those cuts, many times faster.
+    """Score the cuts of a tree, which apply all merges of altitude at most t; same as ``score_image``, but faster.
 
-    The cut at ``t`` applies every merge whose altitude is at most ``t``.
-
-    Raises ``InputError`` if the thresholds descend or the shapes differ.
+    Raises:
+        InputError: the thresholds descend or the shapes differ.
     """
     _check_ascending(thresholds)
     columns, starts = _columns(ground_truths)
@@ -145,25 +143,24 @@ def score_tree(
 
 
 def summarise(stats: Sequence[ImageStats]) -> Metrics:
-    """Aggregate over images, partition i of each image standing for the same threshold.
+    """Aggregate over images; partition i of every image belongs to the same threshold.
 
     Returns:
         ``covering_ods``, ``covering_ois``, ``covering_best``, ``pri_ods``, ``pri_ois`` in [0, 1]; ``vi_ods``,
-        ``vi_ois`` in bits, lower is better; ``f_ods``, ``f_ois``, ``f_ap``, None where boundaries were not scored.
-        ODS takes one threshold for the whole set, OIS the best one per image, Best the best one per ground truth
-        region.
+        ``vi_ois`` in bits, lower is better; ``f_ods``, ``f_ois``, ``f_ap``, None if boundaries were not scored.
+        ODS uses one threshold for the data set, OIS the best per image, Best the best per ground truth region.
 
     Raises:
         InputError: no images, different numbers of partitions, or boundaries scored in some images only.
     """
     if not stats or len({len(image["covered"]) for image in stats}) != 1:
-        raise InputError("expected scores of at least one image, all with equally many partitions; got others")
-    with_boundaries = ["cnt_r" in image for image in stats]
-    if any(with_boundaries) != all(with_boundaries):
-        raise InputError("expected boundaries scored in all images or in none; got some; score them all alike")
+        raise InputError("expected scores of at least one image, all with equally many partitions; got none or several")
+    has_boundaries = ["cnt_r" in image for image in stats]
+    if any(has_boundaries) != all(has_boundaries):
+        raise InputError("expected boundary scores in all images or in none; got some; score all with the same options")
     covered, rand, vi = (np.array([image[name] for image in stats]) for name in ("covered", "rand", "vi"))
     pixels = sum(image["pixels"] for image in stats)
-    none = {"f_ods": None, "f_ois": None, "f_ap": None}
+    undefined = {"f_ods": None, "f_ois": None, "f_ap": None}
     return {
         "covering_ods": float(covered.sum(0).max() / pixels),
         "covering_ois": float(covered.max(1).sum() / pixels),
@@ -172,7 +169,7 @@ def summarise(stats: Sequence[ImageStats]) -> Metrics:
         "pri_ois": float(rand.max(1).mean()),
         "vi_ods": float(vi.mean(0).min()),
         "vi_ois": float(vi.min(1).mean()),
-    } | (boundary_benchmark.summarise(stats) if all(with_boundaries) else none)
+    } | (boundary_benchmark.summarise(stats) if all(has_boundaries) else undefined)
 
 
 def _score_case(case: EvaluationCase, context: ScoringContext) -> ImageStats:
@@ -196,16 +193,16 @@ def _check_ascending(thresholds: np.ndarray) -> None:
         raise InputError("expected ascending thresholds; got none or descending ones; sort them")
 
 
-def _border(labels: np.ndarray) -> np.ndarray:
-    """Pixels at whose lower right corner two regions meet: where ``ucm(doubled=True)[2::2, 2::2]`` has its contours."""
+def _contours(labels: np.ndarray) -> np.ndarray:
+    """Pixels whose lower right corner touches two regions: the contours of ``ucm(doubled=True)[2::2, 2::2]``."""
     padded = np.pad(labels, ((0, 1), (0, 1)), mode="edge")
     right, down = padded[:, :-1] != padded[:, 1:], padded[:-1] != padded[1:]
-    border: np.ndarray = right[:-1] | right[1:] | down[:, :-1] | down[:, 1:]
-    return border
+    contours: np.ndarray = right[:-1] | right[1:] | down[:, :-1] | down[:, 1:]
+    return contours
 
 
 def _renumbered(labels: np.ndarray) -> np.ndarray:
-    """0..k-1 without gaps, in the order of the labels; a count is ten times faster than np.unique's sort."""
+    """Labels as 0..k-1 in the same order; counting is ten times faster than the sort of ``np.unique``."""
     offsets = labels.astype(np.int64) - int(labels.min())
     if int(offsets.max()) > 100 * labels.size:
         return np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
@@ -222,19 +219,14 @@ def _flat(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _columns(ground_truths: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
-    """Per ground truth the column of each pixel in the common table, and the first column of each ground truth
-    plus the end."""
-    if (
-        len(ground_truths) == 0
-        or len({ground_truth.shape for ground_truth in ground_truths}) != 1
-        or ground_truths[0].size == 0
-    ):
+    """Column of each pixel in the contingency table, per ground truth; and the first column of each, plus the end."""
+    if len({truth.shape for truth in ground_truths}) != 1 or ground_truths[0].size == 0:
         raise InputError("expected one or more human segmentations of one non-empty image; got none or several shapes")
     columns, starts = [], [0]
     for ground_truth in ground_truths:
-        numbers = _renumbered(ground_truth).ravel()
-        columns.append(numbers + starts[-1])
-        starts.append(starts[-1] + int(numbers.max()) + 1)
+        labels = _renumbered(ground_truth).ravel()
+        columns.append(labels + starts[-1])
+        starts.append(starts[-1] + int(labels.max()) + 1)
     return columns, np.array(starts)
 
 
@@ -246,8 +238,8 @@ def _contingency(labels: np.ndarray, columns: list[np.ndarray], regions: int) ->
 
 
 def _cut_tables(table: np.ndarray, tree: PartitionTree, thresholds: np.ndarray) -> Iterator[np.ndarray]:
-    """Contingency tables of the cuts, each summed from the one before (a coarser cut unites regions of a finer one)."""
-    representative = np.arange(tree.n_leaves)  # a leaf of the region that each row of the table stands for
+    """Contingency tables of the cuts, each summed from the previous one: coarser cuts merge regions of finer ones."""
+    representative = np.arange(tree.n_leaves)  # a leaf of the region in each row of the table
     for threshold in thresholds:
         nodes, rows = np.unique(tree.cut_nodes(tree.merges_at(threshold))[representative], return_inverse=True)
         if len(nodes) < len(table):
@@ -262,16 +254,16 @@ def _scores(tables: Iterable[np.ndarray], starts: np.ndarray) -> ImageStats:
     covered, rand, vi = [], [], []
     best: np.ndarray | None = None
     gt_areas = np.zeros(0)
-    last: np.ndarray | None = None
+    previous: np.ndarray | None = None
     for table in tables:
-        if table is not last:  # neighbouring thresholds often give the same cut
+        if table is not previous:  # adjacent thresholds often give the same cut
             gt_areas = table.sum(0)
-            overlap, rand_now, vi_now = _agreement(table, gt_areas, starts)
-            last = table
+            overlap, table_rand, table_vi = _agreement(table, gt_areas, starts)
+            previous = table
             best = overlap if best is None else np.maximum(best, overlap)
         covered.append(float(gt_areas @ overlap))
-        rand.append(rand_now)
-        vi.append(vi_now)
+        rand.append(table_rand)
+        vi.append(table_vi)
     if best is None:
         raise InputError("expected at least one partition; got none")
     pixels = float(gt_areas.sum())
@@ -287,13 +279,13 @@ def _agreement(table: np.ndarray, gt_areas: np.ndarray, starts: np.ndarray) -> t
     first = starts[:-1]
     pairs = max(total * (total - 1) / 2, 1.0)
     gt_squares = np.add.reduceat(gt_areas**2, first)
-    both_squares = np.add.reduceat(np.einsum("ij,ij->j", table, table), first)
-    disagreeing = (np.sum(areas**2) + gt_squares) / 2 - both_squares
+    joint_squares = np.add.reduceat(np.einsum("ij,ij->j", table, table), first)
+    disagreeing = (np.sum(areas**2) + gt_squares) / 2 - joint_squares
     rand = 1 - disagreeing / pairs
 
     gt_logs = np.add.reduceat(_n_log_n(gt_areas), first)
-    both_logs = np.add.reduceat(_n_log_n(table).sum(0), first)
-    vi = (_n_log_n(areas).sum() + gt_logs - 2 * both_logs) / total
+    joint_logs = np.add.reduceat(_n_log_n(table).sum(0), first)
+    vi = (_n_log_n(areas).sum() + gt_logs - 2 * joint_logs) / total
     return overlap, float(rand.mean()), float(vi.mean())
 
 

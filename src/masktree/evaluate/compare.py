@@ -18,7 +18,7 @@ import numpy as np
 from masktree.errors import FormatError, InputError
 from masktree.evaluate import recall
 from masktree.evaluate.image_stats import ImageStats, Metrics
-from masktree.evaluate.metrics import better, number
+from masktree.evaluate.metrics import format_value, metric_direction
 from masktree.evaluate.protocols import PROTOCOLS
 from masktree.evaluate.result import EvaluationResult
 from masktree.io.files import write_json
@@ -75,9 +75,8 @@ class Comparison:
             interval = "-" if d.low is None or d.high is None else f"{d.low:+.4f} .. {d.high:+.4f}"
             change = "-" if d.difference is None else f"{d.difference:+.4f}"
             star = f"  * {self._verdict(d)}".rstrip() if d.significant else ""
-            lines.append(
-                f"{d.metric:{width}}  {number(d.first):>8}  {number(d.second):>8}  {change:>10}  {interval}{star}"
-            )
+            values = f"{format_value(d.first):>8}  {format_value(d.second):>8}"
+            lines.append(f"{d.metric:{width}}  {values}  {change:>10}  {interval}{star}")
         return "\n".join(lines)
 
     def write(self, path: str | Path) -> None:
@@ -85,7 +84,7 @@ class Comparison:
         write_json(Path(path), {"format": "masktree-comparison", "version": 1, **asdict(self)}, indent=1)
 
     def _verdict(self, d: MetricDifference) -> str:
-        direction = better(d.metric) * (d.difference or 0.0)
+        direction = metric_direction(d.metric) * (d.difference or 0.0)
         return "" if direction == 0 else "second is better" if direction > 0 else "first is better"
 
 

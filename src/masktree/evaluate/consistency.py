@@ -71,7 +71,7 @@ def score_image(
             continue
         view = make_view(image, np.random.default_rng([seed, number]))
         view_tree = _check_size(view.image, segment(view.image))
-        masks = view.masks(tree.rles, tree.size)
+        masks = view.transform_masks(tree.rles, tree.size)
         areas = rle.areas(masks, view.size)
         best = rle.iou(masks, view_tree.rles, view.size).max(1, initial=0.0)
         best = best[(areas > 0) & (areas >= MIN_VISIBLE * tree.areas)]

@@ -18,7 +18,7 @@ from masktree.evaluate import thumbnails
 from masktree.evaluate.bsds import CONTOUR_THRESHOLDS
 from masktree.evaluate.case import EvaluationCase
 from masktree.evaluate.image_stats import ImageStats
-from masktree.evaluate.metrics import number, title
+from masktree.evaluate.metrics import format_value, metric_title
 from masktree.evaluate.protocols import PROTOCOLS
 from masktree.evaluate.result import EvaluationResult
 from masktree.io.files import write_atomically
@@ -97,7 +97,7 @@ def render_report(result: EvaluationResult, cases: Sequence[EvaluationCase]) -> 
 
 
 def _rows(result: EvaluationResult, names: Sequence[str]) -> list[tuple[str, str, str]]:
-    return [(name, number(result.metrics[name]), title(name)) for name in names]
+    return [(name, format_value(result.metrics[name]), metric_title(name)) for name in names]
 
 
 def _provenance(result: EvaluationResult) -> list[tuple[str, str]]:
@@ -207,7 +207,7 @@ def _figure(result: EvaluationResult, image: ScoredImage) -> dict[str, str]:
     case = image.case
     figure = {
         "name": case.name,
-        "score": f"{PROTOCOLS[result.protocol].main_metric} {number(image.value)}",
+        "score": f"{PROTOCOLS[result.protocol].main_metric} {format_value(image.value)}",
         "found": "",
         "error": "",
         "picture": "",

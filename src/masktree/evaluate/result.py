@@ -23,7 +23,7 @@ from masktree import __version__
 from masktree.errors import FormatError
 from masktree.evaluate.ground_truth import hash_names
 from masktree.evaluate.image_stats import ImageStats, Metrics
-from masktree.evaluate.metrics import number, title
+from masktree.evaluate.metrics import format_value, metric_title
 from masktree.io.files import read_json, write_json
 
 VERSION = 1
@@ -101,7 +101,10 @@ class EvaluationResult:
         made = self.provenance
         lines = [f"{self.protocol}: {made.get('predictions')} ({made.get('kind')})", self.subject(), ""]
         width = max(len(name) for name in self.metrics)
-        lines += [f"{name.ljust(width)}  {number(value):>8}  {title(name)}" for name, value in self.metrics.items()]
+        lines += [
+            f"{name.ljust(width)}  {format_value(value):>8}  {metric_title(name)}"
+            for name, value in self.metrics.items()
+        ]
         return "\n".join(lines)
 
     def write(self, path: str | Path) -> None:

@@ -1,8 +1,6 @@
-"""What a tree of masks says about itself: coverage, nesting, redundancy, masks by level.
+"""Statistics of a mask tree without image or ground truth: coverage, nesting, redundancy, masks by level.
 
-No ground truth and no image is needed. The numbers describe a tree; alone they do not say that it is right: one mask
-over
-the whole image covers everything and nests perfectly.
+They describe a tree but do not measure its quality: a single mask of the whole image has perfect coverage and nesting.
 """
 
 from __future__ import annotations
@@ -16,21 +14,21 @@ from masktree.trees import rle
 from masktree.trees.masktree import LEVELS, MaskTree
 from masktree.trees.nms import mask_nms
 
-NESTED = 0.95  # share of a child that must lie inside its parent (our choice: a refined border may cross by a pixel)
-DUPLICATE_IOU = 0.8  # (our choice: below the .9 at which the methods suppress copies, so that it tells them apart)
+MIN_NESTED_SHARE = 0.95  # of a child inside its parent (our choice: refined borders may cross by a pixel)
+DUPLICATE_IOU = 0.8  # (our choice: below the .9 of the methods' NMS, so that it discriminates between them)
 
 
 def score_image(tree: MaskTree) -> ImageStats:
-    """What one tree adds.
+    """Count the statistics of one tree.
 
     Returns:
-        masks: number of masks. levels: [whole, part, subpart] counts. pixels: of the image; covered: those under at
-        least one mask; stacked: sum of the areas of all masks. links: child and parent pairs with a non-empty child;
-        nested: those with |child and parent| / |child| >= .95; inside: sum of that quotient over the links.
-        duplicates: masks that suppression at IoU .8, best score first, would drop.
+        masks: number of masks. levels: [whole, part, subpart] counts. pixels: of the image; covered: of the union of
+        the masks; stacked: sum of the areas of all masks. links: parent-child pairs with a non-empty child; nested:
+        links with |child and parent| / |child| >= .95; inside: sum of that ratio over the links. duplicates: masks
+        that NMS at IoU .8 would suppress.
 
     Raises:
-        InputError: a mask's string is damaged.
+        InputError: a mask's RLE string is damaged.
     """
     covered = rle.areas([rle.union(tree.rles, tree.size)], tree.size)[0]
     inside = _inside_parent(tree)
@@ -42,21 +40,21 @@ def score_image(tree: MaskTree) -> ImageStats:
         "covered": int(covered),
         "stacked": int(tree.areas.sum()),
         "links": len(inside),
-        "nested": int((inside >= NESTED).sum()),
+        "nested": int((inside >= MIN_NESTED_SHARE).sum()),
         "inside": float(inside.sum()),
         "duplicates": len(tree) - len(kept),
     }
 
 
 def summarise(stats: Sequence[ImageStats]) -> Metrics:
-    """Metrics of a set of images.
+    """Aggregate the statistics over images.
 
     Returns:
-        coverage: share of an image's pixels under at least one mask, mean over images, in [0, 1].
-        masks_per_pixel: mean number of masks on a pixel, mean over images.
-        nesting: share of the links of all images whose child lies inside its parent to 95 %; inside_parent: mean
-        share of a child inside its parent; both None without links.
-        redundancy: share of all masks that copy a better one (IoU above .8); None without masks.
+        coverage: share of an image's pixels covered by masks, mean over images, in [0, 1].
+        masks_per_pixel: mean number of masks covering a pixel, mean over images.
+        nesting: share of all links whose child lies at least 95 % inside its parent; inside_parent: mean share of a
+        child inside its parent; both None without links.
+        redundancy: share of all masks that duplicate a better one (IoU above .8); None without masks.
         masks_per_image, whole_per_image, part_per_image, subpart_per_image: means over images.
 
     Raises:
@@ -78,12 +76,12 @@ def summarise(stats: Sequence[ImageStats]) -> Metrics:
 
 
 def _inside_parent(tree: MaskTree) -> np.ndarray:
-    """(links,) float64: share of each non-empty child that lies inside its parent, by one sweep for each parent."""
-    shared = np.zeros(len(tree), np.int64)
+    """(links,) float64: share of each non-empty child inside its parent, with one RLE sweep per parent."""
+    intersections = np.zeros(len(tree), np.int64)
     for parent in np.unique(tree.parents[tree.parents >= 0]):
         children = np.flatnonzero(tree.parents == parent)
         rles = [tree.rles[child] for child in children]
-        shared[children] = rle.cross_intersections([tree.rles[parent]], rles, tree.size)[0]
+        intersections[children] = rle.cross_intersections([tree.rles[parent]], rles, tree.size)[0]
     links = (tree.parents >= 0) & (tree.areas > 0)
-    share: np.ndarray = shared[links] / tree.areas[links]
+    share: np.ndarray = intersections[links] / tree.areas[links]
     return share

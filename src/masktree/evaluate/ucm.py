@@ -1,7 +1,7 @@
-"""Ultrametric contour maps in the layout of BSDS500: files with ``ucm2``, and the tree of regions that a map encodes.
+"""Ultrametric contour maps in the layout of BSDS500: files with ``ucm2``, and the region tree of a map.
 
-A doubled map of an (H, W) image has (2H + 1, 2W + 1) cells. Pixel (y, x) is the cell (2y + 1, 2x + 1); the cells
-between carry the height at which the border there vanishes. Arbelaez, Maire, Fowlkes and Malik, TPAMI 2011, section 3
+A doubled map of an (H, W) image has (2H + 1, 2W + 1) cells. Pixel (y, x) is cell (2y + 1, 2x + 1); the cells between
+pixels hold the height at which the border there vanishes. Arbelaez, Maire, Fowlkes and Malik, TPAMI 2011, section 3
 (doi 10.1109/TPAMI.2010.161).
 """
 
@@ -17,16 +17,16 @@ from masktree.errors import FormatError, InputError
 from masktree.kernels import kernel
 from masktree.trees.dendrogram import PartitionTree
 
-FINEST = 0.01  # the benchmark's lowest threshold: pixels inside regions must not be above it
+FINEST_THRESHOLD = 0.01  # the benchmark's lowest; pixels may not be above it
 
 
 def read_ucm(path: str | Path) -> np.ndarray:
-    """The map ``ucm2`` of a MATLAB file of version 7 or older: (2H + 1, 2W + 1) float64 in [0, 1].
+    """Read ``ucm2`` from a MATLAB file of version 7 or older: (2H + 1, 2W + 1) float64 in [0, 1].
 
-    Whole numbers of 8 bits are divided by 255 (our choice; the benchmark's files hold floating-point numbers).
+    uint8 is divided by 255 (our choice; the benchmark's files hold floating-point numbers).
 
     Raises:
-        FormatError: no such map in the file, a file that cannot be read, or values out of range.
+        FormatError: the file cannot be read, has no ``ucm2``, or its values are out of range.
     """
     content = load_mat(Path(path))
     if "ucm2" not in content:
@@ -39,10 +39,10 @@ def read_ucm(path: str | Path) -> np.ndarray:
 
 
 def load_mat(path: Path) -> dict[str, Any]:
-    """What a MATLAB file of version 7 or older holds, by name.
+    """Read the variables of a MATLAB file of version 7 or older.
 
     Raises:
-        FormatError: missing, damaged, or of version 7.3, which is another format (HDF5).
+        FormatError: the file is missing, damaged, or of version 7.3 (HDF5).
     """
     from scipy.io import loadmat
 
@@ -55,40 +55,39 @@ def load_mat(path: Path) -> dict[str, Any]:
         ) from error
     except OSError as error:
         raise FormatError(f"{path}: expected a MATLAB file; got none that can be opened; check the path") from error
-    except Exception as error:  # scipy raises whatever the damage leads it to: ValueError, TypeError, zlib.error ...
-        raise FormatError(f"{path}: expected a MATLAB file; got a damaged or foreign one ({error})") from error
+    except Exception as error:  # scipy raises ValueError, TypeError, zlib.error ... on damaged files
+        raise FormatError(f"{path}: expected a MATLAB file; got a damaged file or another format ({error})") from error
 
 
 def ucm_tree(ucm2: np.ndarray) -> PartitionTree:
-    """The tree whose cut at altitude t has the regions that are left when cells above t are taken as borders.
+    """Build the tree whose cut at altitude t has the connected components of the cells of at most t as regions.
 
-    Cells are connected with all eight neighbours, as in the benchmark (``bwlabel(ucm2 <= t)``, read at the pixels).
-    One sort of the border cells and one pass over them.
+    Cells are 8-connected, as in the benchmark (``bwlabel(ucm2 <= t)``, read at the pixels). Costs one sort of the
+    border cells and one pass over them.
 
     Args:
-        ucm2: (2H + 1, 2W + 1) map, values in [0, 1], or uint8, which is divided by 255.
+        ucm2: (2H + 1, 2W + 1) map with values in [0, 1], or uint8, which is divided by 255.
 
     Raises:
-        InputError: another shape, values out of range, or pixels that lie on borders at the lowest threshold: the map
-            is not doubled.
+        InputError: wrong shape, values out of range, or pixels above the lowest threshold, as in undoubled maps.
     """
     heights = _checked(ucm2)
     base = float(heights[1::2, 1::2].max())
-    if base > FINEST:
+    if base > FINEST_THRESHOLD:
         raise InputError(
-            f"expected a doubled map, whose pixels at odd rows and columns are at most {FINEST}; got {base:.3g} there; "
-            "was it made at the size of the image?"
+            f"expected a doubled map, with at most {FINEST_THRESHOLD} at odd rows and columns; got {base:.3g} there; "
+            "double it"
         )
     cells, _ = ndimage.label(heights <= base, np.ones((3, 3)))
     pixels = cells[1::2, 1::2]
     present = np.zeros(int(cells.max()) + 1, np.bool_)
     present[pixels] = True
-    number = np.where(present, np.cumsum(present) - 1, -1).astype(np.int32)  # base components without pixels: -1
+    leaf_of = np.where(present, np.cumsum(present) - 1, -1).astype(np.int32)  # by component; -1: no pixels
     borders = np.flatnonzero(heights.ravel() > base)
     borders = borders[np.argsort(heights.ravel()[borders], kind="stable")]
-    leaves = number[pixels]
-    merges, at = _flood(cells.astype(np.int32), number, borders, int(leaves.max()) + 1)
-    return PartitionTree.from_merges(leaves, merges, heights.ravel()[at])
+    leaves = leaf_of[pixels]
+    merges, merge_cells = _flood(cells.astype(np.int32), leaf_of, borders, int(leaves.max()) + 1)
+    return PartitionTree.from_merges(leaves, merges, heights.ravel()[merge_cells])
 
 
 def _checked(ucm2: np.ndarray) -> np.ndarray:
@@ -107,44 +106,43 @@ def _checked(ucm2: np.ndarray) -> np.ndarray:
 
 @kernel()
 def _flood(
-    cells: np.ndarray, number: np.ndarray, borders: np.ndarray, n: int
+    cells: np.ndarray, leaf_of: np.ndarray, borders: np.ndarray, n: int
 ) -> tuple[np.ndarray, np.ndarray]:  # pragma: no cover
-    """Merges in order of height as the border cells are opened: (n - 1, 2) nodes, and the cell of each merge.
+    """Union-find over the border cells in order of height: (n - 1, 2) merged nodes, and the cell of each merge.
 
-    A set is a base component (1 .. last) or an opened border cell (after them); ``node`` is the tree node of its
-    regions, -1 while it has none.
+    The sets are the base components (from 1), then the border cells; ``node`` is the tree node of a set, -1 for none.
     """
     height, width = cells.shape
-    first = len(number)
+    first = len(leaf_of)
     parent = np.arange(first + len(borders)).astype(np.int32)
     node = np.full(len(parent), -1, np.int32)
-    node[:first] = number
+    node[:first] = leaf_of
     merges = np.empty((n - 1, 2), np.int32)
-    at = np.empty(n - 1, np.int64)
-    done = 0
+    merge_cells = np.empty(n - 1, np.int64)
+    n_merges = 0
     for k in range(len(borders)):
         y, x = borders[k] // width, borders[k] % width
-        own = first + k
-        cells[y, x] = own
+        cell = first + k
+        cells[y, x] = cell
         for dy in range(-1, 2):
             for dx in range(-1, 2):
                 v, u = y + dy, x + dx
                 if not (0 <= v < height and 0 <= u < width) or cells[v, u] == 0:
                     continue
-                a, b = _root(parent, own), _root(parent, cells[v, u])
+                a, b = _root(parent, cell), _root(parent, cells[v, u])
                 if a == b:
                     continue
                 parent[max(a, b)] = min(a, b)
                 first_node, second_node = node[a], node[b]
-                joined = max(first_node, second_node)
+                merged = max(first_node, second_node)
                 if first_node >= 0 and second_node >= 0:
-                    merges[done, 0] = min(first_node, second_node)
-                    merges[done, 1] = joined
-                    at[done] = borders[k]
-                    joined = n + done
-                    done += 1
-                node[min(a, b)] = joined
-    return merges, at
+                    merges[n_merges, 0] = min(first_node, second_node)
+                    merges[n_merges, 1] = merged
+                    merge_cells[n_merges] = borders[k]
+                    merged = n + n_merges
+                    n_merges += 1
+                node[min(a, b)] = merged
+    return merges, merge_cells
 
 
 @kernel()

@@ -1,4 +1,4 @@
-"""Views of an image whose masks are known from those of the image: mirrored, cropped, with noise."""
+"""Transformed views of an image (flip, crop, noise) and the transformation of its masks into them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from masktree.trees import rle
 from masktree.types import RGB
 
-CROP = 0.8  # of each side (our choice: most masks stay whole, and a fixed working size sees them at another scale)
-NOISE = 5.0  # sigma in levels of 255 (our choice: hardly visible)
+CROP_SCALE = 0.8  # of each side (our choice: most masks stay whole, but a fixed working size changes their scale)
+NOISE_STD = 5.0  # of 255 (our choice: hardly visible)
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class View:
     Attributes:
         image: (h, w, 3) uint8 RGB.
         top, left: first row and column of the image that the view shows.
-        mirrored: whether left and right change places, within the view.
+        mirrored: whether the view is flipped horizontally.
     """
 
     image: RGB
@@ -34,10 +34,11 @@ class View:
     def size(self) -> tuple[int, int]:
         return self.image.shape[0], self.image.shape[1]
 
-    def masks(self, rles: Sequence[bytes], size: tuple[int, int]) -> list[bytes]:
-        """Where masks of the image, of ``size`` pixels, are in the view; empty where they are outside it.
+    def transform_masks(self, rles: Sequence[bytes], size: tuple[int, int]) -> list[bytes]:
+        """Transform RLE masks of the (height, width) image to the view in O(runs); masks outside it become empty.
 
-        O(runs); nothing dense. Raises InputError on a damaged string.
+        Raises:
+            InputError: a damaged string.
         """
         height, width = self.size
         if size == self.size and not self.mirrored:
@@ -56,23 +57,23 @@ class View:
 
 
 def flip(image: RGB, rng: np.random.Generator) -> View:
-    """The mirror image; left and right change places."""
+    """Flip horizontally."""
     return View(np.ascontiguousarray(image[:, ::-1]), mirrored=True)
 
 
 def crop(image: RGB, rng: np.random.Generator) -> View:
-    """A window of 0.8 of each side, anywhere."""
-    height, width = (max(1, round(CROP * side)) for side in image.shape[:2])
+    """Crop a random window of 0.8 of each side."""
+    height, width = (max(1, round(CROP_SCALE * side)) for side in image.shape[:2])
     top = int(rng.integers(image.shape[0] - height + 1))
     left = int(rng.integers(image.shape[1] - width + 1))
     return View(np.ascontiguousarray(image[top : top + height, left : left + width]), top, left)
 
 
 def noise(image: RGB, rng: np.random.Generator) -> View:
-    """The image with Gaussian noise of sigma 5 levels, independent in each pixel and channel."""
+    """Add Gaussian noise of standard deviation 5 of 255, independent per pixel and channel."""
     noisy = np.empty_like(image)
-    for row in range(len(image)):  # by rows, so that a large image needs no second copy in floating point
-        values = image[row] + np.float32(NOISE) * rng.standard_normal(image[row].shape, np.float32)
+    for row in range(len(image)):  # by row: no floating-point copy of a large image
+        values = image[row] + np.float32(NOISE_STD) * rng.standard_normal(image[row].shape, np.float32)
         noisy[row] = np.clip(np.rint(values), 0, 255)
     return View(noisy)
 
@@ -81,7 +82,7 @@ VIEWS: dict[str, Callable[[RGB, np.random.Generator], View]] = {"flip": flip, "c
 
 
 def _column_pieces(runs: rle.Runs, height: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The runs cut at the feet of columns: owner, column, first row, and the row after the last, of each piece."""
+    """Runs split at column ends: owner, column, first row, and row after the last, of each piece."""
     starts, ends, offsets = runs
     left, right = starts // height, (ends - 1) // height
     pieces = right - left + 1

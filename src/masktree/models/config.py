@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from masktree.errors import FormatError, InputError
 
+MIN_GRANULARITY, MAX_GRANULARITY = 0.1, 1.0  # finest and coarsest prompt (UnSAMv2, arXiv 2511.13714)
+
 
 @dataclass(frozen=True)
 class Mask2FormerConfig:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
+from masktree.models.config import MAX_GRANULARITY, MIN_GRANULARITY
 from masktree.models.promptable import ranking
-from masktree.prompt.prompt import LOW_RES_SIZE, MASK_LOGIT, MAX_GRANULARITY, MIN_GRANULARITY, Prompt, low_res_logits
+from masktree.prompt.prompt import LOW_RES_SIZE, MASK_LOGIT, Prompt, low_res_logits
 from masktree.prompt.prompter import PromptResult
 from masktree.types import checked
 

@@ -10,10 +10,10 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from masktree.errors import InputError
+from masktree.models.config import MAX_GRANULARITY, MIN_GRANULARITY
 
 LOW_RES_SIZE = 256  # side of low-resolution masks (segment-anything's interface)
 MASK_LOGIT = 10.0  # logit inside a mask that no network made, negative outside (our choice: a probability of 1)
-MIN_GRANULARITY, MAX_GRANULARITY = 0.1, 1.0  # finest and coarsest (UnSAMv2, arXiv 2511.13714)
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,6 @@ from masktree.models.mask_maps import MASK_STRIDE
 
 NEGATIVE, POSITIVE, TOP_LEFT, BOTTOM_RIGHT = range(4)  # labels of points; the last two are box corners, as in SAM
 PADDING = -1  # label of padding points
-MIN_GRANULARITY = 0.1  # of the smallest mask of a tree; its largest has 1 (UnSAMv2, arXiv 2511.13714)
 _MIN_FREQUENCY, _MAX_FREQUENCY = 0.5, 16.0  # periods per image side (our choice): whole image to a 32nd of it
 _NUM_OCTAVES = 8  # of the Fourier features of a granularity (our choice)
 _CLICK_STDS = (1 / 32, 1 / 8, 1 / 2)  # standard deviations of the click maps, in image sides (our choice)

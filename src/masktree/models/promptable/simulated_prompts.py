@@ -17,8 +17,9 @@ from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
 from masktree.models.cascade.boxes import mask_boxes
+from masktree.models.config import MAX_GRANULARITY, MIN_GRANULARITY
 from masktree.models.mask_maps import MASK_STRIDE
-from masktree.models.promptable.prompt_encoder import MIN_GRANULARITY, PADDING, Prompts
+from masktree.models.promptable.prompt_encoder import PADDING, Prompts
 from masktree.models.structures import Targets
 
 BOX_FRACTION = 0.25  # of the prompts (our choice; SAM: half)
@@ -135,7 +136,7 @@ def relative_granularities(areas: Tensor, parents: Tensor) -> Tensor:
     low = torch.full_like(lengths, torch.inf).scatter_reduce(0, roots, lengths, "amin")[roots]
     high = torch.zeros_like(lengths).scatter_reduce(0, roots, lengths, "amax")[roots]
     fractions = torch.where(high > low, (lengths - low) / (high - low).clamp(min=1e-9), 1.0)
-    return (MIN_GRANULARITY + (1 - MIN_GRANULARITY) * fractions).float()
+    return (MIN_GRANULARITY + (MAX_GRANULARITY - MIN_GRANULARITY) * fractions).float()
 
 
 def draw_targets(areas: Tensor, count: int, generator: torch.Generator) -> Tensor:
