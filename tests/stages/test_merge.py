@@ -98,7 +98,7 @@ def test_human_masks_come_first_and_pseudo_masks_fill_the_rest(photos, labels, t
     assert (first["kind"], first["images"], first["kept"], first["crowd"], first["empty"]) == ("coco", 3, 9, 3, 6)
     assert (second["kind"], second["images"], second["kept"], second["rejected"]) == ("labels", 4, 3, 9)
     assert merged.index["weights"]["label_free"] is False
-    assert "Some sources may be made by people" in (tmp_path / "both" / "card.md").read_text()
+    assert "Some sources may contain human labels" in (tmp_path / "both" / "card.md").read_text()
     assert merged.index["root"] == str(photos.resolve())
 
 
@@ -196,7 +196,7 @@ def test_sa1b_keeps_its_numbers_and_needs_no_photographs(tmp_path):
     before = (tmp_path / "out/sa_3.json").stat().st_mtime_ns
     assert merge([folder, tmp_path / "human.json"], tmp_path / "out", to="sa1b").outcome.skipped == 2
     assert (tmp_path / "out/sa_3.json").stat().st_mtime_ns == before
-    with pytest.raises(InputError, match=r"the sources and the rule that made .*out; got others"):
+    with pytest.raises(InputError, match=r"the sources and the rule of .*out; got others"):
         merge([folder], tmp_path / "out", to="sa1b")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/sa_10.json").write_text("{}")
@@ -256,8 +256,8 @@ def test_what_cannot_be_merged_is_refused(photos, labels, tmp_path):
     MaskTree.from_masks(box(1, 1, 2, 2)[None]).save(tmp_path / "trees/a.json")
     for sources, match in (
         ([], "at least one source"),
-        ([labels, labels], "each source once; got .*labels and .*labels of one content"),
-        ([labels, tmp_path / "copy"], "of one content"),
+        ([labels, labels], "each source once; got .*labels and .*labels with the same content"),
+        ([labels, tmp_path / "copy"], "with the same content"),
         ([tmp_path / "none"], "got nothing at"),
         ([tmp_path / "empty"], "got no such files"),
         ([file], "one for all sources; got none; give --images"),
@@ -266,7 +266,7 @@ def test_what_cannot_be_merged_is_refused(photos, labels, tmp_path):
     ):
         with pytest.raises(InputError, match=match):
             merge(sources, tmp_path / "out")
-    with pytest.raises(InputError, match="expected an output beside the sources"):
+    with pytest.raises(InputError, match="expected an output that is not a source"):
         merge([labels], labels)
     with pytest.raises(InputError, match=r"labels: expected images of the photographs in .*empty; got 4 others"):
         merge(
@@ -282,9 +282,9 @@ def test_what_cannot_be_merged_is_refused(photos, labels, tmp_path):
         merge([labels, file], tmp_path / "out", MergeRule("fill"))
     merge([labels, file], tmp_path / "out", MergeRule("fill"), overwrite=True)
     (tmp_path / "mine.json").write_text('{"mine": 1}')
-    with pytest.raises(InputError, match="of something else"):
+    with pytest.raises(InputError, match="with other content"):
         merge([labels], tmp_path / "mine.json", to="coco")
-    with pytest.raises(InputError, match=r"one name for an image in all sources; got (x/a.png|a.png)"):
+    with pytest.raises(InputError, match=r"one name of an image in all sources; got (x/a.png|a.png)"):
         merge([file, human(tmp_path / "x.json", names=("x/a.png",))], tmp_path / "o.json", to="coco")
     index["root"] = str(tmp_path / "moved")
     shard = tmp_path / "copy/annotations/00000.json"
@@ -378,7 +378,7 @@ def test_the_command_says_what_became_of_each_source(labels, tmp_path, capsys):
     assert cli.main(["merge", file, str(labels), "-o", str(out), "--rule", "fill"]) == 0
     text = capsys.readouterr().out
     assert f"{file}: 3 images, 9 masks kept, 3 crowds left out, 6 empty masks left out" in text
-    assert f"{labels}: 4 images, 3 masks kept, 9 not kept" in text
+    assert f"{labels}: 4 images, 3 masks kept, 9 masks rejected" in text
     assert "4 done; results in" in text
     assert cli.main(["merge", file, "-o", str(out), "--iou", "7"]) == 2
     assert "an IoU in [0, 1]" in capsys.readouterr().err
@@ -397,4 +397,4 @@ def test_whether_people_had_a_part_in_it_is_passed_on(labels, tmp_path, told, wa
     assert LabelSet.open(tmp_path / "out").index["weights"]["label_free"] is wanted
     assert open_source(tmp_path / "out").label_free is wanted
     card = (tmp_path / "out/card.md").read_text()
-    assert ("may be made by people" in card) is not wanted
+    assert ("may contain human labels" in card) is not wanted

@@ -1,4 +1,4 @@
-"""The card of a label set: what it holds, for people."""
+"""The data card of a label set: a human-readable summary of its manifest."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from masktree.io.files import write_atomically
 
 
 def write_card(path: Path, index: dict[str, Any]) -> None:
-    """Write card.md from the manifest's content."""
+    """Write card.md from the content of the manifest (index.json)."""
     summary = index["summary"]
     failures = sum(len(shard["failures"]) for shard in index["shards"])
     quantiles = ", ".join(f"{float(q):.0%}: {v:g}" for q, v in summary["masks_per_image_quantiles"].items())
     sections = [
-        _merged(index) if "sources" in index else f"# Pseudo-labels by masktree\n\n{_origin(index['weights'])}",
+        _merge_header(index) if "sources" in index else f"# Pseudo-labels by masktree\n\n{_origin(index['weights'])}",
         _table(
             {
                 "images": summary["images"],
@@ -24,7 +24,7 @@ def write_card(path: Path, index: dict[str, Any]) -> None:
                 "masks": summary["masks"],
                 "masks per image, mean": summary["masks_per_image_mean"],
                 "masks per image, quantiles": quantiles,
-                "coverage (mean share of pixels under a mask)": summary["coverage"],
+                "coverage (mean share of pixels covered by masks)": summary["coverage"],
                 "seconds per image": summary["seconds_per_image"],
                 "photographs": index["root"],
             }
@@ -47,20 +47,20 @@ def write_card(path: Path, index: dict[str, Any]) -> None:
 
 def _origin(weights: dict[str, Any]) -> str:
     if weights.get("label_free") is False:
-        return "Made with weights that human labels may stand behind."
+        return "Made with weights that may depend on human labels."
     return "Made without human labels."
 
 
-def _merged(index: dict[str, Any]) -> str:
-    """Title and sources of a merged set."""
-    human = "" if index["weights"].get("label_free") else " Some sources may be made by people."
+def _merge_header(index: dict[str, Any]) -> str:
+    """Title and table of sources of a merged label set."""
+    human = "" if index["weights"].get("label_free") else " Some sources may contain human labels."
     rows = []
-    for number, source in enumerate(index["sources"]):
+    for i, source in enumerate(index["sources"]):
         counts = {k: v for k, v in source.items() if k not in ("path", "kind", "sha256", "label_free")}
-        text = ", ".join(f"{name} {count}" for name, count in counts.items())
-        rows.append(f"| {number} | `{source['path']}` | {source['kind']} | {text} | `{source['sha256']}` |")
+        details = ", ".join(f"{name} {count}" for name, count in counts.items())
+        rows.append(f"| {i} | `{source['path']}` | {source['kind']} | {details} | `{source['sha256']}` |")
     table = "| source | path | kind | images and masks | sha256 |\n|---|---|---|---|---|\n" + "\n".join(rows)
-    return f"# Labels merged by masktree\n\nEach annotation says which `source` it comes from.{human}\n\n{table}"
+    return f"# Labels merged by masktree\n\nEach annotation has the number of its `source`.{human}\n\n{table}"
 
 
 def _table(rows: dict[str, Any]) -> str:
@@ -68,7 +68,7 @@ def _table(rows: dict[str, Any]) -> str:
 
 
 def _bars(counts: dict[str, int]) -> str:
-    """A histogram in text: share and bar per row."""
+    """Histogram as a table with a share and a bar per row."""
     total = max(sum(counts.values()), 1)
     rows = [
         f"| {name} | {count} | {count / total:.1%} | {'#' * round(40 * count / total)} |"

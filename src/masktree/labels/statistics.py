@@ -1,4 +1,4 @@
-"""Counts that describe a label set without any ground truth."""
+"""Statistics of a label set that need no ground truth."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from masktree.coco.areas import MEDIUM_AREA, SMALL_AREA
 from masktree.trees import rle
 from masktree.trees.masktree import LEVELS, MaskTree
 
-_COUNTERS = ("levels", "sizes", "areas", "depths", "sources")
+_HISTOGRAMS = ("levels", "sizes", "areas", "depths", "sources")
 
 
 @dataclass
 class Statistics:
-    """Sums over images; adds up across shards.
+    """Statistics summed over images; those of shards can be merged.
 
     Attributes:
         masks_per_image: number of masks of each image, in order.
-        coverage: sum over images of the share of pixels under at least one mask.
-        levels: masks by level; sizes: by COCO size; areas: by power of two of the area in pixels; depths: by depth.
-        sources: of a merged set: masks by source and what became of them, such as ``0 kept`` and ``1 rejected``.
+        coverage: sum over images of the share of pixels covered by masks.
+        levels: masks by level; sizes: by COCO size; areas: by log2 of the area in pixels; depths: by depth.
+        sources: masks of a merged set by source and outcome, such as ``0 kept`` and ``1 rejected``.
     """
 
     masks_per_image: list[int] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Statistics:
     sources: Counter[str] = field(default_factory=Counter)
 
     def add(self, tree: MaskTree) -> None:
-        """Count one image."""
+        """Add the masks of one image."""
         self.masks_per_image.append(len(tree))
         covered = rle.areas([rle.union(tree.rles, tree.size)], tree.size)[0]
         self.coverage += float(covered) / (tree.size[0] * tree.size[1])
@@ -48,36 +48,36 @@ class Statistics:
         self.areas.update(str(int(power)) for power in np.log2(np.maximum(areas, 1)).astype(int))
         self.depths.update(str(int(depth)) for depth in tree.depths)
 
-    def add_sources(self, records: Sequence[Mapping[str, Any]], left_out: Mapping[str, int]) -> None:
-        """Count where the annotations of one image of a merged set come from; ``left_out`` as in its record."""
-        self.sources.update(f"{record['source']} kept" for record in records if "source" in record)
+    def add_sources(self, annotations: Sequence[Mapping[str, Any]], left_out: Mapping[str, int]) -> None:
+        """Add the sources of the annotations of one image and its counts ``left_out``."""
+        self.sources.update(f"{a['source']} kept" for a in annotations if "source" in a)
         self.sources.update(left_out)
 
-    def of_source(self, number: int) -> dict[str, int]:
-        """What became of the masks of a source."""
-        named = ((key.partition(" "), count) for key, count in sorted(self.sources.items()))
-        return {what: count for (source, _, what), count in named if source == str(number)}
+    def outcomes(self, index: int) -> dict[str, int]:
+        """Number of masks of a source by outcome."""
+        counts = ((key.partition(" "), count) for key, count in sorted(self.sources.items()))
+        return {outcome: count for (source, _, outcome), count in counts if source == str(index)}
 
     def merge(self, other: Statistics) -> None:
         self.masks_per_image += other.masks_per_image
         self.coverage += other.coverage
-        for name in _COUNTERS:
+        for name in _HISTOGRAMS:
             getattr(self, name).update(getattr(other, name))
 
     def to_json(self) -> dict[str, Any]:
         return {
             "masks_per_image": self.masks_per_image,
             "coverage": self.coverage,
-            **{name: dict(getattr(self, name)) for name in _COUNTERS if name != "sources" or self.sources},
+            **{name: dict(getattr(self, name)) for name in _HISTOGRAMS if name != "sources" or self.sources},
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Statistics:
-        counters = {name: Counter(value.get(name, {})) for name in _COUNTERS}
-        return cls(list(value["masks_per_image"]), float(value["coverage"]), **counters)
+        histograms = {name: Counter(value.get(name, {})) for name in _HISTOGRAMS}
+        return cls(list(value["masks_per_image"]), float(value["coverage"]), **histograms)
 
     def summary(self) -> dict[str, Any]:
-        """Readable totals: counts, mean and quantiles of masks per image, mean coverage, histograms."""
+        """Counts, mean and quantiles of masks per image, mean coverage and histograms."""
         counts = np.array(self.masks_per_image or [0])
         return {
             "images": len(self.masks_per_image),

@@ -1,4 +1,4 @@
-"""Writing a label set, shard by shard, so that it can be interrupted at any moment."""
+"""Resumable writing of a label set, shard by shard."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ from masktree.labels.statistics import Statistics
 from masktree.trees import file as treefile
 from masktree.trees.masktree import MaskTree
 
-SHARD_SIZE = 1000  # images: a file of tens of megabytes, which any JSON reader takes (our choice)
+SHARD_SIZE = 1000  # images: files of tens of megabytes, which any JSON reader can load (our choice)
 
 
 def pending_folder(folder: Path) -> Path:
-    """Where the trees of a label set wait until their shard is complete."""
+    """Folder of the trees whose shard is not complete yet."""
     return folder / "pending"
 
 
 class LabelSetWriter:
-    """Collects one tree file per image under ``pending`` and folds each full shard into one COCO file.
+    """Collects one tree file per image under ``pending`` and writes each complete shard as one COCO file.
 
-    Image ids are the position of the image in the sorted collection, from 1, so they are unique whatever the file
-    names are, and the same when the run is continued. Images that failed are tried again by the next run; their shard
-    is then folded anew.
+    Image ids are positions in the sorted collection, from 1: unique, and unchanged when a run is resumed. The next
+    run retries failed images and rewrites their shards.
     """
 
     def __init__(self, folder: Path, root: Path, photos: Sequence[Photo], shard_size: int) -> None:
@@ -44,7 +43,7 @@ class LabelSetWriter:
         self._position = {photo.name: index for index, photo in enumerate(self.photos)}
         self._errors: dict[str, str] = {}
         self._done = {file_name for shard in self._shards() for file_name in self._names(shard)}
-        self._waiting = [
+        self._missing = [
             {
                 photo.name
                 for photo in self._members(shard)
@@ -63,21 +62,21 @@ class LabelSetWriter:
         shard_size: int | None = None,
         overwrite: bool = False,
     ) -> LabelSetWriter:
-        """Begin a label set of the photographs under ``root``, or continue one.
+        """Start or resume a label set of the photographs under ``root``.
 
         Args:
-            shard_size: images per COCO file; None takes what the set was begun with, or 1000.
+            shard_size: images per COCO file; None: that of the existing label set, or 1000.
 
         Raises:
-            InputError: the folder holds a label set of other photographs or other shards.
-            FormatError: its plan is damaged.
+            InputError: the folder has a label set of other photographs or of another shard size.
+            FormatError: its plan.json is damaged.
         """
         path = folder / "plan.json"
-        before = None
+        existing = None
         if path.exists() and not overwrite:
-            before = read_json(path, {"root": str, "shard_size": int, "images": list})
+            existing = read_json(path, {"root": str, "shard_size": int, "images": list})
         if shard_size is None:
-            shard_size = before["shard_size"] if before else SHARD_SIZE
+            shard_size = existing["shard_size"] if existing else SHARD_SIZE
         if shard_size < 1:
             raise InputError(f"expected a shard size of at least 1 image; got {shard_size}")
         plan = {
@@ -85,10 +84,10 @@ class LabelSetWriter:
             "shard_size": shard_size,
             "images": [photo.path.relative_to(root).as_posix() for photo in photos],
         }
-        changed = [key for key in ("shard_size", "images") if before and before[key] != plan[key]]
+        changed = [key for key in ("shard_size", "images") if existing and existing[key] != plan[key]]
         if changed:
             raise InputError(
-                f"expected the collection that the label set in {folder} was begun with; {', '.join(changed)} changed; "
+                f"expected the collection of the label set in {folder}; {', '.join(changed)} changed; "
                 "choose another output folder, or --overwrite"
             )
         if overwrite:
@@ -103,23 +102,24 @@ class LabelSetWriter:
         return self._file_name(photo) in self._done
 
     def add(self, result: JobResult[Photo]) -> None:
-        """Note one image's outcome; folds its shard when that was the last one missing."""
+        """Record the outcome of one image; writes its shard if it was the last one missing."""
         if result.error is not None:
             self._errors[result.item.name] = result.error
         shard = self._position[result.item.name] // self.shard_size
-        self._waiting[shard].discard(result.item.name)
-        if not self._waiting[shard]:
-            self._fold(shard)
+        self._missing[shard].discard(result.item.name)
+        if not self._missing[shard]:
+            self._write_shard(shard)
 
     def close(self, record: RunRecord, sources: Sequence[dict[str, Any]] = ()) -> None:
-        """Fold what is left, then write card and, last, the manifest.
+        """Write the remaining shards, the card and, last, the manifest.
 
-        ``sources``: of a merged set, what its sources are, in the order of their numbers.
+        Args:
+            sources: of a merged set, the description of each source.
         """
         shards, total = [], Statistics()
         for shard in self._shards():
             if not self._shard_path(shard).exists() or any(self._tree_path(p).exists() for p in self._members(shard)):
-                self._fold(shard)
+                self._write_shard(shard)
             info = _shard_info(self._shard_path(shard))
             statistics = Statistics.from_json(info["statistics"])
             total.merge(statistics)
@@ -143,13 +143,13 @@ class LabelSetWriter:
             "shards": shards,
         }
         if sources:
-            index["sources"] = [source | total.of_source(number) for number, source in enumerate(sources)]
+            index["sources"] = [source | total.outcomes(i) for i, source in enumerate(sources)]
         write_card(self.folder / "card.md", index)
         write_json(self.folder / "index.json", index, indent=1)
 
-    def _fold(self, shard: int) -> None:
-        """Write one COCO file of all images of a shard that have a tree; the pending trees are then removed."""
-        folded = self._folded(shard)
+    def _write_shard(self, shard: int) -> None:
+        """Write one COCO file of all images of a shard that have a tree, then remove the pending trees."""
+        written = self._read_shard(shard)
         images, annotations, failures = [], [], []
         statistics = Statistics()
         for photo in self._members(shard):
@@ -161,32 +161,32 @@ class LabelSetWriter:
                 header = treefile.read_header(self._tree_path(photo)) or {}
                 if header.get("left_out"):
                     image["left_out"] = header["left_out"]
-                records = tree_to_annotations(tree, image_id, header.get("sources"))
-            elif file_name in folded:
-                image, records = folded[file_name]
-                tree = tree_from_annotations(records, (image["height"], image["width"]), file_name)
+                entries = tree_to_annotations(tree, image_id, header.get("sources"))
+            elif file_name in written:
+                image, entries = written[file_name]
+                tree = tree_from_annotations(entries, (image["height"], image["width"]), file_name)
             else:
                 error = self._errors.get(photo.name, "not done")
                 failures.append({"file_name": file_name, "error": error})
                 continue
             images.append(image)
-            annotations.extend(records)
+            annotations.extend(entries)
             statistics.add(tree)
-            statistics.add_sources(records, image.get("left_out", {}))
+            statistics.add_sources(entries, image.get("left_out", {}))
         info = {"description": "masktree pseudo-labels", "statistics": statistics.to_json(), "failures": failures}
         write_document(self._shard_path(shard), info, images, annotations)
         for photo in self._members(shard):
             self._tree_path(photo).unlink(missing_ok=True)
 
     def _names(self, shard: int) -> set[str]:
-        """File names of the images in a shard on disk: all of its members but those that failed."""
+        """File names of the images in a shard on disk: all but those that failed."""
         if not self._shard_path(shard).exists():
             return set()
         failed = {failure["file_name"] for failure in _shard_info(self._shard_path(shard))["failures"]}
         return {self._file_name(photo) for photo in self._members(shard)} - failed
 
-    def _folded(self, shard: int) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
-        """What a shard on disk holds: image record and annotations by file name."""
+    def _read_shard(self, shard: int) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
+        """Image record and annotations of each image in a shard on disk, by file name."""
         if not self._shard_path(shard).exists():
             return {}
         return {

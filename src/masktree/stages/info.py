@@ -1,4 +1,4 @@
-"""Text for ``masktree info``."""
+"""Text of ``masktree info``."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from masktree.jobs.record import package_versions
 
 
 def describe(topic: Literal["all", "backbone", "labels", "model"], name: str | None) -> str:
-    """What is installed; the backbones, or one of them; a label set; a trained model."""
+    """Describe the installation, the backbones or one of them, a label set, or a trained model."""
     if topic == "labels":
         if name is None:
             raise InputError("expected the folder of a label set: masktree info labels FOLDER")
-        return _labels(Path(name))
+        return _describe_labels(Path(name))
     if topic == "model":
         if name is None:
             raise InputError("expected the folder of a trained model: masktree info model FOLDER")
-        return _model(name)
+        return _describe_model(name)
     if topic == "backbone":
-        return _backbones() if name is None else _backbone(name)
-    return "\n\n".join([_lines(package_versions()), _devices(), _backbones()])
+        return _list_backbones() if name is None else _describe_backbone(name)
+    return "\n\n".join([_format_pairs(package_versions()), _list_devices(), _list_backbones()])
 
 
 def rank_backbones(
     folder: Path, candidates: Sequence[str] = (), *, device: str = "auto", seed: int = 0, show_progress: bool = False
 ) -> tuple[str, list[str]]:
-    """Backbones ranked on unlabelled photographs: the text, and a line for each backbone or photograph left out.
+    """Rank backbones on unlabelled photographs: the ranking as text, and a line for each backbone or photo left out.
 
     Args:
         folder: photographs, searched recursively.
-        candidates: names as for ``load_backbone``, ranked beside the built-in backbones and those in the cache.
-        device: of the networks; ``texture`` is always computed on the CPU.
+        candidates: names as for ``load_backbone``, ranked with the built-in and the cached backbones.
+        device: of the networks; ``texture`` always runs on the CPU.
 
     Raises:
-        InputError: no such folder, too few photographs, or no backbone left to rank.
+        InputError: no such folder, too few photographs, or no backbone to rank.
     """
     from masktree.backbones import load_backbone
     from masktree.jobs.progress import progress_bar
@@ -54,57 +54,59 @@ def rank_backbones(
             try:
                 backbone = load_backbone(name, "auto" if name == "texture" else device)
                 results[name] = ranking.score_backbone(backbone, samples)
-                origins[name] = (backbone.device, "yes" if backbone.provenance.label_free else "not known")
+                origins[name] = (backbone.device, "yes" if backbone.provenance.label_free else "unknown")
             except MasktreeError as error:
                 failures.append(f"{name}: {error}")
             progress.advance()
     if not results:
         raise InputError(f"expected at least one backbone to rank; got none: {'; '.join(failures)}")
     table = [("", "name", "score", "95 %", "views", "regions", "s/image", "device", "label-free")]
-    for place, row in enumerate(ranking.rank_scores(list(results), list(results.values()), seed=seed), 1):
-        mark = f"{place}" if place == 1 or not row.tied else f"{place} ="
+    for rank, row in enumerate(ranking.rank_scores(list(results), list(results.values()), seed=seed), 1):
+        mark = f"{rank}" if rank == 1 or not row.tied else f"{rank} ="
         interval = f"{row.low:.3f} to {row.high:.3f}"
         numbers = (f"{row.score:.3f}", interval, f"{row.views:.3f}", f"{row.regions:.3f}", f"{row.seconds:.2f}")
         table.append((mark, row.name, *numbers, *origins[row.name]))
-    return f"{_table(table)}\n\n{_explained(len(samples), folder)}", failures
+    return f"{_format_table(table)}\n\n{_legend(len(samples), folder)}", failures
 
 
-def _explained(photographs: int, folder: Path) -> str:
+def _legend(num_photos: int, folder: Path) -> str:
     from masktree.stages import backbone_ranking as ranking
 
-    correlations = [f"{name} {all_:.2f} ({better:.2f})" for name, (all_, better) in ranking.RANK_CORRELATIONS.items()]
+    correlations = [
+        f"{name} {all_:.2f} ({without_worst:.2f})" for name, (all_, without_worst) in ranking.RANK_CORRELATIONS.items()
+    ]
     return "\n".join(
         (
-            f"{photographs} photographs of {folder}, without labels. =: not significantly worse than the first.",
-            "Score: agreement above chance of the regions of the features with those of another view (views) and with",
-            "those of the boundary cues (regions); mean of both. s/image: features of one photograph.",
+            f"{num_photos} photographs of {folder}, without labels. =: not significantly worse than the first.",
+            "Score: mean chance-corrected agreement of the feature regions with those of another view (views) and with",
+            "regions from boundary cues (regions). s/image: feature extraction for one photograph.",
             f"Reliability: rank correlation with scores against human annotations over {ranking.NUM_EXTRACTORS}",
-            "feature extractors (without the five worst):",
+            "feature extractors (in parentheses without the five worst):",
             *(f"  {line}" for line in correlations),
-            f"{ranking.CORRECT_PAIRS} of {ranking.SEPARATED_PAIRS} pairs of extractors that it separates have the",
-            "same order by covering ODS. No published network was among them. The part regions cannot reward a network",
-            "for being better than the boundary cues.",
+            f"{ranking.CORRECT_PAIRS} of {ranking.SEPARATED_PAIRS} pairs of extractors with different scores have",
+            "the same order by covering ODS. No published network was among them. The regions score cannot reward a",
+            "network for being better than the boundary cues.",
         )
     )
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
+def _format_table(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
 
 
-def _backbone(name: str) -> str:
-    lines = _lines(asdict(_record(name)))
+def _describe_backbone(name: str) -> str:
+    lines = _format_pairs(asdict(_weights_of(name)))
     return f"{lines}\n\n{MODEL_CARD.read_text(encoding='utf-8').rstrip()}" if name == "embedded" else lines
 
 
-def _record(name: str) -> Weights:
+def _weights_of(name: str) -> Weights:
     return {"embedded": EMBEDDED_WEIGHTS, "texture": TextureBackbone.provenance}.get(name) or find_weights(name)
 
 
-def _devices() -> str:
+def _list_devices() -> str:
     import torch
 
     if torch.cuda.is_available():
@@ -113,25 +115,25 @@ def _devices() -> str:
     return "devices: cpu" + (", mps" if torch.backends.mps.is_available() else "")
 
 
-def _backbones() -> str:
+def _list_backbones() -> str:
     rows = [("name", "patch", "dim", "licence", "source")]
     for name in [*BUILT_IN, *PUBLISHED_WEIGHTS]:
-        weights = _record(name)
+        weights = _weights_of(name)
         licence = weights.licence.partition(" (")[0]
         rows.append((name, str(weights.patch), str(weights.dim), licence, weights.source))
-    return "backbones (default: embedded)\n" + _table(rows)
+    return "backbones (default: embedded)\n" + _format_table(rows)
 
 
-def _labels(folder: Path) -> str:
+def _describe_labels(folder: Path) -> str:
     from masktree.labels import LabelSet
 
     index = LabelSet.open(folder).index
     config = {key: value for key, value in index["config"].items() if value not in (None, {})}
-    return "\n\n".join([_lines(index["summary"]), "configuration\n" + _lines(config)])
+    return "\n\n".join([_format_pairs(index["summary"]), "configuration\n" + _format_pairs(config)])
 
 
-def _model(name: str) -> str:
-    """What the folder says: who it is, what it was trained on, and how it is built."""
+def _describe_model(name: str) -> str:
+    """Provenance, size, architecture and training of a model folder."""
     from masktree.models import saved
 
     folder = saved.find_model(name)
@@ -142,21 +144,21 @@ def _model(name: str) -> str:
         "bytes": f"{saved.weight_file(folder).stat().st_size:,}",
     }
     training = {key: value for key, value in header.items() if key not in ("format", "version", "model")}
-    parts = [_lines(origin | weights), "model\n" + _lines(header["model"])]
-    return "\n\n".join([*parts, "training\n" + _lines(_flat(training))] if training else parts)
+    parts = [_format_pairs(origin | weights), "model\n" + _format_pairs(header["model"])]
+    return "\n\n".join([*parts, "training\n" + _format_pairs(_flatten(training))] if training else parts)
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested objects as dotted names; what has no value is left out."""
-    lines: dict[str, Any] = {}
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested objects to dotted names and drop None."""
+    flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            lines |= _flat(value, f"{prefix}{key}.")
+            flat |= _flatten(value, f"{prefix}{key}.")
         elif value is not None:
-            lines[prefix + key] = value
-    return lines
+            flat[prefix + key] = value
+    return flat
 
 
-def _lines(values: dict[str, Any]) -> str:
+def _format_pairs(values: dict[str, Any]) -> str:
     width = max(len(key) for key in values)
     return "\n".join(f"{key.ljust(width)}  {value}" for key, value in values.items())
