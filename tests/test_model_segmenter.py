@@ -52,7 +52,9 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def segmenter(run) -> ModelSegmenter:
-    return masktree.load(run)
+    loaded = masktree.load(run)
+    assert isinstance(loaded, ModelSegmenter)
+    return loaded
 
 
 @pytest.fixture
@@ -196,7 +198,8 @@ def test_discover_with_a_model_makes_a_label_set(run, collection, tmp_path):
 
 
 def test_stability_is_measured_with_the_recorded_model(run, collection, tmp_path):
-    from masktree.evaluate.harness import Evaluation, EvaluationOptions
+    from masktree.evaluate.harness import Evaluation
+    from masktree.evaluate.options import EvaluationOptions
 
     segment([collection], tmp_path / "out", SegmenterConfig(model=str(run)), overlay=False)
     result = Evaluation.open("consistency", tmp_path / "out", None, EvaluationOptions(images=collection)).run(workers=1)

@@ -16,11 +16,15 @@ from masktree.errors import InputError, WeightsError
 from masktree.io.files import sha256_of
 
 
-@pytest.fixture(scope="module")
-def backbone() -> embedded.EmbeddedBackbone:
-    loaded = load_backbone("embedded", "cpu")
+def load(device: str = "cpu", dtype: str = "float32") -> embedded.EmbeddedBackbone:
+    loaded = load_backbone("embedded", device, dtype)
     assert isinstance(loaded, embedded.EmbeddedBackbone)
     return loaded
+
+
+@pytest.fixture(scope="module")
+def backbone() -> embedded.EmbeddedBackbone:
+    return load()
 
 
 def two_halves(rng: np.random.Generator, size: int = 160) -> np.ndarray:
@@ -67,7 +71,7 @@ def test_a_planted_border_is_found(backbone, rng):
 
 def test_bfloat16_is_close(backbone, rng):
     image = two_halves(rng, 64)
-    coarse = load_backbone("embedded", "cpu", "bfloat16").predict_boundaries(image)
+    coarse = load("cpu", "bfloat16").predict_boundaries(image)
     exact = backbone.predict_boundaries(image)
     assert np.abs(coarse.boundary - exact.boundary).max() < 0.1
     assert (coarse.embeddings * exact.embeddings).sum(-1).min() > 0.95
@@ -140,5 +144,5 @@ def test_other_weights_are_loaded_by_path(backbone, tmp_path, rng):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="This test needs a CUDA device.")
 def test_cuda_gives_the_same_boundaries(rng):
     image = two_halves(rng)
-    here, there = (load_backbone("embedded", device).predict_boundaries(image) for device in ("cpu", "cuda"))
+    here, there = (load(device).predict_boundaries(image) for device in ("cpu", "cuda"))
     assert np.abs(here.boundary - there.boundary).max() < 1e-3

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from masktree.backbones import Backbone, load_backbone
 from masktree.backbones.device import resolve_device
+from masktree.backbones.timm_backbone import TimmBackbone
 from masktree.backbones.timm_networks import load_timm_network
 from masktree.backbones.weights import IMAGENET_MEAN, IMAGENET_STD, PUBLISHED_WEIGHTS
 from masktree.errors import InputError, WeightsError
@@ -75,6 +76,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
+def load(folder: Path, **options) -> TimmBackbone:
+    backbone = load_backbone(str(folder), "cpu", **options)
+    assert isinstance(backbone, TimmBackbone)
+    return backbone
+
+
 def expected(folder: Path, kind: Kind, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Oracle's keys, turned keys and tokens as (h, w, d) grids."""
     network, _ = load_timm_network(str(folder))
@@ -96,7 +103,8 @@ def expected(folder: Path, kind: Kind, image: np.ndarray) -> tuple[np.ndarray, n
         std=IMAGENET_STD,
         rope=kind.rope,
     )
-    return tuple(grid.reshape(h, w, -1) for grid in grids)
+    keys, turned, tokens = (grid.reshape(h, w, -1) for grid in grids)
+    return keys, turned, tokens
 
 
 def error(got: np.ndarray, reference: np.ndarray) -> float:
@@ -132,7 +140,7 @@ def test_dinov3_keys_are_those_before_rotary_embeddings(folders, rng):
 
 
 def test_keys_skip_the_rest_of_the_last_block(folders, rng):
-    backbone = load_backbone(str(folders["dino"]), "cpu")
+    backbone = load(folders["dino"])
     image = pictures(rng, 1, 32, 32)
     before = backbone(image)
     last = backbone._network.blocks[-1]
@@ -144,7 +152,7 @@ def test_keys_skip_the_rest_of_the_last_block(folders, rng):
 
 
 def test_backbone_describes_itself(folders):
-    backbone = load_backbone(str(folders["dinov2-reg"]), "cpu")
+    backbone = load(folders["dinov2-reg"])
     assert isinstance(backbone, Backbone)
     assert (backbone.stride, backbone.dim, backbone.name) == (14, 32, "dinov2-reg")
     assert (backbone.device, backbone.features) == ("cpu", "keys")
@@ -156,13 +164,13 @@ def test_backbone_describes_itself(folders):
     ("size", "want"), [((32, 32), (32, 32)), ((35, 36), (32, 40)), ((1, 100), (8, 104)), ((3, 3), (8, 8))]
 )
 def test_sizes_go_to_the_nearest_multiple_halves_up(size, want, folders, rng):
-    backbone = load_backbone(str(folders["dino"]), "cpu")
+    backbone = load(folders["dino"])
     assert backbone.input_size(*size) == want
     assert backbone(pictures(rng, 1, *size)).shape == (1, want[0] // 8, want[1] // 8, 32)
 
 
 def test_other_sizes_are_resized_not_cropped(folders):
-    backbone = load_backbone(str(folders["dino"]), "cpu")
+    backbone = load(folders["dino"])
     plain = np.full((1, 32, 40, 3), 90, np.uint8)
     odd = np.full((1, 30, 43, 3), 90, np.uint8)
     np.testing.assert_allclose(backbone(odd), backbone(plain), rtol=0, atol=1e-4)
@@ -185,16 +193,21 @@ def test_batch_equals_one_by_one_and_twice_the_same(folders, rng):
 
 
 def test_batch_bounds_the_images_in_one_pass(folders, rng, monkeypatch):
-    backbone = load_backbone(str(folders["dino"]), "cpu", batch=2)
+    backbone = load(folders["dino"], batch=2)
     seen = []
     run = backbone._grid
-    monkeypatch.setattr(backbone, "_grid", lambda pixels: seen.append(len(pixels)) or run(pixels))
+
+    def counted(pixels):
+        seen.append(len(pixels))
+        return run(pixels)
+
+    monkeypatch.setattr(backbone, "_grid", counted)
     backbone(pictures(rng, 5, 16, 16))
     assert seen == [2, 2, 1]
 
 
 def test_views_and_read_only_images_are_accepted(folders, rng):
-    backbone = load_backbone(str(folders["dino"]), "cpu")
+    backbone = load(folders["dino"])
     images = pictures(rng, 2, 16, 16)
     want = backbone(images[:, ::-1].copy())
     images.flags.writeable = False

@@ -10,7 +10,8 @@ import pytest
 
 from masktree.errors import FormatError, InputError
 from masktree.evaluate.compare import compare, resampler
-from masktree.evaluate.harness import PROTOCOLS, evaluate
+from masktree.evaluate.harness import evaluate
+from masktree.evaluate.protocols import PROTOCOLS
 from masktree.evaluate.result import EvaluationResult
 from tests.evaluate.planted import results, tree, write_ground_truth, write_json, write_trees
 

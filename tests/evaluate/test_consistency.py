@@ -84,11 +84,11 @@ def test_crops_are_anywhere_and_noise_has_its_sigma():
 def test_overlaps_match_the_definition(rng):
     a, b = rng.random((5, 6, 7)) < 0.4, rng.random((4, 6, 7)) < 0.6
     a[0] = b[0] = False
-    rles = [[rle.encode(m) for m in masks] for masks in (a, b)]
+    first, second = ([rle.encode(m) for m in masks] for masks in (a, b))
     expected = np.array([[oracle.iou(x, y) for y in b] for x in a])
-    assert rle.iou(*rles, (6, 7)) == pytest.approx(expected)
-    assert rle.iou(*rles, (6, 7)).max(1) == pytest.approx(expected.max(1))
-    assert rle.iou(rles[0], [], (6, 7)).shape == (5, 0)
+    assert rle.iou(first, second, (6, 7)) == pytest.approx(expected)
+    assert rle.iou(first, second, (6, 7)).max(1) == pytest.approx(expected.max(1))
+    assert rle.iou(first, [], (6, 7)).shape == (5, 0)
     assert count_thresholds(np.array([0.0, 0.499, 0.5, 0.72, 0.95, 1.0])).tolist() == [0, 0, 1, 5, 10, 10]
 
 

@@ -15,8 +15,9 @@ from masktree.errors import FormatError, InputError
 from masktree.evaluate import result as result_module
 from masktree.evaluate.datasets import read_ground_truth
 from masktree.evaluate.ground_truth import hash_names
-from masktree.evaluate.harness import Evaluation, EvaluationOptions, evaluate
+from masktree.evaluate.harness import Evaluation, evaluate
 from masktree.evaluate.metrics import METRICS, format_value
+from masktree.evaluate.options import EvaluationOptions
 from masktree.evaluate.points import evaluate_predictor
 from masktree.evaluate.protocols import PROTOCOLS
 from masktree.evaluate.result import EvaluationResult, source_commit

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from scipy.io import savemat
 from masktree.errors import FormatError, InputError
 from masktree.evaluate.coco_predictions import CocoPredictions
 from masktree.evaluate.datasets import read_ground_truth
-from masktree.evaluate.predictions import TreeFolder, UcmFolder, open_predictions, pair
+from masktree.evaluate.predictions import TreeFile, TreeFolder, UcmFolder, open_predictions, pair
 from masktree.predict import SegmenterConfig
 from masktree.stages.discover import discover
 from masktree.stages.segment import segment
@@ -64,7 +66,8 @@ def test_all_kinds_give_the_same_masks(tmp_path, ground_truth):
 def test_names_may_keep_their_suffix(tmp_path, ground_truth):
     folder = write_trees(tmp_path / "trees")
     (folder / "a.json").rename(folder / "a.jpg.json")
-    assert [p.path.name for p in pair(open_predictions(folder), ground_truth)[0]] == ["a.jpg.json", "b.json", "c.json"]
+    files = cast("Sequence[TreeFile]", pair(open_predictions(folder), ground_truth)[0])
+    assert [file.path.name for file in files] == ["a.jpg.json", "b.json", "c.json"]
 
 
 def test_records_and_results_of_evaluations_are_no_trees(tmp_path):

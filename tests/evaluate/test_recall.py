@@ -21,7 +21,7 @@ from tests.oracles import recall as oracle
 SIZE = (120, 150)
 
 
-def disc(cy, cx, radius, squeeze, size=SIZE):
+def disc(cy, cx, radius, squeeze, *, size=SIZE):
     y, x = np.ogrid[: size[0], : size[1]]
     return rle.encode(((y - cy) * squeeze) ** 2 + ((x - cx) / squeeze) ** 2 < radius**2)
 
@@ -32,9 +32,9 @@ def random_image(rng, image_id, ground_truths, detections, *, size=SIZE, digits=
         (*(rng.random(2) * size), np.exp(rng.uniform(0.7, 4.2)), np.exp(rng.normal(0, 0.3)))
         for _ in range(max(ground_truths, 1))
     ]
-    masks = [disc(*shape, size) for shape in shapes[:ground_truths]]
+    masks = [disc(*shape, size=size) for shape in shapes[:ground_truths]]
     copies = [shapes[rng.integers(len(shapes))] * np.exp(rng.normal(0, 0.06, 4)) for _ in range(detections)]
-    found = [disc(*copy, size) for copy in copies]
+    found = [disc(*copy, size=size) for copy in copies]
     areas = rle.areas(masks, size) * rng.choice(
         [1.0, 1.2], ground_truths
     )  # annotated areas need not be those of the masks
@@ -162,7 +162,12 @@ def test_planted_matches():
 
 def test_a_crowd_is_neither_counted_nor_held_against_what_lies_in_it():
     size = (80, 80)
-    inside = [disc(20, 20, 9, 1, size), disc(50, 50, 9, 1, size), disc(50, 20, 9, 1, size), disc(20, 60, 10, 1, size)]
+    inside = [
+        disc(20, 20, 9, 1, size=size),
+        disc(50, 50, 9, 1, size=size),
+        disc(50, 20, 9, 1, size=size),
+        disc(20, 60, 10, 1, size=size),
+    ]
     crowd = rle.union(inside[:3], size)
     ground_truth = ImageGroundTruth.from_masks(1, "a", size, [crowd, inside[3]], crowd=np.array([True, False]))
     found = ImageDetections(size, tuple(inside), rle.boxes(inside, size), np.array([0.9, 0.8, 0.7, 0.6]))

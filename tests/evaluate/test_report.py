@@ -15,7 +15,8 @@ from PIL import Image
 from masktree.evaluate import thumbnails
 from masktree.evaluate.detections import ImageDetections
 from masktree.evaluate.ground_truth import ImageGroundTruth
-from masktree.evaluate.harness import Evaluation, EvaluationOptions
+from masktree.evaluate.harness import Evaluation
+from masktree.evaluate.options import EvaluationOptions
 from masktree.evaluate.report import MAX_PICTURES, render_report, write_report
 from masktree.predict import SegmenterConfig
 from masktree.stages.segment import segment

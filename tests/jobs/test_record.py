@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ CONFIG = {"method": "sohes", "options": {"thresholds": (0.4, 0.2)}, "overlay": T
 WEIGHTS = {"name": "painted", "sha256": "abc"}
 
 
-def result(name: str, seconds: float = 1.0, error: str | None = None) -> Result:
+def result(name: str, seconds: float = 1.0, error: str | None = None) -> JobResult:
     return JobResult(Photo(Path(f"{name}.jpg"), name), seconds, error)
 
 
@@ -111,7 +112,7 @@ def test_free_keys_may_change_and_overwriting_starts_anew(tmp_path):
 
 def test_the_files_follow_every_few_seconds(tmp_path, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(runs.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     record = begin(tmp_path)
     record.write()
     record.add(result("a"))

@@ -132,4 +132,4 @@ def test_rules_out_of_range_are_refused():
     with pytest.raises(InputError, match=r"an IoU in \[0, 1\]; got 1.5; 0.02 is the default"):
         MergeRule("fill", 1.5)
     with pytest.raises(InputError, match="a rule union or fill; got 'all'"):
-        MergeRule("all")  # type: ignore[arg-type]
+        MergeRule("all")

@@ -62,7 +62,9 @@ def test_what_is_read_is_what_was_saved(kind, tmp_path):
 
 
 def test_backbone_weights_are_those_of_the_package():
-    given, plain = (build_model(CONFIGS["unsam"], weights=weights).pyramid for weights in (True, False))
+    given, plain = (
+        build_model(CONFIGS["unsam"], weights=weights).get_submodule("pyramid") for weights in (True, False)
+    )
     from masktree.models.pyramid.build import build_pyramid
 
     published = build_pyramid("embedded", weights=True).state_dict()

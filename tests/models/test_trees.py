@@ -129,6 +129,7 @@ def test_few_masks_are_dense_at_a_time(monkeypatch):
 def test_detections_of_both_models_become_trees(kind):
     """Three nested squares on a 64 x 96 photograph that the network saw at half its size."""
     sides = [(8, 8, 56, 56), (16, 16, 48, 48), (24, 24, 40, 40)]  # left, top, right, bottom in the original
+    found: BoxDetections | QueryDetections
     if kind == "boxes":
         edges = torch.tensor(sides).float() / 2
         found = BoxDetections(

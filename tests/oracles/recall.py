@@ -35,7 +35,7 @@ def documents(
                 annotation["segmentation"] = {"size": [height, width], "counts": ground_truth.rles[i].decode()}
             annotations.append(annotation)
         for i in range(len(found)):
-            result = {"image_id": ground_truth.id, "category_id": 1, "score": float(found.scores[i])}
+            result: dict[str, Any] = {"image_id": ground_truth.id, "category_id": 1, "score": float(found.scores[i])}
             if kind == "masks":
                 result["segmentation"] = {"size": [height, width], "counts": found.rles[i].decode()}
             else:

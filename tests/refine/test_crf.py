@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 
@@ -155,7 +153,7 @@ def test_isolated_pixels_reach_the_fixed_point_of_their_update(rng):
 def test_invalid_options_are_refused(rng, option):
     image, _ = planted(rng)
     with pytest.raises(InputError, match="expected"):
-        partial(dense_crf, **option)(image, random_probabilities(rng, 2, 24, 30))
+        dense_crf(image, random_probabilities(rng, 2, 24, 30), **option)
 
 
 def test_cached_lattices_give_the_same_result(rng):

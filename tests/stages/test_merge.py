@@ -77,7 +77,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in (folder / "annotations").iterdir()}
 
 
-def annotations(folder: Path) -> list[dict]:
+def written_annotations(folder: Path) -> list[dict]:
     return [a for p in sorted((folder / "annotations").iterdir()) for a in json.loads(p.read_text())["annotations"]]
 
 
@@ -93,7 +93,7 @@ def test_human_masks_come_first_and_pseudo_masks_fill_the_rest(photos, labels, t
     np.testing.assert_array_equal(trees["a.png"].mask(1), box(5, 30, 15, 14))
     assert trees["sub/c.png"].scores.tolist() == pytest.approx([0.8, 0.6, 0.4])  # no human looked at it
     assert trees["sub/c.png"].parents.tolist() == [-1, -1, 0]
-    assert [a["source"] for a in annotations(tmp_path / "both")] == [0] * 9 + [1] * 3
+    assert [a["source"] for a in written_annotations(tmp_path / "both")] == [0] * 9 + [1] * 3
     first, second = done.sources
     assert (first["kind"], first["images"], first["kept"], first["crowd"], first["empty"]) == ("coco", 3, 9, 3, 6)
     assert (second["kind"], second["images"], second["kept"], second["rejected"]) == ("labels", 4, 3, 9)
@@ -158,7 +158,7 @@ def test_results_for_others_are_read_by_their_tools_and_by_ours(labels, tmp_path
     wanted = {image["file_name"]: tree for image, tree in LabelSet.open(tmp_path / "both")}
     coco = COCO(str(tmp_path / "both.json"))
     assert [image["file_name"] for image in coco.imgs.values()] == list(wanted)
-    assert list(coco.anns.values()) == annotations(tmp_path / "both")
+    assert list(coco.anns.values()) == written_annotations(tmp_path / "both")
     assert all(coco.annToMask(a).sum() == a["area"] for a in coco.anns.values())
     files = sorted((tmp_path / "files").glob("sa_*.json"))
     assert [file.name for file in files] == ["sa_1.json", "sa_2.json", "sa_3.json", "sa_4.json"]

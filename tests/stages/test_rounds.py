@@ -51,10 +51,10 @@ def tiny() -> Iterator[None]:
 
 def rounds(first: Path, labels: Path, output: Path, settings: RoundsSettings = SETTINGS, **options: object) -> int:
     with tiny():
-        return run_rounds(first, labels, output, settings, replace(QUIET, **options), build_model=build)  # type: ignore[arg-type]
+        return run_rounds(first, labels, output, settings, replace(QUIET, **options), build_model=build)
 
 
-def annotations(folder: Path) -> list[dict]:
+def written_annotations(folder: Path) -> list[dict]:
     return [a for p in sorted((folder / "annotations").iterdir()) for a in json.loads(p.read_text())["annotations"]]
 
 
@@ -83,7 +83,7 @@ def test_rounds_leave_labels_runs_and_a_record(done, first):
     for number, item in enumerate(record["rounds"], start=1):
         folder = output / f"round-{number}"
         merged = LabelSet.open(folder / "labels", verify=True).index
-        sources = [a["source"] for a in annotations(folder / "labels")]
+        sources = [a["source"] for a in written_annotations(folder / "labels")]
         assert (sources.count(0), sources.count(1)) == (item["predictions"], item["kept_labels"])
         assert merged["sources"][0]["path"] == str(folder / "predictions")
         assert item["label_free"] is False  # of planted labels it is not known

@@ -79,11 +79,11 @@ def correct(
 
 
 def run_options(values: Mapping[str, object]) -> RunOptions:
-    return RunOptions(**({"device": "cpu", "sample_every": 0} | dict(values)))  # type: ignore[arg-type]
+    return RunOptions(**({"device": "cpu", "sample_every": 0} | dict(values)))
 
 
 def build(config: object, *, weights: bool) -> TinyModel:
-    return TinyModel(config)  # type: ignore[arg-type]
+    return TinyModel(config)
 
 
 if __name__ == "__main__":

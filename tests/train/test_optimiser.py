@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from masktree.errors import InputError
 from masktree.train.optimiser import (
@@ -25,6 +25,9 @@ BASE = Optimisation(lr=1e-3, weight_decay=0.1, steps=100, warmup_steps=10, batch
 
 class Net(nn.Module):
     """One parameter of each kind; the convolution is what begins pretrained."""
+
+    count: Tensor
+    mean: Tensor
 
     class Pyramid(nn.Module):
         def __init__(self) -> None:

@@ -126,7 +126,7 @@ def teacher_of(**values: object) -> Teacher:
         "min_area": 1,
         "monitor": CollapseMonitor(),
     }
-    return Teacher(**(given | values))  # type: ignore[arg-type]
+    return Teacher(**(given | values))
 
 
 def sets(targets: Targets) -> set[bytes]:
@@ -178,13 +178,13 @@ def test_at_other_scales_targets_are_right_to_a_pixel_at_their_borders(height, s
         strong = Geometry(size, resized, offset, window, bool(rng.random() < 0.5))
         batch, _ = teacher_of().make_targets(Reader(), by_hand(masks, strong, weak), CPU)
         found = batch.targets[0].masks.numpy()
-        wanted = np.zeros((3, SIDE, SIDE), bool)
-        wanted[:, : window[0], : window[1]] = strong.apply_masks([rle.encode(mask) for mask in masks])
-        wanted = [mask for mask in wanted if mask.any()]
+        seen = np.zeros((3, SIDE, SIDE), bool)
+        seen[:, : window[0], : window[1]] = strong.apply_masks([rle.encode(mask) for mask in masks])
+        wanted = [mask for mask in seen if mask.any()]
         assert len(found) == len(wanted)
         reach = int(np.ceil(max(scale, resized[0] / height, 1))) + 1  # a pixel of each of the three grids
         for own in wanted:
-            best = min(found, key=lambda mask, own=own: (mask != own).sum())
+            best = found[np.argmin([(mask != own).sum() for mask in found])]
             square = np.ones((3, 3))
             inner = ndimage.binary_erosion(own, square, reach)
             assert not (inner & ~best).any()
@@ -385,8 +385,28 @@ def half(views: ViewBatch, own: slice) -> ViewBatch:
     return ViewBatch(cut(views.weak), cut(views.strong), views.valid_sizes[own], *geometries)
 
 
-def test_two_processes_with_half_the_images_agree_with_one(store):
+def teach_halves(
+    pair: Sequence[Teacher], model: Reader, views: ViewBatch, wanted: tuple[float, float, float]
+) -> list[tuple[Batch, dict[str, float]]]:
     """The sums of both are found first, then given to both: what a sum over processes does."""
+    shares = [half(views, slice(0, 3)), half(views, slice(3, 6))]
+    sums: list[Tensor] = []
+
+    def note(values: Tensor) -> Tensor:
+        sums.append(values)
+        return values
+
+    for share in shares:
+        probe = teacher_of(thresholds=PseudoLabelThresholds(wanted))
+        probe.load_state_dict(pair[0].state_dict())
+        probe.make_targets(model, share, CPU, reduce=note)
+    return [
+        own.make_targets(model, share, CPU, reduce=lambda values: sums[0] + sums[1])
+        for own, share in zip(pair, shares, strict=True)
+    ]
+
+
+def test_two_processes_with_half_the_images_agree_with_one(store):
     wanted = (0.5, 1.5, 0.1)
     alone = teacher_of(thresholds=PseudoLabelThresholds(wanted))
     pair = [teacher_of(thresholds=PseudoLabelThresholds(wanted)) for _ in range(2)]
@@ -394,16 +414,7 @@ def test_two_processes_with_half_the_images_agree_with_one(store):
         model = Reader([0.95 - 0.05 * step, 0.6 + 0.05 * step, 0.5 + 0.02 * step]).eval()
         model.scores = model.scores.sort(descending=True).values
         batch, report = alone.make_targets(model, views, CPU)
-        shares = [half(views, slice(0, 3)), half(views, slice(3, 6))]
-        sums: list[Tensor] = []
-        for share in shares:
-            probe = teacher_of(thresholds=PseudoLabelThresholds(wanted))
-            probe.load_state_dict(pair[0].state_dict())
-            probe.make_targets(model, share, CPU, reduce=lambda values, sums=sums: sums.append(values) or values)
-        both = [
-            own.make_targets(model, share, CPU, reduce=lambda values, sums=sums: sums[0] + sums[1])
-            for own, share in zip(pair, shares, strict=True)
-        ]
+        both = teach_halves(pair, model, views, wanted)
         assert both[0][1] == both[1][1] == report
         parts = [sets(t) for own, _ in both for t in own.targets]
         assert parts == [sets(t) for t in batch.targets]

@@ -87,9 +87,9 @@ def test_at_takes_the_pixel_that_holds_the_point(forest):
     for x in range(30):
         for y in range(20):
             assert forest.at(x + 0.75, y + 0.5) == forest.at(np.int16(x), np.float32(y)) == forest.at(x, y)
-    for x, y in ((float("nan"), 3), (3, float("nan")), (-0.5, 3), (30.0, 3), (3, float("inf"))):
+    for column, row in ((float("nan"), 3), (3, float("nan")), (-0.5, 3), (30.0, 3), (3, float("inf"))):
         with pytest.raises(InputError, match="a point inside the image"):
-            forest.at(x, y)
+            forest.at(column, row)
 
 
 def test_cut_of_overlapping_masks(forest):
@@ -151,10 +151,10 @@ def test_every_mask_is_a_region_of_the_cut_at_its_granularity(real, partitioned,
         for granularities in (tree.granularities.tolist(), back.granularities.tolist(), written):
             found.append(reproduced(tree, granularities))
             apart.append(above - altitudes[own] > 2e-5)
-    found, apart = np.concatenate(found), np.concatenate(apart)
-    assert len(found) > 300
-    assert found[apart].all()
-    assert found.mean() >= 0.99
+    regions = np.concatenate(found)
+    assert len(regions) > 300
+    assert regions[np.concatenate(apart)].all()
+    assert regions.mean() >= 0.99
 
 
 def test_granularities_are_rounded_up_and_files_do_not_drift(rng):

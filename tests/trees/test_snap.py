@@ -28,8 +28,8 @@ def random_partition(rng: np.random.Generator, size: tuple[int, int], leaves: in
         merges.append([alive[k] for k in pair])
         alive = [node for k, node in enumerate(alive) if k not in pair] + [new]
     parents = np.full(2 * leaves - 1, 2 * leaves - 2, np.int32)
-    for k, pair in enumerate(merges):
-        parents[pair] = leaves + k
+    for k, children in enumerate(merges):
+        parents[children] = leaves + k
     altitudes = np.concatenate([np.zeros(leaves), np.linspace(0.1, 1, leaves - 1)])
     return PartitionTree(np.broadcast_to(labels, size).copy(), parents, altitudes)
 

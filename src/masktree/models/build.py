@@ -20,7 +20,7 @@ from masktree.models.saved import CONFIG, FORMAT, VERSION, WEIGHTS, is_model, re
 from masktree.models.structures import Model
 
 
-def build_model(config: ModelConfig, *, weights: bool) -> Model:
+def build_model(config: ModelConfig, *, weights: bool) -> Mask2Former | CascadeMaskRCNN | Promptable:
     """A model in training mode on the CPU; layers without pretrained weights use torch's global random state.
 
     Args:
@@ -62,7 +62,7 @@ def save_pretrained(model: Model, folder: str | Path) -> None:
         write_json(path, header, indent=1)
 
 
-def read_model(folder: str | Path, device: torch.device | str = "cpu") -> Model:
+def read_model(folder: str | Path, device: torch.device | str = "cpu") -> Mask2Former | CascadeMaskRCNN | Promptable:
     """The model in a folder, in evaluation mode on ``device``; no other file is read.
 
     Weights are float32. For bfloat16 use autocast, which keeps positions and sampling points in float32.
@@ -76,7 +76,6 @@ def read_model(folder: str | Path, device: torch.device | str = "cpu") -> Model:
     state = read_tensors(folder)
     with torch.random.fork_rng(devices=[]):  # the initial values are replaced
         model = build_model(config, weights=False)
-    assert isinstance(model, nn.Module)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -96,7 +96,8 @@ def test_coco_and_lvis_without_duplicates(tmp_path, rng):
     size = (8, 10)
 
     def draw():
-        return box_mask(*rng.integers(0, 4, 2), *rng.integers(1, 7, 2), size)
+        (x, y), (w, h) = rng.integers(0, 4, 2), rng.integers(1, 7, 2)
+        return box_mask(x, y, w, h, size)
 
     ours = [draw() for _ in range(12)]
     theirs = [draw() for _ in range(25)]

@@ -184,6 +184,7 @@ def test_bfloat16_losses_are_close_to_float32():
 
 def test_nan_weights_give_nan_losses_and_no_detections():
     model, batch = make_model(), make_batch()
+    assert isinstance(model.pyramid, TinyPyramid)
     with torch.no_grad():
         model.pyramid.stem.weight.fill_(float("nan"))
     assert not torch.isfinite(sum(model.losses(batch).values()))

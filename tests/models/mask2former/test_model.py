@@ -11,6 +11,7 @@ from masktree.errors import InputError
 from masktree.models.config import Mask2FormerConfig
 from masktree.models.mask2former import model as mask2former
 from masktree.models.mask2former.decoder import QueryDecoder
+from masktree.models.mask2former.losses import LossPoints
 from masktree.models.mask2former.model import Mask2Former, QueryDetections
 from masktree.models.mask2former.scores import DUPLICATE_IOU
 from masktree.models.structures import Batch, Targets
@@ -290,16 +291,20 @@ def test_cues_reach_the_pyramid():
     assert model.wants_cues
     batch = replace(batch, cues=torch.rand(2, 1, 32, 48))
     total(model.losses(batch)).backward()
+    assert isinstance(model.pyramid, TinyPyramid)
     assert model.pyramid.body[0].weight.grad[:, 3].any()
     assert len(model.detect(batch.images, batch.cues, [(64, 96)] * 2)) == 2
 
 
 def test_at_most_half_of_the_cells_become_loss_points(monkeypatch):
     counts = []
-    draw = mask2former.LossPoints.draw
-    monkeypatch.setattr(
-        mask2former.LossPoints, "draw", lambda count, seed, device: counts.append(count) or draw(count, seed, device)
-    )
+    draw = LossPoints.draw
+
+    def counted(count, seed, device):
+        counts.append(count)
+        return draw(count, seed, device)
+
+    monkeypatch.setattr(LossPoints, "draw", counted)
     model = build()
     model.losses(planted())
     model.num_points = 50

@@ -31,8 +31,8 @@ def spread_out(model: CascadeMaskRCNN) -> CascadeMaskRCNN:
     for stage in model.box_heads:
         for last in (stage.cls_score, stage.bbox_pred, stage.level_score):
             torch.nn.init.normal_(last.weight, std=0.3)
-    for last in (model.mask_head.predictor, model.rpn.head.cls_logits, model.rpn.head.bbox_pred):
-        torch.nn.init.normal_(last.weight, std=0.2)
+    for layer in (model.mask_head.predictor, model.rpn.head.cls_logits, model.rpn.head.bbox_pred):
+        torch.nn.init.normal_(layer.weight, std=0.2)
     return model
 
 
@@ -56,7 +56,7 @@ def seen() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.rand(1, 3, SIDE, SIDE), torch.rand(1, NUM_CUES, SIDE // 2, SIDE // 2)
 
 
-def test_exported_mask2former_equals_the_model(tmp_path, seen):
+def test_exported_mask2former_equals_the_model(tmp_path, seen: tuple[torch.Tensor, torch.Tensor]):
     model = build_model(Mask2FormerConfig(kind="sohes", **SMALL, **QUERIES), weights=True).eval()
     export_onnx(model, tmp_path / "model.onnx")
     got = run(tmp_path / "model.onnx", *seen)
@@ -75,7 +75,7 @@ def test_exported_mask2former_equals_the_model(tmp_path, seen):
     assert about(tmp_path / "model.onnx")["image_size"] == SIDE
 
 
-def test_exported_cascade_equals_the_model(tmp_path, seen):
+def test_exported_cascade_equals_the_model(tmp_path, seen: tuple[torch.Tensor, torch.Tensor]):
     config = CascadeConfig(box_head_dim=32, mask_head_layers=1, test_proposals=60, max_detections=20, **SMALL)
     model = spread_out(build_model(config, weights=True)).eval()
     export_onnx(model, tmp_path / "model.onnx")
@@ -88,7 +88,7 @@ def test_exported_cascade_equals_the_model(tmp_path, seen):
     assert set(about(tmp_path / "model.onnx")["outputs"]) == set(got)
 
 
-def test_onnx_modules_equal_detect(seen):
+def test_onnx_modules_equal_detect(seen: tuple[torch.Tensor, torch.Tensor]):
     """With other numbers of proposals and detections, without the cost of an export."""
     unsam = build_model(Mask2FormerConfig(kind="unsam", **SMALL, **QUERIES), weights=True).eval()
     wrapped = Mask2FormerOnnxModel(unsam)

@@ -46,7 +46,7 @@ def awake(adapter: ViTAdapter) -> ViTAdapter:
     """As after some training: injectors add something, sampling depends on what is seen."""
     generator = torch.Generator().manual_seed(1)
     for module in adapter.modules():
-        drawn = [module.gamma] if isinstance(module, Injector) else []
+        drawn: list[torch.Tensor] = [module.gamma] if isinstance(module, Injector) else []
         drawn += (
             [module.sampling_offsets.weight, module.attention_weights.weight]
             if isinstance(module, DeformableAttention)
@@ -167,7 +167,7 @@ def test_tokens_and_cells_meet_where_they_lie(cell):
     shapes = [(size[0] // s, size[1] // s) for s in (8, 16, 32)]
     injector, extractor = Injector(dim, 2), Extractor(dim, 2)
     for module in (injector, extractor):
-        module.feature_norm = nn.Identity()
+        module.add_module("feature_norm", nn.Identity())
         attention = module.attention
         nn.init.zeros_(attention.sampling_offsets.bias)
         nn.init.eye_(attention.value_proj.weight)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from masktree.backbones import embedded
 from masktree.backbones.embedded.network import EmbeddedNetwork, fuse_batch_norm
 from masktree.errors import WeightsError
-from masktree.models.pyramid.base import Pyramid
 from masktree.models.pyramid.convolutional import EmbeddedPyramid, ResNetPyramid
 
+if TYPE_CHECKING:
+    from masktree.models.pyramid.vit_adapter import ViTAdapter
 
-def build_pyramid(name: str, *, weights: bool) -> Pyramid:
+
+def build_pyramid(name: str, *, weights: bool) -> EmbeddedPyramid | ResNetPyramid | ViTAdapter:
     """The pyramid of a backbone, on the CPU in float32, trainable.
 
     Layers without pretrained weights (those of a ViT-Adapter) are initialised from torch's global random state.
@@ -38,8 +41,9 @@ def build_pyramid(name: str, *, weights: bool) -> Pyramid:
     from masktree.models.pyramid.vit_adapter import ViTAdapter
 
     network, record = load_timm_network(name) if weights else build_timm_network(name)
-    pyramid = ResNetPyramid if is_resnet(network) else ViTAdapter
-    return pyramid(network, record.mean, record.std)
+    if is_resnet(network):
+        return ResNetPyramid(network, record.mean, record.std)
+    return ViTAdapter(network, record.mean, record.std)
 
 
 def _embedded_network(path: str, *, weights: bool) -> EmbeddedNetwork:
