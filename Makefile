@@ -29,7 +29,7 @@ lint: install
 # The first tests run every method and compile the numba kernels into the cache, so that parallel workers find them there.
 test: lint
 	$(BIN)/python -m pytest tests/test_predict.py -x
-	$(BIN)/python -m pytest tests -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
 
 docs: install
 	$(BIN)/python -c 'import mkdocs, mkdocstrings, material' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"

@@ -26,7 +26,7 @@ from masktree.trees import hierarchy
 from masktree.trees.masktree import MaskTree
 from tests.train.labelled import write_labels
 
-SIDE, IMAGES = 96, 8
+SIDE, IMAGES = 96, 4
 COLOURS = np.array([[200, 40, 40], [40, 180, 60], [60, 80, 220], [220, 200, 60], [150, 60, 170], [120, 120, 120]])
 Trees = Mapping[str, MaskTree]
 
@@ -93,7 +93,7 @@ def by_coverage(tree: MaskTree) -> MaskTree:
 
 
 def test_sohes_learns_masks_and_their_parents(planted, tmp_path):
-    preset = small("sohes", {"num_queries": 20, "max_detections": 20}, steps=60, batch_size=8, lr=2e-3)
+    preset = small("sohes", {"num_queries": 20, "max_detections": 20}, steps=60, batch_size=4, lr=2e-3)
     found = learn(planted, tmp_path / "run", preset, min_score=0.5)
     _, trees = planted
     metrics = recall_of(trees, found)
@@ -108,7 +108,7 @@ def test_sohes_learns_masks_and_their_parents(planted, tmp_path):
 
 def test_hassod_learns_masks_and_their_levels(planted, tmp_path):
     shape = {"hidden_dim": 32, "mask_head_layers": 1, "roi_batch_size": 16, "train_proposals": 50, "test_proposals": 50}
-    preset = small("hassod", shape, steps=100, batch_size=4, lr=0.05)
+    preset = small("hassod", shape, steps=70, batch_size=4, lr=0.05)
     found = learn(planted, tmp_path / "run", preset, min_score=0.5)
     _, trees = planted
     metrics = recall_of(trees, found)

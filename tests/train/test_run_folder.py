@@ -94,6 +94,13 @@ def test_a_run_leaves_a_model_its_record_and_its_pictures(labels, tmp_path):
     assert all(torch.equal(kept[name], value) for name, value in read_tensors(output).items())
 
 
+def test_missing_matplotlib_is_named_before_the_first_step(labels, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(InputError, match=r"expected matplotlib.*pip install masktree\[train\]"):
+        run(labels, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(labels, unbroken, tmp_path, number):
     output = tmp_path / "run"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from masktree.errors import InputError
 from masktree.trees.draw import overlay
 from masktree.trees.masktree import MaskTree
 from masktree.types import RGB
@@ -17,6 +18,14 @@ _MAX_POINTS = 600  # of a curve; each is the mean of neighbouring steps
 _NO_LOSSES = ("step", "lr", "grad_norm", "num_masks", "seconds", "label_weight", "teacher_weight", "collapsed")
 _TEACHER_PREFIXES = ("threshold_", "kept_")
 _GAP = 6  # pixels between the pictures of a sheet
+
+
+def require_matplotlib() -> None:
+    """Raise InputError if matplotlib, which draws the curves, is not installed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"expected matplotlib, for loss curves; got {error}; pip install masktree[train]") from error
 
 
 def draw_losses(metrics: Sequence[Mapping[str, Any]]) -> RGB:

@@ -30,7 +30,7 @@ from masktree.train.loop import Stateful, TrainingState, WeightedBatch, deferred
 from masktree.train.optimiser import pretrained_parameters
 from masktree.train.options import RunOptions
 from masktree.train.photo_dataset import PhotoDataset
-from masktree.train.plots import draw_samples
+from masktree.train.plots import draw_samples, require_matplotlib
 from masktree.train.presets import Preset
 from masktree.train.run_folder import SAMPLES, RunFolder
 from masktree.trees import rle
@@ -204,6 +204,7 @@ def open_training_run(
     Raises:
         MasktreeError: as ``train``.
     """
+    require_matplotlib()
     label_set = LabelSet.open(labels, root=options.root)
     device = resolve_process_device(options.device)
     with contextlib.ExitStack() as stack:
