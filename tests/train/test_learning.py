@@ -72,7 +72,7 @@ def truths(trees: Trees) -> list[ImageGroundTruth]:
 def small(kind: str, shape: Mapping[str, int], **optimisation: float | str) -> Preset:
     """The tiny preset on small pictures as they are, for a minute of one core. Schedule and average are for few steps:
     a rate that ends at 0, and weights of the last ten steps."""
-    preset = find_preset(kind, "tiny", image_size=SIDE)  # type: ignore[arg-type]
+    preset = find_preset(kind, "tiny", image_size=SIDE)
     few = replace(preset.optimisation, warmup_steps=10, schedule="cosine", ema_decay=0.9, **optimisation)
     return Preset(replace(preset.model, **shape), few, Augmentation(crop_size=SIDE, scale=(1.0, 1.0), flip_prob=0.0))
 

@@ -72,7 +72,7 @@ def test_what_the_labels_miss_is_found_more_often_after_self_training(planted, t
     few = replace(
         preset.optimisation, steps=80, batch_size=8, lr=2e-3, warmup_steps=10, schedule="cosine", ema_decay=0.9
     )
-    model = replace(preset.model, num_queries=16, max_detections=16, hidden_dim=64)  # type: ignore[call-arg]
+    model = replace(preset.model, num_queries=16, max_detections=16, hidden_dim=64)
     train(
         folder / "labels",
         tmp_path / "a",
