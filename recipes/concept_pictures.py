@@ -1,8 +1,8 @@
-"""Pictures of the concepts and limits pages: what a dendrogram, a granularity, a tree and a level are, and failures.
+"""Pictures of the concepts and limits pages: dendrogram, granularity, tree, levels and failures.
 
     python recipes/concept_pictures.py examples/photos docs/images
 
-Writes dendrogram.png, granularity.jpg, tree.jpg, levels.jpg and limit-*.jpg, by the default method.
+Writes dendrogram.png, granularity.jpg, tree.jpg, levels.jpg and limit-*.jpg with the default method.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from masktree.io.images import read_image
 from masktree.trees.draw import colour_labels
 from sheets import beside, resized
 
-LIMITS = {"gravel": (0.5, 0.3), "retina": (0.5, 0.3), "cat": (0.7, 0.5), "galaxies": (0.5, 0.3)}  # cuts shown
+LIMITS = {"gravel": (0.5, 0.3), "retina": (0.5, 0.3), "cat": (0.7, 0.5), "galaxies": (0.5, 0.3)}  # granularities
 HEIGHT = 200  # pixels
 
 
@@ -30,7 +30,7 @@ def strip(pictures: Sequence[np.ndarray], height: int = HEIGHT) -> Image.Image:
 
 
 def outlined(image: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
-    """The image, darkened outside the masks, with their outlines in yellow."""
+    """The image with the masks outlined in yellow and the background darkened."""
     covered = np.any(masks, axis=0)
     picture = np.where(covered[..., None], image, image // 3)
     for mask in masks:
@@ -43,7 +43,7 @@ def outlined(image: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def painted(image: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
-    """The image in grey, with each mask in a colour of its own, small masks on top."""
+    """The image in grey with each mask in another colour, small masks on top."""
     numbers = np.zeros(image.shape[:2], np.int32)
     for number, mask in enumerate(sorted(masks, key=np.sum, reverse=True), start=1):
         numbers[mask] = number

@@ -6,9 +6,9 @@
     masktree self-train FINE LABELS -o RUN2 --steps 350 --lr 1e-4
     python recipes/phases.py examples/photos docs/images/phases.jpg LABELS FINE
 
-The last command shows the masks of photographs that were not used for training: a column for the rule that made the
-label set, with its thresholds, and two for each run, of its confident masks, as they are and snapped to the regions of
-the default method. ``benchmarks/phases.py`` measures them; docs/benchmarks.md has the numbers.
+The last command draws the masks of photographs that were not used for training: one column for the discovery method of
+the label set and two per run, of its confident masks without and with snapping to the regions of the default method.
+``benchmarks/phases.py`` measures them; docs/benchmarks.md has the numbers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from masktree.io.images import read_image
 from masktree.predict import SegmenterConfig
 from sheets import beside, resized
 
-MIN_SCORE = 0.6  # of a mask of a run
+MIN_SCORE = 0.6  # of the masks of a run
 WIDTH = 220  # pixels
 
 
@@ -39,7 +39,7 @@ def segmenters_of(folder: Path) -> list[Callable[[np.ndarray], masktree.MaskTree
 
 
 def row(image: np.ndarray, phases: list[Callable[[np.ndarray], masktree.MaskTree]]) -> np.ndarray:
-    """A photograph and its outlines by each phase."""
+    """A photograph and the masks of each phase."""
     size = WIDTH, round(WIDTH * image.shape[0] / image.shape[1])
     pictures = [image, *(phase(image).draw(image) for phase in phases)]
     return beside([resized(picture, size) for picture in pictures], axis=1)
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("phases", type=Path, nargs="+", metavar="LABELS_OR_RUN")
     parser.add_argument("--names", nargs="*", default=["astronaut", "cat", "coffee", "photographer", "rocket"])
     options = parser.parse_args()
-    phases = [outline for folder in options.phases for outline in segmenters_of(folder)]
+    phases = [segmenter for folder in options.phases for segmenter in segmenters_of(folder)]
     rows = [row(read_image(options.photos / f"{name}.jpg"), phases) for name in options.names]
     Image.fromarray(beside(rows, axis=0)).save(options.picture, quality=80)
 

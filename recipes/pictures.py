@@ -29,14 +29,14 @@ def column(image: np.ndarray, granularities: Sequence[float], size: tuple[int, i
     return beside([resized(p, size) for p in pictures], axis=0)
 
 
-def answers(
+def masks_at(
     image: np.ndarray,
     click: tuple[int, int],
     sources: Sequence[Any],
     granularities: Sequence[float | None],
     size: tuple[int, int],
 ) -> np.ndarray:
-    """A photograph with a click, and beside it the entity of each source at each granularity, the rest faded."""
+    """A photograph with a click, and the mask of each source at each granularity, its background faded."""
     pictures = [image]
     for source in sources:
         predictor = masktree.Predictor(source)
@@ -68,12 +68,12 @@ def main() -> None:
     Image.fromarray(both).save(options.docs / "granularities.jpg", quality=85)
     clicks = {"astronaut": (220, 120), "tissue": (150, 150), "photographer": (220, 250)}
     default = [masktree.load("embedded")]
-    shown = [answers(images[name], click, default, (0.1, 0.3, 0.6, 1.0), (160, 160)) for name, click in clicks.items()]
+    shown = [masks_at(images[name], click, default, (0.1, 0.3, 0.6, 1.0), (160, 160)) for name, click in clicks.items()]
     Image.fromarray(beside(shown, axis=0)).save(options.docs / "clicks.jpg", quality=85)
     if options.model:
         sources = default + [masktree.load(options.model, snap=snap) for snap in (False, True)]
         clicks |= {"coffee": (300, 150), "cat": (230, 150)}
-        shown = [answers(images[name], click, sources, (None, 0.3), (120, 120)) for name, click in clicks.items()]
+        shown = [masks_at(images[name], click, sources, (None, 0.3), (120, 120)) for name, click in clicks.items()]
         Image.fromarray(beside(shown, axis=0)).save(options.docs / "network.jpg", quality=85)
 
 

@@ -1,4 +1,4 @@
-"""Pictures set side by side, for the documentation."""
+"""Contact sheets for the documentation."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ GAP = 6  # pixels
 
 
 def beside(pictures: Sequence[np.ndarray], axis: int) -> np.ndarray:
-    """Pictures with white gaps between them, along ``axis``; they are equally long along the other."""
+    """Concatenate pictures along ``axis`` with white gaps; their other side must be equal."""
     height, width, _ = pictures[0].shape
     gap = np.full((GAP, width, 3) if axis == 0 else (height, GAP, 3), 255, np.uint8)
     return np.concatenate([part for picture in pictures for part in (gap, picture)][1:], axis)
 
 
 def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A picture at (width, height)."""
+    """Resize a picture to (width, height)."""
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))

@@ -272,7 +272,7 @@ def test_no_space_left_is_reported_and_leaves_no_half_file(tmp_path, photos):
     assert sorted(p.name for p in out.iterdir()) == ["failures.json", "run.json"]
 
 
-def test_no_overlay(folder, tmp_path):
+def test_no_overlay_writes_trees_only(folder, tmp_path):
     masktree("segment", *QUICK, folder / "a.jpg", "-o", tmp_path / "out", "--no-overlay")
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.json", "run.json"}
 
@@ -288,7 +288,7 @@ def test_every_method_segments_a_photograph(folder, tmp_path, method):
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (2, 3)])
 @pytest.mark.parametrize("method", ["masktree", "hassod", "sohes", "unsam"])
-def test_tiny_images_in_process(shape, method):
+def test_tiny_images_are_segmented(shape, method):
     import masktree as package
 
     image = np.random.default_rng(0).integers(0, 256, size=(*shape, 3), dtype=np.uint8)
@@ -297,7 +297,7 @@ def test_tiny_images_in_process(shape, method):
     assert tree.cut(0.5).shape == shape
 
 
-def test_help_and_info():
+def test_help_and_info_describe_options_and_backbones():
     start = masktree_process("--help")
     assert start.returncode == 0
     for verb in ("segment", "discover", "evaluate", "info"):

@@ -33,7 +33,7 @@ def test_thinning_of_a_band_is_its_middle():
 
 
 @pytest.mark.parametrize("reach", [0.0, 1.0, 1.5, 2.3, 10.0])
-def test_matching_is_a_largest_one(rng, reach):
+def test_matching_has_the_most_pairs(rng, reach):
     for _ in range(30):
         first, second = rng.random((4, 5)) < 0.3, rng.random((4, 5)) < 0.25
         matched, back = match(first, second, reach)
@@ -43,7 +43,7 @@ def test_matching_is_a_largest_one(rng, reach):
 
 
 @pytest.mark.parametrize("reach", [1.0, 2.3, 3.7])
-def test_matching_is_a_cheapest_one(rng, reach):
+def test_matching_has_the_lowest_cost(rng, reach):
     surplus = 0
     for _ in range(40):
         first, second = rng.random((4, 5)) < 0.3, rng.random((4, 5)) < 0.2
@@ -135,7 +135,7 @@ def test_ods_lies_between_two_thresholds():
     assert scores["f_ods"] == pytest.approx(0.6, abs=1e-4)  # near recall = precision = .6
 
 
-def test_perfect_and_empty_contours():
+def test_perfect_contours_score_one_and_empty_ones_zero():
     line = np.zeros((30, 30), np.bool_)
     line[4:26, 9] = True
     perfect = summarise([score_contours([line, line], [line])])
@@ -147,7 +147,7 @@ def test_perfect_and_empty_contours():
     assert without_truth == {"f_ods": None, "f_ois": None, "f_ap": None}
 
 
-def test_everything_is_a_border():
+def test_every_pixel_of_a_full_border_map_is_matched():
     full = np.ones((40, 50), np.bool_)
     stats = score_contours([full], [full])
     assert stats["sum_p"] == [int(oracle.thin(full).sum())]

@@ -29,7 +29,7 @@ def random_labels(rng, shape, count):
 
 
 @pytest.mark.parametrize("shape", [(9, 7), (4, 12), (1, 6), (2, 2)])
-def test_matches_the_formulas(rng, shape):
+def test_scores_equal_the_published_formulas(rng, shape):
     ground_truths = [random_labels(rng, shape, k) for k in (2, 4, 6)]
     cuts = [rng.integers(k, size=shape).astype(np.int32) for k in (1, 2, 5)] + [ground_truths[1]]
     scores = score_image(cuts, ground_truths)
@@ -76,7 +76,7 @@ def test_tree_route_equals_plain_route(rng):
     assert len(np.unique(fast["vi"])) > 10  # the thresholds did cut differently
 
 
-def test_single_leaf_tree():
+def test_a_tree_of_one_leaf_scores_perfectly_on_one_pixel():
     tree = merge_tree(np.ones((1, 1, 2), np.float32))
     scores = score_tree(tree, [np.zeros((1, 1), np.int32)])
     assert scores["covered"] == [1] * 99
@@ -108,7 +108,7 @@ def test_ois_takes_each_image_at_its_own_threshold():
     assert scores["covering_ois"] == 1
 
 
-def test_reads_the_official_layout(tmp_path):
+def test_files_in_the_official_layout_are_read(tmp_path):
     maps = [np.array([[1, 1, 4], [2, 2, 4]], np.uint16), np.ones((2, 3), np.uint16)]
     cell = np.empty((1, 2), object)
     for i, labels in enumerate(maps):
@@ -204,7 +204,7 @@ def test_without_boundaries_f_is_undefined(rng):
         summarise([plain, full])
 
 
-def test_one_region_on_the_validation_images(shared):
+def test_one_region_has_the_known_scores_on_validation_images(shared):
     folder = shared / "data" / "BSDS500" / "groundTruth" / "val"
     images = []
     for path in sorted(folder.glob("*.mat")):

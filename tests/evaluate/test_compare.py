@@ -79,7 +79,7 @@ def test_weights_equal_repeated_images(two, rng, protocol):
             assert quick(np.bincount(draw, minlength=n)) == pytest.approx(plain)
 
 
-def test_what_is_planted_is_found(two):
+def test_a_planted_difference_is_significant(two):
     comparison = compare(*two("ar"))
     differences = {d.metric: d for d in comparison.differences}
     assert differences["ar1000"].difference > 0
@@ -108,14 +108,14 @@ def test_lower_is_better_for_clicks():
     assert "first is better" not in table
 
 
-def test_written_as_json(tmp_path, two):
+def test_a_comparison_is_written_as_json(tmp_path, two):
     compare(*two("hierarchy"), resamples=20).write(tmp_path / "c.json")
     document = json.loads((tmp_path / "c.json").read_text())
     assert document["format"] == "masktree-comparison"
     assert {"metric", "first", "second", "difference", "low", "high"} == set(document["differences"][0])
 
 
-def test_results_that_cannot_be_compared(tmp_path):
+def test_results_that_cannot_be_compared_are_refused(tmp_path):
     a = sum_result([0.1, 0.2, 0.3])
     for other, message in (
         (sum_result([0.1, 0.2]), r"got 2.jpg in the first only \(1 such images\)"),

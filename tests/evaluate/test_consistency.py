@@ -104,7 +104,7 @@ def test_a_segmenter_that_follows_the_image_is_stable():
     assert json.loads(json.dumps(stats, allow_nan=False)) == stats
 
 
-def test_a_segmenter_that_does_not_look_is_not_stable_under_flips():
+def test_a_segmenter_that_ignores_the_image_is_not_stable_under_flips():
     image = np.zeros((10, 10, 3), np.uint8)
     seeds = [summarise([score_image(image, left_half, seed=seed)]) for seed in range(20)]
     assert {scores["stability_flip"] for scores in seeds} == {0}
@@ -113,7 +113,7 @@ def test_a_segmenter_that_does_not_look_is_not_stable_under_flips():
     assert {scores["stability_crop"] for scores in seeds} == {0.8, 1.0, None}
 
 
-def test_masks_cut_off_by_a_crop_are_not_looked_for(monkeypatch):
+def test_masks_cut_off_by_a_crop_are_not_matched(monkeypatch):
     monkeypatch.setitem(views.VIEWS, "crop", lambda image, rng: views.View(image[:8, :8].copy()))
     masks = np.zeros((3, 10, 10), bool)
     masks[0, :4, :4] = True  # all in the view
@@ -184,7 +184,7 @@ def test_masks_that_vanish_in_a_view_count_as_lost():
     assert scores["masks_per_image"] == 3
 
 
-def test_uniform_and_tiny_images():
+def test_uniform_and_tiny_images_are_scored():
     for shape in ((1, 1), (1, 7), (30, 20)):
         scores = summarise([score_image(np.full((*shape, 3), 77, np.uint8), colours)])
         assert scores["stability"] == scores["coverage"] == 1
@@ -257,7 +257,7 @@ def test_bad_input_raises_an_input_error():
         summarise([])
 
 
-def test_the_default_method_on_a_photograph(photos):
+def test_the_default_method_is_stable_on_a_photograph(photos):
     from masktree.discover.masktree import build_dendrogram
     from masktree.io.images import read_image
 

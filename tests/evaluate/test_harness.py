@@ -67,7 +67,7 @@ def bsds(tmp_path):
     return folder, predicted
 
 
-def test_perfect_predictions(ground_truth, trees):
+def test_perfect_predictions_score_perfectly(ground_truth, trees):
     result = evaluate("ar", trees, ground_truth)
     assert result.metrics["ar1000"] == 1
     assert result.metrics["ap"] == pytest.approx(1)
@@ -89,7 +89,7 @@ def test_every_metric_has_a_meaning(ground_truth, trees, bsds):
     assert all(protocol.main_metric in METRICS for protocol in PROTOCOLS.values())
 
 
-def test_boxes_and_results(tmp_path, ground_truth):
+def test_boxes_are_scored_by_the_protocol_ar_only(tmp_path, ground_truth):
     path = write_json(tmp_path / "r.json", results(shift=4))
     loose = evaluate("ar", path, ground_truth).metrics["ar1000"]
     boxes = evaluate("ar", path, ground_truth, EvaluationOptions(iou_type="boxes")).metrics["ar1000"]
@@ -107,7 +107,7 @@ def test_workers_and_order_make_no_difference(tmp_path, ground_truth, trees):
     assert one.metrics == two.metrics
 
 
-def test_bsds(bsds):
+def test_bsds_folders_are_evaluated_by_split(bsds):
     folder, predicted = bsds
     result = evaluate("bsds", predicted, folder, EvaluationOptions(check_counts=False))
     assert result.settings == {"split": "val", "boundaries": True}
@@ -130,7 +130,7 @@ def test_bsds_counts_are_checked(bsds):
         evaluate("bsds", bsds[1], bsds[0])
 
 
-def test_self(tmp_path):
+def test_consistency_is_evaluated_without_ground_truth(tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     for name in ("a.png", "b.png"):
@@ -165,7 +165,7 @@ def test_self(tmp_path):
         evaluate("consistency", out, options=EvaluationOptions(images=moved))
 
 
-def test_self_takes_trees_only(tmp_path):
+def test_consistency_accepts_trees_only(tmp_path):
     with pytest.raises(InputError, match=r"r.json: expected a folder of masktree segment; got COCO results"):
         evaluate("consistency", write_json(tmp_path / "r.json", results()))
 
@@ -194,7 +194,7 @@ def test_an_image_that_cannot_be_scored_ends_it(ground_truth, trees, workers):
         evaluate("ar", trees, ground_truth, workers=workers)
 
 
-def test_wrong_arguments(tmp_path, ground_truth, trees, bsds):
+def test_wrong_arguments_raise_an_input_error(tmp_path, ground_truth, trees, bsds):
     for arguments, message in (
         (("arr", trees, ground_truth), "expected protocol to be one of ar, points"),
         (("ar", trees), "expected ground truth for the protocol ar; got none"),
@@ -241,7 +241,7 @@ def test_any_predictor_is_scored(tmp_path, ground_truth, trees):
         evaluate_predictor(predictor, known, ground_truth.parent / "images")
 
 
-def test_files_come_back_as_they_were(tmp_path, ground_truth, trees):
+def test_results_are_unchanged_by_writing_and_reading(tmp_path, ground_truth, trees):
     result = evaluate("ar", trees, ground_truth)
     result.write(tmp_path / "r.json")
     read = EvaluationResult.read(tmp_path / "r.json")
@@ -268,7 +268,7 @@ def test_files_come_back_as_they_were(tmp_path, ground_truth, trees):
         ({"images": [{"name": 3, "stats": {}}]}, "expected images with a name"),
     ],
 )
-def test_damaged_results(tmp_path, ground_truth, trees, change, message):
+def test_damaged_results_raise_a_format_error(tmp_path, ground_truth, trees, change, message):
     evaluate("ar", trees, ground_truth).write(tmp_path / "r.json")
     document = json.loads((tmp_path / "r.json").read_text()) | change
     with pytest.raises(FormatError, match=f"r.json: .*{message}"):

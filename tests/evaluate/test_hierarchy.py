@@ -72,7 +72,7 @@ def random_case(seed):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_matches_the_definitions(seed):
+def test_scores_equal_the_definitions(seed):
     ground_truths, gt_parents, found, parents, scores = random_case(seed)
     tree = tree_of(found, parents, scores)
     stats = score_image(truth_of(ground_truths, gt_parents), tree)
@@ -255,7 +255,7 @@ def test_an_empty_annotated_mask_is_not_found_and_weighs_nothing():
     assert summarise([stats])["best_cut"] == 1
 
 
-def test_single_pixel_and_uniform_images():
+def test_single_pixels_and_uniform_images_are_scored():
     one = np.ones((1, 1, 1), bool)
     scores = summarise([score_image(truth_of(one), tree_of(one, np.array([-1], np.int32)))])
     assert scores["best_cut"] == scores["ar_whole"] == scores["ar_g_40_100"] == scores["coverage"] == 1
@@ -305,7 +305,7 @@ def test_bad_input_raises_an_input_error():
         summarise([])
 
 
-def test_on_cars(shared):
+def test_ground_truth_of_cars_scores_perfectly_and_its_wholes_find_no_part(shared):
     """Real masks: the ground truth as prediction is perfect, and its wholes alone find no part as COCO counts it."""
     content = json.loads((shared / "data" / "eval" / "car_parts" / "annotations.json").read_text())
     image = content["images"][0]

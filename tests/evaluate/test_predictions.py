@@ -96,7 +96,7 @@ def test_run_is_known_also_in_a_folder_below(tmp_path):
     assert open_predictions(tmp_path / "out" / "y").origin == {}  # not of that run
 
 
-def test_label_set(tmp_path):
+def test_label_sets_are_read_as_predictions(tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     for name in ("a.png", "b.png", "c.png"):
@@ -120,7 +120,7 @@ def test_label_set(tmp_path):
         open_predictions(tmp_path / "labels")
 
 
-def test_contour_maps(tmp_path, ground_truth):
+def test_contour_maps_are_read_as_predictions(tmp_path, ground_truth):
     contours = np.zeros((2 * SIZE[0] + 1, 2 * SIZE[1] + 1))
     contours[:, 40] = 0.5
     for name in ("a", "sub/b", "c"):
@@ -139,7 +139,7 @@ def test_contour_maps(tmp_path, ground_truth):
         open_predictions(tmp_path / "ucm")
 
 
-def test_uncompressed_run_lengths(tmp_path, ground_truth):
+def test_uncompressed_run_lengths_are_read(tmp_path, ground_truth):
     entries = results()
     for entry, mask in zip(entries, [*masks()] * 3, strict=True):
         entry["segmentation"]["counts"] = rle.counts(rle.encode(mask), SIZE)
@@ -148,7 +148,7 @@ def test_uncompressed_run_lengths(tmp_path, ground_truth):
     assert all(image.detections(SIZE).rles == tree().rles for image in predicted)
 
 
-def test_boxes_only(tmp_path, ground_truth):
+def test_boxes_without_masks_are_read(tmp_path, ground_truth):
     entries = [{k: v for k, v in entry.items() if k != "segmentation"} for entry in results()]
     image = pair(open_predictions(write_json(tmp_path / "r.json", entries)), ground_truth)[0][0]
     assert image.detections(SIZE).rles is None
@@ -167,7 +167,7 @@ def test_boxes_missing_beside_masks_are_those_of_the_masks(tmp_path):
     assert image.detections(SIZE).boxes.tolist() == tree().boxes.tolist()
 
 
-def test_missing_and_extra_images(tmp_path, ground_truth):
+def test_missing_and_extra_images_are_refused(tmp_path, ground_truth):
     folder = write_trees(tmp_path / "trees")
     (folder / "c.json").unlink()
     with pytest.raises(InputError, match=r"for each of 3 images; got none for c.jpg; predicted are a, sub/b"):
@@ -196,7 +196,7 @@ def test_images_without_predictions(tmp_path, ground_truth):
         open_predictions(write_json(tmp_path / "none.json", []))
 
 
-def test_masks_of_another_size(tmp_path, ground_truth):
+def test_masks_of_another_size_are_refused(tmp_path, ground_truth):
     folder = write_trees(tmp_path / "trees")
     other = MaskTree.from_masks(np.ones((1, 20, 30), bool))
     other.save(folder / "sub" / "b.json")
@@ -243,7 +243,7 @@ def test_damaged_masks_name_file_and_image(tmp_path):
         image.tree(SIZE, nested=False)
 
 
-def test_damaged_hierarchies(tmp_path):
+def test_damaged_hierarchies_are_refused(tmp_path):
     def opened(**changes):
         annotations = shifted(tree().to_coco(image_id=1), **changes)
         record = {"id": 1, "file_name": "a.jpg", "height": SIZE[0], "width": SIZE[1]}
@@ -270,13 +270,13 @@ def test_damaged_hierarchies(tmp_path):
         ('{"images": [{"id": 1}], "annotations": []}', "expected a whole number 'height'; got none"),
     ],
 )
-def test_other_files(tmp_path, content, message):
+def test_files_of_other_formats_are_refused(tmp_path, content, message):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(FormatError, match=f"x.json.*{message}"):
         open_predictions(tmp_path / "x.json")
 
 
-def test_documents_that_contradict_themselves(tmp_path):
+def test_inconsistent_documents_are_refused(tmp_path):
     record = {"id": 1, "file_name": "a.jpg", "height": SIZE[0], "width": SIZE[1]}
     good = {"images": [record], "annotations": tree().to_coco(image_id=1)}
     for change, message in (
@@ -288,7 +288,7 @@ def test_documents_that_contradict_themselves(tmp_path):
             open_predictions(write_json(tmp_path / "d.json", good | change))
 
 
-def test_nothing_there(tmp_path):
+def test_missing_predictions_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"got no .*nowhere"):
         open_predictions(tmp_path / "nowhere")
     with pytest.raises(InputError, match="got none in"):

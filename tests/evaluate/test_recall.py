@@ -129,7 +129,7 @@ def test_the_truth_itself_scores_perfectly(rng):
         assert stats["best_iou"] == [1.0] * len(ground_truth)
 
 
-def test_planted_matches():
+def test_planted_matches_are_counted():
     """Two ground truths of 40 x 40 pixels, one found with IoU 0.8, and a false detection between."""
     size = (100, 200)
     blank = np.zeros(size, bool)
@@ -192,7 +192,7 @@ def test_images_without_truths_or_detections():
     assert summarise([stats, missed])["ap_s"] is None
 
 
-def test_masks_without_a_pixel_are_told_and_never_match(rng):
+def test_empty_masks_are_counted_and_never_match(rng):
     masks = [rle.encode(np.zeros(SIZE, bool)), disc(50, 50, 20, 1)]
     ground_truth = ImageGroundTruth.from_masks(1, "a", SIZE, masks)
     found = ImageDetections(SIZE, tuple(masks), ground_truth.boxes, np.array([0.9, 0.5]))
@@ -298,7 +298,7 @@ def test_bad_input_names_the_image(rng):
         score_image(ground_truth, found, iou_type="points")
 
 
-def test_bad_stats(rng):
+def test_stats_of_wrong_shape_are_refused(rng):
     stats = score_image(*random_image(rng, 7, 5, 6))
     with pytest.raises(InputError, match="at least one image"):
         summarise([])

@@ -58,7 +58,7 @@ def report(*arguments, **options):
 
 
 @pytest.mark.parametrize("protocol", ["ar", "points", "hierarchy"])
-def test_holds_metrics_and_pictures_and_nothing_from_elsewhere(tmp_path, protocol):
+def test_a_report_holds_metrics_and_pictures_and_loads_nothing(tmp_path, protocol):
     ground_truth = write_ground_truth(tmp_path / "ground_truth")
     text, result = report(protocol, write_trees(tmp_path / "trees", shift=3), ground_truth)
     tags = Tags(text)
@@ -121,7 +121,7 @@ def test_names_are_escaped(tmp_path):
     assert name not in text
 
 
-def test_boxes(tmp_path):
+def test_box_matches_are_reported(tmp_path):
     ground_truth = write_ground_truth(tmp_path / "ground_truth")
     text, _ = report(
         "ar", write_json(tmp_path / "r.json", results()), ground_truth, EvaluationOptions(iou_type="boxes")
@@ -130,7 +130,7 @@ def test_boxes(tmp_path):
     assert "3 of 3 annotations found" in text
 
 
-def test_self(tmp_path):
+def test_a_consistency_report_draws_the_photographs(tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     pixels = np.random.default_rng(0).integers(0, 255, (3, 4, 3), dtype=np.uint8)
@@ -141,7 +141,7 @@ def test_self(tmp_path):
     assert "granularity 0.5" in text
 
 
-def test_written_whole(tmp_path):
+def test_a_report_is_written_without_temporary_files(tmp_path):
     ready = Evaluation.open("ar", write_trees(tmp_path / "trees"), write_ground_truth(tmp_path / "ground_truth"))
     write_report(tmp_path / "out" / "r.html", ready.run(workers=1), ready.cases)
     assert (tmp_path / "out" / "r.html").read_text().startswith("<!doctype html>")
@@ -155,7 +155,7 @@ def planted_truth():
     return ImageGroundTruth.from_masks(1, "a.jpg", SIZE, tree().rles)
 
 
-def test_found_and_missed_are_drawn_where_they_are():
+def test_thumbnails_draw_found_and_missed_masks_in_place():
     grey = np.full((*SIZE, 3), 120, np.uint8)
     keep = np.array([True, True, False])
     picture, missed = thumbnails.draw_matches(grey, planted_truth(), ImageDetections.from_tree(tree()[keep]))
@@ -170,7 +170,7 @@ def test_found_and_missed_are_drawn_where_they_are():
     assert (picture[outside] <= 120).all()
 
 
-def test_nothing_found_and_nothing_sought():
+def test_thumbnails_of_no_predictions_and_of_no_ground_truth():
     grey = np.full((*SIZE, 3), 120, np.uint8)
     none = ImageDetections.from_tree(tree()[np.zeros(3, bool)])
     assert thumbnails.draw_matches(grey, planted_truth(), none)[1] == 3

@@ -41,7 +41,7 @@ def test_maps_that_are_no_ultrametric_are_read_as_the_benchmark_does(rng):
             assert np.array_equal(tree.cut_at(threshold), renumber(labelled(ucm2, threshold).astype(np.int32)))
 
 
-def test_there_and_back(rng):
+def test_a_tree_and_the_tree_of_its_map_have_the_same_contours(rng):
     tree = partition_tree(rng)
     ucm2 = tree.ucm(doubled=True)
     again = ucm_tree(ucm2)
@@ -49,7 +49,7 @@ def test_there_and_back(rng):
     assert np.allclose(np.sort(again.altitudes)[again.n_leaves :], np.sort(tree.altitudes)[tree.n_leaves :], atol=1e-7)
 
 
-def test_uniform_maps():
+def test_a_uniform_map_has_one_leaf_and_separated_pixels_one_each():
     assert ucm_tree(np.zeros((7, 9))).n_leaves == 1
     walls = np.ones((5, 7))
     walls[1::2, 1::2] = 0
@@ -57,7 +57,7 @@ def test_uniform_maps():
     assert np.array_equal(ucm_tree(walls).altitudes[6:], np.ones(5))
 
 
-def test_reads_floats_and_bytes(tmp_path, rng):
+def test_floats_and_bytes_are_read_alike(tmp_path, rng):
     ucm2 = partition_tree(rng).ucm(doubled=True)
     savemat(tmp_path / "a.mat", {"ucm2": ucm2.astype(float)}, do_compression=True)
     assert np.array_equal(read_ucm(tmp_path / "a.mat"), ucm2)
@@ -65,7 +65,7 @@ def test_reads_floats_and_bytes(tmp_path, rng):
     assert np.array_equal(read_ucm(tmp_path / "b.mat"), np.full((3, 5), 0.2))
 
 
-def test_unreadable_files(tmp_path):
+def test_unreadable_files_raise_a_format_error(tmp_path):
     with pytest.raises(FormatError, match=r"none\.mat"):
         read_ucm(tmp_path / "none.mat")
     (tmp_path / "text.mat").write_bytes(b"no MATLAB file at all" * 20)
@@ -100,7 +100,7 @@ def test_unreadable_files(tmp_path):
         (np.full((3, 3), 0.4), "doubled map"),
     ],
 )
-def test_bad_maps(ucm2, what, tmp_path):
+def test_maps_of_wrong_shape_or_values_are_refused(ucm2, what, tmp_path):
     with pytest.raises(InputError, match=what):
         ucm_tree(ucm2)
     if "doubled map" not in what:

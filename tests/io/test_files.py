@@ -100,7 +100,7 @@ def test_a_missing_file_is_not_called_damaged(tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 10, (1 << 20) + 1])
-def test_hash_of_a_file(tmp_path, size):
+def test_the_hash_of_a_file_is_that_of_its_content(tmp_path, size):
     path = tmp_path / "f"
     content = bytes(i % 251 for i in range(size))
     path.write_bytes(content)

@@ -27,7 +27,7 @@ def test_rgb_is_read_as_it_is(tmp_path, rgb):
     np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", rgb)), rgb)
 
 
-def test_grey_and_palette(tmp_path, rgb):
+def test_grey_and_palette_images_become_rgb(tmp_path, rgb):
     grey = rgb[..., 0]
     np.testing.assert_array_equal(read_image(save(tmp_path / "g.png", grey)), np.repeat(grey[..., None], 3, 2))
     Image.fromarray(rgb).quantize(256).save(tmp_path / "p.png")
@@ -55,7 +55,7 @@ def test_sixteen_bit_colour_is_its_high_byte(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "deep.png"), values >> 8)
 
 
-def test_float_tiff_with_holes(tmp_path):
+def test_float_tiffs_are_scaled_by_their_finite_values(tmp_path):
     values = np.linspace(-2, 3, 30, dtype=np.float32).reshape(5, 6)
     values[2, 2] = np.nan
     image = read_image(save(tmp_path / "f.tiff", values))
@@ -71,7 +71,7 @@ def test_transparency_lies_over_white(tmp_path):
     assert image[1, 1].tolist() == [255, 255, 255]
 
 
-def test_cmyk(tmp_path):
+def test_cmyk_becomes_rgb(tmp_path):
     Image.new("CMYK", (4, 3), (0, 255, 255, 0)).save(tmp_path / "c.jpg")
     image = read_image(tmp_path / "c.jpg")
     assert image.shape == (3, 4, 3)
@@ -86,14 +86,14 @@ def test_exif_rotation_is_applied(tmp_path):
     assert read_image(tmp_path / "r.jpg").shape == (20, 10, 3)
 
 
-def test_first_frame_of_an_animation(tmp_path):
+def test_the_first_frame_of_an_animation_is_read(tmp_path):
     frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert read_image(tmp_path / "a.gif")[0, 0].tolist() == [255, 0, 0]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1)])
-def test_tiny_images(tmp_path, shape):
+def test_tiny_images_are_read(tmp_path, shape):
     assert read_image(save(tmp_path / "t.png", np.zeros((*shape, 3), np.uint8))).shape == (*shape, 3)
 
 
@@ -303,7 +303,7 @@ def test_a_folder_that_cannot_be_listed_is_one_failure(tmp_path, rgb, monkeypatc
     assert failures == [{"path": str(tmp_path / "locked"), "error": "cannot list the folder: Permission denied"}]
 
 
-def test_resize(rgb):
+def test_resize_gives_the_requested_size(rgb):
     assert resize_image(rgb, (12, 17)) is rgb
     assert resize_image(rgb, (5, 40)).shape == (5, 40, 3)
     np.testing.assert_array_equal(resize_image(np.full((9, 9, 3), 77, np.uint8), (4, 4)), 77)

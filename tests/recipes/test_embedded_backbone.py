@@ -30,7 +30,7 @@ def load_recipe():
 
 
 recipe = load_recipe()
-TINY = recipe.Settings(steps=4, images=2, crop=64, points=64, warm_up=1)
+TINY = recipe.Settings(steps=4, batch_size=2, crop=64, points=64, warmup_steps=1)
 
 
 def paint(path: Path, seed: int, size: tuple[int, int] = (72, 80)) -> None:
@@ -44,7 +44,7 @@ def paint(path: Path, seed: int, size: tuple[int, int] = (72, 80)) -> None:
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
-    for seed in range(recipe.LEAST):
+    for seed in range(recipe.MIN_PHOTOS):
         paint(folder / f"{seed:03d}.png", seed)
     return folder
 
@@ -73,9 +73,9 @@ def test_regions_are_nested_over_the_levels(labelled):
     assert all(len(np.unique(coarse[fine == k])) == 1 for k in np.unique(fine))
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(labelled, tmp_path):
+def test_a_resumed_run_ends_with_the_same_weights(labelled, tmp_path):
     whole = run(labelled, tmp_path / "whole", TINY)
-    run(labelled, tmp_path / "broken", replace(TINY, stop=2))
+    run(labelled, tmp_path / "broken", replace(TINY, stop_after=2))
     resumed = run(labelled, tmp_path / "broken", TINY)
     assert whole["step"] == resumed["step"] == 4
     for part in ("network", "averaged"):
@@ -87,13 +87,13 @@ def test_a_killed_run_goes_on_to_the_same_weights(labelled, tmp_path):
 
 
 def test_other_settings_do_not_continue_a_run(labelled, tmp_path):
-    run(labelled, tmp_path / "run", replace(TINY, stop=1))
-    with pytest.raises(InputError, match="rate"):
-        run(labelled, tmp_path / "run", replace(TINY, rate=1e-2))
+    run(labelled, tmp_path / "run", replace(TINY, stop_after=1))
+    with pytest.raises(InputError, match="lr"):
+        run(labelled, tmp_path / "run", replace(TINY, lr=1e-2))
 
 
 def test_exported_weights_load(labelled, tmp_path):
-    run(labelled, tmp_path / "run", replace(TINY, stop=1))
+    run(labelled, tmp_path / "run", replace(TINY, stop_after=1))
     recipe.export([tmp_path / "run"], tmp_path / "out.safetensors")
     network = load_embedded_network(tmp_path / "out.safetensors", None)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
@@ -102,7 +102,7 @@ def test_exported_weights_load(labelled, tmp_path):
     assert (tmp_path / "mean.safetensors").read_bytes() == (tmp_path / "out.safetensors").read_bytes()
 
 
-def test_objectives_are_least_where_they_are_met():
+def test_losses_are_lower_for_correct_predictions():
     regions = torch.tensor([[[0] * 6, [0] * 6, [1] * 6, [1] * 6]])
     points = torch.tensor([[[0, 0], [0, 1], [1, 0], [1, 1]]])
     apart = torch.tensor([[1.0, -1.0], [0.0, 0.0]]).T.reshape(
@@ -111,35 +111,35 @@ def test_objectives_are_least_where_they_are_met():
     good = apart.permute(1, 0, 2).expand(2, 2, 2)[None].clone()
     same = torch.ones(1, 2, 2, 2)
     assert recipe.pair_loss(good, points, regions, 8.0) < recipe.pair_loss(same, points, regions, 8.0)
-    wanted = torch.zeros(1, 6, 4, 4, dtype=torch.bool)
-    wanted[..., 1] = True
-    logits = torch.where(wanted, 9.0, -9.0)
-    assert recipe.border_loss(logits, wanted, 4.0) < 1e-2 < recipe.border_loss(-logits, wanted, 4.0)
+    targets = torch.zeros(1, 6, 4, 4, dtype=torch.bool)
+    targets[..., 1] = True
+    logits = torch.where(targets, 9.0, -9.0)
+    assert recipe.border_loss(logits, targets, 4.0) < 1e-2 < recipe.border_loss(-logits, targets, 4.0)
 
 
 def test_balanced_assignments_use_every_prototype():
     scores = (
         torch.randn(64, 8, generator=torch.Generator().manual_seed(0)) + 5 * torch.eye(8)[0]
     )  # all favour the first
-    shares = recipe.balanced(scores, rounds=20)
+    shares = recipe.balanced_assignment(scores, rounds=20)
     assert torch.allclose(shares.sum(1), torch.ones(64))
     assert torch.allclose(shares.sum(0), torch.full((8,), 8.0), atol=0.1)
 
 
-def test_every_objective_alone_trains_the_network(labelled, tmp_path):
+def test_every_single_objective_trains_the_network(labelled, tmp_path):
     names = ("border", "pairs", "views", "near", "hidden")
     for name in names:
-        alone = replace(TINY, stop=1, **{other: float(other == name) for other in names})
-        run(labelled, tmp_path / name, alone)
+        single = replace(TINY, stop_after=1, **{other: float(other == name) for other in names})
+        run(labelled, tmp_path / name, single)
         record = json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0])
         assert {key for key in record if key in names} == {name}
         assert record[name] > 0
 
 
-def test_borders_stand_on_both_sides_of_a_change():
+def test_borders_lie_on_both_sides_of_a_change():
     labels = np.zeros((4, 8, 1), np.int32)
     labels[:, 4:] = 1
-    assert recipe.borders(labels)[..., 0].tolist() == [[False, True, True, False]] * 2
+    assert recipe.find_borders(labels)[..., 0].tolist() == [[False, True, True, False]] * 2
 
 
 def test_tar_files_are_read(collection, tmp_path):
@@ -153,7 +153,7 @@ def test_bad_collections_are_refused_before_any_work(collection, tmp_path):
     with pytest.raises(InputError, match="expected a folder"):
         recipe.Photos(tmp_path / "none")
     paint(tmp_path / "one.png", 0)
-    with pytest.raises(InputError, match=f"at least {recipe.LEAST} photographs .*got 1"):
+    with pytest.raises(InputError, match=f"at least {recipe.MIN_PHOTOS} photographs .*got 1"):
         recipe.Photos(tmp_path)
     for path in collection.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())

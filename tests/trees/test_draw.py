@@ -36,7 +36,7 @@ def hue(colour: np.ndarray) -> float:
     return colorsys.rgb_to_hsv(*(colour / 255.0))[0]
 
 
-def test_the_sizes_must_agree(rng):
+def test_images_of_another_size_are_refused(rng):
     tree = MaskTree.from_masks(box(5, 20, 5, 20)[None])
     with pytest.raises(InputError, match="expected an image of 40 x 60 pixels"):
         overlay(image(rng)[:, 1:], tree)
@@ -125,7 +125,7 @@ def test_same_input_same_picture_and_the_image_is_not_changed(rng):
     np.testing.assert_array_equal(photo, before)
 
 
-def test_strips_make_no_difference(rng, monkeypatch):
+def test_drawing_in_strips_gives_the_same_picture(rng, monkeypatch):
     photo = image(rng)
     tree = MaskTree.from_masks(np.stack([box(5, 20, 5, 20), box(10, 35, 10, 50)]))
     whole = overlay(photo, tree)
@@ -152,7 +152,7 @@ def test_a_partition_leaves_nothing_grey():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2000), (2000, 1)])
-def test_pictures_of_thin_images(size):
+def test_thin_images_are_drawn(size):
     mask = np.zeros((1, *size), bool)
     mask.ravel()[: mask.size // 2] = True
     assert overlay(np.zeros((*size, 3), np.uint8), MaskTree.from_masks(mask)).shape == (*size, 3)

@@ -51,7 +51,7 @@ def test_equal_masks_stand_side_by_side_and_the_first_smallest_cover_is_the_pare
     assert hierarchy.parents_by_coverage(strings(masks), SIZE).tolist() == [3, 0, 3, -1]
 
 
-def test_no_masks() -> None:
+def test_a_forest_of_no_masks_is_empty() -> None:
     parents = hierarchy.parents_by_coverage([], SIZE)
     assert parents.shape == (0,)
     assert hierarchy.levels(parents).shape == (0,)
@@ -89,7 +89,7 @@ def test_reparent_keeps_ancestry_among_the_kept(rng: np.random.Generator) -> Non
     assert (hierarchy.ancestors(hierarchy.reparent(parents, keep)) == before).all()
 
 
-def test_wrong_input_is_named() -> None:
+def test_wrong_input_raises_an_input_error() -> None:
     one = strings(planted()[:1])
     with pytest.raises(InputError, match=r"coverage in \(0, 1\]; got 0"):
         hierarchy.parents_by_coverage(one, SIZE, min_coverage=0.0)

@@ -63,7 +63,7 @@ def check_invariants(tree: MaskTree) -> None:
         last = labels.max() if last is None else min(last, labels.max())
 
 
-def test_invariants(forest, partitioned):
+def test_forests_and_partitions_satisfy_the_invariants(forest, partitioned):
     check_invariants(forest)
     check_invariants(partitioned)
     assert len(partitioned) > 5
@@ -92,7 +92,7 @@ def test_at_takes_the_pixel_that_holds_the_point(forest):
             forest.at(column, row)
 
 
-def test_cut_of_overlapping_masks(forest):
+def test_a_fine_cut_shows_every_mask_and_the_coarsest_the_wholes(forest):
     """Finest: every mask shows. Coarsest: the wholes. The uncovered rest is one remainder per connected piece."""
     finest, coarsest = forest.cut(0.0), forest.cut(1.0)
     owner = forest.owners(0.0)
@@ -218,7 +218,7 @@ def test_a_uniform_image_is_one_mask():
         assert len(MaskTree.from_dendrogram(dendrogram, min_area=25)) == 0
 
 
-def test_wishes_that_nothing_meets_give_no_masks(partitioned):
+def test_thresholds_that_no_node_meets_give_no_masks(partitioned):
     for wish in ({"min_area": 10_000}, {"min_score": 1.0}, {"max_area": 1e-9}):
         tree = MaskTree.from_dendrogram(partitioned.dendrogram, **wish)
         assert len(tree) == 0
@@ -242,7 +242,7 @@ def test_options_of_the_selection_are_checked(partitioned, name, values):
             MaskTree.from_dendrogram(partitioned.dendrogram, **{name: value})
 
 
-def test_no_masks_at_all():
+def test_a_tree_without_masks_has_empty_arrays():
     tree = MaskTree.from_masks(np.zeros((0, 4, 6), bool))
     assert len(tree) == 0
     assert tree.masks() == []

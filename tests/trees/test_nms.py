@@ -34,11 +34,11 @@ def test_an_iou_of_exactly_the_threshold_is_kept() -> None:
     assert len(mask_nms(strings(masks), (4, 5), np.ones(2), iou_threshold=0.49)) == 1
 
 
-def test_no_masks() -> None:
+def test_nms_of_no_masks_is_empty() -> None:
     assert mask_nms([], SIZE, np.zeros(0)).shape == (0,)
 
 
-def test_wrong_input_is_named() -> None:
+def test_wrong_input_raises_an_input_error() -> None:
     one = strings(planted()[:1])
     with pytest.raises(InputError, match="got 2 scores"):
         mask_nms(one, SIZE, np.ones(2))

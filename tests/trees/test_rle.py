@@ -48,7 +48,7 @@ def test_a_mask_placed_in_a_larger_one_has_the_string_of_the_whole(rng: np.rando
             rle.encode_at(np.ones((4, 4), bool), top, left, (5, 6))
 
 
-def test_known_strings() -> None:
+def test_known_masks_have_known_strings() -> None:
     mask = np.zeros((3, 4), bool)
     mask[1:, 1] = mask[:2, 2] = True  # runs 4, 4, 4
     assert rle.encode(mask) == b"444"
@@ -111,7 +111,7 @@ def test_intervals_by_sorting_and_by_passing_are_the_same(rng: np.random.Generat
     assert rle.encode_intervals(labels, low, high) == expected
 
 
-def test_runs_there_and_back(rng: np.random.Generator) -> None:
+def test_runs_are_encoded_to_the_strings_they_came_from(rng: np.random.Generator) -> None:
     size = (21, 17)
     strings = [rle.encode(mask) for mask in masks_of(rng, size)]
     starts, ends, offsets = rle.runs(strings, size)
@@ -146,7 +146,7 @@ def test_iou_equals_that_of_dense_masks_and_is_0_for_two_empty_ones(rng: np.rand
     assert rle.iou([], [rle.encode(a[0])], size).shape == (0, 1)
 
 
-def test_no_masks() -> None:
+def test_operations_on_no_masks_give_empty_arrays() -> None:
     size = (4, 5)
     assert rle.areas([], size).shape == (0,)
     assert rle.boxes([], size).shape == (0, 4)
@@ -196,7 +196,7 @@ def test_damaged_strings_never_pass_silently(rng: np.random.Generator) -> None:
         assert (rle.decode(rle.encode(mask), size) == mask).all()  # what is read is a valid mask of this size
 
 
-def test_wrong_input_is_named() -> None:
+def test_wrong_input_raises_an_input_error() -> None:
     labels = np.zeros((4, 5), np.int32)
     one = np.ones(1, int)
     with pytest.raises(InputError, match=r"fewer than 2\^31 pixels; got 46341 x 46341"):

@@ -92,7 +92,7 @@ def test_lvis_names_have_cocos_folders(tmp_path):
         read("lvis", tmp_path)
 
 
-def test_coco_and_lvis_without_duplicates(tmp_path, rng):
+def test_coco_and_lvis_are_united_without_duplicates(tmp_path, rng):
     size = (8, 10)
 
     def draw():
@@ -235,7 +235,7 @@ def test_damaged_sa1b_files_raise_a_format_error(tmp_path, content, match):
         read_ground_truth("sa1b", tmp_path)
 
 
-def test_sa1b_nothing_there(tmp_path):
+def test_missing_sa1b_files_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"expected files sa_\*\.json; got none"):
         read_ground_truth("sa1b", tmp_path)
     with pytest.raises(InputError, match="expected a folder with files"):
@@ -246,7 +246,7 @@ def test_sa1b_nothing_there(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(6, 9), (1, 7), (7, 1), (1, 1)])
-def test_regions_of_a_label_map(rng, shape):
+def test_label_maps_are_split_into_regions(rng, shape):
     labels = rng.choice(np.array([-4, 0, 3, 10**9]), shape)
     found = masks_of(labels)
     assert sorted(found) == sorted(set(labels.ravel().tolist()))

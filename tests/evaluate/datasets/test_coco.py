@@ -50,7 +50,7 @@ def test_polygons_are_drawn_as_by_coco(tmp_path, rng, size):
     assert max(ground_truth.areas) > 0
 
 
-def test_three_ways_to_write_a_mask(tmp_path):
+def test_masks_are_read_as_polygons_and_run_lengths(tmp_path):
     mask = box_mask(2, 3, 4, 2)
     lists = [
         {"size": [8, 10], "counts": rle.counts(rle.encode(mask), mask.shape)},
@@ -196,7 +196,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_named(tmp_path, name):
+def test_damaged_annotations_are_named(tmp_path, name):
     change, match = DAMAGE[name]
     broken = copy.deepcopy(GOOD)
     change(broken)
@@ -205,13 +205,13 @@ def test_damage_is_named(tmp_path, name):
     assert str(tmp_path / "a.json") in str(error.value)
 
 
-def test_neither_mask_nor_box(tmp_path):
+def test_annotations_without_mask_and_box_are_refused(tmp_path):
     with pytest.raises(FormatError, match="annotation 4: expected a segmentation or a bbox"):
         read_one(tmp_path / "a.json", [{"id": 4, "image_id": 1, "area": 3}])
 
 
 @pytest.mark.parametrize("text", ['{"images": [', "\0", "[" * 100_000, "[1]", '"text"'])
-def test_not_the_right_json(tmp_path, text):
+def test_json_of_another_format_is_refused(tmp_path, text):
     (tmp_path / "a.json").write_text(text, encoding="utf-8")
     with pytest.raises(FormatError, match=r"a\.json: expected"):
         read_ground_truth("json", tmp_path / "a.json")
@@ -231,7 +231,7 @@ def test_missing_images_and_annotations_raise_an_input_error(tmp_path):
         read_ground_truth("json", write(tmp_path / "a.json", document([image()], [])))
 
 
-def test_one_large_image(tmp_path):
+def test_masks_of_a_large_image_are_kept_as_outlines(tmp_path):
     """Memory is that of the outlines: a dense array of each mask would take 24 GB."""
     size = (4000, 6000)
     records = [

@@ -45,7 +45,7 @@ def test_data_sets_have_their_published_counts():
     assert DATASETS["ade20k"].splits == ("validation", "training")
 
 
-def test_another_count_fails(coco, monkeypatch):
+def test_a_wrong_number_of_images_is_refused(coco, monkeypatch):
     with pytest.raises(
         InputError, match=r"expected COCO 2017, val2017, to have 5,000 images; got 3; download it again"
     ):
@@ -61,7 +61,7 @@ def test_another_count_fails(coco, monkeypatch):
     assert len(read_ground_truth("coco", coco)) == 3
 
 
-def test_every_reader_counts(tmp_path):
+def test_every_reader_checks_its_counts(tmp_path):
     """With a file of another size each reader fails at the count, not before."""
     one = document([image(1, "a.jpg", coco_url="http://x/val2017/a.jpg")], [annotation(1, box_mask(0, 0, 2, 2))])
     one["annotations"][0]["obj_ann_id"] = 1
@@ -92,7 +92,7 @@ def test_unknown_names_raise_an_input_error(coco):
         read_ground_truth("json", coco, only=["2.jpg", "7.jpg", "9.jpg"])
 
 
-def test_lists(tmp_path, coco):
+def test_lists_of_images_are_read(tmp_path, coco):
     path = tmp_path / "held_out.txt"
     path.write_text("# held out\n3.jpg\n\n  1.jpg \n", encoding="utf-8")
     assert read_list(path) == ["3.jpg", "1.jpg"]
@@ -110,5 +110,5 @@ def test_lists(tmp_path, coco):
         read_list(tmp_path / "none.txt")
 
 
-def test_public_names():
+def test_public_names_are_exported():
     assert set(datasets.__all__) == {"DATASETS", "Dataset", "read_list", "read_ground_truth"}
