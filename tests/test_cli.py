@@ -129,7 +129,7 @@ def test_another_configuration_does_not_mix_with_results(folder, tmp_path):
     assert len(other.stderr.strip().splitlines()) == 1
 
 
-def test_foreign_files_are_never_written_over(tmp_path, folder):
+def test_unrelated_files_are_never_overwritten(tmp_path, folder):
     """The user's own b.json and a.png stand where results would go."""
     out = tmp_path / "out"
     out.mkdir()
@@ -210,7 +210,7 @@ def test_awkward_file_names_are_escaped_in_one_line(tmp_path):
     assert len(json.loads((tmp_path / "out" / "failures.json").read_text())) == 2
 
 
-def test_a_killed_run_goes_on_where_it_stopped(tmp_path, photos):
+def test_a_killed_run_resumes_where_it_stopped(tmp_path, photos):
     source, out, process = long_run(tmp_path, photos, workers=1, count=40)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -225,7 +225,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, photos):
         MaskTree.load(path)
 
 
-def test_interruption_says_how_to_go_on(tmp_path, photos):
+def test_interruption_prints_how_to_resume(tmp_path, photos):
     _, out, process = long_run(tmp_path, photos, workers=1)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)

@@ -73,7 +73,7 @@ def same(a: MaskTree, b: MaskTree) -> bool:
 # --- load -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_is_loaded_and_outlines_images(run, segmenter, photos, tmp_path):
+def test_a_run_is_loaded_and_segments_images(run, segmenter, photos, tmp_path):
     assert isinstance(segmenter, ModelSegmenter)
     assert isinstance(segmenter.device, str)
     assert segmenter.provenance.name == "run"
@@ -101,7 +101,7 @@ def test_batches_give_what_single_images_give(segmenter, rng):
         np.testing.assert_allclose(alone.areas, tree.areas, rtol=0.02, atol=3)
 
 
-def test_least_area_and_score_and_precision(run, segmenter, photos):
+def test_minimum_area_minimum_score_and_precision_are_applied(run, segmenter, photos):
     image = resize_image(read_image(photos[1]), (90, 140))
     everything = dataclasses.replace(segmenter, min_area=1)(image)
     middle = float(np.median(everything.scores))
@@ -111,7 +111,7 @@ def test_least_area_and_score_and_precision(run, segmenter, photos):
     assert masktree.load(run, dtype="bfloat16")(image).size == (90, 140)
 
 
-def test_what_a_trained_model_does_not_take_is_named(run):
+def test_options_that_models_do_not_have_are_refused(run):
     with pytest.raises(InputError, match=r"a trained model without method and quality; got .*with 'sohes', 'best'"):
         masktree.load(run, method="sohes", quality="best")
     with pytest.raises(
@@ -244,7 +244,7 @@ def test_export_refuses_to_replace_a_file(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("told", [True, False, None])
-def test_whether_people_had_a_part_in_it_is_known_of_a_model(run, tmp_path, told):
+def test_models_record_whether_they_are_label_free(run, tmp_path, told):
     shutil.copytree(run, tmp_path / "run")
     header = json.loads((run / "config.json").read_text())
     header["record"] = {"label_weights": {"name": "x"} if told is None else {"name": "x", "label_free": told}}
@@ -252,7 +252,7 @@ def test_whether_people_had_a_part_in_it_is_known_of_a_model(run, tmp_path, told
     assert saved.provenance(tmp_path / "run", "run").label_free is told
 
 
-def test_a_closer_look_is_an_option_that_is_recorded(run, segmenter, collection, tmp_path, monkeypatch, capsys):
+def test_segmenting_crops_is_a_recorded_option(run, segmenter, collection, tmp_path, monkeypatch, capsys):
     from masktree.predict import model as predict_model
 
     def first_alone(image, tree, segment):

@@ -139,7 +139,7 @@ def test_missing_parts_get_positive_clicks():
     assert all((WHOLE & ~LEFT)[int(y), int(x)] for x, y in coords[1:])
 
 
-def test_no_answer_counts_as_zero():
+def test_no_mask_counts_as_zero():
     empty = Recorder(np.zeros((0, *SIZE), np.bool_), np.zeros(0))
     stats = score_image(empty, None, truth_of([LEFT, box(0, 0, 1, 1)]))
     assert stats["n"] == 2

@@ -116,7 +116,7 @@ def png_header(width: int, height: int) -> bytes:
         ("large.png", png_header(13_000, 12_000), "at most 150,000,000 pixels; got 13000 x 12000"),
     ],
 )
-def test_unreadable_files_say_why(tmp_path, name, content, message):
+def test_unreadable_files_raise_an_error_with_the_reason(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ImageError, match=message):
         read_image(tmp_path / name)
@@ -180,7 +180,7 @@ def names(*inputs) -> list[str]:
     return [photo.name for photo in photos]
 
 
-def test_results_are_not_taken_for_photographs(tmp_path, rgb):
+def test_results_are_not_read_as_photographs(tmp_path, rgb):
     for folder in (tmp_path, tmp_path / "out" / "deep"):
         folder.mkdir(parents=True, exist_ok=True)
         save(folder / "a.png", rgb)
@@ -270,7 +270,7 @@ def test_nothing_found_is_an_error(tmp_path):
             find_photos([missing])
 
 
-def test_each_input_is_answered_for_itself(tmp_path, rgb):
+def test_each_input_is_checked_separately(tmp_path, rgb):
     save(tmp_path / "a.png", rgb)
     (tmp_path / "lost.jpg").symlink_to("nowhere.jpg")
     with pytest.raises(InputError, match="typo"):

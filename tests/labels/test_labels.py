@@ -198,7 +198,7 @@ def test_a_changed_collection_or_configuration_is_refused(collection, tmp_path):
 
 
 @pytest.mark.parametrize(("method", "wanted"), [("masktree", 5), ("unsam", 20)])
-def test_a_wanted_number_of_labels_is_met(collection, tmp_path, method, wanted):
+def test_a_target_number_of_labels_is_met(collection, tmp_path, method, wanted):
     for name in ("x/a.png", "x/ü.png", "y.png", "z.png"):  # three are enough, and quicker
         (collection / name).unlink()
     config = SegmenterConfig(method=method, backbone="texture")

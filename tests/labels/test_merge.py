@@ -55,7 +55,7 @@ def test_union_is_suppression_over_all_masks(rng, iou):
 
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("iou", [0.0, 0.02, 0.25, 0.5, 1.0])
-def test_add_takes_what_overlaps_with_no_trusted_mask(rng, iou, strict):
+def test_fill_adds_masks_that_overlap_no_trusted_mask(rng, iou, strict):
     for _ in range(20):
         first, second = (rectangles(int(rng.integers(0, 9)), rng) for _ in range(2))
         trusted, other = pool(first, source=0), pool(second, rng.integers(1, 4, len(second)) / 4, 1)
@@ -86,7 +86,7 @@ def test_exact_copies_go_once_and_count_for_the_first_source(rng):
     assert len(union([twice], SIZE)) == 1
 
 
-def test_several_others_add_their_common_masks_once_and_one_adds_all():
+def test_fill_adds_common_masks_of_several_sources_once():
     trusted, near = pool(row(10)), np.concatenate([row(100, 50), row(98, 50)])
     assert len(fill(trusted, [pool(near, source=1)], (1, 200))) == 3
     assert len(fill(trusted, [pool(near[:1], source=1), pool(near[1:], source=2)], (1, 200))) == 2

@@ -42,7 +42,7 @@ def test_scores_and_choice_equal_the_definition(rng):
         assert rank_candidates(known, 1, None)[0][0] == order[0]
 
 
-def test_copies_are_answered_once():
+def test_duplicate_candidates_are_returned_once():
     inside = np.array([[1, 1, 0], [1, 1, 0], [1, 1, 1]], bool)
     known = Candidates(inside, np.ones(3), np.zeros(3), np.ones(3))
     assert len(rank_candidates(known, 6, None)[0]) == 2
@@ -64,7 +64,7 @@ def test_relative_granularities_are_those_of_unsamv2():
     assert relative_granularities(np.array([4.0, 4.0])).tolist() == [1, 1]
 
 
-def test_a_click_is_less_likely_the_larger_what_is_meant_is():
+def test_clicks_are_less_likely_for_larger_targets():
     areas = np.array([1.0, 16.0, 400.0])
     for labels in ([1], [0, 1]):
         clicks = Prompt.read((30, 40), [[5, 5], [9, 9]][: len(labels)], labels)
@@ -74,7 +74,7 @@ def test_a_click_is_less_likely_the_larger_what_is_meant_is():
     assert click_costs(Prompt.read((30, 40), [[5, 5]], [0], [0, 0, 20, 20]), areas).tolist() == [0, 0, 0]
 
 
-def test_nothing_is_one_empty_mask():
+def test_no_candidates_give_one_empty_mask():
     nothing = Candidates(np.zeros((0, 3), bool), np.ones(3), np.zeros(0), np.zeros(0))
     masks, scores, low = select_masks(nothing, lambda region: region, (3, 4), 6, None)
     assert masks.shape == (1, 3, 4)
@@ -85,8 +85,10 @@ def test_nothing_is_one_empty_mask():
 
 def test_intersections_and_ious_equal_those_of_dense_regions(rng):
     known = candidates(rng, a=2**16 + 70)
-    found = pairwise_intersections(known.membership, known.membership[:2], known.segment_areas)
-    np.testing.assert_allclose(found, (known.membership * known.segment_areas) @ known.membership[:2].T.astype(float))
+    computed = pairwise_intersections(known.membership, known.membership[:2], known.segment_areas)
+    np.testing.assert_allclose(
+        computed, (known.membership * known.segment_areas) @ known.membership[:2].T.astype(float)
+    )
     covered = known.membership[3] * known.segment_areas
     ious = iou_with_mask(known.membership, known.segment_areas, covered, covered.sum())
     assert ious[3] == 1

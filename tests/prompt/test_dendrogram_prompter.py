@@ -17,7 +17,7 @@ def ask(tree, points, labels, **options):
     return Predictor(tree).predict(np.array(points), np.array(labels), **options)
 
 
-def test_the_cut_of_least_cost_equals_trying_all(rng):
+def test_the_minimum_cut_equals_exhaustive_search(rng):
     for _ in range(40):
         n = int(rng.integers(2, 6))
         parents = random_tree(rng, n).parents.astype(np.int64)
@@ -28,19 +28,19 @@ def test_the_cut_of_least_cost_equals_trying_all(rng):
         sides[list(seeds)] = list(seeds.values())
         energies, inside = minimum_cuts(parents, costs, sides, np.arange(m))
         for top in range(m):
-            least = oracle.least_cut(parents, costs, seeds, top)
-            if np.isinf(least):
+            minimum = oracle.least_cut(parents, costs, seeds, top)
+            if np.isinf(minimum):
                 assert energies[top] > 1e5
                 continue
-            assert energies[top] == pytest.approx(least, abs=1e-6)
+            assert energies[top] == pytest.approx(minimum, abs=1e-6)
             above = [False if i == m - 1 else inside[top][parents[i]] for i in range(m)]
-            assert costs[inside[top] != above].sum() == pytest.approx(least)
+            assert costs[inside[top] != above].sum() == pytest.approx(minimum)
             assert inside[top][top]
             assert not above[top]
             assert all(inside[top][i] == side for i, side in seeds.items())
 
 
-def test_clicks_are_always_obeyed(rng):
+def test_masks_satisfy_all_clicks(rng):
     for _ in range(20):
         tree = random_tree(rng, 12)
         pixels = rng.permutation(12 * 16)[:6]
@@ -91,33 +91,33 @@ def test_a_leaf_that_is_clicked_as_both_is_divided():
     assert not masks[0][:, 8:15].any()
 
 
-def test_a_box_and_a_mask_find_the_node_that_they_are_of():
+def test_the_box_and_the_mask_of_a_node_find_it():
     tree = strips()
-    for node, wanted in enumerate([*STRIPS, STRIPS[0] | STRIPS[1], STRIPS[2] | STRIPS[3]]):
-        columns = np.flatnonzero(wanted.any(0))
+    for node, expected in enumerate([*STRIPS, STRIPS[0] | STRIPS[1], STRIPS[2] | STRIPS[3]]):
+        columns = np.flatnonzero(expected.any(0))
         edges = [columns[0], 0, columns[-1] + 1, 40]
         masks, scores, low = Predictor(tree).predict(box=edges)
-        assert np.array_equal(masks[0], wanted), node
-        again, _, _ = Predictor(tree).predict(mask_input=low[:1], multimask_output=False)
-        assert np.array_equal(again[0], wanted), node
+        assert np.array_equal(masks[0], expected), node
+        repeated, _, _ = Predictor(tree).predict(mask_input=low[:1], multimask_output=False)
+        assert np.array_equal(repeated[0], expected), node
         assert scores[0] > 0.9
     masks, _, _ = Predictor(tree).predict(box=[0, 0, 30, 40], point_coords=[[20, 3]], point_labels=[0])
     assert np.array_equal(masks[0], STRIPS[0])
 
 
-def test_an_answer_to_a_box_leaves_out_what_lies_outside_it():
+def test_the_mask_for_a_box_lies_inside_it():
     leaves = np.repeat(np.arange(4, dtype=np.int32), (20, 20, 4, 16))[None].repeat(40, axis=0)
     tree = PartitionTree.from_merges(leaves, np.array([[1, 2], [0, 4], [3, 5]]), np.array([0.1, 0.2, 0.9]))
     masks, _, _ = Predictor(tree).predict(box=[0, 0, 40, 40])
     assert np.array_equal(masks[0], box(0, 0, 40, 40))  # without the leaf of four columns that hangs on it
 
 
-def test_an_earlier_answer_says_the_granularity():
+def test_an_earlier_mask_determines_the_granularity():
     tree = strips()
     masks, _, low = ask(tree, [[3, 3]], [1])
     for mask, logits in zip(masks, low, strict=True):
-        again, _, _ = ask(tree, [[3, 3]], [1], mask_input=logits[None], multimask_output=False)
-        assert np.array_equal(again[0], mask)
+        repeated, _, _ = ask(tree, [[3, 3]], [1], mask_input=logits[None], multimask_output=False)
+        assert np.array_equal(repeated[0], mask)
 
 
 def test_granularities_run_from_the_leaf_to_the_largest_node():

@@ -64,7 +64,7 @@ def test_thresholds_keep_what_reaches_them(options, areas):
     assert all(r["parent_id"] in ids | {None} for r in records)
 
 
-def test_output_modes_say_the_same():
+def test_output_modes_encode_the_same_masks():
     from pycocotools import mask as coco
 
     dense, raw, packed = (
@@ -83,10 +83,10 @@ def test_output_modes_say_the_same():
 
 
 def test_a_grid_keeps_the_masks_that_hold_one_of_its_points():
-    found = AutomaticMaskGenerator(Fixed(), points_per_side=2).tree(IMAGE)  # at (7, 5), (22, 5), (7, 15), (22, 15)
-    assert found.areas.tolist() == [288, 36, 24]
-    found = AutomaticMaskGenerator(Fixed(), point_grids=[np.array([[0.5, 0.5], [1.0, 1.0]])]).tree(IMAGE)
-    assert found.areas.tolist() == [288]
+    generated = AutomaticMaskGenerator(Fixed(), points_per_side=2).tree(IMAGE)  # at (7, 5), (22, 5), (7, 15), (22, 15)
+    assert generated.areas.tolist() == [288, 36, 24]
+    generated = AutomaticMaskGenerator(Fixed(), point_grids=[np.array([[0.5, 0.5], [1.0, 1.0]])]).tree(IMAGE)
+    assert generated.areas.tolist() == [288]
     assert AutomaticMaskGenerator(Fixed(), points_per_side=1).tree(IMAGE).areas.tolist() == [288]
 
 
@@ -94,14 +94,14 @@ def test_box_suppression_keeps_the_better_of_two_boxes():
     masks = np.zeros((4, 20, 30), bool)
     masks[0, 2:18, 2:20], masks[1, 2:18, 2:18], masks[2, 2:18, 22:30], masks[3, 5:8, 5:8] = True, True, True, True
     tree = MaskTree.from_masks(masks, scores=np.array([0.5, 0.9, 0.3, 0.8]))
-    found = AutomaticMaskGenerator(lambda image: tree, box_nms_thresh=0.7).tree(IMAGE)
-    assert found.areas.tolist() == [256, 128, 9]
-    assert found.parents.tolist() == [-1, -1, 0]
+    generated = AutomaticMaskGenerator(lambda image: tree, box_nms_thresh=0.7).tree(IMAGE)
+    assert generated.areas.tolist() == [256, 128, 9]
+    assert generated.parents.tolist() == [-1, -1, 0]
     assert len(AutomaticMaskGenerator(lambda image: tree, box_nms_thresh=0.95).tree(IMAGE)) == 4
     assert len(AutomaticMaskGenerator(lambda image: tree).tree(IMAGE)) == 4
 
 
-def test_small_pieces_and_holes_go():
+def test_small_pieces_and_holes_are_removed():
     mask = np.zeros((20, 30), bool)
     mask[2:14, 2:14] = True
     mask[4:6, 4:6] = False  # a hole of 4
@@ -127,10 +127,10 @@ def test_tidy_masks_keep_scores_and_parents():
     ragged = np.stack([tree.mask(i) for i in range(3)])
     ragged[0, 19, 29] = True
     fixed = MaskTree.from_masks(ragged, scores=tree.scores)
-    found = AutomaticMaskGenerator(lambda image: fixed, min_mask_region_area=30).tree(IMAGE)
-    assert found.areas.tolist() == [288, 36]
-    assert found.scores.tolist() == fixed.scores[:2].tolist()
-    assert found.parents.tolist() == [-1, 0]
+    generated = AutomaticMaskGenerator(lambda image: fixed, min_mask_region_area=30).tree(IMAGE)
+    assert generated.areas.tolist() == [288, 36]
+    assert generated.scores.tolist() == fixed.scores[:2].tolist()
+    assert generated.parents.tolist() == [-1, 0]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_tidy_masks_keep_scores_and_parents():
         ({"point_grids": [np.array([[3.0, 4.0]])]}, "a list of one"),
     ],
 )
-def test_what_a_generator_cannot_do_is_named(options, message):
+def test_invalid_generator_options_raise_an_input_error(options, message):
     with pytest.raises(InputError, match=message):
         AutomaticMaskGenerator(Fixed(), **options)
 

@@ -88,7 +88,7 @@ def test_a_click_has_six_masks_and_any_other_prompt_one_before_them(predictor):
     assert len(predictor.predict(**{"box": [30, 20, 100, 90]})[0]) == 6
 
 
-def test_what_a_click_alone_may_mean_is_ordered_by_its_chance(segmenter, photo):
+def test_masks_of_a_single_click_are_ordered_by_probability(segmenter, photo):
     prompter = ModelPrompter(segmenter, photo)  # 72 x 96 pixels of it are seen: 18 of 24 rows of cells
     logits = torch.full((7, 24, 24), -1.0)
     for number, side in enumerate((18, 3, 6, 6, 16, 12)):
@@ -127,7 +127,7 @@ def test_every_part_of_a_prompt_reaches_the_network(predictor):
     assert np.array_equal(plain, logits(granularity=0.1))
 
 
-def test_places_are_scaled_to_the_networks_input(segmenter, photo):
+def test_points_are_scaled_to_the_input_size(segmenter, photo):
     prompter = ModelPrompter(segmenter, photo)  # 120 x 160 is seen as 72 x 96, padded to 96 x 96
     asked = prompter._to_network_input(Prompt.read((120, 160), [[79.5, 59.5]], [1], [0, 0, 160, 120], granularity=0.5))
     assert asked.points.tolist() == [[[48, 36]]]
@@ -154,55 +154,55 @@ def test_logits_are_enlarged_in_place():
     assert upscale_logits(ramp, (70, 96), (1, 1)).shape == (1, 1, 1)
 
 
-def test_answers_may_follow_the_regions_of_the_default_method(run, segmenter, photo):
-    plain, redrawn = Predictor(segmenter), Predictor(masktree.load(run, device="cpu", snap=True))
+def test_snapped_masks_follow_the_regions_of_the_default_method(run, segmenter, photo):
+    plain, snapped = Predictor(segmenter), Predictor(masktree.load(run, device="cpu", snap=True))
     leaves = masktree.load("embedded", device="cpu")(photo).dendrogram.leaves
     changed = 0
-    for predictor in (plain, redrawn):
+    for predictor in (plain, snapped):
         predictor.set_image(photo)
     for x, y in ((20, 30), (60, 40), (80, 80)):
         rough, scores, low = plain.predict([(x, y)], [1])
-        masks, same_scores, same_low = redrawn.predict([(x, y)], [1])
+        masks, same_scores, same_low = snapped.predict([(x, y)], [1])
         np.testing.assert_array_equal(scores, same_scores)
         np.testing.assert_array_equal(low, same_low)
-        for before, mask in zip(rough, masks, strict=True):
-            if not np.array_equal(before, mask):
+        for raw, mask in zip(rough, masks, strict=True):
+            if not np.array_equal(raw, mask):
                 np.testing.assert_array_equal(mask, np.isin(leaves, leaves[mask]))
                 assert mask[y, x]
                 changed += 1
     assert changed
 
 
-def test_the_generator_redraws_too(run, segmenter, photo):
+def test_the_generator_snaps_masks_too(run, segmenter, photo):
     leaves = masktree.load("embedded", device="cpu")(photo).dendrogram.leaves
     limits = {"points_per_side": 5, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "box_nms_thresh": None}
     rough = AutomaticMaskGenerator(segmenter, **limits).tree(photo)
-    drawn = AutomaticMaskGenerator(masktree.load(run, device="cpu", snap=True), **limits).tree(photo)
-    new = [k for k, text in enumerate(drawn.rles) if text not in rough.rles]
+    snapped = AutomaticMaskGenerator(masktree.load(run, device="cpu", snap=True), **limits).tree(photo)
+    new = [k for k, text in enumerate(snapped.rles) if text not in rough.rles]
     assert new
     for k in new:
-        mask = drawn.mask(k)
+        mask = snapped.mask(k)
         np.testing.assert_array_equal(mask, np.isin(leaves, leaves[mask]))
 
 
-def test_snapped_answers_obey_clicks_that_do_not_contradict_each_other_in_a_region():
+def test_snapped_logits_satisfy_clicks_that_agree_within_a_region():
     dendrogram = quarters()
     logits = np.full((1, 40, 40), -3.0, np.float32)
     logits[:, :19, :39] = 5.0
     upper, left = dendrogram.leaves < 2, dendrogram.leaves == 0
 
-    def answer(clicks, labels):
+    def predict_logits(clicks, labels):
         prompt = Prompt.read((40, 40), clicks, labels, None, None, None)
         return _snap_logits(logits.copy(), dendrogram, prompt)[0]
 
-    np.testing.assert_array_equal(answer([(5, 5)], [1]) > 0, upper)
-    np.testing.assert_array_equal(answer([(5, 5), (30, 5)], [1, 0]) > 0, left)
-    np.testing.assert_array_equal(answer([(5, 5), (5, 30)], [1, 1]) > 0, upper | (dendrogram.leaves == 2))
-    np.testing.assert_array_equal(answer([(5, 5), (30, 5), (35, 5)], [1, 0, 1]) > 0, upper)
-    found = answer([(5, 5)], [1])
-    assert found[19, 5] == found[10, 39] == 1
-    assert found[5, 5] == 5
-    assert found[30, 30] == -3
+    np.testing.assert_array_equal(predict_logits([(5, 5)], [1]) > 0, upper)
+    np.testing.assert_array_equal(predict_logits([(5, 5), (30, 5)], [1, 0]) > 0, left)
+    np.testing.assert_array_equal(predict_logits([(5, 5), (5, 30)], [1, 1]) > 0, upper | (dendrogram.leaves == 2))
+    np.testing.assert_array_equal(predict_logits([(5, 5), (30, 5), (35, 5)], [1, 0, 1]) > 0, upper)
+    single_click = predict_logits([(5, 5)], [1])
+    assert single_click[19, 5] == single_click[10, 39] == 1
+    assert single_click[5, 5] == 5
+    assert single_click[30, 30] == -3
 
 
 def test_a_bfloat16_model_returns_float32_scores_and_logits(segmenter, photo):
@@ -232,7 +232,7 @@ def test_a_grid_of_clicks_gives_a_tree(segmenter, photo):
     np.testing.assert_allclose(tree.scores, other.scores, atol=1e-5)
 
 
-def test_thresholds_hold_and_the_grid_is_what_was_given(segmenter, photo):
+def test_thresholds_and_the_grid_of_points_are_applied(segmenter, photo):
     everything = AutomaticMaskGenerator(segmenter).tree(photo)
     middle = float(np.median(everything.scores))
     assert (AutomaticMaskGenerator(segmenter, pred_iou_thresh=middle).tree(photo).scores >= middle).all()

@@ -1,4 +1,4 @@
-"""The interface of segment-anything's predictor, on everything that can answer."""
+"""The interface of segment-anything's predictor, on every object that can be prompted."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_every_backbone_answers_clicks(photo, texture):
     assert scores.dtype == np.float32
 
 
-def test_images_of_all_kinds(tmp_path):
+def test_all_kinds_of_images_can_be_set(tmp_path):
     segmenter = Fixed(nested())
     predictor = Predictor(segmenter)
     rgb = np.arange(SIZE[0] * SIZE[1] * 3, dtype=np.uint8).reshape(*SIZE, 3)
@@ -177,7 +177,7 @@ def test_a_granularity_asks_for_one_mask():
     assert np.array_equal(Predictor(nested()).predict([[25, 15]], [1], granularity=0.1)[0], PART[None])
 
 
-def test_what_cannot_answer_is_named():
+def test_objects_that_cannot_be_prompted_raise_an_input_error():
     with pytest.raises(InputError, match="a segmenter, a MaskTree or a PartitionTree; got str"):
         Predictor("embedded")
     with pytest.raises(InputError, match="num_multimask_outputs as a whole number"):

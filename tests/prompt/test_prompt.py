@@ -43,12 +43,12 @@ ONE = {"point_coords": [[3, 4]], "point_labels": [1]}
         ({**ONE, "granularity": "fine"}, "granularity from 0.1"),
     ],
 )
-def test_what_is_no_prompt_is_named(arguments, message):
+def test_invalid_prompts_raise_an_input_error(arguments, message):
     with pytest.raises(InputError, match=message):
         Prompt.read(SIZE, **arguments)
 
 
-def test_what_is_a_prompt():
+def test_valid_prompts_are_read():
     known = Prompt.read(SIZE, [[59.9, 39.9], [0, 0]], np.array([1, 0], np.uint8), np.array([[0, 0, 60, 40]]))
     assert known.pixels.tolist() == [[59, 39], [0, 0]]
     assert known.positive.tolist() == [True, False]

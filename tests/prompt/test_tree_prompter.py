@@ -13,7 +13,7 @@ def ask(tree, points, labels, **options):
     return Predictor(tree).predict(np.array(points), np.array(labels), **options)
 
 
-def test_answers_are_the_masks_with_the_click():
+def test_a_click_returns_the_masks_that_contain_it():
     masks, scores, low = ask(nested(), [[8, 8]], [1])
     assert {int(mask.sum()) for mask in masks} == {int(m.sum()) for m in (WHOLE, PART, SUB)}
     assert (np.diff(scores) <= 0).all()
@@ -43,9 +43,9 @@ def test_a_second_click_inside_adds_a_mask():
         assert mask[10, 40]
 
 
-def test_what_cannot_be_obeyed_lowers_the_score():
+def test_clicks_that_cannot_be_satisfied_lower_the_score():
     all_obeyed = ask(nested(), [[40, 10]], [1])[1][0]
-    masks, scores, _ = ask(nested(), [[40, 10], [55, 20], [59, 39]], [1, 0, 1])  # in OTHER alone, and in nothing
+    masks, scores, _ = ask(nested(), [[40, 10], [55, 20], [59, 39]], [1, 0, 1])  # only in OTHER; outside all masks
     assert np.array_equal(masks[0], OTHER)
     assert scores[0] == pytest.approx(all_obeyed / 3)
 
@@ -63,17 +63,17 @@ def test_a_click_on_nothing_is_an_empty_mask_of_score_0():
         assert not masks.any()
 
 
-@pytest.mark.parametrize("wanted", [WHOLE, PART, SUB, OTHER])
-def test_a_box_and_a_mask_find_the_mask_that_they_are_of(wanted):
-    rows, columns = np.flatnonzero(wanted.any(1)), np.flatnonzero(wanted.any(0))
+@pytest.mark.parametrize("expected", [WHOLE, PART, SUB, OTHER])
+def test_the_box_and_the_mask_of_a_tree_mask_find_it(expected):
+    rows, columns = np.flatnonzero(expected.any(1)), np.flatnonzero(expected.any(0))
     edges = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
     masks, _, low = Predictor(nested()).predict(box=edges)
-    assert np.array_equal(masks[0], wanted)
+    assert np.array_equal(masks[0], expected)
     masks, scores, _ = Predictor(nested()).predict(mask_input=low[:1])
-    assert np.array_equal(masks[0], wanted)
+    assert np.array_equal(masks[0], expected)
     assert scores[0] > 0.8
     masks, _, _ = ask(nested(), [[8, 8]], [1], mask_input=low[:1])
-    assert iou(masks[0], wanted) == 1 or wanted is OTHER  # the click is not in OTHER
+    assert iou(masks[0], expected) == 1 or expected is OTHER  # the click is not in OTHER
 
 
 def test_masks_that_overlap_without_nesting():
@@ -90,8 +90,8 @@ def test_masks_that_overlap_without_nesting():
 def test_many_masks_of_score_0():
     masks = np.stack([box(9 - k, 10 - k, 10 + k, 11 + k) for k in range(1, 10)])
     tree = MaskTree.from_masks(masks, scores=np.zeros(9))
-    found, scores, _ = ask(tree, [[10, 9]], [1])
-    areas = [int(mask.sum()) for mask in found]
+    masks, scores, _ = ask(tree, [[10, 9]], [1])
+    areas = [int(mask.sum()) for mask in masks]
     assert len(areas) == len(set(areas)) == 6
     assert (scores > 0).all()
     assert len(Predictor(tree, num_multimask_outputs=3).predict([[10, 9]], [1])[0]) == 3

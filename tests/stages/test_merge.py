@@ -388,13 +388,13 @@ def test_the_command_says_what_became_of_each_source(labels, tmp_path, capsys):
         SegmenterConfig.from_folder(out)
 
 
-@pytest.mark.parametrize(("told", "wanted"), [(True, True), (False, False), (None, False)])
-def test_whether_people_had_a_part_in_it_is_passed_on(labels, tmp_path, told, wanted):
+@pytest.mark.parametrize(("recorded", "expected"), [(True, True), (False, False), (None, False)])
+def test_a_merged_set_is_label_free_only_if_its_source_is_known_to_be(labels, tmp_path, recorded, expected):
     index = json.loads((labels / "index.json").read_text())
-    index["weights"] = {"name": "x"} if told is None else {"name": "x", "label_free": told}
+    index["weights"] = {"name": "x"} if recorded is None else {"name": "x", "label_free": recorded}
     (labels / "index.json").write_text(json.dumps(index))
     merge([labels], tmp_path / "out")
-    assert LabelSet.open(tmp_path / "out").index["weights"]["label_free"] is wanted
-    assert open_source(tmp_path / "out").label_free is wanted
+    assert LabelSet.open(tmp_path / "out").index["weights"]["label_free"] is expected
+    assert open_source(tmp_path / "out").label_free is expected
     card = (tmp_path / "out/card.md").read_text()
-    assert ("may contain human labels" in card) is not wanted
+    assert ("may contain human labels" in card) is not expected

@@ -58,7 +58,7 @@ def masks_per_image(options: dict[str, Any], method: str) -> float:
 
 @pytest.mark.parametrize("method", ["hassod", "sohes", "unsam"])
 @pytest.mark.parametrize("wanted", [12, 20.5, 30])
-def test_one_shift_of_the_published_thresholds_gives_the_wanted_number(folder, method, wanted):
+def test_one_shift_of_the_published_thresholds_gives_the_target_number(folder, method, wanted):
     options = choose_options(folder, FakeSegmenter(method, {"min_coverage": 0.8}), wanted)
     assert options["min_coverage"] == 0.8
     published = (0.4, 0.2, 0.1) if method == "hassod" else (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
@@ -69,7 +69,7 @@ def test_one_shift_of_the_published_thresholds_gives_the_wanted_number(folder, m
 
 
 @pytest.mark.parametrize("wanted", [1, 3.5, 60])
-def test_the_least_stability_is_read_off(folder, wanted):
+def test_the_minimum_stability_is_found(folder, wanted):
     options = choose_options(folder, FakeSegmenter("masktree", {"min_area": 9}), wanted)
     assert options["min_area"] == 9
     assert abs(masks_per_image(options, "masktree") - wanted) <= 1.0

@@ -39,7 +39,7 @@ def tree_of(*masks: np.ndarray, scores: list[float] | None = None) -> MaskTree:
 
 
 @pytest.mark.parametrize("cost", [0.0, 0.05, 0.2, 0.7])
-def test_the_labelling_is_the_best_of_all(rng, cost):
+def test_snapped_labels_equal_the_exhaustive_optimum(rng, cost):
     for _ in range(15):
         dendrogram = random_partition(rng, (4, 60), 5)
         sizes = dendrogram.areas[:5].astype(float)
@@ -85,7 +85,7 @@ def test_whatever_the_masks_results_are_unions_of_leaves_or_as_they_were(rng):
         assert {text for text in drawn.rles if text not in tree.rles} <= set(again.rles)
 
 
-def test_what_no_regions_fit_stays_and_copies_of_better_masks_go():
+def test_masks_that_no_regions_fit_stay_and_duplicates_are_removed():
     dendrogram = quarters()
     line = np.zeros((40, 40), bool)
     line[19:21] = True
@@ -99,7 +99,7 @@ def test_what_no_regions_fit_stays_and_copies_of_better_masks_go():
     np.testing.assert_allclose(drawn.scores, [0.5, 0.8])
 
 
-def test_no_mask_one_leaf_and_wrong_input():
+def test_snapping_handles_no_mask_one_leaf_and_wrong_input():
     empty = MaskTree.from_rles([], (40, 40), np.zeros(0, np.int32))
     assert snap_to_regions(empty, quarters()) is empty
     flat = PartitionTree(np.zeros((40, 40), np.int32), np.zeros(1, np.int32), np.zeros(1))
