@@ -31,9 +31,9 @@ def rectangles(rng, n, shape):
 def forest(rng, n, depth_bias=2):
     order = rng.permutation(n)
     parents = np.full(n, -1, np.int32)
-    for place in range(1, n):
+    for position in range(1, n):
         if rng.random() > 1 / depth_bias:
-            parents[order[place]] = order[rng.integers(place)]
+            parents[order[position]] = order[rng.integers(position)]
     return parents
 
 
@@ -213,8 +213,8 @@ def test_only_the_thousand_best_masks_count():
     mask[0, :2] = True
     rles = [rle.encode(~mask[0])] * 1000 + [rle.encode(mask[0])]
     scores = np.full(1001, 0.5, np.float32)
-    for own, found in ((0.4, 0), (0.6, 10)):
-        scores[-1] = own
+    for score, found in ((0.4, 0), (0.6, 10)):
+        scores[-1] = score
         tree = MaskTree.from_rles(rles, (4, 4), np.full(1001, -1, np.int32), scores=scores)
         stats = score_image(truth_of(mask), tree)
         assert stats["level_tp"] == [found, 0, 0]
@@ -306,18 +306,20 @@ def test_bad_input_raises_an_input_error():
 
 
 def test_ground_truth_of_cars_scores_perfectly_and_its_wholes_find_no_part(shared):
-    """Real masks: the ground truth as prediction is perfect, and its wholes alone find no part as COCO counts it."""
+    """Real masks: the ground truth as prediction is perfect, and its wholes find no part as COCO counts it."""
     content = json.loads((shared / "data" / "eval" / "car_parts" / "annotations.json").read_text())
     image = content["images"][0]
-    own = [a for a in content["annotations"] if a["image_id"] == image["id"]]
-    place = {a["id"]: i for i, a in enumerate(own)}
-    rles = [a["segmentation"]["counts"].encode() for a in own]
-    parents = np.array([place.get(a["parent_id"], -1) for a in own], np.int32)
+    annotations = [a for a in content["annotations"] if a["image_id"] == image["id"]]
+    index_of = {a["id"]: i for i, a in enumerate(annotations)}
+    rles = [a["segmentation"]["counts"].encode() for a in annotations]
+    parents = np.array([index_of.get(a["parent_id"], -1) for a in annotations], np.int32)
     size = (image["height"], image["width"])
     ground_truth = ImageGroundTruth.from_masks(1, image["file_name"], size, rles, parents=parents)
     scores = summarise([score_image(ground_truth, MaskTree.from_rles(rles, size, parents))])
     assert scores["parent_child_f1"] == scores["ar_whole"] == scores["ar_part"] == 1
     roots = [r for r, p in zip(rles, parents, strict=True) if p < 0]
-    alone = summarise([score_image(ground_truth, MaskTree.from_rles(roots, size, np.full(len(roots), -1, np.int32)))])
-    assert alone["ar_whole"] == 1
-    assert alone["ar_part"] == alone["parent_child_recall"] == 0
+    wholes_only = summarise(
+        [score_image(ground_truth, MaskTree.from_rles(roots, size, np.full(len(roots), -1, np.int32)))]
+    )
+    assert wholes_only["ar_whole"] == 1
+    assert wholes_only["ar_part"] == wholes_only["parent_child_recall"] == 0

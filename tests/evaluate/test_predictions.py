@@ -205,9 +205,9 @@ def test_masks_of_another_size_are_refused(tmp_path, ground_truth):
     entries = shifted(results(), segmentation={"size": [20, 30], "counts": other.rles[0].decode()})
     with pytest.raises(FormatError, match=r"image 1, entry 1: expected masks of one size, 20 x 30; got \[40, 60\]"):
         open_predictions(write_json(tmp_path / "r.json", entries))
-    alone = [entry | {"segmentation": entries[0]["segmentation"]} for entry in results()]
+    shared_mask = [entry | {"segmentation": entries[0]["segmentation"]} for entry in results()]
     with pytest.raises(InputError, match=r"r.json, image a.jpg: expected masks of 40 x 60 .* got 20 x 30"):
-        pair(open_predictions(write_json(tmp_path / "r.json", alone)), ground_truth)
+        pair(open_predictions(write_json(tmp_path / "r.json", shared_mask)), ground_truth)
 
 
 @pytest.mark.parametrize(

@@ -139,9 +139,9 @@ def test_refuses_what_is_not_a_tree():
         PartitionTree(leaves, good, np.array([0, 0, 0, 0.5, 0.2]))
     with pytest.raises(InputError, match="leaf labels"):
         PartitionTree(np.array([[0, 1, 3]], np.int32), good, altitudes)
-    for place, name in enumerate(("leaves", "parents", "altitudes")):
+    for index, name in enumerate(("leaves", "parents", "altitudes")):
         values = [leaves, good, altitudes]
-        values[place] = values[place].tolist()
+        values[index] = values[index].tolist()
         with pytest.raises(InputError, match=f"{name} as a NumPy array; got list"):
             PartitionTree(*values)
     with pytest.raises(InputError, match="NaN"):

@@ -143,14 +143,14 @@ def test_every_mask_is_a_region_of_the_cut_at_its_granularity(real, partitioned,
         tree.save(tmp_path / "t.json")
         back = MaskTree.load(tmp_path / "t.json")
         nodes = {item: node for node, item in enumerate(tree.dendrogram.rles(np.arange(len(tree.dendrogram.parents))))}
-        own = np.array([nodes[item] for item in tree.rles])
+        indices = np.array([nodes[item] for item in tree.rles])
         altitudes = tree.dendrogram.altitudes
-        above = np.where(own < len(altitudes) - 1, altitudes[tree.dendrogram.parents[own]], np.inf)
-        assert (tree.granularities >= altitudes[own]).all()
+        above = np.where(indices < len(altitudes) - 1, altitudes[tree.dendrogram.parents[indices]], np.inf)
+        assert (tree.granularities >= altitudes[indices]).all()
         written = [tree.record(i)["granularity"] for i in range(len(tree))]
         for granularities in (tree.granularities.tolist(), back.granularities.tolist(), written):
             found.append(reproduced(tree, granularities))
-            apart.append(above - altitudes[own] > 2e-5)
+            apart.append(above - altitudes[indices] > 2e-5)
     regions = np.concatenate(found)
     assert len(regions) > 300
     assert regions[np.concatenate(apart)].all()

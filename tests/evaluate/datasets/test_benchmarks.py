@@ -21,11 +21,11 @@ def read(dataset, path, **options):
 # --- COCO's format ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", ["", "annotations"])
-def test_coco_annotations_are_read(tmp_path, place):
+@pytest.mark.parametrize("subfolder", ["", "annotations"])
+def test_coco_annotations_are_read(tmp_path, subfolder):
     crowd = {"id": 2, "image_id": 1, "segmentation": {"size": [8, 10], "counts": [0, 8, 72]}, "iscrowd": 1, "area": 8}
     records = [annotation(1, box_mask(1, 1, 2, 2), iscrowd=0), crowd]
-    path = write(tmp_path / place / "instances_val2017.json", document([image(139, "000000000139.jpg")], []))
+    path = write(tmp_path / subfolder / "instances_val2017.json", document([image(139, "000000000139.jpg")], []))
     write(path, document([image(1, "000000000001.jpg")], records))
     ground_truth = read("coco", tmp_path)
     assert ground_truth.images[0].name == "000000000001.jpg"
@@ -265,9 +265,9 @@ def panoptic(folder, numbers, segments, name="000000000139", size=(8, 10)):
     )
 
 
-@pytest.mark.parametrize("place", ["", "annotations"])
-def test_panoptic_pictures_are_read(tmp_path, place):
-    folder = tmp_path / place
+@pytest.mark.parametrize("subfolder", ["", "annotations"])
+def test_panoptic_pictures_are_read(tmp_path, subfolder):
+    folder = tmp_path / subfolder
     numbers = np.zeros((8, 10), np.int64)
     numbers[:3] = 5_000_000
     numbers[3:6, :4] = 300
@@ -354,13 +354,13 @@ def bsds(folder, name, maps, size=(8, 10), split="test"):
     return path
 
 
-@pytest.mark.parametrize("place", ["", "data", "BSDS500/data"])
-def test_bsds500_has_each_region_once(tmp_path, place):
+@pytest.mark.parametrize("subfolder", ["", "data", "BSDS500/data"])
+def test_bsds500_has_each_region_once(tmp_path, subfolder):
     halves = np.ones((8, 10), int)
     halves[:, 5:] = 2
     quarter = halves.copy()
     quarter[4:, 5:] = 3
-    bsds(tmp_path / place, "2018", [halves, quarter, halves])
+    bsds(tmp_path / subfolder, "2018", [halves, quarter, halves])
     ground_truth = read("bsds500", tmp_path).images[0]
     assert (ground_truth.id, ground_truth.name) == (2018, "2018.jpg")
     expected = [halves == 1, halves == 2, quarter == 2, quarter == 3]

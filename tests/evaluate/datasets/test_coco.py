@@ -128,13 +128,13 @@ GOOD = document([image()], [annotation(i, box_mask(i, 1, 3, 3), area=9, bbox=[i,
 
 def set_in(target, value):
     def change(document):
-        place = document
+        parent = document
         for key in target[:-1]:
-            place = place[key]
+            parent = parent[key]
         if value is KeyError:
-            del place[target[-1]]
+            del parent[target[-1]]
         else:
-            place[target[-1]] = value
+            parent[target[-1]] = value
 
     return change
 
