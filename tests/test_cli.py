@@ -29,15 +29,16 @@ def masktree(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run a command in this process, as starting one takes seconds."""
     output, errors = io.StringIO(), io.StringIO()
     handler = signal.getsignal(signal.SIGTERM)
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-        try:
-            code: object = cli.main([str(argument) for argument in arguments])
-        except SystemExit as stop:  # of the parser of arguments
-            code = stop.code
-    signal.signal(signal.SIGTERM, handler)
-    return subprocess.CompletedProcess(
-        arguments, code if isinstance(code, int) else 0, output.getvalue(), errors.getvalue()
-    )
+    code: object
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            code = cli.main([str(argument) for argument in arguments])
+    except SystemExit as stop:  # of the parser of arguments
+        code = stop.code
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert isinstance(code, int)
+    return subprocess.CompletedProcess(arguments, code, output.getvalue(), errors.getvalue())
 
 
 def masktree_process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
