@@ -49,7 +49,7 @@ from masktree.backbones.texture import boundary_cues
 from masktree.discover.masktree import build_cost_dendrogram, costs_to_granularities
 from masktree.errors import InputError, MasktreeError
 from masktree.io.files import write_atomically
-from masktree.io.images import pillow_to_rgb
+from masktree.io.images import available_formats, pillow_to_rgb
 from masktree.jobs.progress import progress_bar
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -111,7 +111,7 @@ class Photos:
             raise InputError(f"expected at least {MIN_PHOTOS} photographs in {folder}; got {len(self.names)}; add more")
         for name, content in self.encoded.items():
             try:
-                with Image.open(io.BytesIO(content)) as image:
+                with Image.open(io.BytesIO(content), formats=available_formats()) as image:
                     size = image.size
             except OSError as error:
                 raise InputError(f"{name}: expected a photograph; got {error}; leave it out") from error
@@ -132,7 +132,7 @@ class Photos:
 
 def decode(content: bytes) -> np.ndarray:
     """Decode an image to (H, W, 3) uint8 RGB."""
-    return pillow_to_rgb(Image.open(io.BytesIO(content)))
+    return pillow_to_rgb(Image.open(io.BytesIO(content), formats=available_formats()))
 
 
 def _read_all(folder: Path) -> Iterator[tuple[str, bytes]]:

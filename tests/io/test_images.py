@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import threading
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 from masktree.errors import ImageError, InputError
-from masktree.io.images import read_image, resize_image
+from masktree.io import images
+from masktree.io.images import as_rgb, read_image, read_numbers, read_size, resize_image
 from masktree.io.photos import find_photos
 
 
@@ -135,6 +138,116 @@ def test_truncated_files_are_refused(tmp_path, rng, suffix):
 def test_a_missing_file_is_an_image_error(tmp_path):
     with pytest.raises(ImageError, match="No such file"):
         read_image(tmp_path / "none.jpg")
+
+
+# --- hostile and damaged files -----------------------------------------------------------------------------------
+
+ENDLESS_POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n{} loop\n%%EOF\n"
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".eps", ""])
+def test_postscript_never_reaches_another_program(tmp_path, monkeypatch, suffix):
+    def fail(*args, **kwargs):
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr(subprocess, "Popen", fail)
+    (tmp_path / f"a{suffix}").write_bytes(ENDLESS_POSTSCRIPT)
+    for read in (read_image, read_numbers, read_size):
+        with pytest.raises(ImageError, match="no image format of JPEG, MPO, PNG"):
+            read(tmp_path / f"a{suffix}")
+
+
+@pytest.mark.parametrize("name", ["TGA", "ICO", "PCX", "SGI", "EPS"])
+def test_only_the_listed_formats_are_read(tmp_path, rgb, name):
+    Image.fromarray(rgb).save(tmp_path / "a.png", format=name)
+    with pytest.raises(ImageError, match="no image format of JPEG"):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("name", ["PNG", "BMP", "DIB", "TIFF", "PPM"])
+def test_a_listed_format_is_read_under_any_suffix(tmp_path, rgb, name):
+    Image.fromarray(rgb).save(tmp_path / "a.jpg", format=name)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.jpg"), rgb)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_damaged_exif_does_not_lose_an_image(tmp_path, suffix):
+    image = Image.new("RGB", (20, 10), (0, 0, 255))
+    exif = image.getexif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.Base.XResolution] = 72.0
+    content = exif.tobytes()
+    rational = content.index(struct.pack(">HH", ExifTags.Base.XResolution, 5))
+    as_text = (
+        content[: rational + 2] + struct.pack(">H", 2) + content[rational + 4 :]
+    )  # a number that claims to be text
+    image.save(tmp_path / f"text{suffix}", exif=as_text)
+    assert read_image(tmp_path / f"text{suffix}").shape == (20, 10, 3)  # the rotation can be read
+    for name, damaged in (("cut", content[:12]), ("noise", b"Exif\0\0" + bytes(range(100, 160)))):
+        image.save(tmp_path / f"{name}{suffix}", exif=damaged)
+        assert read_image(tmp_path / f"{name}{suffix}").shape == (10, 20, 3)
+
+
+@pytest.mark.parametrize("error", [struct.error("bad\nbytes"), TypeError("x"), RuntimeError("y"), KeyError(3)])
+def test_whatever_a_decoder_raises_is_one_line(tmp_path, rgb, monkeypatch, error):
+    def load(self):
+        raise error
+
+    path = save(tmp_path / "a.png", rgb)
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", load)
+    with pytest.raises(ImageError, match=r"^cannot read the image: \w+: [^\n]*$"):
+        read_image(path)
+    with Image.open(path) as image, pytest.raises(ImageError, match=r"^cannot read the image: \w+: [^\n]*$"):
+        as_rgb(image)
+
+
+def test_decoding_ends_after_its_time(tmp_path, rgb, monkeypatch):
+    done = threading.Event()
+    path = save(tmp_path / "a.png", rgb)
+    monkeypatch.setattr(images, "DECODE_SECONDS", 0.05)
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda self: done.wait(60))
+    with pytest.raises(ImageError, match=r"within 0\.05 seconds"):
+        read_image(path)
+    done.set()
+
+
+def test_files_that_would_be_read_whole_have_a_size_limit(tmp_path, rgb, monkeypatch):
+    Image.fromarray(rgb).save(tmp_path / "a.webp")
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", 10)
+    with pytest.raises(ImageError, match="no image format"):
+        read_image(tmp_path / "a.webp")
+    assert read_image(save(tmp_path / "a.png", rgb)).shape == rgb.shape
+
+
+def test_pillow_images_that_cannot_be_read_are_an_error(tmp_path, rgb):
+    with pytest.raises(InputError, match="at least one pixel"):
+        as_rgb(Image.new("RGB", (0, 5)))
+    with Image.open(save(tmp_path / "a.png", rgb)) as image:
+        pass
+    with pytest.raises(ImageError, match="cannot read the image"):
+        as_rgb(image)
+
+
+def test_numbers_and_size_are_those_of_the_file(tmp_path, rgb):
+    image = Image.fromarray(rgb)
+    exif = image.getexif()
+    exif[ExifTags.Base.Orientation] = 6
+    image.save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_numbers(tmp_path / "a.png"), rgb)
+    assert read_size(tmp_path / "a.png") == rgb.shape[:2]
+    with pytest.raises(ImageError, match="mode RGB; got L"):
+        read_numbers(save(tmp_path / "l.png", rgb[..., 0]))
+
+
+def test_reference_faults_are_read_or_refused(shared):
+    folder = shared / "cases" / "faults"
+    if not folder.is_dir():
+        pytest.skip("The faulty files are not on this machine.")
+    for path in folder.glob("img_JPEG_*.jpg"):
+        assert read_image(path).shape == (96, 64, 3)
+    for path in [*folder.glob("img_OTHER_*.bmp"), folder / "eps_hang_holiday.jpg"]:
+        with pytest.raises(ImageError):
+            read_image(path)
 
 
 # --- finding ------------------------------------------------------------------------------------------------------

@@ -2,29 +2,57 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from masktree.errors import ImageError, InputError
+from masktree.errors import ImageError, InputError, MasktreeError
 from masktree.types import RGB
 
 MAX_PIXELS = 150_000_000  # our choice: more than any camera has, and few enough for an int32 label map in memory
+MAX_FILE_BYTES = 2**30  # of the formats that Pillow reads into memory whole before it looks at the size (our choice)
+DECODE_SECONDS = 120.0  # our choice: the largest image that is read takes about 10 seconds
+
+# What a file may contain, whatever its suffix: the formats of ``photos.IMAGE_SUFFIXES``. Pillow knows forty more, some
+# of which start other programs (PostScript runs in Ghostscript) or fetch further files.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF")
+_PLUGINS = ("Jpeg", "Mpo", "Png", "WebP", "Bmp", "Gif", "Tiff", "Ppm", "Avif")  # Pillow's modules of these formats
+_READ_WHOLE = frozenset({"WEBP", "AVIF"})
+
+_ORIENTATIONS = {  # of EXIF: what shows the image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+T = TypeVar("T")
 
 
 def as_rgb(image: str | Path | RGB | Image.Image) -> RGB:
     """(H, W, 3) uint8 RGB from a path, an array or a Pillow image.
 
     Raises:
-        ImageError: the file cannot be read.
+        ImageError: the file or the Pillow image cannot be read.
         InputError: an array of another shape or type.
     """
     if isinstance(image, (str, Path)):
         return read_image(image)
     if isinstance(image, Image.Image):
-        return pillow_to_rgb(image)
+        with _image_errors():
+            image = pillow_to_rgb(image)
     if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         got = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise InputError(f"expected a path, a Pillow image or an (H, W, 3) uint8 RGB array; got {got}")
@@ -34,42 +62,141 @@ def as_rgb(image: str | Path | RGB | Image.Image) -> RGB:
 
 
 def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> RGB:
-    """Read any image file as (H, W, 3) uint8 RGB, upright.
+    """Read an image file of one of ``FORMATS`` as (H, W, 3) uint8 RGB, upright.
 
-    EXIF rotation is applied. Grey, palette and CMYK images are converted; 16-bit and float grey is scaled by its own
-    range. Of 16-bit colour, and of 16-bit grey with transparency, Pillow gives the high byte only, so data that use
-    fewer than 16 bits come out dark. Transparency is composited over white; of an animation the first frame is read.
+    EXIF rotation is applied; EXIF that cannot be parsed is ignored, as viewers do. Grey, palette and CMYK images are
+    converted; 16-bit and float grey is scaled by its own range. Of 16-bit colour, and of 16-bit grey with transparency,
+    Pillow gives the high byte only, so data that use fewer than 16 bits come out dark. Transparency is composited over
+    white; of an animation the first frame is read.
 
     Raises:
-        ImageError: missing, unreadable, empty, truncated, not an image, or more than ``max_pixels`` pixels.
+        ImageError: missing, unreadable, empty, truncated, of another format, more than ``max_pixels`` pixels, or
+            decoding takes longer than ``DECODE_SECONDS``.
+    """
+    return _decode(path, lambda image: pillow_to_rgb(_upright(image)), max_pixels)
+
+
+def read_numbers(path: str | Path) -> RGB:
+    """Read a file whose colours are numbers, such as a panoptic PNG: (H, W, 3) uint8, nothing converted or rotated.
+
+    Raises:
+        ImageError: as ``read_image``; or the mode is not RGB.
+    """
+
+    def convert(image: Image.Image) -> RGB:
+        if image.mode != "RGB":
+            raise ImageError(f"expected a picture of mode RGB; got {image.mode}")
+        return np.ascontiguousarray(np.asarray(image))
+
+    return _decode(path, convert, MAX_PIXELS)
+
+
+def read_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) from the header of an image file, before any rotation.
+
+    Raises:
+        ImageError: as ``read_image``, as far as the header shows it.
+    """
+    return _decode(path, lambda image: (image.height, image.width), MAX_PIXELS)
+
+
+def _decode(path: str | Path, convert: Callable[[Image.Image], T], max_pixels: int) -> T:
+    """What ``convert`` returns for the opened file. Every image file is opened here.
+
+    Memory: Pillow holds at most 4 bytes a pixel, and ``max_pixels`` is checked before any pixel is decoded; converting
+    32-bit grey to RGB takes up to 30 bytes a pixel for a moment.
     """
     path = Path(path)
+
+    def read() -> T:
+        with Image.open(path, formats=_formats(path.stat().st_size)) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise ImageError(
+                    f"expected at most {max_pixels:,} pixels; got {width} x {height}; scale the image down"
+                )
+            image.seek(0)
+            return convert(image)
+
+    with _image_errors(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # bombs are refused above, odd metadata is harmless
+        try:
+            return _call_within_time(read)
+        except Image.DecompressionBombError as error:
+            raise ImageError(f"expected at most {max_pixels:,} pixels; {error}; scale the image down") from error
+        except UnidentifiedImageError as error:
+            got = f"no image format of {', '.join(FORMATS)}, or a damaged header"
+            if path.stat().st_size == 0:
+                got = "an empty file"
+            raise ImageError(f"expected an image file; got {got}") from error
+
+
+def _call_within_time(read: Callable[[], T]) -> T:
+    """The result of a function that may take ``DECODE_SECONDS``. Costs 0.1 ms a call.
+
+    It runs in a thread, for a process would cost a copy of the pixels and a start of half a second. When the time is
+    over the caller goes on, but the thread does too, with its memory, until it is done or the process ends (it keeps no
+    process alive). Decoders that never let go of Python's lock cannot be left this way; those of ``FORMATS`` release it
+    while they decode a block or a frame, and loop over blocks in Python.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(read())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="decode image", daemon=True).start()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # bombs are refused below, odd metadata is harmless
-            with Image.open(path) as image:
-                width, height = image.size
-                if width * height > max_pixels:
-                    raise ImageError(
-                        f"expected at most {max_pixels:,} pixels; got {width} x {height}; scale the image down"
-                    )
-                image.seek(0)
-                image.load()
-                return pillow_to_rgb(ImageOps.exif_transpose(image))
-    except ImageError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"expected at most {max_pixels:,} pixels; {error}; scale the image down") from error
-    except UnidentifiedImageError as error:
-        empty = path.stat().st_size == 0
+        return future.result(timeout=DECODE_SECONDS)
+    except TimeoutError:
+        if future.done():  # raised by the file system
+            raise
         raise ImageError(
-            f"expected an image file; got {'an empty file' if empty else 'no image format that Pillow knows'}"
-        ) from error
+            f"expected an image that decodes within {DECODE_SECONDS:g} seconds; got one that takes longer; leave it out"
+        ) from None
+
+
+@contextmanager
+def _image_errors() -> Iterator[None]:
+    """Whatever Pillow raises as an ``ImageError`` of one line."""
+    try:
+        yield
+    except MasktreeError:
+        raise
     except MemoryError as error:
         raise ImageError("expected an image that fits into memory; got too large a one; scale it down") from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
-        # Pillow raises SyntaxError, ValueError, EOFError or IndexError for some kinds of damage, OSError for the rest.
-        raise ImageError(f"cannot read the image: {type(error).__name__}: {error}") from error
+    except Exception as error:
+        # Pillow's decoders document no exceptions: on damaged files they raise OSError, SyntaxError, ValueError,
+        # EOFError, IndexError, TypeError, RuntimeError, struct.error and others.
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ImageError(f"cannot read the image: {text}") from error
+
+
+@lru_cache(maxsize=1)
+def available_formats() -> tuple[str, ...]:
+    """Those of ``FORMATS`` that this Pillow has; AVIF came with version 11.3."""
+    for plugin in _PLUGINS:
+        with suppress(ImportError):
+            import_module(f"PIL.{plugin}ImagePlugin")
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _formats(file_bytes: int) -> tuple[str, ...]:
+    """Formats that a file of this size may have."""
+    return tuple(name for name in available_formats() if file_bytes <= MAX_FILE_BYTES or name not in _READ_WHOLE)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image rotated as its EXIF says. ``ImageOps.exif_transpose`` would also write the EXIF anew, and fail if any
+    part of it is damaged."""
+    image.load()
+    try:
+        method = _ORIENTATIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # as in _image_errors
+        return image
+    return image if method is None else image.transpose(method)
 
 
 def pillow_to_rgb(image: Image.Image) -> RGB:

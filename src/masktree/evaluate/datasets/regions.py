@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from masktree.coco.file import Annotation, CocoFile, CocoImage, read_integer
-from masktree.errors import FormatError, InputError
+from masktree.errors import FormatError, ImageError, InputError
 from masktree.evaluate.bsds import read_human_segmentations
 from masktree.evaluate.datasets.dataset import Counts, DatasetReading, ImageNames, inside, is_selected
 from masktree.evaluate.ground_truth import ImageGroundTruth
+from masktree.io.images import read_numbers, read_size
 from masktree.trees import rle
 
 
@@ -111,10 +111,9 @@ def read_bsds500(path: Path, split: str, only: ImageNames = None) -> DatasetRead
 
 def _annotated(picture: Path, mat: Path) -> ImageGroundTruth:
     try:
-        with Image.open(picture) as image:  # the header only
-            size = (image.height, image.width)
-    except (OSError, SyntaxError) as error:
-        raise FormatError(f"{picture}: expected an image; got a damaged one ({error}); get it again") from error
+        size = read_size(picture)
+    except ImageError as error:
+        raise FormatError(f"{picture}: {error}; get it again") from error
     maps = [segmentation.labels for segmentation in read_human_segmentations(mat)]
     for labels in maps:
         if labels.shape != size:
@@ -150,15 +149,12 @@ def _segments(image: CocoImage, annotation: Annotation, folder: Path) -> ImageGr
 
 def _picture(path: Path) -> np.ndarray:
     """(H, W, 3) int32 of an RGB PNG file."""
+    if not path.exists():
+        raise InputError(f"{path}: expected a PNG file; got none there; unpack the data set again")
     try:
-        with Image.open(path) as image:
-            if image.mode != "RGB":
-                raise FormatError(f"{path}: expected a picture of mode RGB; got {image.mode}; get the file again")
-            return np.asarray(image).astype(np.int32)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: expected a PNG file; got none there; unpack the data set again") from error
-    except (OSError, SyntaxError, EOFError) as error:
-        raise FormatError(f"{path}: expected a PNG file; got a damaged one ({error}); get it again") from error
+        return read_numbers(path).astype(np.int32)
+    except ImageError as error:
+        raise FormatError(f"{path}: {error}; get the file again") from error
 
 
 def _number(file: Path) -> int:
