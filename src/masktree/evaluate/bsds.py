@@ -31,8 +31,9 @@ from masktree.errors import FormatError, InputError
 from masktree.evaluate import boundaries as boundary_benchmark
 from masktree.evaluate.case import EvaluationCase
 from masktree.evaluate.image_stats import ImageStats, Metrics
+from masktree.evaluate.mat_file import load_mat
 from masktree.evaluate.protocol import EvaluationProtocol, ScoringContext
-from masktree.evaluate.ucm import load_mat, ucm_tree
+from masktree.evaluate.ucm import ucm_tree
 from masktree.trees.dendrogram import PartitionTree
 from masktree.trees.masktree import MaskTree
 from masktree.types import Labels
@@ -54,7 +55,7 @@ def read_human_segmentations(path: str | Path) -> list[HumanSegmentation]:
     Raises:
         FormatError: the file cannot be read, or has no ``groundTruth`` with segmentations and boundaries.
     """
-    content = load_mat(Path(path))
+    content = load_mat(path)
     if "groundTruth" not in content:
         raise FormatError(f"expected a BSDS500 file with 'groundTruth'; got {path} without it; check the folder")
     annotations = []

@@ -8,12 +8,12 @@ pixels hold the height at which the border there vanishes. Arbelaez, Maire, Fowl
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
 from masktree.errors import FormatError, InputError
+from masktree.evaluate.mat_file import load_mat
 from masktree.kernels import kernel
 from masktree.trees.dendrogram import PartitionTree
 
@@ -28,7 +28,7 @@ def read_ucm(path: str | Path) -> np.ndarray:
     Raises:
         FormatError: the file cannot be read, has no ``ucm2``, or its values are out of range.
     """
-    content = load_mat(Path(path))
+    content = load_mat(path)
     if "ucm2" not in content:
         names = ", ".join(name for name in content if not name.startswith("__")) or "nothing"
         raise FormatError(f"{path}: expected the doubled contour map 'ucm2'; got {names}; save it under that name")
@@ -36,27 +36,6 @@ def read_ucm(path: str | Path) -> np.ndarray:
         return _checked(content["ucm2"])
     except InputError as error:
         raise FormatError(f"{path}: {error}") from error
-
-
-def load_mat(path: Path) -> dict[str, Any]:
-    """Read the variables of a MATLAB file of version 7 or older.
-
-    Raises:
-        FormatError: the file is missing, damaged, or of version 7.3 (HDF5).
-    """
-    from scipy.io import loadmat
-
-    try:
-        content: dict[str, Any] = loadmat(str(path), appendmat=False)
-        return content
-    except NotImplementedError as error:
-        raise FormatError(
-            f"{path}: expected a MATLAB file of version 7 or older; got version 7.3 (HDF5); save it with -v7"
-        ) from error
-    except OSError as error:
-        raise FormatError(f"{path}: expected a MATLAB file; got none that can be opened; check the path") from error
-    except Exception as error:  # scipy raises ValueError, TypeError, zlib.error ... on damaged files
-        raise FormatError(f"{path}: expected a MATLAB file; got a damaged file or another format ({error})") from error
 
 
 def ucm_tree(ucm2: np.ndarray) -> PartitionTree:
