@@ -8,6 +8,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from masktree import fork
+
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
@@ -47,6 +49,9 @@ _HOMES = {
     "overlay": "masktree.trees.draw",
     "snap_to_regions": "masktree.trees.snap",
 }
+
+
+fork.register()
 
 
 def __getattr__(name: str) -> Any:
