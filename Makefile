@@ -1,12 +1,13 @@
 # make demo: install into .venv, segment the example photographs, say where the pictures are
 # make test: install into .venv, run linter, type checker and all tests
+# make fuzz: mutated and hostile files for every reader, 20,000 each; FUZZ_EXAMPLES=1000 for fewer
 # make docs: build the documentation into site/; needs no network once installed
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint docs install clean
+.PHONY: demo test lint fuzz docs install clean
 
 install: $(INSTALLED)
 
@@ -30,6 +31,11 @@ lint: install
 test: lint
 	$(BIN)/python -m pytest tests/test_predict.py -x
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
+
+# Many inputs to every reader, other ones each time; the table at the end tells what they came to.
+FUZZ_EXAMPLES ?= 20000
+fuzz: install
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest tests/fuzz
 
 docs: install
 	$(BIN)/python -c 'import mkdocs, mkdocstrings, material' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"

@@ -375,15 +375,16 @@ def test_damaged_files_are_named(partitioned, tmp_path):
         with pytest.raises(FormatError, match=message):
             MaskTree.load(path)
 
-    expect("unreadable JSON", text=path.read_text()[:-40])
+    expect("expected JSON; got a damaged file", text=path.read_text()[:-40])
     expect("something else", text="[]")
     expect("expected version 2; got 99", version=99)
     expect("damaged tree", masks=[{"id": 0}])
     expect("damaged tree", dendrogram=good["dendrogram"] | {"leaves": "AAAA"})
     expect("damaged tree", dendrogram=good["dendrogram"] | {"parents": good["dendrogram"]["altitudes"]})
     expect("damaged tree", image={"width": 3, "height": 3})
-    expect("damaged tree", image={"width": float("inf"), "height": 3})
-    expect("unreadable JSON", text="[" * 100_000)
+    expect("the number Infinity", image={"width": float("inf"), "height": 3})
+    expect("damaged tree", image={"width": 2**70, "height": 3})
+    expect("expected JSON; got a damaged file", text="[" * 100_000)
 
 
 def test_damaged_masks_are_found_when_the_file_is_read(forest, tmp_path):
@@ -394,7 +395,7 @@ def test_damaged_masks_are_found_when_the_file_is_read(forest, tmp_path):
     def expect(message, **change):
         masks = [good["masks"][0], good["masks"][1] | change, *good["masks"][2:]]
         path.write_text(json.dumps(good | {"masks": masks}))
-        with pytest.raises(FormatError, match=f"t.json: damaged tree: .*{message}"):
+        with pytest.raises(FormatError, match=f"t.json: .*damaged .*{message}"):
             MaskTree.load(path)
 
     expect("one id per mask", id=0)
@@ -404,8 +405,9 @@ def test_damaged_masks_are_found_when_the_file_is_read(forest, tmp_path):
     expect("run length", segmentation={"size": [20, 30], "counts": "~~~"})
     expect(r"scores in \[0, 1\]", score=7)
     expect(r"granularities in \[0, 1\]", granularity=-1)
-    expect("finite stabilities", stability=float("nan"))
-    expect("KeyError: 99", parent_id=99)
+    expect("the number NaN", stability=float("nan"))
+    expect("expected stability", stability=10**400)
+    expect("id of a mask; got 99", parent_id=99)
     path.write_text(json.dumps(good | {"image": good["image"] | {"width": 0}}))
     with pytest.raises(FormatError, match="damaged tree"):
         MaskTree.load(path)

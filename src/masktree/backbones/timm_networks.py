@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from masktree.backbones.download import download_weights
 from masktree.backbones.state_dict import read_state_dict
 from masktree.backbones.weights import PUBLISHED_WEIGHTS, Weights, find_weights
 from masktree.errors import WeightsError
-from masktree.io.files import sha256_of
+from masktree.io.files import parse_json, sha256_of
 
 # layer3 of a ResNet is used (our choice: layer4 at stride 32 has 15 x 15 cells of a 480 x 480 image, too few for parts,
 # and dilating it would change the trained features).
@@ -79,11 +78,11 @@ def _is_folder(name: str) -> bool:
 
 def _build_from_folder(folder: Path) -> tuple[nn.Module, Weights]:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = parse_json((folder / "config.json").read_bytes(), folder / "config.json")
         cfg = config.get("pretrained_cfg", config)
         mean, std = ((float(r), float(g), float(b)) for r, g, b in (cfg["mean"], cfg["std"]))
         architecture, model_args = str(config["architecture"]), dict(config.get("model_args") or {})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise WeightsError(
             "expected a folder with config.json (JSON with timm's 'architecture', and in 'pretrained_cfg' a "
             f"'mean' and a 'std' of three numbers) and model.safetensors; got {str(folder)!r} "

@@ -5,6 +5,7 @@ Beyond COCO's keys, annotations have ``parent_id``, ``level``, ``score``, ``gran
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from masktree.coco.masks import REMEDY, encode_segmentation
 from masktree.errors import FormatError
+from masktree.io.files import is_number, is_whole
 from masktree.trees import hierarchy
 from masktree.trees.masktree import LEVELS, MaskTree, ceil_float32
 
@@ -34,8 +36,8 @@ def tree_to_annotations(tree: MaskTree, image_id: int, sources: Sequence[int] | 
     annotations = tree.to_coco(image_id=image_id, first_id=image_id * MAX_MASKS, category_id=CATEGORY_ID)
     if sources is None:
         return annotations
-    if len(sources) != len(annotations):
-        raise FormatError(f"expected a source for each of {len(annotations)} masks; got {len(sources)}")
+    if not isinstance(sources, list | tuple) or len(sources) != len(annotations) or not all(map(is_whole, sources)):
+        raise FormatError(f"expected a source for each of {len(annotations)} masks; got {reprlib.repr(sources)}")
     return [annotation | {"source": number} for annotation, number in zip(annotations, sources, strict=True)]
 
 
@@ -54,11 +56,11 @@ def tree_from_annotations(annotations: Sequence[dict[str, Any]], size: tuple[int
     wheres = [f"{where}, annotation {annotation.get('id')}" for annotation in annotations]
     rles = tuple(encode_segmentation(a, size, w) for a, w in zip(annotations, wheres, strict=True))
     parents = read_parents(annotations, wheres)
-    scores = np.array([annotation["score"] for annotation in annotations], np.float64)
-    granularities, stabilities = (
-        np.array([annotation.get(key, np.nan) for annotation in annotations], np.float64)
-        for key in ("granularity", "stability")
+    scores, granularities, stabilities = (
+        _read_numbers(annotations, key, wheres) for key in ("score", "granularity", "stability")
     )
+    if np.isnan(scores).any():
+        raise FormatError(f"{wheres[np.isnan(scores).argmax()]}: expected a score in [0, 1]; got none; {REMEDY}")
     if np.isnan(granularities).any() or np.isnan(stabilities).any():
         return MaskTree.from_rles(rles, size, parents, scores=scores)
     levels = [annotation.get("level") for annotation in annotations]
@@ -73,6 +75,15 @@ def tree_from_annotations(annotations: Sequence[dict[str, Any]], size: tuple[int
         if all(level in LEVELS for level in levels)
         else hierarchy.levels(parents),
     )
+
+
+def _read_numbers(annotations: Sequence[dict[str, Any]], key: str, wheres: Sequence[str]) -> np.ndarray:
+    """(n,) float64 numbers, NaN where there is none."""
+    values = [annotation.get(key) for annotation in annotations]
+    for value, where in zip(values, wheres, strict=True):
+        if value is not None and not is_number(value):
+            raise FormatError(f"{where}: expected {key} as a number; got {reprlib.repr(value)}; {REMEDY}")
+    return np.array(values, np.float64)
 
 
 def parent_id(annotation: dict[str, Any]) -> Any:
@@ -99,16 +110,16 @@ def read_parents(
     parents = np.full(len(annotations), -1, np.int32)
     if all(parent is None for parent in parent_ids):
         return parents
-    index = {annotation.get("id"): i for i, annotation in enumerate(annotations)}
+    index = {a.get("id"): i for i, a in enumerate(annotations) if not isinstance(a.get("id"), list | dict)}
     if len(index) < len(annotations):
-        raise FormatError(f"{wheres[0]}: expected one id per annotation; got one twice; {REMEDY}")
+        raise FormatError(f"{wheres[0]}: expected one id per annotation; got one twice, or no number; {REMEDY}")
     for i, parent in enumerate(parent_ids):
         if parent is None:
             continue
         if isinstance(parent, bool) or not isinstance(parent, int) or parent not in index:
             raise FormatError(
                 f"{wheres[i]}: expected parent_id as the id of an annotation of the same image, or null; "
-                f"got {parent!r}; {REMEDY}"
+                f"got {reprlib.repr(parent)}; {REMEDY}"
             )
         parents[i] = index[parent]
     return parents

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
 from masktree.coco.annotations import CATEGORY
+from masktree.coco.file import check_image, read_integer
 from masktree.errors import FormatError
-from masktree.io.files import read_json, write_atomically
+from masktree.io.files import is_relative_path, parse_json, read_json, write_atomically
 
 _SHAPE: dict[str, type] = {"info": dict, "images": list, "annotations": list}
 _AFTER_INFO = b', "images": ['
@@ -38,17 +40,31 @@ def read_document(path: Path) -> list[tuple[dict[str, Any], list[dict[str, Any]]
     shard has tens of megabytes (see ``masktree.coco.file`` for larger and foreign files).
 
     Raises:
-        FormatError: damaged, or an annotation of an image that is not in the file.
+        FormatError: damaged, a record lacks what it must have, an image twice, a file_name outside of the collection,
+            or an annotation of an image that is not in the file.
     """
     document = read_json(path, _SHAPE)
-    groups: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in document["images"]}
-    for annotation in document["annotations"]:
-        if annotation["image_id"] not in groups:
+    if not all(isinstance(record, dict) for key in ("images", "annotations") for record in document[key]):
+        raise FormatError(f"{path}: expected lists of records; got others; make the file again")
+    groups: dict[int, list[dict[str, Any]]] = {}
+    for image in document["images"]:
+        check_image(image, path)
+        if image["id"] in groups:
+            raise FormatError(f"{path}, image {image['id']}: expected each image id once; got it twice")
+        if not is_relative_path(image.get("file_name")):
             raise FormatError(
-                f"{path}, annotation {annotation['id']}: expected an image of the file; got an unknown image id "
-                f"{annotation['image_id']}"
+                f"{path}, image {image['id']}: expected a file_name below the folder of the photographs; "
+                f"got {reprlib.repr(image.get('file_name'))}; make the file again"
             )
-        groups[annotation["image_id"]].append(annotation)
+        groups[image["id"]] = []
+    for index, annotation in enumerate(document["annotations"]):
+        image_id = read_integer(annotation, "image_id", f"{path}, entry {index} of the annotations")
+        if image_id not in groups:
+            raise FormatError(
+                f"{path}, annotation {annotation.get('id')}: expected an image of the file; got an unknown image id "
+                f"{image_id}"
+            )
+        groups[image_id].append(annotation)
     return [(image, groups[image["id"]]) for image in document["images"]]
 
 
@@ -58,14 +74,14 @@ def read_info(path: Path) -> dict[str, Any]:
     Raises:
         FormatError: another kind of file.
     """
-    head = b""
+    head, end = bytearray(), -1
     with path.open("rb") as handle:
-        while _AFTER_INFO not in head and len(head) < _MAX_INFO_BYTES and (block := handle.read(1 << 16)):
+        while end < 0 and len(head) < _MAX_INFO_BYTES and (block := handle.read(1 << 16)):
+            seen = max(0, len(head) - len(_AFTER_INFO))
             head += block
-    try:
-        info = json.loads(head.partition(_AFTER_INFO)[0] + b"}")["info"]
-        if not isinstance(info, dict):
-            raise TypeError("info")
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise FormatError(f"{path}: expected a COCO file written by masktree; got {type(error).__name__}") from error
+            end = head.find(_AFTER_INFO, seen)
+    document = parse_json(bytes(head[:end] if end >= 0 else head) + b"}", path)
+    info = document.get("info") if isinstance(document, dict) else None
+    if not isinstance(info, dict):
+        raise FormatError(f"{path}: expected a COCO file written by masktree; got another; make it again")
     return info

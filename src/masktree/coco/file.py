@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import reprlib
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ import numpy as np
 from masktree.coco.json_entries import JsonEntry, read_entries
 from masktree.coco.masks import REMEDY
 from masktree.errors import FormatError
+from masktree.io.files import is_relative_path, parse_json
 
 Annotation = dict[str, Any]
 AnnotationCheck = Callable[[Annotation, str], None]  # (annotation, where); raises FormatError
@@ -52,9 +53,10 @@ class CocoImage:
             FormatError: there is none, or it climbs out of its folder.
         """
         value = self.record.get("file_name")
-        if not isinstance(value, str) or not PurePosixPath(value).name or ".." in PurePosixPath(value).parts:
+        if not isinstance(value, str) or not is_relative_path(value.lstrip("/")):
             raise FormatError(
-                f"{self.path}, image {self.id}: expected a file_name below some folder; got {value!r}; {REMEDY}"
+                f"{self.path}, image {self.id}: expected a file_name below some folder; got {reprlib.repr(value)}; "
+                f"{REMEDY}"
             )
         return PurePosixPath(value).as_posix()
 
@@ -188,7 +190,7 @@ def read_integer(record: dict[str, Any], key: str, where: str) -> int:
     """A whole number of a record. Raises FormatError that begins with ``where``."""
     value = record.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**62:
-        got = repr(value) if key in record else "none"
+        got = reprlib.repr(value) if key in record else "none"
         raise FormatError(f"{where}: expected a whole number {key!r}; got {got}; {REMEDY}")
     return value
 
@@ -229,16 +231,13 @@ def _is_record(entry: JsonEntry, path: Path) -> bool:
         return False
     if entry.position is None or not isinstance(entry.value, dict):
         what = f"a list of records {entry.key!r}" if entry.key else "a list of results"
-        raise FormatError(f"{path}: expected {what} as COCO has it; got {str(entry.value)[:40]}; {REMEDY}")
+        raise FormatError(f"{path}: expected {what} as COCO has it; got {reprlib.repr(entry.value)}; {REMEDY}")
     return True
 
 
 def _read_object(handle: BinaryIO, start: int, end: int, path: Path) -> dict[str, Any]:
     handle.seek(start)
-    try:
-        value = json.loads(handle.read(end - start))
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: expected JSON; got a damaged entry ({error}); {REMEDY}") from error
+    value = parse_json(handle.read(end - start), path, strict=False)
     if not isinstance(value, dict):
         raise FormatError(f"{path}: expected an unchanged file; got another since; run it again")
     return value

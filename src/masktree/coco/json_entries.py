@@ -15,9 +15,9 @@ from typing import Any, BinaryIO, NamedTuple
 from masktree.coco.masks import REMEDY
 from masktree.errors import FormatError, InputError
 
+_DECODER = json.JSONDecoder()
 _BLOCK_BYTES = 2**20
 _MAX_ENTRY_BYTES = 2**28  # more is damage, such as a quote that is never closed (our choice)
-_DECODER = json.JSONDecoder()
 
 
 class JsonEntry(NamedTuple):
@@ -112,6 +112,8 @@ class _Reader:
             except json.JSONDecodeError as error:
                 if self.ended or len(self.text) - self.position > _MAX_ENTRY_BYTES:
                     raise self._damaged(error.msg) from error
+            except ValueError as error:  # a number of too many digits
+                raise self._damaged(str(error)) from error
             else:
                 if self.ended or end < len(self.text):  # a number at the edge of the window may go on
                     start = self.offset + self.position

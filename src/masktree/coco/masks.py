@@ -7,6 +7,7 @@ faster-coco-eval.
 
 from __future__ import annotations
 
+import reprlib
 from itertools import chain
 from typing import Any
 
@@ -16,6 +17,7 @@ from masktree.errors import FormatError, InputError
 from masktree.trees import rle
 
 REMEDY = "correct the file or get it again"
+_MAX_OUTLINE = 2**22  # pixels, of the polygons of a mask: rasterising takes about 100 bytes for each (our choice)
 
 
 def read_mask(annotation: dict[str, Any], size: tuple[int, int], where: str) -> bytes:
@@ -43,12 +45,12 @@ def encode_segmentation(annotation: dict[str, Any], size: tuple[int, int], where
     if isinstance(segmentation, list) and segmentation:
         return _rasterise(segmentation, size, where)
     if not isinstance(segmentation, dict):
-        got = repr(segmentation) if "segmentation" in annotation else "none"
+        got = reprlib.repr(segmentation) if "segmentation" in annotation else "none"
         raise FormatError(f"{where}: expected a segmentation of polygons or run lengths; got {got}; {REMEDY}")
     if segmentation.get("size") != list(size):
         raise FormatError(
             f"{where}: expected a mask of its image's size {list(size)} (height, width); "
-            f"got {segmentation.get('size')}; {REMEDY}"
+            f"got {reprlib.repr(segmentation.get('size'))}; {REMEDY}"
         )
     counts = segmentation.get("counts")
     if not isinstance(counts, str):
@@ -86,12 +88,25 @@ def _rasterise(polygons: list[Any], size: tuple[int, int], where: str) -> bytes:
             f"{where}: expected polygons in or near the image of {size[0]} x {size[1]} pixels; "
             f"got coordinates {low} ... {high}; {REMEDY}"
         )
+    if len(values) * (high - low) > _MAX_OUTLINE and _outline(polygons) > _MAX_OUTLINE:
+        raise FormatError(
+            f"{where}: expected polygons with an outline of at most {_MAX_OUTLINE:,} pixels; got longer ones; {REMEDY}"
+        )
     # COCO's tools take the whole list for boxes if the first polygon has four numbers; the order is free otherwise.
     ordered = sorted(polygons, key=len, reverse=True)
     if len(ordered[0]) < 6:
         raise FormatError(f"{where}: expected a polygon of at least three points; got none; {REMEDY}")
     pieces = coco_mask.frPyObjects([[float(value) for value in polygon] for polygon in ordered], *size)
     return bytes(coco_mask.merge(pieces)["counts"] if len(pieces) > 1 else pieces[0]["counts"])
+
+
+def _outline(polygons: list[list[float]]) -> float:
+    """Sum of the lengths of the edges, each the longer of its extents in x and y."""
+    total = 0.0
+    for polygon in polygons:
+        points = np.array(polygon, np.float64).reshape(-1, 2)
+        total += float(np.abs(points - np.roll(points, 1, 0)).max(1).sum())
+    return total
 
 
 def _is_polygon(polygon: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from masktree.coco.masks import encode_segmentation
 from masktree.errors import FormatError, InputError, MasktreeError
 from masktree.evaluate.detections import ImageDetections
 from masktree.evaluate.ground_truth import ImageGroundTruth
+from masktree.io.files import is_number, is_whole
 from masktree.labels import LabelSet
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
@@ -172,19 +173,19 @@ def _check_prediction(annotation: Annotation, where: str, sizes: dict[int, tuple
         FormatError: no score, neither mask nor box, a mask of another size than the other masks of the image.
     """
     segmentation, box, score = (annotation.get(key) for key in ("segmentation", "bbox", "score"))
-    if not _is_finite(score):
+    if not is_number(score):
         raise FormatError(
-            f"{where}: expected a score, a finite number; got {score!r}; ground truth has none: it is --gt"
+            f"{where}: expected a score, a finite number; got {reprlib.repr(score)}; ground truth has none: it is --gt"
         )
     if segmentation is None and box is None:
         raise FormatError(f"{where}: expected a segmentation or a bbox; got neither; see the COCO results format")
-    if box is not None and not (isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))):
-        raise FormatError(f"{where}: expected bbox as [x, y, width, height], finite; got {box!r}")
+    if box is not None and not (isinstance(box, list) and len(box) == 4 and all(map(is_number, box))):
+        raise FormatError(f"{where}: expected bbox as [x, y, width, height], finite; got {reprlib.repr(box)}")
     if segmentation is None:
         return
     size = segmentation.get("size") if isinstance(segmentation, dict) else None
-    if not isinstance(size, list) or len(size) != 2 or not all(isinstance(side, int) for side in size):
-        got = "polygons" if isinstance(segmentation, list) else str(segmentation)[:40]
+    if not isinstance(size, list) or len(size) != 2 or not all(is_whole(side, 1) for side in size):
+        got = "polygons" if isinstance(segmentation, list) else reprlib.repr(segmentation)
         raise FormatError(
             f"{where}: expected the segmentation as run lengths {{size, counts}}; got {got}; convert it, for example "
             "with frPyObjects and merge of pycocotools.mask"
@@ -194,7 +195,3 @@ def _check_prediction(annotation: Annotation, where: str, sizes: dict[int, tuple
         raise FormatError(f"{where}: expected masks of one size, {known[0]} x {known[1]}; got {size}")
     if not isinstance(segmentation.get("counts"), str):
         encode_segmentation(annotation, known, where)
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -117,7 +117,7 @@ def compare(
                 change = _subtract(b[name], a[name])
                 if change is not None:
                     differences.append(change)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
         raise FormatError(f"expected two results of this version of masktree; got other stats: {error!r}") from error
     return Comparison(
         protocol=first.protocol,

@@ -18,7 +18,7 @@ from masktree.evaluate.coco_predictions import CocoPredictions
 from masktree.evaluate.detections import ImageDetections
 from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.evaluate.ucm import read_ucm
-from masktree.io.files import read_json
+from masktree.jobs.record import read_run
 from masktree.trees import file as treefile
 from masktree.trees.masktree import MaskTree
 
@@ -290,7 +290,7 @@ def _recorded_run(folder: Path, name: str) -> dict[str, Any]:
     for above in (folder, *folder.resolve().parents):
         record = above / "run.json"
         if record.is_file():
-            run = read_json(record, {"config": dict, "weights": dict, "versions": dict, "seconds": dict})
+            run = read_run(record)
             below = folder.resolve().relative_to(above.resolve()).as_posix()
             if above == folder or f"{below}/{name}" in run["seconds"]:
                 return {key: run[key] for key in ("config", "weights", "versions")}

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import reprlib
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -343,12 +344,17 @@ def _pack(*columns: np.ndarray) -> str:
 def _unpack(stats: ImageStats) -> list[np.ndarray]:
     n = stats["detections"]
     try:
-        content = zlib.decompress(base64.b64decode(stats["matches"], validate=True), bufsize=max(1, _PACKED_BYTES * n))
+        # no more than n detections have: a hostile text of some kilobytes could hold gigabytes
+        text = base64.b64decode(stats["matches"], validate=True)
+        decoder = zlib.decompressobj()
+        content = decoder.decompress(text, max_length=max(1, _PACKED_BYTES * n + 1))
+        if not decoder.eof:
+            raise ValueError("it is longer, or cut off")
         planes = np.frombuffer(content, np.uint8).reshape(_PACKED_BYTES, n)
-    except (binascii.Error, zlib.error, ValueError, TypeError) as error:
+    except (binascii.Error, zlib.error, ValueError, TypeError, OverflowError) as error:
         raise FormatError(
-            f"image {stats['image_id']}: expected the matches of {n} detections; got damaged text ({error}); "
-            "score the image again"
+            f"image {stats['image_id']}: expected the matches of {reprlib.repr(n)} detections; got damaged text "
+            f"({error}); score the image again"
         ) from error
     columns, at = [], 0
     for dtype in _PACKED:

@@ -11,7 +11,7 @@ Layout of the file (version 1)::
 
 from __future__ import annotations
 
-import math
+import reprlib
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from masktree.errors import FormatError
 from masktree.evaluate.ground_truth import hash_names
 from masktree.evaluate.image_stats import ImageStats, Metrics
 from masktree.evaluate.metrics import format_value, metric_title
-from masktree.io.files import read_json, write_json
+from masktree.io.files import is_number, read_json, write_json
 
 VERSION = 1
 
@@ -134,9 +134,10 @@ class EvaluationResult:
         path = Path(path)
         document = read_json(path, {"format": str, "version": int})
         if document["format"] != "masktree-evaluation":
-            raise FormatError(f"{path}: expected a result of masktree evaluate; got {document['format']!r}")
+            raise FormatError(f"{path}: expected a result of masktree evaluate; got {reprlib.repr(document['format'])}")
         if document["version"] != VERSION:
-            raise FormatError(f"{path}: expected version {VERSION}; got {document['version']}; update masktree")
+            got = reprlib.repr(document["version"])
+            raise FormatError(f"{path}: expected version {VERSION}; got {got}; update masktree")
         document = read_json(path, _SHAPE)
         images, metrics = document["images"], document["metrics"]
         damaged = not images or not all(
@@ -145,9 +146,12 @@ class EvaluationResult:
         )
         if damaged or len({image["name"] for image in images}) < len(images):
             raise FormatError(f"{path}: expected images with a name, each once, and stats; got others; evaluate again")
-        wrong = [name for name, value in metrics.items() if not (value is None or _is_finite(value))]
-        if wrong:
-            raise FormatError(f"{path}: expected finite metrics; got {metrics[wrong[0]]!r} for {wrong[0]}")
+        wrong = [name for name, value in metrics.items() if not (value is None or is_number(value))]
+        if wrong or not metrics:
+            got = f"{reprlib.repr(metrics[wrong[0]])} for {wrong[0]}" if wrong else "none"
+            raise FormatError(f"{path}: expected finite metrics; got {got}; evaluate again")
+        if not isinstance(document["provenance"].get("configuration", {}), dict | None):
+            raise FormatError(f"{path}: expected a configuration in the provenance; got another; evaluate again")
         return cls(
             protocol=document["protocol"],
             dataset=document["dataset"],
@@ -172,7 +176,3 @@ def source_commit() -> str | None:
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

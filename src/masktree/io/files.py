@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from masktree.errors import FormatError, InputError
@@ -39,18 +39,66 @@ def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
     write_atomically(path, lambda handle: handle.write(text.encode("ascii")))
 
 
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"the number {name}, which JSON does not have")
+
+
+_DECODER, _STRICT_DECODER = json.JSONDecoder(), json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+def parse_json(data: bytes, where: object, *, strict: bool = True) -> Any:
+    """The value of a JSON text. A number beyond the range of float64 becomes infinity: check it where it is used.
+
+    Args:
+        data: UTF-8; with a byte order mark also UTF-16 and UTF-32.
+        where: file, for messages.
+        strict: refuse NaN and infinity, which JSON does not have; other tools' files may hold them.
+
+    Raises:
+        FormatError: damaged text, NaN or infinity, a whole number of more than 4300 digits, brackets too deep.
+    """
+    try:
+        decoder = _STRICT_DECODER if strict else _DECODER
+        return decoder.decode(data.decode(json.detect_encoding(data), "surrogatepass"))
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where}: expected JSON; got a damaged file ({error}); restore or delete it") from error
+
+
+def is_number(value: object, low: float = -1e15, high: float = 1e15) -> bool:
+    """Whether a JSON value is a number in [low, high]: not NaN, and not a boolean."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+
+
+def is_whole(value: object, low: int = 0, high: int = 2**53) -> bool:
+    """Whether a JSON value is a whole number in [low, high], and not a boolean."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def is_relative_path(value: object) -> bool:
+    """Whether a JSON value is the POSIX path of a file below some folder, which it does not leave."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    path = PurePosixPath(value)
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+    return bool(path.name) and not path.is_absolute() and ".." not in path.parts
+
+
 def read_json(path: Path, expected: dict[str, type]) -> dict[str, Any]:
     """Read one of masktree's JSON files: an object with at least the expected keys, of the expected types.
 
     Raises:
         FormatError: no JSON, not an object, or a key is missing or has another type.
     """
-    try:
-        value = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise FormatError(f"{path}: expected JSON; got a damaged file ({error}); restore or delete it") from error
+    value = parse_json(path.read_bytes(), path)
     missing = [
-        key for key, kind in expected.items() if not isinstance(value, dict) or not isinstance(value.get(key), kind)
+        key
+        for key, kind in expected.items()
+        if not isinstance(value, dict)
+        or not isinstance(value.get(key), kind)
+        or (kind is int and isinstance(value[key], bool))
     ]
     if missing:
         raise FormatError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import reprlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,13 +15,12 @@ from typing import Any
 
 from masktree import __version__
 from masktree.errors import FormatError, InputError
-from masktree.io.files import read_json, write_json
+from masktree.io.files import is_number, read_json, write_json
 from masktree.io.photos import Photo
 from masktree.jobs.batch import JobResult
 
 _PACKAGES = ("numpy", "scipy", "numba", "pillow", "scikit-image", "torch", "timm")
 _WRITE_INTERVAL = 10.0  # seconds between updates of the files during a run (our choice)
-_EXPECTED: dict[str, type] = {"config": dict, "weights": dict, "versions": dict, "seconds": dict}
 
 
 @dataclass
@@ -72,7 +72,7 @@ class RunRecord:
         if not path.exists():
             return record
         try:
-            previous = read_json(path, _EXPECTED)
+            previous = read_run(path)
         except FormatError:
             if overwrite:
                 return record
@@ -135,6 +135,22 @@ class RunRecord:
             },
             indent=1,
         )
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """Content of a run.json.
+
+    Raises:
+        FormatError: damaged, or another file.
+    """
+    run = read_json(path, {"config": dict, "weights": dict, "versions": dict, "seconds": dict})
+    wrong = [name for name, seconds in run["seconds"].items() if not is_number(seconds, 0)]
+    if wrong:
+        raise FormatError(
+            f"{path}: expected seconds of each image, a number; got {reprlib.repr(run['seconds'][wrong[0]])} for "
+            f"{wrong[0]}; restore or delete it"
+        )
+    return run
 
 
 def package_versions(extra: Sequence[str] = ()) -> dict[str, str]:

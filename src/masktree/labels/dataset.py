@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from masktree.coco.annotations import tree_from_annotations
 from masktree.coco.document import read_document
 from masktree.errors import FormatError, MasktreeError
-from masktree.io.files import read_json, sha256_of
+from masktree.io.files import is_relative_path, is_whole, read_json, sha256_of
 from masktree.trees.masktree import MaskTree
 
 
@@ -44,14 +45,15 @@ class LabelSet:
                 "an unfinished one; run the same discover command again" if (folder / "plan.json").exists() else "none"
             )
             raise FormatError(f"{folder}: expected a finished label set (index.json); got {state}")
-        index = read_json(path, {"config": dict, "summary": dict, "shards": list, "root": str})
+        index = read_json(path, {"config": dict, "weights": dict, "summary": dict, "shards": list, "root": str})
         if root is not None:
             index["root"] = str(root)
         if index.get("format") != "masktree-labels" or index.get("version") != 1:
             raise FormatError(f"{path}: expected a masktree label set, version 1; got something else")
         for shard in index["shards"]:
+            _check_shard(shard, path)
             file = folder / shard["file"]
-            if not file.exists():
+            if not file.is_file():
                 raise FormatError(f"{folder}: {shard['file']} is in the manifest and not in the folder")
             if verify and sha256_of(file) != shard["sha256"]:
                 raise FormatError(f"{file}: differs from the hash in the manifest; make the label set again")
@@ -69,7 +71,7 @@ class LabelSet:
                     tree = tree_from_annotations(records, (image["height"], image["width"]), where)
                 except FormatError:
                     raise
-                except (MasktreeError, KeyError, TypeError, ValueError) as error:
+                except MasktreeError as error:
                     raise FormatError(f"{where}: {error}") from error
                 yield image, tree
 
@@ -77,3 +79,17 @@ class LabelSet:
         """Where the photograph of an image record is, or was when the labels were made."""
         root: str = self.index["root"]
         return Path(root, image["file_name"])
+
+
+def _check_shard(shard: Any, path: Path) -> None:
+    """Raise FormatError unless an entry of ``shards`` is one that ``LabelSetWriter`` makes."""
+    if (
+        not isinstance(shard, dict)
+        or not is_relative_path(shard.get("file"))
+        or not isinstance(shard.get("sha256"), str)
+        or not (is_whole(shard.get("images")) and is_whole(shard.get("masks")))
+    ):
+        raise FormatError(
+            f"{path}: expected shards with a file below the folder, its sha256 and its numbers of images and masks; "
+            f"got {reprlib.repr(shard)}; make the label set again"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from masktree.coco.areas import MEDIUM_AREA, SMALL_AREA
+from masktree.errors import FormatError
+from masktree.io.files import is_number, is_whole
 from masktree.trees import rle
 from masktree.trees.masktree import LEVELS, MaskTree
 
@@ -49,7 +52,13 @@ class Statistics:
         self.depths.update(str(int(depth)) for depth in tree.depths)
 
     def add_sources(self, annotations: Sequence[Mapping[str, Any]], left_out: Mapping[str, int]) -> None:
-        """Add the sources of the annotations of one image and its counts ``left_out``."""
+        """Add the sources of the annotations of one image and its counts ``left_out``.
+
+        Raises:
+            FormatError: the counts are none.
+        """
+        if not _is_histogram(left_out):
+            raise FormatError(f"expected numbers of masks left out; got {reprlib.repr(left_out)}; merge again")
         self.sources.update(f"{a['source']} kept" for a in annotations if "source" in a)
         self.sources.update(left_out)
 
@@ -73,8 +82,18 @@ class Statistics:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Statistics:
-        histograms = {name: Counter(value.get(name, {})) for name in _HISTOGRAMS}
-        return cls(list(value["masks_per_image"]), float(value["coverage"]), **histograms)
+        """Raises FormatError where ``to_json`` did not make the value."""
+        masks, coverage = value.get("masks_per_image"), value.get("coverage")
+        histograms = {name: value.get(name, {}) for name in _HISTOGRAMS}
+        if (
+            not isinstance(masks, list)
+            or not all(map(is_whole, masks))
+            or not (isinstance(coverage, float | int) and is_number(coverage))
+            or not all(map(_is_histogram, histograms.values()))
+            or not all(key.isdecimal() for name in ("areas", "depths") for key in histograms[name])
+        ):
+            raise FormatError("expected the statistics of a shard; got others; make the label set again")
+        return cls(list(masks), float(coverage), **{name: Counter(counts) for name, counts in histograms.items()})
 
     def summary(self) -> dict[str, Any]:
         """Counts, mean and quantiles of masks per image, mean coverage and histograms."""
@@ -91,3 +110,7 @@ class Statistics:
             "log2_area": dict(sorted(self.areas.items(), key=lambda item: int(item[0]))),
             "depths": dict(sorted(self.depths.items(), key=lambda item: int(item[0]))),
         }
+
+
+def _is_histogram(value: object) -> bool:
+    return isinstance(value, dict) and all(map(is_whole, value.values()))

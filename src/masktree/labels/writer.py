@@ -211,6 +211,11 @@ class LabelSetWriter:
 
 def _shard_info(path: Path) -> dict[str, Any]:
     info = read_info(path)
-    if not isinstance(info.get("failures"), list) or not isinstance(info.get("statistics"), dict):
+    failures = info.get("failures")
+    if (
+        not isinstance(info.get("statistics"), dict)
+        or not isinstance(failures, list)
+        or not all(isinstance(failure, dict) and isinstance(failure.get("file_name"), str) for failure in failures)
+    ):
         raise FormatError(f"{path}: expected a shard of a label set, with failures and statistics; got another file")
     return info

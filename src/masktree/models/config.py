@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from masktree.errors import FormatError, InputError
 
+# Largest sizes that are built (our choice): a network of them all has some billion parameters.
+MAX_SIZE = 100_000
+MAX_SIZES: Mapping[str, int] = {
+    "image_size": 16_384,
+    "hidden_dim": 1024,
+    "feedforward_dim": 8192,
+    "box_head_dim": 4096,
+    "pixel_decoder_layers": 32,
+    "decoder_layers": 32,
+    "prompt_decoder_layers": 32,
+    "mask_head_layers": 32,
+    "points_per_side": 1024,
+    "prompts_per_image": 10_000,
+    "max_correction_clicks": 1000,
+}
 MIN_GRANULARITY, MAX_GRANULARITY = 0.1, 1.0  # finest and coarsest prompt (UnSAMv2, arXiv 2511.13714)
 
 
@@ -40,7 +56,7 @@ class Mask2FormerConfig:
     max_detections: int = 1000
 
     def __post_init__(self) -> None:
-        _check_positive(self)
+        _check_sizes(self)
         if self.hidden_dim % self.num_heads:
             raise InputError(
                 f"expected hidden_dim to be a multiple of num_heads; got {self.hidden_dim} and {self.num_heads}"
@@ -75,7 +91,7 @@ class CascadeConfig:
     max_detections: int = 1000
 
     def __post_init__(self) -> None:
-        _check_positive(self)
+        _check_sizes(self)
 
 
 @dataclass(frozen=True)
@@ -114,7 +130,7 @@ class PromptableConfig:
     max_detections: int = 1000
 
     def __post_init__(self) -> None:
-        _check_positive(self)
+        _check_sizes(self)
         if self.hidden_dim % (2 * self.num_heads):
             raise InputError(
                 f"expected hidden_dim to be a multiple of 2 x num_heads; got {self.hidden_dim} and {self.num_heads}"
@@ -143,22 +159,28 @@ def from_json(values: Mapping[str, Any]) -> ModelConfig:
     Raises:
         FormatError: unknown kind, unknown or missing keys, or values of another type.
     """
-    config_class = CONFIG_CLASSES.get(values.get("kind", ""))
+    kind = values.get("kind")
+    config_class = CONFIG_CLASSES.get(kind) if isinstance(kind, str) else None
     if config_class is None:
-        raise FormatError(f"expected kind {', '.join(CONFIG_CLASSES)}; got {values.get('kind')!r}")
+        raise FormatError(f"expected kind {', '.join(CONFIG_CLASSES)}; got {reprlib.repr(kind)}")
     types = {field.name: type(field.default) for field in fields(config_class)}
     if set(values) != set(types):
         raise FormatError(f"expected the keys {', '.join(types)}; got {', '.join(values)}")
     wrong = [name for name, expected in types.items() if type(values[name]) is not expected]
     if wrong:
-        raise FormatError(f"expected {wrong[0]} as {types[wrong[0]].__name__}; got {values[wrong[0]]!r}")
+        raise FormatError(f"expected {wrong[0]} as {types[wrong[0]].__name__}; got {reprlib.repr(values[wrong[0]])}")
     try:
         return config_class(**values)
     except InputError as error:
         raise FormatError(str(error)) from error
 
 
-def _check_positive(config: ModelConfig) -> None:
+def _check_sizes(config: ModelConfig) -> None:
     for name, value in asdict(config).items():
         if isinstance(value, int) and value < 1:
             raise InputError(f"expected {name} of at least 1; got {value}")
+        if isinstance(value, int) and value > MAX_SIZES.get(name, MAX_SIZE):
+            raise InputError(
+                f"expected {name} of at most {MAX_SIZES.get(name, MAX_SIZE):,}; got {reprlib.repr(value)}; "
+                "a damaged file could ask for any amount of memory"
+            )

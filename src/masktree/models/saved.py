@@ -5,16 +5,16 @@ Nothing here imports torch; ``build`` reads and writes the tensors.
 
 from __future__ import annotations
 
-import json
 import math
 import re
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from masktree.errors import FormatError, WeightsError
 from masktree.io.download import DownloadError, from_cache_or_network
-from masktree.io.files import read_json, sha256_of
+from masktree.io.files import is_whole, parse_json, read_json, sha256_of
 from masktree.models.config import ModelConfig, from_json
 
 FORMAT = "masktree-model"
@@ -47,8 +47,8 @@ class Provenance:
 def is_model(path: Path) -> bool:
     """Whether ``path`` is a folder with the ``config.json`` of a model of masktree."""
     try:
-        header = json.loads((path / CONFIG).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        header = parse_json((path / CONFIG).read_bytes(), path)
+    except (OSError, FormatError):
         return False
     return isinstance(header, dict) and header.get("format") == FORMAT
 
@@ -78,8 +78,14 @@ def read_header(folder: Path) -> dict[str, Any]:
         raise FormatError(f"{error}; a trained model's folder is written by masktree train") from error
     if header["format"] != FORMAT or header["version"] != VERSION:
         raise FormatError(
-            f"{path}: expected the format {FORMAT} in version {VERSION}; got {header['format']!r} in version "
-            f"{header['version']}; use the masktree that wrote it, or train again"
+            f"{path}: expected the format {FORMAT} in version {VERSION}; got {reprlib.repr(header['format'])} in "
+            f"version {reprlib.repr(header['version'])}; use the masktree that wrote it, or train again"
+        )
+    damaged = [key for key in ("training", "record") if not isinstance(header.get(key, {}), dict)]
+    if damaged or not is_whole(header.get("step", 0)):
+        raise FormatError(
+            f"{path}: expected {(*damaged, 'step')[0]} as the training run writes it; got "
+            f"{reprlib.repr(header.get((*damaged, 'step')[0]))}; restore the file"
         )
     return header
 

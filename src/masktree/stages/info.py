@@ -160,5 +160,5 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _format_pairs(values: dict[str, Any]) -> str:
-    width = max(len(key) for key in values)
+    width = max((len(key) for key in values), default=0)
     return "\n".join(f"{key.ljust(width)}  {value}" for key, value in values.items())

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from masktree.errors import InputError, TrainingError
+from masktree.errors import FormatError, InputError, TrainingError
 from masktree.io.files import lock_folder, read_json, sha256_of, write_json
 from masktree.labels import LabelSet
 from masktree.models.build import build_model as default_build_model
@@ -36,6 +36,7 @@ from masktree.train.train import train
 from masktree.train.training_run import ModelBuilder
 
 PLAN, RECORD = "plan.json", "rounds.json"
+_ROUND_KEYS = {"name", "predictions", "kept_labels", "replaced_labels", "images"}
 _PLAN_KEYS: dict[str, type] = {"format": str, "settings": dict}
 
 
@@ -107,6 +108,8 @@ def run_rounds(
 def summarise(output: Path) -> str:
     """A line per round with its numbers of labels, and the folder of the last model."""
     record = read_json(output / RECORD, {"model": str, "rounds": list})
+    if not all(isinstance(item, dict) and item.keys() >= _ROUND_KEYS for item in record["rounds"]):
+        raise FormatError(f"{output / RECORD}: expected a record of each round; got others; run the rounds again")
     lines = [
         f"{item['name']}: {item['predictions']} predictions, {item['kept_labels']} earlier labels kept, "
         f"{item['replaced_labels']} replaced, in {item['images']} images"

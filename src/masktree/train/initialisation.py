@@ -102,8 +102,9 @@ class Initialisation:
 
     def unfinished_warning(self) -> str | None:
         """A warning if the run was stopped before its last step; else None."""
-        done, steps = self.header.get("step"), self.header.get("training", {}).get("optimisation", {}).get("steps")
-        if done is None or steps is None or done >= steps:
+        optimisation = self.header.get("training", {}).get("optimisation")
+        done, steps = self.header.get("step"), optimisation.get("steps") if isinstance(optimisation, dict) else None
+        if not isinstance(done, int) or not isinstance(steps, int) or done >= steps:
             return None
         return f"{self.folder} was stopped at step {done} of {steps}; its averaged weights are used as they are"
 

@@ -108,6 +108,9 @@ class LabelStore:
         self.num_masks: int = manifest["masks"]
         self._length: int = manifest["images"]
         self._columns = {name: self._map(name, manifest["bytes"].get(name)) for name in _COLUMNS}
+        counts = {"name_starts": self._length + 1, "mask_starts": self._length + 1, "rle_starts": self.num_masks + 1}
+        if any(len(self._columns[name]) != count for name, count in counts.items()):
+            raise FormatError(f"{path}: expected the numbers of images and masks; got others; {self._remedy}")
 
     @classmethod
     def of(cls, labels: LabelSet, folder: str | Path | None = None, *, progress: Progress | None = None) -> LabelStore:
@@ -186,7 +189,7 @@ class LabelStore:
     def _map(self, name: str, size: object) -> np.ndarray:
         path = self.folder / f"{name}.bin"
         got = path.stat().st_size if path.exists() else None
-        if got is None or got != size or got % np.dtype(_COLUMNS[name]).itemsize:
+        if not got or got != size or got % np.dtype(_COLUMNS[name]).itemsize:
             raise FormatError(f"{path}: expected {size} bytes; got {got or 'none'}; {self._remedy}")
         return np.memmap(path, _COLUMNS[name], "r")
 

@@ -26,7 +26,7 @@ from typing import IO, Any
 import torch
 
 from masktree.errors import FormatError, InputError, TrainingError
-from masktree.io.files import write_atomically, write_json
+from masktree.io.files import is_whole, parse_json, write_atomically, write_json
 from masktree.jobs.record import package_versions
 from masktree.models.build import save_pretrained
 from masktree.models.config import ModelConfig, to_json
@@ -189,13 +189,15 @@ def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as handle:
         for number, line in enumerate(handle, start=1):
             try:
-                metrics = json.loads(line)
-            except ValueError:
+                metrics = parse_json(line, path)
+            except FormatError:
                 if not line.endswith(b"\n"):
                     return
                 raise FormatError(
                     f"{path}: expected JSON in line {number}; got something else; delete the line"
                 ) from None
+            if not isinstance(metrics, dict) or not is_whole(metrics.get("step")):
+                raise FormatError(f"{path}: expected metrics of a step in line {number}; got others; delete the line")
             yield metrics
 
 

@@ -399,10 +399,12 @@ def _parse(text: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray
                     ends[at] = position + number
                     at += 1
             position += number
+            if position > _MAX_PIXELS:  # sums of more would run over
+                break
             before, last = last, number
             number, shift = np.int64(0), 0
             k += 1
-        if position >= 0 and shift > 0:
+        if 0 <= position <= _MAX_PIXELS and shift > 0:
             position = np.int64(_CUT_OFF)
         totals[i] = position
         offsets[i + 1] = at

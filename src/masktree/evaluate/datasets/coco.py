@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ from masktree.coco.masks import REMEDY, read_mask
 from masktree.errors import FormatError, MasktreeError
 from masktree.evaluate.datasets.dataset import Counts, DatasetReading, ImageNames, is_selected, locate
 from masktree.evaluate.ground_truth import ImageGroundTruth
+from masktree.io.files import is_number
 from masktree.trees import rle
 
 ParentOf = Callable[[Annotation], Any]  # gives the id of an annotation's parent
-_MAX_VALUE = 1e15  # of any area or coordinate (our choice); refuses NaN and infinity
 
 
 def read_json_file(path: Path, split: str = "", only: ImageNames = None) -> DatasetReading:
@@ -158,10 +159,10 @@ def _boxes(
     for i, annotation in enumerate(annotations):
         if "bbox" in annotation:
             box = annotation["bbox"]
-            if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)) or min(box[2:]) < 0:
+            if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)) or min(box[2:]) < 0:
                 raise FormatError(
                     f"{wheres[i]}: expected bbox as [x, y, width, height], width and height not negative; "
-                    f"got {box!r}; {REMEDY}"
+                    f"got {reprlib.repr(box)}; {REMEDY}"
                 )
             result[i] = box
     return result
@@ -176,8 +177,8 @@ def _areas(
     for i, annotation in enumerate(annotations):
         if "area" in annotation:
             area = annotation["area"]
-            if not _is_finite(area) or area < 0:
-                raise FormatError(f"{wheres[i]}: expected an area of at least 0; got {area!r}; {REMEDY}")
+            if not is_number(area, 0):
+                raise FormatError(f"{wheres[i]}: expected an area of at least 0; got {reprlib.repr(area)}; {REMEDY}")
             result[i] = area
         elif masks is None:
             result[i] = annotation["bbox"][2] * annotation["bbox"][3]
@@ -190,9 +191,5 @@ def _areas(
 def _crowd(annotation: Annotation, where: str) -> bool:
     value = annotation.get("iscrowd", 0)
     if value not in (0, 1):
-        raise FormatError(f"{where}: expected iscrowd 0 or 1; got {value!r}; {REMEDY}")
+        raise FormatError(f"{where}: expected iscrowd 0 or 1; got {reprlib.repr(value)}; {REMEDY}")
     return bool(value)
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and -_MAX_VALUE < value < _MAX_VALUE
