@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Literal
 
+from masktree.arguments import check_type
 from masktree.backbones.base import Backbone
 from masktree.backbones.weights import PUBLISHED_WEIGHTS, Weights
 from masktree.errors import InputError
@@ -43,6 +45,9 @@ def load_backbone(
         WeightsError: unknown name; not cached and no network; wrong, damaged or mismatching file; device missing.
         InputError: unknown ``dtype``, ``device`` or ``features``; ``batch`` below 1.
     """
+    for argument, value in (("name", name), ("device", device), ("dtype", dtype), ("features", features)):
+        check_type(value, str, argument)
+    check_type(batch, Integral, "batch")
     if dtype not in ("float32", "bfloat16"):
         raise InputError(f"expected dtype 'float32' or 'bfloat16'; got {dtype!r}; give one of these")
     if features not in ("keys", "tokens"):

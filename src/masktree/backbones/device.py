@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from masktree.arguments import check_type
 from masktree.errors import InputError, WeightsError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ def resolve_device(device: str) -> torch.device:
         InputError: unknown kind of device.
         WeightsError: this machine has no such device.
     """
+    check_type(device, str, "device")
     import torch
 
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from masktree.arguments import check_path
 from masktree.errors import FormatError
 
 READ_SECONDS = 60.0  # of one file (our choice); those of BSDS500 take 10 milliseconds
@@ -26,6 +27,7 @@ def load_mat(path: str | Path) -> dict[str, Any]:
         FormatError: the file is missing, damaged, or of version 7.3 (HDF5), or reading it takes more than
             ``READ_SECONDS`` or ``MAX_MEMORY``.
     """
+    check_path(path)
     with _lock:
         reader = _readers.get(os.getpid())
         if reader is None or not reader.is_running():

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from masktree.arguments import check_type
 from masktree.errors import FormatError, InputError
 from masktree.evaluate.mat_file import load_mat
 from masktree.kernels import kernel
@@ -70,6 +71,7 @@ def ucm_tree(ucm2: np.ndarray) -> PartitionTree:
 
 
 def _checked(ucm2: np.ndarray) -> np.ndarray:
+    check_type(ucm2, np.ndarray, "a contour map")
     shape, kind = ucm2.shape, ucm2.dtype
     if len(shape) != 2 or min(shape) < 3 or shape[0] % 2 == 0 or shape[1] % 2 == 0:
         raise InputError(f"expected a doubled contour map of odd shape (2H + 1, 2W + 1); got {shape}; double it")

@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from masktree.arguments import check_path
 from masktree.errors import ImageError, InputError, MasktreeError
 from masktree.types import RGB
 
@@ -106,6 +107,7 @@ def _decode(path: str | Path, convert: Callable[[Image.Image], T], max_pixels: i
     Memory: Pillow holds at most 4 bytes a pixel, and ``max_pixels`` is checked before any pixel is decoded; converting
     32-bit grey to RGB takes up to 30 bytes a pixel for a moment.
     """
+    check_path(path)
     path = Path(path)
 
     def read() -> T:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from masktree.arguments import check_path
 from masktree.coco.annotations import tree_from_annotations
 from masktree.coco.document import read_document
 from masktree.errors import FormatError, MasktreeError
@@ -38,6 +39,7 @@ class LabelSet:
         Raises:
             FormatError: not a label set, not finished, damaged.
         """
+        check_path(folder)
         folder = Path(folder)
         path = folder / "index.json"
         if not path.exists():

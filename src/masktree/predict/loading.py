@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from masktree.arguments import check_path, check_type
 from masktree.backbones import load_backbone
 from masktree.backbones.device import resolve_device
 from masktree.discover.methods import Quality
@@ -45,6 +46,9 @@ def load(
         raise InputError(
             f"expected the name of a backbone, a file or a folder as text; got {model!r}; see masktree info"
         )
+    for name, value in (("method", method), ("quality", quality)):
+        if value is not None:
+            check_type(value, str, name)
     model = str(model)
     if saved.is_model(Path(model).expanduser()) or saved.is_hub_id(model):
         given = {name: value for name, value in (("method", method), ("quality", quality)) if value is not None}
@@ -75,6 +79,7 @@ def load_model(
         FormatError: ``config.json`` is damaged or not that of a model.
         InputError: unknown option, or a value out of range.
     """
+    check_path(model)
     from masktree.models.build import read_model  # imports torch's networks, which discovery methods do without
 
     unknown = [name for name in options if name not in ("min_score", "crops")]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeGuard
 import numpy as np
 from numpy.typing import ArrayLike
 
+from masktree.arguments import check_type
 from masktree.errors import InputError
 from masktree.io.images import as_rgb
 from masktree.prompt.candidates import NUM_MASKS
@@ -71,6 +72,7 @@ class Predictor:
             InputError: an array of another shape or type, another format, or another size than the tree's.
             ImageError: the file cannot be read.
         """
+        check_type(image_format, str, "image_format")
         if image_format not in ("RGB", "BGR"):
             raise InputError(f"expected image_format 'RGB' or 'BGR'; got {image_format!r}")
         if isinstance(self.model, (MaskTree, PartitionTree)):

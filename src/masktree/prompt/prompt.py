@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -168,7 +169,11 @@ def _read_mask(mask: ArrayLike) -> np.ndarray:
 
 
 def _read_granularity(granularity: float) -> float:
-    if isinstance(granularity, (bool, str)) or not MIN_GRANULARITY <= granularity <= MAX_GRANULARITY:
+    if (
+        isinstance(granularity, bool)
+        or not isinstance(granularity, Real)
+        or not MIN_GRANULARITY <= granularity <= MAX_GRANULARITY
+    ):
         raise InputError(
             f"expected a granularity from {MIN_GRANULARITY} (finest) to {MAX_GRANULARITY:g} (coarsest); got "
             f"{granularity!r}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from masktree.arguments import check_number, check_type
 from masktree.errors import InputError
 from masktree.trees.masktree import MaskTree
 from masktree.types import RGB, Labels, checked
@@ -42,10 +43,10 @@ def overlay(
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise InputError(f"expected an (H, W, 3) uint8 RGB image, values 0 to 255; got {got}; see masktree.read_image")
+    check_type(tree, MaskTree, "a tree")
     if image.shape[:2] != tree.size:
         raise InputError(f"expected an image of {tree.size[0]} x {tree.size[1]} pixels; got {image.shape[:2]}")
-    if not 0.0 <= opacity <= 1.0:
-        raise InputError(f"expected an opacity in [0, 1]; got {opacity}")
+    check_number(opacity, "an opacity", 0, 1)
     entities = tree.cut(granularity)
     parts = tree.cut(granularity / 2 if part_granularity is None else part_granularity)
     covered = np.ones(tree.size, bool) if tree.dendrogram is not None else tree.owners(granularity) >= 0

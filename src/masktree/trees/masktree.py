@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from scipy import ndimage
 
+from masktree.arguments import check_index, check_number, check_path, check_rles, check_size, check_type, read_array
 from masktree.errors import InputError
 from masktree.kernels import kernel
 from masktree.trees import hierarchy, rle
@@ -104,8 +106,10 @@ class MaskTree:
         The granularity is sqrt(area / image area) (our choice; the square root is that of UnSAMv2's definition), raised
         to the maximum over the children.
         """
+        check_rles(rles)
+        check_size(size)
         n = len(rles)
-        parents = np.asarray(parents, np.int32)
+        parents = read_array(parents, "parents", np.int32, n)
         granularities = ceil_float32(np.sqrt(rle.areas(rles, size) / (size[0] * size[1])))
         for child in np.argsort(-hierarchy.depths(parents), kind="stable"):
             parent = parents[child]
@@ -126,6 +130,9 @@ class MaskTree:
     @checked
     def from_masks(cls, masks: Masks, *, min_coverage: float = 0.9, scores: np.ndarray | None = None) -> MaskTree:
         """From dense masks; parents by coverage, see :func:`masktree.trees.hierarchy.parents_by_coverage`."""
+        if not isinstance(masks, np.ndarray) or masks.ndim != 3 or masks.dtype != np.bool_:
+            raise InputError("expected masks as an (n, H, W) bool array; got another type or shape")
+        check_number(min_coverage, "min_coverage", 0, 1)
         size = (masks.shape[1], masks.shape[2])
         rles = [rle.encode(mask) for mask in masks]
         return cls.from_rles(
@@ -227,6 +234,7 @@ class MaskTree:
 
     def mask(self, index: int) -> Mask:
         """(H, W) bool mask at ``index``."""
+        check_index(index, len(self))
         return rle.decode(self.rles[index], self.size)
 
     def masks(
@@ -262,6 +270,7 @@ class MaskTree:
         """One mask as plain values: id, parent_id, level, depth, granularity, score, stability, area, bbox,
         segmentation (COCO compressed RLE). Scores and granularities have five decimals; the granularity is rounded up,
         so that ``cut`` at it still has the mask as a region."""
+        check_index(index, len(self))
         parent = int(self.parents[index])
         return {
             "id": index,
@@ -282,6 +291,8 @@ class MaskTree:
         Pixel (column, row) holds the points column <= x < column + 1, row <= y < row + 1.
         """
         h, w = self.size
+        for value in (x, y):
+            check_type(value, Real, "a coordinate")
         if not (0 <= x < w and 0 <= y < h):  # NaN is inside nothing
             raise InputError(f"expected a point inside the image (0 <= x < {w}, 0 <= y < {h}); got ({x}, {y})")
         runs = self._runs
@@ -299,8 +310,7 @@ class MaskTree:
         each pixel belongs to the largest mask on it whose granularity is at most ``granularity``, else to the smallest
         mask on it; each connected component of uncovered pixels is one more region.
         """
-        if not 0.0 <= granularity <= 1.0:
-            raise InputError(f"expected a granularity in [0, 1]; got {granularity}")
+        check_number(granularity, "a granularity", 0, 1)
         if self.dendrogram is not None:
             return self.dendrogram.cut_at(granularity)
         owner = self.owners(granularity)
@@ -312,6 +322,7 @@ class MaskTree:
 
         One pass over the runs of all masks; memory of one label map, for any number of masks.
         """
+        check_number(granularity, "a granularity", 0, 1)
         owner = np.full(self.size[0] * self.size[1], -1, np.int32)
         below = self.granularities <= ceil_float32(np.array(granularity, np.float64))
         # Later masks overwrite earlier ones: first those above the granularity from large to small, so that the
@@ -364,6 +375,7 @@ class MaskTree:
         """Write as JSON, atomically. ``image`` adds keys such as file_name to the image record."""
         from masktree.trees.file import write_tree
 
+        check_path(path)
         write_tree(self, Path(path), image or {})
 
     @classmethod
@@ -375,6 +387,7 @@ class MaskTree:
         """
         from masktree.trees.file import read_tree
 
+        check_path(path)
         return read_tree(Path(path))
 
 

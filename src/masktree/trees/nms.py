@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int64
 
+from masktree.arguments import check_number, check_rles
 from masktree.errors import InputError
 from masktree.kernels import kernel
 from masktree.trees import rle
@@ -37,13 +38,15 @@ def mask_nms(
     Raises:
         InputError: ``scores`` not finite or of another length, ``iou_threshold`` out of range, damaged strings.
     """
+    check_rles(rles)
+    check_number(iou_threshold, "an IoU", 0, 1)
+    if not isinstance(scores, np.ndarray) or scores.ndim != 1 or scores.dtype.kind not in "fiu":
+        raise InputError(f"expected scores as an (n,) array of numbers; got {type(scores).__name__}")
     if len(scores) != len(rles) or not np.isfinite(scores).all():
         raise InputError(
             f"expected a finite score for each of {len(rles)} masks; got {len(scores)} scores, "
             f"{int((~np.isfinite(scores)).sum())} not finite; use areas or a constant if there are none"
         )
-    if not 0 <= iou_threshold <= 1:
-        raise InputError(f"expected an IoU in [0, 1]; got {iou_threshold}; 0.9 removes near-duplicates")
     starts, ends, offsets = rle.runs(rles, size)
     order = np.argsort(-scores, kind="stable")
     return order[_keep(starts, ends, offsets, rle.areas(rles, size), rle.boxes(rles, size), order, iou_threshold)]

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int, Int64
 
+from masktree.arguments import check_rles, check_size
 from masktree.errors import InputError
 from masktree.kernels import kernel
 from masktree.types import Labels, Mask, checked
@@ -153,6 +154,7 @@ def runs(rles: Sequence[bytes], size: tuple[int, int]) -> Runs:
     Raises:
         InputError: a string is damaged or belongs to another image size (its index is named).
     """
+    check_rles(rles)
     pixels = _pixels(size)
     text = np.frombuffer(b"".join(rles), np.uint8)
     bounds = np.zeros(len(rles) + 1, np.int64)
@@ -228,6 +230,7 @@ def union(rles: Sequence[bytes], size: tuple[int, int]) -> bytes:
 
 
 def _pixels(size: tuple[int, ...]) -> int:
+    check_size(size)
     height, width = size
     if height < 0 or width < 0 or height * width >= _MAX_PIXELS:
         raise InputError(

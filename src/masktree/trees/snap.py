@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from masktree.arguments import check_type
 from masktree.errors import InputError
 from masktree.kernels import kernel
 from masktree.trees import hierarchy, rle
@@ -43,6 +44,8 @@ def snap_to_regions(tree: MaskTree, dendrogram: PartitionTree, *, cost: float = 
     Raises:
         InputError: images of different sizes, a negative cost.
     """
+    check_type(tree, MaskTree, "a tree")
+    check_type(dendrogram, PartitionTree, "a dendrogram")
     if tree.size != dendrogram.size:
         raise InputError(f"expected a dendrogram of the image of the masks, {tree.size}; got one of {dendrogram.size}")
     if len(tree) == 0:
