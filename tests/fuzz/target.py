@@ -41,13 +41,17 @@ class Outcomes:
 OUTCOMES: dict[str, Outcomes] = {}  # by target
 
 
-def fuzz(target: str, inputs: st.SearchStrategy[Any], read: Callable[[Any], object]) -> None:
-    """Call ``read`` with each input; fails with the smallest input that ends otherwise than it should."""
+def fuzz(target: str, inputs: st.SearchStrategy[Any], read: Callable[[Any], object], cost: int = 1) -> None:
+    """Call ``read`` with each input; fails with the smallest input that ends otherwise than it should.
+
+    Args:
+        cost: of an input; a target gets that many times fewer inputs.
+    """
     outcomes = OUTCOMES.setdefault(target, Outcomes())
     memory = _peak_memory()
 
     @settings(
-        max_examples=EXAMPLES or _BOUNDED_EXAMPLES,
+        max_examples=(EXAMPLES or _BOUNDED_EXAMPLES) // cost,
         derandomize=not EXAMPLES,
         database=None,
         deadline=None,

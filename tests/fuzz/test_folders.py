@@ -111,7 +111,7 @@ def test_label_sets(collection: Path, tmp_path: Path) -> None:
         record = RunRecord(folder, {"method": "masktree"}, {})
         LabelSetWriter.open(folder, collection / "photos", photos).close(record)
 
-    fuzz("label sets", inputs, read)
+    fuzz("label sets", inputs, read, cost=3)
 
 
 def test_a_label_set_names_no_file_outside_of_it(collection: Path, tmp_path: Path) -> None:
