@@ -105,7 +105,6 @@ def test_free_keys_may_change_and_overwriting_starts_anew(tmp_path):
     assert content(tmp_path)["config"]["overlay"] is False
     anew = begin(tmp_path, CONFIG | {"method": "unsam"}, overwrite=True)
     assert anew.seconds == {}
-    assert anew.previous_names == {"a"}
     anew.write()
     assert content(tmp_path)["config"]["method"] == "unsam"
 

@@ -8,7 +8,9 @@ from typing import Annotated
 import tyro
 
 from masktree.cli.options import print_error
+from masktree.errors import InputError
 from masktree.evaluate.options import EvaluationOptions, ProtocolName
+from masktree.io.files import refuse_inputs
 
 
 def evaluate(
@@ -46,14 +48,16 @@ def evaluate(
             return print_error(
                 "expected --compare with two results alone; got --protocol, --pred, --gt or --html as well"
             )
+        refuse_inputs([json] if json else [], compare)
+        _refuse_foreign(json, None)
         return _compare(compare, resamples, seed, json)
     if protocol is None or pred is None:
         return print_error("expected --protocol and --pred, or --compare with two results; got neither")
     from masktree.evaluate.harness import Evaluation
 
-    for path in (json, html):
-        if path is not None and path.is_dir():
-            return print_error(f"expected the name of a file to write; got the folder {path}")
+    inputs = [path for path in (pred, gt, options.only, options.images) if path is not None]
+    refuse_inputs([path for path in (json, html) if path is not None], inputs)
+    _refuse_foreign(json, html)
     evaluation = Evaluation.open(protocol, pred, gt, options)
     result = evaluation.run(workers=workers, show_progress=True)
     print(result.table(), flush=True)
@@ -66,6 +70,20 @@ def evaluate(
         write_report(html, result, evaluation.cases)
         print(f"written: {html}")
     return 0
+
+
+def _refuse_foreign(json: Path | None, html: Path | None) -> None:
+    """Raise InputError if a file to write is a folder, or exists and masktree has not written it."""
+    from masktree.evaluate.report import is_report
+    from masktree.evaluate.result import is_evaluation
+
+    for path, is_own in ((json, is_evaluation), (html, is_report)):
+        if path is None or not path.exists():
+            continue
+        if path.is_dir():
+            raise InputError(f"expected the name of a file to write; got the folder {path}")
+        if not is_own(path):
+            raise InputError(f"expected the name of a new file, or of an earlier result; got {path} of something else")
 
 
 def _compare(paths: tuple[Path, Path], resamples: int, seed: int, json: Path | None) -> int:

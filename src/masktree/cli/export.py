@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from masktree.errors import InputError
+from masktree.io.files import refuse_inputs
 
 
 def export(
@@ -28,10 +29,12 @@ def export(
     """
     from masktree.models.build import read_model
     from masktree.models.onnx.export import export_onnx, output_files
-    from masktree.models.saved import find_model, read_config
+    from masktree.models.saved import CONFIG, WEIGHTS, find_model, read_config
 
     folder = find_model(model)
-    existing = [str(file) for file in output_files(read_config(folder), onnx) if file.exists()]
+    outputs = output_files(read_config(folder), onnx)
+    refuse_inputs(outputs, [folder / CONFIG, folder / WEIGHTS])
+    existing = [str(file) for file in outputs if file.exists()]
     if existing and not overwrite:
         raise InputError(
             f"expected the name of a new file; got {', '.join(existing)}, which exists; add --overwrite to replace it"

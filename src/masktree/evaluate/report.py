@@ -60,6 +60,12 @@ def write_report(path: str | Path, result: EvaluationResult, cases: Sequence[Eva
     write_atomically(Path(path), lambda handle: handle.write(text.encode("utf-8", "backslashreplace")))
 
 
+def is_report(path: Path) -> bool:
+    """Whether masktree wrote this file as a report."""
+    with path.open("rb") as handle:
+        return b'<meta name="generator" content="masktree">' in handle.read(1024)
+
+
 def render_report(result: EvaluationResult, cases: Sequence[EvaluationCase]) -> str:
     """The HTML text of the report."""
     from jinja2 import Environment, PackageLoader, StrictUndefined

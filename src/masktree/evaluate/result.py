@@ -38,6 +38,13 @@ _SHAPE: dict[str, type] = {
 }
 
 
+def is_evaluation(path: Path) -> bool:
+    """Whether masktree wrote this file as the result of an evaluation, or as a comparison of two."""
+    with path.open("rb") as handle:
+        head = handle.read(64)
+    return any(f'"format": "masktree-{kind}"'.encode() in head for kind in ("evaluation", "comparison"))
+
+
 @dataclass(frozen=True, eq=False)
 class EvaluationResult:
     """Scores of one set of predictions.

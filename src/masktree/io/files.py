@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from masktree.errors import FormatError, InputError
+
+LOCK = ".lock"  # name of the lock file of an output folder
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -118,13 +120,16 @@ def sha256_of(path: Path) -> str:
 def lock_folder(folder: Path) -> Iterator[None]:
     """Make ``folder`` and lock it for this process; the operating system releases the lock if the process is killed.
 
+    The lock is on the hidden file ``.lock``, which stays: if it were removed, a process that has opened it and one that
+    makes it anew could both hold a lock.
+
     Raises:
         InputError: another process holds the lock.
     """
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
@@ -133,4 +138,39 @@ def lock_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        (folder / ".lock").unlink(missing_ok=True)
+
+
+def check_locked(folder: Path) -> None:
+    """Raise InputError if a folder that this process has locked was removed or moved away meanwhile."""
+    if not (folder / LOCK).exists():
+        raise InputError(
+            f"expected the output folder {folder} to stay while the run writes to it; got it removed or moved; run the "
+            "same command again: results that are still there are kept"
+        )
+
+
+def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raise InputError if a file or folder to write is one to read, or a folder to write to holds one to read.
+
+    Paths are compared after symbolic links are resolved; an output need not exist.
+    """
+    read = [(path, Path(os.path.realpath(path))) for path in inputs]
+    for output in outputs:
+        written = Path(os.path.realpath(output))
+        for path, real in read:
+            if (
+                real == written
+                or written in real.parents
+                or (output.exists() and path.exists() and output.samefile(path))
+            ):
+                raise InputError(
+                    f"expected an output apart from the inputs; got {output} for the output and {path} for an input; "
+                    "choose another output"
+                )
+
+
+def remove_empty_folders(folder: Path) -> None:
+    """Remove ``folder`` and the folders in it as far as they hold no files."""
+    for parent, _, _ in os.walk(folder, topdown=False):
+        with suppress(OSError):  # not empty
+            os.rmdir(parent)

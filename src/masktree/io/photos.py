@@ -15,7 +15,8 @@ from masktree.errors import InputError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"})
 RESERVED_NAMES = frozenset({"run", "failures"})  # run.json and failures.json record a run
-_TREE_FILE_START = b'{"format": "masktree"'
+OVERLAY_TEXT = ("Software", "masktree overlay")  # a text chunk at the start of every overlay, by which it is known
+_OVERLAY_BYTES = "tEXt{}\0{}".format(*OVERLAY_TEXT).encode()
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ def find_photos(inputs: Sequence[str | Path]) -> tuple[list[Photo], list[dict[st
 
     Args:
         inputs: paths or glob patterns (``**`` is recursive). From folders and globs only files with a known image
-            suffix are returned, without overlays that masktree wrote (a .png beside its tree's .json); a file that is
-            named explicitly is always returned.
+            suffix are returned, without overlays that masktree wrote; a file that is named explicitly is always
+            returned.
 
     Returns:
         (photos in sorted order, failures: one {"path", "error"} for each folder that cannot be listed and each name
@@ -120,18 +121,17 @@ def _photographs(paths: Iterable[Path], failures: list[dict[str, str]]) -> Itera
             continue
         if not regular:
             failures.append({"path": str(path), "error": "expected a regular file; got a pipe, socket or device"})
-        elif not _is_overlay(path):
+        elif not is_overlay(path):
             yield path
 
 
-def _is_overlay(path: Path) -> bool:
-    """Whether masktree wrote this picture beside a tree."""
-    tree = path.with_suffix(".json")
-    if path.suffix != ".png" or not os.path.isfile(tree):
+def is_overlay(path: Path) -> bool:
+    """Whether masktree wrote this picture."""
+    if path.suffix != ".png":
         return False
     try:
-        with tree.open("rb") as handle:
-            return handle.read(len(_TREE_FILE_START)) == _TREE_FILE_START
+        with path.open("rb") as handle:
+            return _OVERLAY_BYTES in handle.read(128)
     except OSError:
         return False
 

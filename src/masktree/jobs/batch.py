@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.synchronize import Event
 from typing import Any, Generic, TypeVar
 
 from masktree.errors import InputError, MasktreeError
@@ -76,6 +77,8 @@ def describe_error(error: BaseException) -> str:
 
 def _run_pool(pending: list[Item], job: Callable[[Item], Any], workers: int) -> Iterator[JobResult[Item]]:
     pending.reverse()
+    context = multiprocessing.get_context("spawn")
+    has_started = context.Event()
     suspects: list[Item] = []  # in flight when a worker died: any of them may have caused it
     while pending or suspects:
         # Each suspect is retried in a process of its own, so that only the one that caused the crash fails.
@@ -84,9 +87,9 @@ def _run_pool(pending: list[Item], job: Callable[[Item], Any], workers: int) -> 
         in_flight: dict[Future[JobResult[Item]], Item] = {}
         pool = ProcessPoolExecutor(
             1 if isolated else workers,
-            multiprocessing.get_context("spawn"),
+            context,
             initializer=_start_worker,
-            initargs=(job,),
+            initargs=(job, has_started),
         )
         try:
             while queue or in_flight:
@@ -98,7 +101,12 @@ def _run_pool(pending: list[Item], job: Callable[[Item], Any], workers: int) -> 
                     result = future.result()
                     del in_flight[future]
                     yield result
-        except BrokenProcessPool:
+        except BrokenProcessPool as error:
+            if not has_started.is_set():
+                raise InputError(
+                    "expected worker processes to start; got none, as each of them runs the main program first; put "
+                    'its calls below `if __name__ == "__main__":`, keep it in a file, or use workers=1'
+                ) from error
             if isolated and not in_flight:  # the process died before it received the item
                 suspects += queue
             elif isolated:
@@ -123,8 +131,9 @@ def _attempt(job: Callable[[Item], Any], item: Item) -> JobResult[Item]:
 _worker_job: Callable[[Any], Any] | None = None  # sent to each worker once, so that it loads its weights once
 
 
-def _start_worker(job: Callable[[Any], Any]) -> None:
+def _start_worker(job: Callable[[Any], Any], has_started: Event) -> None:
     global _worker_job
+    has_started.set()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     _worker_job = job

@@ -7,7 +7,7 @@ import json
 import platform
 import reprlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,10 +15,11 @@ from typing import Any
 
 from masktree import __version__
 from masktree.errors import FormatError, InputError
-from masktree.io.files import is_number, read_json, write_json
+from masktree.io.files import is_number, parse_json, read_json, write_json
 from masktree.io.photos import Photo
 from masktree.jobs.batch import JobResult
 
+RECORD, FAILURES = "run.json", "failures.json"
 _PACKAGES = ("numpy", "scipy", "numba", "pillow", "scikit-image", "torch", "timm")
 _WRITE_INTERVAL = 10.0  # seconds between updates of the files during a run (our choice)
 
@@ -31,17 +32,16 @@ class RunRecord:
         folder: folder of run.json and failures.json.
         config: everything that determines the content of the results.
         weights: provenance of the weights, with hashes.
-        seconds: seconds by output name, over all runs into this folder.
+        seconds: seconds by output name, over all runs into this folder; None where a run was killed before it had
+            recorded them.
         failures: {"path", "error"} of this run.
-        previous_names: output names that previous runs into this folder have written.
     """
 
     folder: Path
     config: dict[str, Any]
     weights: dict[str, Any]
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float | None] = field(default_factory=dict)
     failures: list[dict[str, str]] = field(default_factory=list)
-    previous_names: frozenset[str] = frozenset()
     status: str = "running"
     _written: float = 0.0
 
@@ -63,21 +63,17 @@ class RunRecord:
             ignored_keys: configuration keys that may differ from those of the existing results.
 
         Raises:
-            InputError: the folder holds results of another configuration, other weights or another version.
-            FormatError: run.json is damaged.
+            InputError: the folder holds results of another configuration, other weights or another version, or a
+                failures.json of something else.
+            FormatError: run.json is damaged or of something else.
         """
         config, weights = json.loads(json.dumps([config, weights]))  # tuples become lists, as in the file
         record = cls(folder, config, weights)
-        path = folder / "run.json"
+        _refuse_foreign_failures(folder / FAILURES)
+        path = folder / RECORD
         if not path.exists():
             return record
-        try:
-            previous = read_run(path)
-        except FormatError:
-            if overwrite:
-                return record
-            raise
-        record.previous_names = frozenset(previous["seconds"])
+        previous = read_run(path)
         if overwrite:
             return record
         old = run_identity(previous["config"], previous["weights"], previous["versions"].get("masktree"))
@@ -104,6 +100,11 @@ class RunRecord:
             except OSError:  # a full disk must not end the run; the last write, in close, raises
                 self._written = time.monotonic()
 
+    def add_finished(self, names: Iterable[str]) -> None:
+        """Record results of earlier runs, also those that an earlier run was killed too soon to record."""
+        for name in names:
+            self.seconds.setdefault(name, None)
+
     def close(self, status: str) -> None:
         """Write the final state: "complete" or "interrupted"."""
         self.status = status
@@ -111,17 +112,19 @@ class RunRecord:
 
     @property
     def seconds_per_image(self) -> float:
-        return round(sum(self.seconds.values()) / max(len(self.seconds), 1), 3)
+        """Mean over the results whose time is known; 0 if there is none."""
+        known = [seconds for seconds in self.seconds.values() if seconds is not None]
+        return round(sum(known) / max(len(known), 1), 3)
 
     def write(self) -> None:
         self._written = time.monotonic()
-        failures = self.folder / "failures.json"
+        failures = self.folder / FAILURES
         if self.failures:
             write_json(failures, self.failures, indent=1)
         else:
             failures.unlink(missing_ok=True)
         write_json(
-            self.folder / "run.json",
+            self.folder / RECORD,
             {
                 "status": self.status,
                 "config": self.config,
@@ -144,13 +147,27 @@ def read_run(path: Path) -> dict[str, Any]:
         FormatError: damaged, or another file.
     """
     run = read_json(path, {"config": dict, "weights": dict, "versions": dict, "seconds": dict})
-    wrong = [name for name, seconds in run["seconds"].items() if not is_number(seconds, 0)]
+    wrong = [name for name, seconds in run["seconds"].items() if seconds is not None and not is_number(seconds, 0)]
     if wrong:
         raise FormatError(
-            f"{path}: expected seconds of each image, a number; got {reprlib.repr(run['seconds'][wrong[0]])} for "
+            f"{path}: expected seconds of each image, a number or null; got {reprlib.repr(run['seconds'][wrong[0]])} for "
             f"{wrong[0]}; restore or delete it"
         )
     return run
+
+
+def _refuse_foreign_failures(path: Path) -> None:
+    """Raise InputError if there is a failures.json that no run of masktree wrote."""
+    if not path.exists():
+        return
+    try:
+        failures = parse_json(path.read_bytes(), path)
+    except FormatError:
+        failures = None
+    if not isinstance(failures, list) or not all(
+        isinstance(f, dict) and f.keys() == {"path", "error"} for f in failures
+    ):
+        raise InputError(f"expected no foreign files where results go; got {path}; choose another output folder")
 
 
 def package_versions(extra: Sequence[str] = ()) -> dict[str, str]:

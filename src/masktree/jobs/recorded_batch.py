@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from masktree.errors import InputError
+from masktree.io.files import check_locked
 from masktree.io.photos import Photo
 from masktree.jobs import batch
 from masktree.jobs.progress import progress_bar
@@ -30,37 +32,45 @@ class BatchOutcome:
 
 def run_recorded_batch(
     photos: Sequence[Photo],
+    todo: Sequence[Photo],
     job: Callable[[Photo], Any],
     record: RunRecord,
     *,
-    skipped: int,
     unlisted: Sequence[dict[str, str]],
     workers: int,
     description: str,
     show_progress: bool,
     on_result: Callable[[batch.JobResult[Photo]], None] | None = None,
 ) -> BatchOutcome:
-    """Run ``job`` on every photograph and record the results.
+    """Run ``job`` on every photograph that has no result yet and record the results.
 
     Args:
-        photos: photographs that have no result yet.
+        photos: all photographs of the run.
+        todo: those that have no result yet.
         job: called with a photograph; writes its result.
-        record: written at the start, every few seconds and at the end; after an exception as "interrupted".
-        skipped: number of photographs with a result from a previous run.
+        record: written at the start, every few seconds and at the end; after an exception as "interrupted". Its folder
+            is locked by ``lock_folder``.
         unlisted: failures to find photographs, from ``find_photos``.
         workers: number of processes.
         description: label of the progress bar.
         show_progress: whether to show the bar, on standard error.
         on_result: called in this process with every result.
+
+    Raises:
+        InputError: the folder was removed meanwhile.
     """
+    skipped = len(photos) - len(todo)
+    names = {photo.name for photo in todo}
+    record.add_finished([photo.name for photo in photos if photo.name not in names])
     record.failures += unlisted
     record.write()
     failed = 0
     try:
-        with progress_bar(description, len(photos), skipped, show=show_progress) as progress:
+        with progress_bar(description, len(todo), skipped, show=show_progress) as progress:
             for failure in unlisted:
                 progress.fail(failure["path"], failure["error"], counted=False)
-            for result in batch.run(photos, job, workers=workers):
+            for result in batch.run(todo, job, workers=workers):
+                check_locked(record.folder)
                 record.add(result)
                 if on_result is not None:
                     on_result(result)
@@ -70,8 +80,9 @@ def run_recorded_batch(
                     failed += 1
                     progress.fail(str(result.item.path), result.error)
     except BaseException:
-        with contextlib.suppress(OSError):  # on a full disk the first error is the one to report
+        with contextlib.suppress(OSError, InputError):  # the first error, as of a full disk, is the one to report
+            check_locked(record.folder)
             record.close("interrupted")
         raise
     record.close("complete")
-    return BatchOutcome(len(photos) - failed, skipped, record.failures)
+    return BatchOutcome(len(todo) - failed, skipped, record.failures)

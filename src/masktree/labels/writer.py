@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from masktree.coco.annotations import tree_from_annotations, tree_to_annotations
 from masktree.coco.document import read_document, read_info, write_document
 from masktree.errors import FormatError, InputError
-from masktree.io.files import read_json, sha256_of, write_json
+from masktree.io.files import read_json, remove_empty_folders, sha256_of, write_json
 from masktree.io.photos import Photo
 from masktree.jobs.batch import JobResult
 from masktree.jobs.record import RunRecord
@@ -19,6 +20,8 @@ from masktree.labels.statistics import Statistics
 from masktree.trees import file as treefile
 from masktree.trees.masktree import MaskTree
 
+_OWN_NAMES = ("index.json", "card.md", "annotations", "pending", "missing.json")
+_SHARD_NAME = re.compile(r"\d{5,}\.json")
 SHARD_SIZE = 1000  # images: files of tens of megabytes, which any JSON reader can load (our choice)
 
 
@@ -42,7 +45,9 @@ class LabelSetWriter:
         self.pending = pending_folder(folder)
         self._position = {photo.name: index for index, photo in enumerate(self.photos)}
         self._errors: dict[str, str] = {}
-        self._done = {file_name for shard in self._shards() for file_name in self._names(shard)}
+        self._done = self._unchanged(
+            {name: sha for shard in self._shards() for name, sha in self._hashes(shard).items()}
+        )
         self._missing = [
             {
                 photo.name
@@ -68,13 +73,21 @@ class LabelSetWriter:
             shard_size: images per COCO file; None: that of the existing label set, or 1000.
 
         Raises:
-            InputError: the folder has a label set of other photographs or of another shard size.
-            FormatError: its plan.json is damaged.
+            InputError: the folder has a label set of other photographs or of another shard size, or files of
+                something else.
+            FormatError: its plan.json is damaged or of something else.
         """
         path = folder / "plan.json"
+        foreign_files = [] if path.exists() else [name for name in _OWN_NAMES if (folder / name).exists()]
+        if foreign_files:
+            raise InputError(
+                f"expected no foreign files where labels go; got {folder / foreign_files[0]}; choose another output "
+                "folder"
+            )
         existing = None
-        if path.exists() and not overwrite:
+        if path.exists():
             existing = read_json(path, {"root": str, "shard_size": int, "images": list})
+            existing = None if overwrite else existing
         if shard_size is None:
             shard_size = existing["shard_size"] if existing else SHARD_SIZE
         if shard_size < 1:
@@ -91,9 +104,7 @@ class LabelSetWriter:
                 "choose another output folder, or --overwrite"
             )
         if overwrite:
-            (folder / "index.json").unlink(missing_ok=True)
-            shutil.rmtree(folder / "annotations", ignore_errors=True)
-            shutil.rmtree(pending_folder(folder), ignore_errors=True)
+            _remove_labels(folder)
         write_json(path, plan)
         return cls(folder, root, photos, shard_size)
 
@@ -132,7 +143,7 @@ class LabelSetWriter:
                     "failures": info["failures"],
                 }
             )
-        shutil.rmtree(self.pending, ignore_errors=True)
+        remove_empty_folders(self.pending)
         index = {
             "format": "masktree-labels",
             "version": 1,
@@ -150,6 +161,7 @@ class LabelSetWriter:
     def _write_shard(self, shard: int) -> None:
         """Write one COCO file of all images of a shard that have a tree, then remove the pending trees."""
         written = self._read_shard(shard)
+        hashes = {name: sha for name, sha in self._hashes(shard).items() if sha}
         images, annotations, failures = [], [], []
         statistics = Statistics()
         for photo in self._members(shard):
@@ -161,6 +173,8 @@ class LabelSetWriter:
                 header = treefile.read_header(self._tree_path(photo)) or {}
                 if header.get("left_out"):
                     image["left_out"] = header["left_out"]
+                if header.get("sha256"):
+                    hashes[file_name] = header["sha256"]
                 entries = tree_to_annotations(tree, image_id, header.get("sources"))
             elif file_name in written:
                 image, entries = written[file_name]
@@ -173,17 +187,40 @@ class LabelSetWriter:
             annotations.extend(entries)
             statistics.add(tree)
             statistics.add_sources(entries, image.get("left_out", {}))
-        info = {"description": "masktree pseudo-labels", "statistics": statistics.to_json(), "failures": failures}
+        info = {
+            "description": "masktree pseudo-labels",
+            "statistics": statistics.to_json(),
+            "failures": failures,
+            "sha256": hashes,
+        }
+        (self.folder / "index.json").unlink(missing_ok=True)  # it holds the hash of the shard that is replaced
         write_document(self._shard_path(shard), info, images, annotations)
         for photo in self._members(shard):
             self._tree_path(photo).unlink(missing_ok=True)
 
-    def _names(self, shard: int) -> set[str]:
-        """File names of the images in a shard on disk: all but those that failed."""
+    def _hashes(self, shard: int) -> dict[str, str | None]:
+        """SHA-256 of each image in a shard on disk by file name; None in a merged set, which does not read images."""
         if not self._shard_path(shard).exists():
-            return set()
-        failed = {failure["file_name"] for failure in _shard_info(self._shard_path(shard))["failures"]}
-        return {self._file_name(photo) for photo in self._members(shard)} - failed
+            return {}
+        info = _shard_info(self._shard_path(shard))
+        failed, hashes = {failure["file_name"] for failure in info["failures"]}, info.get("sha256", {})
+        names = [self._file_name(photo) for photo in self._members(shard)]
+        return {name: hashes.get(name) for name in names if name not in failed}
+
+    def _unchanged(self, hashes: Mapping[str, str | None]) -> set[str]:
+        """File names of the images that still have those hashes; several threads read, which takes the time."""
+        photos = [photo for photo in self.photos if self._file_name(photo) in hashes]
+
+        def is_unchanged(photo: Photo) -> bool:
+            expected = hashes[self._file_name(photo)]
+            try:
+                return expected is None or sha256_of(photo.path) == expected
+            except OSError:
+                return True  # the photograph has become unreadable: keep its labels
+
+        with ThreadPoolExecutor() as threads:
+            unchanged = threads.map(is_unchanged, photos)
+            return {self._file_name(photo) for photo, is_same in zip(photos, unchanged, strict=True) if is_same}
 
     def _read_shard(self, shard: int) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
         """Image record and annotations of each image in a shard on disk, by file name."""
@@ -207,6 +244,19 @@ class LabelSetWriter:
 
     def _tree_path(self, photo: Photo) -> Path:
         return self.pending / f"{photo.name}.json"
+
+
+def _remove_labels(folder: Path) -> None:
+    """Remove what ``LabelSetWriter`` writes, and nothing else."""
+    (folder / "index.json").unlink(missing_ok=True)
+    for path in (folder / "annotations").glob("*.json"):
+        if _SHARD_NAME.fullmatch(path.name):
+            path.unlink()
+    for path in pending_folder(folder).rglob("*.json"):
+        if treefile.is_tree_file(path):
+            path.unlink()
+    remove_empty_folders(folder / "annotations")
+    remove_empty_folders(pending_folder(folder))
 
 
 def _shard_info(path: Path) -> dict[str, Any]:

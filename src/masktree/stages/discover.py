@@ -20,6 +20,8 @@ from masktree.predict import SegmenterConfig
 from masktree.stages.segment_job import SegmentJob
 from masktree.stages.target_count import choose_options
 
+_THRESHOLDS: dict[str, type] = {"request": dict, "options": dict}  # content of thresholds.json
+
 
 def discover(
     folder: Path,
@@ -55,12 +57,12 @@ def discover(
         workers = job.resolve_workers(workers, len(photos))
         record = job.open_record(output, {"labels_per_image": labels_per_image}, overwrite)
         writer = LabelSetWriter.open(output, folder, photos, shard_size=shard_size, overwrite=overwrite)
-        todo = [photo for photo in photos if not writer.has(photo) and not job.is_finished(photo)]
+        todo = job.unfinished([photo for photo in photos if not writer.has(photo)])
         outcome = run_recorded_batch(
+            photos,
             todo,
             job,
             record,
-            skipped=len(photos) - len(todo),
             unlisted=unlisted,
             workers=workers,
             description="discover",
@@ -76,9 +78,11 @@ def _with_chosen_options(
 ) -> SegmenterConfig:
     """The configuration with options for that many labels, stored so that a resumed run reuses them."""
     request = json.loads(json.dumps(config.record() | {"labels_per_image": labels_per_image}))
+    if path.exists():
+        read_json(path, _THRESHOLDS)  # raises if it is a file of something else
     if overwrite or not path.exists():
         write_json(path, {"request": request, "options": choose_options(photos, config.load(), labels_per_image)})
-    stored = read_json(path, {"request": dict, "options": dict})
+    stored = read_json(path, _THRESHOLDS)
     if stored["request"] != request:
         changed = sorted(key for key in request if stored["request"].get(key) != request[key])
         raise InputError(

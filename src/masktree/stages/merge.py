@@ -14,7 +14,7 @@ from typing import Any, Literal
 from masktree.coco.annotations import MAX_MASKS
 from masktree.coco.document import read_info
 from masktree.errors import FormatError, InputError
-from masktree.io.files import lock_folder, read_json, write_json
+from masktree.io.files import lock_folder, read_json, refuse_inputs, write_json
 from masktree.io.photos import Photo, find_photos, name_outputs
 from masktree.jobs import batch
 from masktree.jobs.record import RunRecord, run_fingerprint
@@ -76,15 +76,14 @@ def merge(
     rule = rule or MergeRule()
     if not sources:
         raise InputError("expected at least one source to merge; got none")
-    for path in sources:
-        if Path(path).resolve() == output.resolve():
-            raise InputError(f"expected an output that is not a source; got {output}; choose another")
+    refuse_inputs([output], map(Path, sources))
     opened = _canonical_order([open_source(path) for path in sources], rule)
     identity, weights = _identity(opened, rule), _weights(opened)
     fingerprint = run_fingerprint(identity, weights)
     folder = output if to == "labels" else output.with_name(f".{output.name}.merge")
-    done = None if overwrite or to == "labels" else _read_manifest(output, to, fingerprint)
+    done = None if to == "labels" else _read_manifest(output, to, None if overwrite else fingerprint)
     if done is not None:
+        shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed before it could remove it
         return MergeResult(BatchOutcome(0, done["images"], done["failures"]), done["sources"])
     root = _photo_folder(opened, images, required=to == "labels")
     photos, matches, missing = _match_photos(opened, root)
@@ -96,10 +95,10 @@ def merge(
         todo = [photo for photo in photos if not writer.has(photo) and not job.finished(photo)]
         workers = batch.resolve_workers(workers, single=len(todo) <= _MAX_IMAGES_SINGLE)
         outcome = run_recorded_batch(
+            photos,
             todo,
             job,
             record,
-            skipped=len(photos) - len(todo),
             unlisted=[],
             workers=workers,
             description="merge",
@@ -281,8 +280,8 @@ def _walk_order(name: str) -> tuple[tuple[bool, str], ...]:
     return (*((True, folder) for folder in folders), (False, last))
 
 
-def _read_manifest(output: Path, to: OutputFormat, fingerprint: str) -> dict[str, Any] | None:
-    """Manifest of the finished merge in ``output``; None if there is no output yet.
+def _read_manifest(output: Path, to: OutputFormat, fingerprint: str | None) -> dict[str, Any] | None:
+    """Manifest of the finished merge in ``output``; None if there is none yet, or ``fingerprint`` is None.
 
     Raises:
         InputError: the output is of another merge or not of a merge.
@@ -297,6 +296,8 @@ def _read_manifest(output: Path, to: OutputFormat, fingerprint: str) -> dict[str
         manifest = {}
     if any(not isinstance(manifest.get(key), kind) for key, kind in schema.items()):
         raise InputError(f"expected the path of a new output; got {output} with other content; choose another")
+    if fingerprint is None:
+        return None
     if manifest["run"] != fingerprint:
         raise InputError(
             f"expected the sources and the rule of {output}; got others; choose another output, or --overwrite"

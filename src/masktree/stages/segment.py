@@ -10,7 +10,7 @@ from pathlib import Path
 
 from masktree.errors import InputError
 from masktree.io.files import lock_folder
-from masktree.io.photos import Photo, find_photos
+from masktree.io.photos import Photo, find_photos, is_overlay
 from masktree.jobs.record import RunRecord
 from masktree.jobs.recorded_batch import BatchOutcome, run_recorded_batch
 from masktree.predict import SegmenterConfig
@@ -54,13 +54,13 @@ def segment(
     workers = job.resolve_workers(workers, len(photos))
     with lock_folder(output):
         record = job.open_record(output, {"granularity": granularity}, overwrite)
-        todo = photos if overwrite else [photo for photo in photos if not job.is_finished(photo)]
+        todo = photos if overwrite else job.unfinished(photos)
         _check_existing_files(job, todo, record, overwrite)
         return run_recorded_batch(
+            photos,
             todo,
             job,
             record,
-            skipped=len(photos) - len(todo),
             unlisted=unlisted,
             workers=workers,
             description="segment",
@@ -78,13 +78,14 @@ def _check_existing_files(job: SegmentJob, todo: Sequence[Photo], record: RunRec
     for photo in todo:
         tree_path, overlay_path = job.paths(photo)
         header = treefile.read_header(tree_path) if tree_path.exists() else None
-        if header is None:
-            foreign = [p for p in (tree_path, overlay_path) if p.exists() and photo.name not in record.previous_names]
-            if foreign:
-                raise InputError(
-                    f"expected no foreign files where results go; got {foreign[0]}; choose another output folder"
-                )
-        elif not overwrite and not resumed and header.get("run") != job.fingerprint:
+        foreign_files = [tree_path] if tree_path.exists() and not treefile.is_tree_file(tree_path) else []
+        if job.granularity is not None and overlay_path.exists() and not is_overlay(overlay_path):
+            foreign_files.append(overlay_path)
+        if foreign_files:
+            raise InputError(
+                f"expected no foreign files where results go; got {foreign_files[0]}; choose another output folder"
+            )
+        if header is not None and not overwrite and not resumed and header.get("run") != job.fingerprint:
             raise InputError(
                 f"expected results of this configuration in {record.folder}; got others ({tree_path}) and no run.json; "
                 "choose another output folder, or --overwrite"

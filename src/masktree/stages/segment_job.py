@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from masktree.coco.annotations import MAX_MASKS
 from masktree.errors import InputError
 from masktree.io.files import sha256_of, write_atomically
 from masktree.io.images import read_image
-from masktree.io.photos import Photo
+from masktree.io.photos import OVERLAY_TEXT, Photo
 from masktree.jobs import batch
 from masktree.jobs.record import RunRecord, run_fingerprint
 from masktree.predict import DiscoverySegmenter, ModelSegmenter, SegmenterConfig
@@ -83,25 +86,36 @@ class SegmentJob:
         if header is None or header.get("run") != self.fingerprint:
             return False
         try:
-            stat = photo.path.stat()
-            unchanged = stat.st_size == header.get("bytes") and stat.st_mtime_ns <= tree_path.stat().st_mtime_ns
-            return unchanged or sha256_of(photo.path) == header.get("sha256")
+            # Dates say nothing: cp -p, rsync -t, unzip and git checkout give a new picture an old one.
+            return photo.path.stat().st_size == header.get("bytes") and sha256_of(photo.path) == header.get("sha256")
         except OSError:
             return True  # the photograph has become unreadable: keep its result
+
+    def unfinished(self, photos: Sequence[Photo]) -> list[Photo]:
+        """Those without a result; photographs with one are hashed, by several threads as reading takes the time."""
+        with ThreadPoolExecutor() as threads:
+            finished = list(threads.map(self.is_finished, photos))
+        return [photo for photo, is_done in zip(photos, finished, strict=True) if not is_done]
 
     def __call__(self, photo: Photo) -> None:
         tree_path, overlay_path = self.paths(photo)
         self.config.seed_generators()
+        # Hashed before it is read: if the file changes in between, the next run sees another hash and does it again.
+        digest, num_bytes = sha256_of(photo.path), photo.path.stat().st_size
         image = read_image(photo.path)
         tree = self.segmenter(image)
         if self.for_labels:
             if len(tree) > MAX_MASKS:
                 raise InputError(f"expected at most {MAX_MASKS} masks; got {len(tree)}; raise min_area")
             tree = replace(tree, dendrogram=None)
-        source = {"file_name": os.fspath(photo.path), "bytes": photo.path.stat().st_size}
-        tree.save(tree_path, image=source | {"sha256": sha256_of(photo.path), "run": self.fingerprint})
+        source = {"file_name": os.fspath(photo.path), "bytes": num_bytes, "sha256": digest}
+        tree.save(tree_path, image=source | {"run": self.fingerprint})
         # The overlay comes second: one without a tree is never masktree's.
         if self.granularity is not None:
             picture = Image.fromarray(overlay(image, tree, granularity=self.granularity))
+            text = PngInfo()
+            text.add_text(*OVERLAY_TEXT)
             # Level 1 takes a third of the default's time for a file that is 15 % larger.
-            write_atomically(overlay_path, lambda handle: picture.save(handle, format="PNG", compress_level=1))
+            write_atomically(
+                overlay_path, lambda handle: picture.save(handle, format="PNG", compress_level=1, pnginfo=text)
+            )

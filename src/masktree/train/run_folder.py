@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import math
 import pickle
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from typing import IO, Any
 import torch
 
 from masktree.errors import FormatError, InputError, TrainingError
-from masktree.io.files import is_whole, parse_json, write_atomically, write_json
+from masktree.io.files import check_locked, is_whole, parse_json, write_atomically, write_json
 from masktree.jobs.record import package_versions
 from masktree.models.build import save_pretrained
 from masktree.models.config import ModelConfig, to_json
@@ -98,7 +97,8 @@ class RunFolder:
         if self.step == 0:
             for name in (CONFIG, CHECKPOINT, WEIGHTS, METRICS, LOSSES, THRESHOLDS):
                 (self.folder / name).unlink(missing_ok=True)
-            shutil.rmtree(self.folder / TENSORBOARD, ignore_errors=True)
+            for path in (self.folder / TENSORBOARD).glob("events.out.tfevents.*"):
+                path.unlink()
         self.header["record"]["versions"] = package_versions(_PACKAGES)
         write_json(self.folder / CONFIG, self.header, indent=1)
         for path in self._samples():
@@ -127,7 +127,12 @@ class RunFolder:
         self._checkpoint = None  # free its memory
 
     def log(self, metrics: dict[str, float]) -> None:
-        """Append a step's metrics. A gradient norm that is not finite, as in float16, is written as null."""
+        """Append a step's metrics. A gradient norm that is not finite, as in float16, is written as null.
+
+        Raises:
+            InputError: the folder was removed meanwhile.
+        """
+        check_locked(self.folder)
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         with (self.folder / METRICS).open("a") as handle:
             handle.write(json.dumps(finite) + "\n")
@@ -143,16 +148,9 @@ class RunFolder:
             TrainingError: the disk is full, or the folder cannot be written to; existing files are kept.
         """
         content = {"format": _FORMAT, "run": _identity(self.header), **state.state_dict()}
-        model: Model = state.ema_model  # type: ignore[assignment]  # which nn.Module hides
         try:
             write_atomically(self.folder / CHECKPOINT, lambda handle: _torch_save(content, handle))
-            self.header["step"] = state.step
-            write_json(self.folder / CONFIG, self.header, indent=1)
-            save_pretrained(model, self.folder)
-            metrics = list(read_metrics(self.folder))
-            self.save_picture(LOSSES, lambda: draw_losses(metrics))
-            if state.teacher is not None:
-                self.save_picture(THRESHOLDS, lambda: draw_thresholds(metrics))
+            self._save_model(state)
         except OSError as error:
             kept = f"that of step {self.step} is kept" if self.step else "there is none yet"
             raise TrainingError(
@@ -160,6 +158,22 @@ class RunFolder:
                 "some space and run the same command again"
             ) from error
         self.step = state.step
+
+    def complete_save(self, state: TrainingState) -> None:
+        """Write the model of the checkpoint if the last ``save`` was interrupted between the two."""
+        if self.step and (self.header.get("step") != self.step or not (self.folder / WEIGHTS).exists()):
+            self._save_model(state)
+
+    def _save_model(self, state: TrainingState) -> None:
+        """Averaged weights and curves; config.json has the step and comes last, as the mark of a complete save."""
+        model: Model = state.ema_model  # type: ignore[assignment]  # which nn.Module hides
+        save_pretrained(model, self.folder)
+        metrics = list(read_metrics(self.folder))
+        self.save_picture(LOSSES, lambda: draw_losses(metrics))
+        if state.teacher is not None:
+            self.save_picture(THRESHOLDS, lambda: draw_thresholds(metrics))
+        self.header["step"] = state.step
+        write_json(self.folder / CONFIG, self.header, indent=1)
 
     def save_picture(self, name: str, draw: Callable[[], RGB]) -> None:
         """Write an (H, W, 3) uint8 array as PNG."""

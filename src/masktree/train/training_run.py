@@ -85,6 +85,7 @@ class TrainingRun:
         self.accelerator.wait_for_everyone()  # the main process is about to change what all have read
         if self.accelerator.is_main_process:
             self.folder.prepare()
+            self.folder.complete_save(self.state)
 
     def load(self, dataset: PhotoDataset[Any, Item], bar: Progress) -> Generator[Item, None, None]:
         """This process's share of the remaining steps of a data set; ``bar`` reports skipped images."""

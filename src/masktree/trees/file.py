@@ -32,6 +32,7 @@ from masktree.trees.dendrogram import PartitionTree
 from masktree.trees.masktree import LEVELS, MaskTree, ceil_float32
 
 FORMAT_VERSION = 2
+_FILE_START = b'{"format": "masktree"'
 _HEADER_BYTES = 1 << 16  # of a file: they hold its image record
 _MAX_NODES = 2**25  # of a dendrogram that is read: 400 MB (our choice; a tree over every pixel of 16 megapixels has it)
 _LZMA_MEMORY = 2**27  # for decompression: a stream states what it needs; preset 1 takes 2 MB, preset 9 65 MB
@@ -82,6 +83,12 @@ def read_tree(path: Path) -> MaskTree:
         return _parse(document)
     except MasktreeError as error:
         raise FormatError(f"{path}: damaged tree: {error}") from error
+
+
+def is_tree_file(path: Path) -> bool:
+    """Whether masktree wrote this file, in whatever version."""
+    with path.open("rb") as handle:
+        return handle.read(len(_FILE_START)) == _FILE_START
 
 
 def read_header(path: Path) -> dict[str, Any] | None:
