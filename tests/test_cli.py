@@ -270,12 +270,12 @@ def test_no_space_left_is_reported_and_leaves_no_half_file(tmp_path, photos):
     )
     assert done.returncode == 1
     assert "File too large" in done.stdout + done.stderr
-    assert sorted(p.name for p in out.iterdir()) == ["failures.json", "run.json"]
+    assert sorted(p.name for p in out.iterdir()) == [".lock", "failures.json", "run.json"]
 
 
 def test_no_overlay_writes_trees_only(folder, tmp_path):
     masktree("segment", *QUICK, folder / "a.jpg", "-o", tmp_path / "out", "--no-overlay")
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.json", "run.json"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {".lock", "a.json", "run.json"}
 
 
 @pytest.mark.parametrize("method", ["masktree", "hassod", "sohes", "unsam"])

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, PngImagePlugin
 from masktree.errors import ImageError, InputError
 from masktree.io import images
 from masktree.io.images import as_rgb, read_image, read_numbers, read_size, resize_image
-from masktree.io.photos import find_photos
+from masktree.io.photos import OVERLAY_TEXT, find_photos
 
 
 def save(path, array, mode=None, **options):
@@ -284,9 +284,6 @@ def test_two_photos_for_one_output_are_refused(tmp_path, rgb):
         find_photos([tmp_path / "x", tmp_path / "y"])
 
 
-TREE = b'{"format": "masktree", "version": 2, "image": {}, "masks": [], "dendrogram": null}'
-
-
 def names(*inputs) -> list[str]:
     photos, failures = find_photos(inputs)
     assert failures == []
@@ -294,17 +291,16 @@ def names(*inputs) -> list[str]:
 
 
 def test_results_are_not_read_as_photographs(tmp_path, rgb):
+    """An overlay is known by its own mark: a photograph beside its tree is a photograph."""
+    mark = PngImagePlugin.PngInfo()
+    mark.add_text(*OVERLAY_TEXT)
     for folder in (tmp_path, tmp_path / "out" / "deep"):
         folder.mkdir(parents=True, exist_ok=True)
         save(folder / "a.png", rgb)
-        save(folder / "b.png", rgb)
-        (folder / "b.json").write_bytes(TREE)
-        save(folder / "c.png", rgb)
-        (folder / "c.json").write_text('{"a file": "of the user"}')
-        save(folder / "d.jpg", rgb)  # a photograph with its tree beside it
-        (folder / "d.json").write_bytes(TREE)
-    assert names(tmp_path) == ["a", "c", "d", "out/deep/a", "out/deep/c", "out/deep/d"]
-    assert names(f"{tmp_path}/**/*.png") == ["a", "c", "out/deep/a", "out/deep/c"]
+        (folder / "a.json").write_text('{"format": "masktree", "version": 2}')
+        save(folder / "b.png", rgb, pnginfo=mark)
+    assert names(tmp_path) == ["a", "out/deep/a"]
+    assert names(f"{tmp_path}/**/*.png") == ["a", "out/deep/a"]
     assert names(tmp_path / "b.png") == ["b"]  # named itself: taken
 
 

@@ -266,7 +266,7 @@ def test_what_cannot_be_merged_is_refused(photos, labels, tmp_path):
     ):
         with pytest.raises(InputError, match=match):
             merge(sources, tmp_path / "out")
-    with pytest.raises(InputError, match="expected an output that is not a source"):
+    with pytest.raises(InputError, match="expected an output apart from the inputs"):
         merge([labels], labels)
     with pytest.raises(InputError, match=r"labels: expected images of the photographs in .*empty; got 4 others"):
         merge(

@@ -76,7 +76,7 @@ def stop_at(step: int, number: int = signal.SIGTERM):
 def test_a_run_leaves_a_model_its_record_and_its_pictures(labels, tmp_path):
     output = tmp_path / "new" / "run"
     assert run(labels, output, sample_every=8, seed=3) == 12
-    assert {path.name for path in output.iterdir()} == FILES | {"samples"}
+    assert {path.name for path in output.iterdir()} == FILES | {"samples", ".lock"}
     assert sorted(path.name for path in (output / "samples").iterdir()) == ["step-000008.png", "step-000012.png"]
     for name, size in (("samples/step-000008.png", (1164, 1554)), ("losses.png", (900, 480))):
         with Image.open(output / name) as picture:
@@ -197,7 +197,7 @@ def test_files_of_others_are_never_touched(labels, tmp_path, name, content, word
     with pytest.raises(InputError, match=words):
         run(labels, tmp_path, overwrite=overwrite)
     assert (tmp_path / name).read_text() == content
-    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert {path.name for path in tmp_path.iterdir()} == {name, ".lock"}
 
 
 def test_damaged_and_foreign_checkpoints_are_refused(labels, tmp_path, unbroken):

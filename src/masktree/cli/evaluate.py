@@ -48,16 +48,16 @@ def evaluate(
             return print_error(
                 "expected --compare with two results alone; got --protocol, --pred, --gt or --html as well"
             )
-        refuse_inputs([json] if json else [], compare)
         _refuse_foreign(json, None)
+        refuse_inputs([json] if json else [], compare)
         return _compare(compare, resamples, seed, json)
     if protocol is None or pred is None:
         return print_error("expected --protocol and --pred, or --compare with two results; got neither")
     from masktree.evaluate.harness import Evaluation
 
     inputs = [path for path in (pred, gt, options.only, options.images) if path is not None]
-    refuse_inputs([path for path in (json, html) if path is not None], inputs)
     _refuse_foreign(json, html)
+    refuse_inputs([path for path in (json, html) if path is not None], inputs)
     evaluation = Evaluation.open(protocol, pred, gt, options)
     result = evaluation.run(workers=workers, show_progress=True)
     print(result.table(), flush=True)

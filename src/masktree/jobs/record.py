@@ -150,7 +150,7 @@ def read_run(path: Path) -> dict[str, Any]:
     wrong = [name for name, seconds in run["seconds"].items() if seconds is not None and not is_number(seconds, 0)]
     if wrong:
         raise FormatError(
-            f"{path}: expected seconds of each image, a number or null; got {reprlib.repr(run['seconds'][wrong[0]])} for "
+            f"{path}: expected a number of seconds or null; got {reprlib.repr(run['seconds'][wrong[0]])} for "
             f"{wrong[0]}; restore or delete it"
         )
     return run

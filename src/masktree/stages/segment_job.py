@@ -16,7 +16,7 @@ from masktree.coco.annotations import MAX_MASKS
 from masktree.errors import InputError
 from masktree.io.files import sha256_of, write_atomically
 from masktree.io.images import read_image
-from masktree.io.photos import OVERLAY_TEXT, Photo
+from masktree.io.photos import OVERLAY_TEXT, Photo, is_overlay
 from masktree.jobs import batch
 from masktree.jobs.record import RunRecord, run_fingerprint
 from masktree.predict import DiscoverySegmenter, ModelSegmenter, SegmenterConfig
@@ -80,7 +80,7 @@ class SegmentJob:
     def is_finished(self, photo: Photo) -> bool:
         """Whether there are results of this configuration and of the current content of the photograph."""
         tree_path, overlay_path = self.paths(photo)
-        if not tree_path.exists() or (self.granularity is not None and not overlay_path.exists()):
+        if not tree_path.exists() or (self.granularity is not None and not is_overlay(overlay_path)):
             return False
         header = treefile.read_header(tree_path)
         if header is None or header.get("run") != self.fingerprint:
