@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,22 @@ def test_nothing_to_do(tmp_path):
 def test_what_the_job_returns_comes_back_with_its_item(workers):
     values = {r.item: r.value for r in batch.run([-2, -1, 3], abs, workers=workers)}
     assert values == {-2: 2, -1: 1, 3: 3}
+
+
+WITHOUT_GUARD = """
+from masktree.jobs import batch
+print(sorted(result.item for result in batch.run([1, 2, 3], abs, workers=2)))
+"""
+
+
+@pytest.mark.parametrize("from_input", [False, True])
+def test_workers_that_cannot_start_are_explained(tmp_path, from_input):
+    """Each worker process runs the main program first: it must be a file, and must not start workers itself."""
+    script = tmp_path / "script.py"
+    script.write_text(WITHOUT_GUARD)
+    command = [sys.executable] if from_input else [sys.executable, str(script)]
+    text = WITHOUT_GUARD if from_input else ""
+    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    assert "[" not in done.stdout
+    assert "InputError: expected worker processes to start; got none" in done.stderr.splitlines()[-1]

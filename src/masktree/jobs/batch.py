@@ -42,6 +42,9 @@ def run(items: Sequence[Item], job: Callable[[Item], Any], *, workers: int) -> I
         items: what to work on; if ``workers`` > 1, items, job and return values must be picklable.
         job: called with one item.
         workers: number of processes; 1 runs in this process, with all its threads.
+
+    Raises:
+        InputError: no worker process can start, as the main program is no file or starts workers when it is imported.
     """
     if workers == 1:
         for item in items:
