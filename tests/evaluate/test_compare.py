@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 
 from masktree.errors import FormatError, InputError
 from masktree.evaluate.compare import compare, resampler
-from masktree.evaluate.harness import evaluate
+from masktree.evaluate.harness import evaluate as evaluate_in_workers
 from masktree.evaluate.protocols import PROTOCOLS
 from masktree.evaluate.result import EvaluationResult
 from tests.evaluate.planted import results, tree, write_ground_truth, write_json, write_trees
 
+evaluate = partial(evaluate_in_workers, workers=1)  # starting processes takes longer than a few small images
 MANY = tuple(f"{i:02d}.jpg" for i in range(12))
 
 

@@ -229,7 +229,8 @@ def planted(tmp_path_factory) -> Path:
     return make_labels(tmp_path_factory.mktemp("planted"), count=4)
 
 
-SHORT = replace(PRESET, optimisation=replace(OPTIMISATION, steps=3))
+STEPS = 2
+SHORT = replace(PRESET, optimisation=replace(OPTIMISATION, steps=STEPS))
 
 
 @pytest.fixture(scope="module")
@@ -250,17 +251,17 @@ def check_training_crashes(command: Callable[[Path], object], folder: Path, last
             command(output)
         command(output)
         assert equal_runs(output, folder / "whole"), f"crash at change {change} of {number}"
-        assert json.loads((output / "config.json").read_text())["step"] == 3
+        assert json.loads((output / "config.json").read_text())["step"] == STEPS
 
 
 def test_train_survives_a_crash_at_any_change(planted, tmp_path):
     """The last changes, between checkpoint and model of the last save, are all tried."""
-    check_training_crashes(lambda output: run(planted, output, SHORT, save_every=0), tmp_path, 8)
+    check_training_crashes(lambda output: run(planted, output, SHORT, save_every=0), tmp_path, 7)
 
 
 def test_self_train_survives_a_crash_at_any_change(planted, first, tmp_path):
-    settings = find_method("sohes", steps=3, batch_size=4, **CORRECTION)
-    check_training_crashes(lambda output: correct(first, planted, output, settings, save_every=0), tmp_path, 4)
+    settings = find_method("sohes", steps=STEPS, batch_size=4, **CORRECTION)
+    check_training_crashes(lambda output: correct(first, planted, output, settings, save_every=0), tmp_path, 3)
 
 
 def test_a_full_disk_during_the_last_save_is_reported_and_made_good(planted, tmp_path):

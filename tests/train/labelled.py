@@ -16,9 +16,9 @@ from masktree.trees.masktree import MaskTree
 
 
 def write_labels(folder: Path, photos: Path, trees: Mapping[str, MaskTree], shard_size: int = 1000) -> LabelSet:
-    """The label set of the photographs in a folder, given the tree of each by its path there."""
+    """The label set of the photographs in a folder, given the tree of each by its path there; it replaces another."""
     found, _ = find_photos([photos])
-    writer = LabelSetWriter.open(folder, photos, found, shard_size=shard_size)
+    writer = LabelSetWriter.open(folder, photos, found, shard_size=shard_size, overwrite=True)
     for photo in found:
         path = folder / "pending" / f"{photo.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)

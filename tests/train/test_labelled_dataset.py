@@ -213,8 +213,6 @@ def test_images_without_masks_are_left_out_and_crops_without_masks_are_not(tmp_p
         "b.png": random_tree((64, 64), 0, rng),
         "c.png": MaskTree.from_masks(edge),
     }
-    for path in (tmp_path / "labels").rglob("*.json"):
-        path.unlink()
     write_labels(tmp_path / "labels", tmp_path / "photos", trees)
     data = open_data(tmp_path, Augmentation(crop_size=64, scale=(2.0, 2.0)))
     batches = list(data.loader(0, 12, 4))

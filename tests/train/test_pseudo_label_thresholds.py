@@ -167,8 +167,6 @@ def test_labels_are_counted_by_size(tmp_path):
         "b.png": random_tree((64, 64), 5, rng),
         "c.png": MaskTree.from_masks(np.zeros((0, 30, 30), bool)),
     }
-    for path in (tmp_path / "labels").rglob("*.json"):
-        path.unlink()
     write_labels(tmp_path / "labels", tmp_path / "photos", trees)
     store = LabelStore.of(LabelSet.open(tmp_path / "labels"))
     areas = [rle.decode(text, tree.size).sum() for tree in trees.values() for text in tree.rles]

@@ -34,8 +34,6 @@ def folder(tmp_path) -> Path:
     rng = np.random.default_rng(2)
     trees = {name: random_tree(size, 4, rng) for name, size in SIZES.items()}
     trees["e.png"] = MaskTree.from_masks(np.zeros((0, 64, 48), bool))
-    for path in (tmp_path / "labels").rglob("*.json"):
-        path.unlink()
     write_labels(tmp_path / "labels", tmp_path / "photos", trees)
     return tmp_path
 

@@ -48,7 +48,7 @@ def is_model(path: Path) -> bool:
     """Whether ``path`` is a folder with the ``config.json`` of a model of masktree."""
     try:
         header = parse_json((path / CONFIG).read_bytes(), path)
-    except (OSError, FormatError):
+    except (OSError, ValueError):
         return False
     return isinstance(header, dict) and header.get("format") == FORMAT
 
