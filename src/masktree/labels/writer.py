@@ -203,7 +203,7 @@ class LabelSetWriter:
         if not self._shard_path(shard).exists():
             return {}
         info = _shard_info(self._shard_path(shard))
-        failed, hashes = {failure["file_name"] for failure in info["failures"]}, info.get("sha256", {})
+        failed, hashes = {failure["file_name"] for failure in info["failures"]}, info["sha256"]
         names = [self._file_name(photo) for photo in self._members(shard)]
         return {name: hashes.get(name) for name in names if name not in failed}
 
@@ -261,11 +261,14 @@ def _remove_labels(folder: Path) -> None:
 
 def _shard_info(path: Path) -> dict[str, Any]:
     info = read_info(path)
-    failures = info.get("failures")
+    failures, hashes = info.get("failures"), info.setdefault("sha256", {})
     if (
         not isinstance(info.get("statistics"), dict)
         or not isinstance(failures, list)
         or not all(isinstance(failure, dict) and isinstance(failure.get("file_name"), str) for failure in failures)
+        or not isinstance(hashes, dict)
     ):
-        raise FormatError(f"{path}: expected a shard of a label set, with failures and statistics; got another file")
+        raise FormatError(
+            f"{path}: expected a shard of a label set, with failures, statistics and hashes; got another file"
+        )
     return info
