@@ -5,7 +5,9 @@ What is on disk after the fault is complete, and what the same command makes of 
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -145,6 +147,24 @@ def test_segment_survives_a_crash_at_any_change(photos, tmp_path):
 
 def test_segment_survives_a_full_disk(photos, tmp_path):
     check_full_disk(partial(segment_photos, photos), tmp_path, check_trees)
+
+
+def test_a_read_error_fails_one_photograph_and_is_tried_again(photos, tmp_path, monkeypatch):
+    segment_photos(photos, tmp_path / "whole")
+    read_bytes = Path.open
+
+    def broken(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == "b.png" and path.parent == photos and arguments[:1] == ("rb",):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read_bytes(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", broken)
+        outcome = segment([photos], tmp_path / "out", CONFIG, workers=1)
+    assert [Path(failure["path"]).name for failure in outcome.failures] == ["b.png"]
+    assert "Input/output error" in outcome.failures[0]["error"]
+    segment_photos(photos, tmp_path / "out")
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
 
 
 def test_discover_survives_a_crash_at_any_change(photos, tmp_path):

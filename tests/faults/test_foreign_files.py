@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,14 @@ from masktree.labels import LabelSet
 from masktree.predict import SegmenterConfig
 from masktree.stages.discover import discover
 from masktree.stages.merge import merge
+from masktree.stages.rounds import run_rounds
 from masktree.stages.segment import segment
+from masktree.train.options import RunOptions
+from masktree.train.self_training_settings import RoundsSettings, find_method
 from masktree.trees.masktree import MaskTree
 from tests.faults.injection import files
 from tests.train.labelled import write_labels
+from tests.train.planted import OPTIMISATION, PRESET, build, correct, make_labels, run
 
 CONFIG = SegmenterConfig(method="masktree", backbone="texture")
 MINE = {
@@ -206,3 +211,19 @@ def test_another_picture_of_the_same_size_and_an_older_date_is_done_again(photos
     assert (tmp_path / "trees/a.bmp.json").read_bytes() == (tmp_path / "anew/a.bmp.json").read_bytes()
     trees = {image["file_name"]: tree for image, tree in LabelSet.open(tmp_path / "labels", verify=True)}
     assert trees["a.bmp"].rles == MaskTree.load(tmp_path / "anew/a.bmp.json").rles
+
+
+def test_training_does_not_write_over_the_run_that_it_starts_from(tmp_path):
+    labels = make_labels(tmp_path / "planted", count=4)
+    first = tmp_path / "rounds/round-1/run"
+    run(labels, first, replace(PRESET, optimisation=replace(OPTIMISATION, steps=1)))
+    before = files(first)
+    message = "expected (another folder than that of the earlier run|an output apart from the inputs)"
+    with pytest.raises(InputError, match=message):
+        correct(first, labels, first, find_method("sohes", steps=1), overwrite=True)
+    with pytest.raises(InputError, match=message):
+        run(labels, first, init_from=first, overwrite=True)
+    options = RunOptions(device="cpu", overwrite=True)
+    with pytest.raises(InputError, match=message):
+        run_rounds(first, labels, tmp_path / "rounds", RoundsSettings(steps=1), options, build_model=build)
+    assert files(first) == before

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from masktree.errors import FormatError, InputError, TrainingError
-from masktree.io.files import lock_folder, read_json, sha256_of, write_json
+from masktree.io.files import lock_folder, read_json, refuse_inputs, sha256_of, write_json
 from masktree.labels import LabelSet
 from masktree.models.build import build_model as default_build_model
 from masktree.models.saved import weight_file
@@ -80,6 +80,7 @@ def run_rounds(
     preset = settings.preset(initialisation.preset())
     shards = [shard["sha256"] for shard in label_set.index["shards"]]
     plan = asdict(settings) | {"seed": options.seed, "earlier_run": initialisation.sha256, "labels": shards}
+    refuse_inputs([output], [initialisation.folder, label_set.folder])
     with lock_folder(output):
         _write_plan(output, plan, options.overwrite)
         train_options = replace(options, overwrite=False)

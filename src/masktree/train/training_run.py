@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from masktree.errors import InputError
-from masktree.io.files import lock_folder
+from masktree.io.files import lock_folder, refuse_inputs
 from masktree.jobs.progress import Progress, progress_bar
 from masktree.labels import LabelSet
 from masktree.models.build import build_model as default_build_model
@@ -207,6 +207,8 @@ def open_training_run(
     """
     require_matplotlib()
     label_set = LabelSet.open(labels, root=options.root)
+    if initialisation is not None:
+        refuse_inputs([output], [initialisation.folder])
     device = resolve_process_device(options.device)
     with contextlib.ExitStack() as stack:
         accelerator = stack.enter_context(accelerated(device, options.precision))
