@@ -80,7 +80,8 @@ def run_rounds(
     preset = settings.preset(initialisation.preset())
     shards = [shard["sha256"] for shard in label_set.index["shards"]]
     plan = asdict(settings) | {"seed": options.seed, "earlier_run": initialisation.sha256, "labels": shards}
-    refuse_inputs([output], [initialisation.folder, label_set.folder])
+    if options.overwrite:
+        refuse_inputs([output], [initialisation.folder, label_set.folder])
     with lock_folder(output):
         _write_plan(output, plan, options.overwrite)
         train_options = replace(options, overwrite=False)
