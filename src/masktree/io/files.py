@@ -116,6 +116,14 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def has_sha256(path: Path, expected: object) -> bool:
+    """Whether a file has that hash; also true for one that cannot be read any more, whose results are kept."""
+    try:
+        return sha256_of(path) == expected
+    except OSError:
+        return True
+
+
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
     """Make ``folder`` and lock it for this process; the operating system releases the lock if the process is killed.

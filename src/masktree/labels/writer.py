@@ -11,7 +11,7 @@ from typing import Any
 from masktree.coco.annotations import tree_from_annotations, tree_to_annotations
 from masktree.coco.document import read_document, read_info, write_document
 from masktree.errors import FormatError, InputError
-from masktree.io.files import read_json, remove_empty_folders, sha256_of, write_json
+from masktree.io.files import has_sha256, read_json, remove_empty_folders, sha256_of, write_json
 from masktree.io.photos import Photo
 from masktree.jobs.batch import JobResult
 from masktree.jobs.record import RunRecord
@@ -213,10 +213,7 @@ class LabelSetWriter:
 
         def is_unchanged(photo: Photo) -> bool:
             expected = hashes[self._file_name(photo)]
-            try:
-                return expected is None or sha256_of(photo.path) == expected
-            except OSError:
-                return True  # the photograph has become unreadable: keep its labels
+            return expected is None or has_sha256(photo.path, expected)
 
         with ThreadPoolExecutor() as threads:
             unchanged = threads.map(is_unchanged, photos)

@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from masktree.coco.annotations import MAX_MASKS
 from masktree.errors import InputError
-from masktree.io.files import sha256_of, write_atomically
+from masktree.io.files import has_sha256, sha256_of, write_atomically
 from masktree.io.images import read_image
 from masktree.io.photos import OVERLAY_TEXT, Photo, is_overlay
 from masktree.jobs import batch
@@ -85,11 +85,8 @@ class SegmentJob:
         header = treefile.read_header(tree_path)
         if header is None or header.get("run") != self.fingerprint:
             return False
-        try:
-            # Dates say nothing: cp -p, rsync -t, unzip and git checkout give a new picture an old one.
-            return photo.path.stat().st_size == header.get("bytes") and sha256_of(photo.path) == header.get("sha256")
-        except OSError:
-            return True  # the photograph has become unreadable: keep its result
+        # Dates say nothing: cp -p, rsync -t, unzip and git checkout give a new picture an old one.
+        return has_sha256(photo.path, header.get("sha256"))
 
     def unfinished(self, photos: Sequence[Photo]) -> list[Photo]:
         """Those without a result; photographs with one are hashed, by several threads as reading takes the time."""

@@ -25,7 +25,7 @@ from typing import IO
 import numpy as np
 
 from masktree.errors import FormatError, InputError, MasktreeError
-from masktree.io.files import read_json, write_json
+from masktree.io.files import LOCK, read_json, write_json
 from masktree.jobs.progress import NoProgress, Progress
 from masktree.labels import LabelSet
 from masktree.trees import hierarchy, rle
@@ -210,7 +210,7 @@ def _writer_lock(parent: Path) -> Iterator[None]:
 
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(parent / ".lock"):
+        with FileLock(parent / LOCK):
             yield
     except OSError as error:
         raise InputError(
