@@ -10,6 +10,7 @@ from PIL import Image
 import masktree
 from masktree import DiscoverySegmenter, MaskTree
 from masktree.discover.hassod import hassod
+from masktree.discover.methods import METHODS as METHODS_BY_NAME
 from masktree.errors import ImageError, InputError, WeightsError
 from masktree.io.images import as_rgb, read_image, resize_image
 from tests.oracles.discover import BLUE, GREEN, RED, WHITE, PaintedBackbone, cells, paint, unchanged
@@ -122,21 +123,37 @@ def test_pillow_modes_become_rgb():
     assert deep.max() == 255
 
 
-@pytest.mark.parametrize(
-    ("wrong", "got"),
-    [
-        (np.zeros((8, 9, 3), np.float32), r"float32 array of shape \(8, 9, 3\)"),
-        (np.zeros((8, 9, 3), np.uint16), "uint16 array"),
-        (np.zeros((8, 9), np.uint8), r"uint8 array of shape \(8, 9\)"),
-        (np.zeros((8, 9, 4), np.uint8), r"uint8 array of shape \(8, 9, 4\)"),
-        (np.zeros((2, 8, 9, 3), np.uint8), r"uint8 array of shape \(2, 8, 9, 3\)"),
-        ([[1, 2, 3]], "list"),
-        (None, "NoneType"),
-    ],
-)
-def test_other_arrays_are_refused(wrong, got):
-    with pytest.raises(InputError, match=rf"expected a path, a Pillow image or an \(H, W, 3\) uint8 .*got {got}"):
-        painted()(wrong)
+def test_images_of_every_kind_reach_every_entry(monkeypatch, rng):
+    image = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    bgr = image[..., ::-1]
+    opaque = np.concatenate([bgr, np.full((30, 40, 1), 255, np.uint8)], axis=2)
+    segmenter, seen, tree = painted(), [], MaskTree.from_masks(np.ones((1, 30, 40), np.bool_))
+    monkeypatch.setitem(METHODS_BY_NAME, "hassod", lambda image, backbone, **options: seen.append(image) or tree)
+    segmenter(bgr, "BGR")
+    segmenter(image / 255)
+    segmenter(opaque, image_format="BGR")
+    segmenter.segment_batch([bgr, opaque], image_format="BGR")
+    segmenter.segment_batch(np.stack([image, image]))
+    generator = masktree.AutomaticMaskGenerator(segmenter)
+    generator.generate(bgr, image_format="BGR")
+    generator.generate(Image.fromarray(image))
+    assert len(seen) == 9
+    for picture in seen:
+        np.testing.assert_array_equal(picture, image)
+    picture = masktree.overlay(image, tree)
+    np.testing.assert_array_equal(masktree.overlay(bgr, tree, image_format="BGR"), picture)
+    np.testing.assert_array_equal(tree.draw(Image.fromarray(image)), picture)
+
+
+def test_other_images_are_refused_at_every_entry():
+    segmenter = painted()
+    generator, predictor = masktree.AutomaticMaskGenerator(segmenter), masktree.Predictor(segmenter)
+    tree = segmenter(scene())
+    for entry in (segmenter, generator.generate, predictor.set_image, lambda image: masktree.overlay(image, tree)):
+        with pytest.raises(InputError, match=r"expected an image: .*; got the channels first"):
+            entry(np.zeros((3, 8, 9), np.uint8))
+    with pytest.raises(InputError, match="expected a list of images"):
+        segmenter.segment_batch(scene())
 
 
 def test_empty_arrays_and_unreadable_files_are_refused(tmp_path):

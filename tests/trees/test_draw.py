@@ -51,11 +51,11 @@ def test_other_images_are_refused_without_run_time_checks_too(rng):
     plain = inspect.unwrap(overlay)
     assert plain is not overlay  # else the checks are off, and this tests nothing
     for wrong, got in (
-        (image(rng) / 255.0, r"float64 \(40, 60, 3\)"),
-        (image(rng)[..., 0], r"uint8 \(40, 60\)"),
+        (image(rng) * 1.0, r"floats from 0 to 255, not in \[0, 1\]"),
+        (image(rng)[..., :2], "2 channels"),
         (None, "NoneType"),
     ):
-        with pytest.raises(InputError, match=rf"expected an \(H, W, 3\) uint8 RGB image.*got {got}"):
+        with pytest.raises(InputError, match=rf"expected an image: .*got {got}"):
             plain(wrong, tree)
 
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from masktree.arguments import check_path
 from masktree.errors import ImageError, InputError, MasktreeError
+from masktree.io.pixels import ImageFormat, array_to_rgb, check_image_format, pillow_to_rgb, refuse_object
 from masktree.types import RGB
 
 MAX_PIXELS = 150_000_000  # our choice: more than any camera has, and few enough for an int32 label map in memory
@@ -39,27 +40,45 @@ _ORIENTATIONS = {  # of EXIF: what shows the image upright
     8: Image.Transpose.ROTATE_90,
 }
 
+ImageInput: TypeAlias = str | Path | np.ndarray | Image.Image  # what ``as_rgb`` takes
+
 T = TypeVar("T")
 
 
-def as_rgb(image: str | Path | RGB | Image.Image) -> RGB:
+def as_rgb(image: ImageInput, image_format: ImageFormat = "RGB") -> RGB:
     """(H, W, 3) uint8 RGB from a path, an array or a Pillow image.
+
+    Args:
+        image: a file, see ``read_image``; an array of one of the kinds in ``masktree.io.pixels.array_to_rgb``; a Pillow
+            image of any mode.
+        image_format: order of the channels of an array, as in segment-anything. Files and Pillow images know theirs.
 
     Raises:
         ImageError: the file or the Pillow image cannot be read.
-        InputError: an array of another shape or type.
+        InputError: an array whose meaning is ambiguous, something else, or another ``image_format``.
     """
+    check_image_format(image_format)
     if isinstance(image, (str, Path)):
         return read_image(image)
     if isinstance(image, Image.Image):
         with _image_errors():
-            image = pillow_to_rgb(image)
-    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        got = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise InputError(f"expected a path, a Pillow image or an (H, W, 3) uint8 RGB array; got {got}")
-    if image.size == 0:
-        raise InputError(f"expected at least one pixel; got an array of shape {image.shape}")
-    return np.ascontiguousarray(image)
+            image, image_format = pillow_to_rgb(image), "RGB"
+    if not isinstance(image, np.ndarray):
+        refuse_object(image)
+    return array_to_rgb(image, image_format)
+
+
+def list_images(images: Iterable[ImageInput]) -> list[ImageInput]:
+    """Several images as a list, none of them read.
+
+    Raises:
+        InputError: one image instead of several, whose rows would be taken for images.
+    """
+    is_one = isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim != 4)
+    if is_one or not isinstance(images, Iterable):
+        got = f"an array of shape {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
+        raise InputError(f"expected a list of images; got {got}; write [image] for one, list(images) for several")
+    return list(images)
 
 
 def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> RGB:
@@ -199,25 +218,6 @@ def _upright(image: Image.Image) -> Image.Image:
     except Exception:  # as in _image_errors
         return image
     return image if method is None else image.transpose(method)
-
-
-def pillow_to_rgb(image: Image.Image) -> RGB:
-    """(H, W, 3) uint8 RGB of a Pillow image of any mode; see ``read_image``."""
-    if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, dtype=np.float64)
-        finite = np.isfinite(values)
-        if not finite.any():
-            raise ImageError("expected finite pixel values; got none")
-        low, high = values[finite].min(), values[finite].max()
-        if image.mode.startswith("I") and low >= 0 and high <= 255:
-            low, high = 0.0, 255.0  # an 8-bit image in a wide container keeps its own scale
-        scaled = np.where(finite, values - low, 0.0) * (255.0 / max(high - low, 1e-12))
-        return np.repeat(np.clip(np.rint(scaled), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
-    if "A" in image.getbands() or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, rgba)
-    return np.ascontiguousarray(np.asarray(image.convert("RGB")))
 
 
 def resize_image(image: RGB, size: tuple[int, int]) -> RGB:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from masktree.discover.methods import METHODS, QUALITIES, Quality
 from masktree.errors import InputError
-from masktree.io.images import as_rgb
+from masktree.io.images import ImageInput, as_rgb, list_images
+from masktree.io.pixels import ImageFormat
 from masktree.trees.masktree import MaskTree
-from masktree.types import RGB
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from masktree.backbones.base import Backbone
     from masktree.backbones.weights import Weights
 
@@ -66,12 +64,25 @@ class DiscoverySegmenter:
         """Origin of the backbone's weights."""
         return self.backbone.provenance
 
-    def __call__(self, image: str | Path | RGB | Image) -> MaskTree:
-        """The tree of one image: a path, an (H, W, 3) uint8 RGB array, or a Pillow image.
+    def __call__(self, image: ImageInput, image_format: ImageFormat = "RGB") -> MaskTree:
+        """The tree of one image.
+
+        Args:
+            image: a path, an array or a Pillow image, see ``masktree.io.images.as_rgb``.
+            image_format: order of the channels of an array.
 
         Raises:
             ImageError: the file cannot be read.
-            InputError: an array of another shape or type.
+            InputError: an array whose meaning is ambiguous, or another ``image_format``.
         """
         options = self.options if self.min_area is None else {"min_area": self.min_area} | self.options
-        return METHODS[self.method](as_rgb(image), self.backbone, quality=self.quality, **options)
+        return METHODS[self.method](as_rgb(image, image_format), self.backbone, quality=self.quality, **options)
+
+    def segment_batch(self, images: Iterable[ImageInput], *, image_format: ImageFormat = "RGB") -> list[MaskTree]:
+        """The trees of several images of any sizes, in order, one after the other.
+
+        Raises:
+            ImageError: a file cannot be read.
+            InputError: as of a call, or one image instead of several.
+        """
+        return [self(image, image_format) for image in list_images(images)]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from masktree.discover.masktree import build_dendrogram
 from masktree.errors import InputError
-from masktree.io.images import as_rgb
+from masktree.io.images import ImageInput, as_rgb, list_images
+from masktree.io.pixels import ImageFormat
 from masktree.models.crops import segment_crops
 from masktree.trees.masktree import MaskTree
 from masktree.trees.snap import snap_to_regions
@@ -17,7 +17,6 @@ from masktree.types import RGB
 
 if TYPE_CHECKING:
     import torch
-    from PIL.Image import Image
 
     from masktree.backbones.base import Backbone
     from masktree.models.saved import Provenance
@@ -62,21 +61,27 @@ class ModelSegmenter:
         """Kind of device it computes on: cpu, cuda or mps."""
         return self._torch_device.type
 
-    def __call__(self, image: str | Path | RGB | Image) -> MaskTree:
-        """The tree of one image: a path, an (H, W, 3) uint8 RGB array, or a Pillow image.
+    def __call__(self, image: ImageInput, image_format: ImageFormat = "RGB") -> MaskTree:
+        """The tree of one image.
+
+        Args:
+            image: a path, an array or a Pillow image, see ``masktree.io.images.as_rgb``.
+            image_format: order of the channels of an array.
 
         Raises:
             ImageError: the file cannot be read.
-            InputError: an array of another shape or type.
+            InputError: an array whose meaning is ambiguous, or another ``image_format``.
         """
-        return self.segment_batch([image])[0]
+        return self.segment_batch([image], image_format=image_format)[0]
 
-    def segment_batch(self, images: Sequence[str | Path | RGB | Image], *, batch_size: int = 4) -> list[MaskTree]:
-        """The trees of several images, in order; at most ``batch_size`` images of one shape in a forward pass.
+    def segment_batch(
+        self, images: Iterable[ImageInput], *, image_format: ImageFormat = "RGB", batch_size: int = 4
+    ) -> list[MaskTree]:
+        """The trees of several images of any sizes, in order; at most ``batch_size`` of one shape in a forward pass.
 
         Raises:
             ImageError: a file cannot be read.
-            InputError: an array of another shape or type; ``batch_size`` below 1.
+            InputError: as of a call, one image instead of several, or ``batch_size`` below 1.
         """
         import torch
 
@@ -93,7 +98,7 @@ class ModelSegmenter:
                 min_score=self.min_score,
             )
 
-        pictures = [as_rgb(image) for image in images]
+        pictures = [as_rgb(image, image_format) for image in list_images(images)]
         trees = segment(pictures)
         if self.crops:
             trees = [segment_crops(image, tree, segment) for image, tree in zip(pictures, trees, strict=True)]

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
+from masktree.io.images import ImageInput
+from masktree.io.pixels import ImageFormat
 from masktree.trees.masktree import MaskTree
-from masktree.types import RGB
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from masktree.backbones.weights import Weights
     from masktree.models.saved import Provenance
 
 
 class Segmenter(Protocol):
-    """Callable from an image (path, (H, W, 3) uint8 RGB array, Pillow image) to its ``MaskTree``; see ``load``."""
+    """Callable from an image (path, array, Pillow image; see ``masktree.io.images.as_rgb``) to its ``MaskTree``."""
 
     @property
     def device(self) -> str:
@@ -28,4 +27,10 @@ class Segmenter(Protocol):
         """Origin of its weights, with ``name`` and ``sha256``."""
         ...
 
-    def __call__(self, image: str | Path | RGB | Image) -> MaskTree: ...
+    def __call__(self, image: ImageInput, image_format: ImageFormat = "RGB") -> MaskTree:
+        """The tree of one image; ``image_format`` is the order of the channels of an array."""
+        ...
+
+    def segment_batch(self, images: Iterable[ImageInput], *, image_format: ImageFormat = "RGB") -> list[MaskTree]:
+        """The trees of several images of any sizes, in order."""
+        ...

@@ -9,7 +9,8 @@ import numpy as np
 from scipy import ndimage
 
 from masktree.errors import InputError
-from masktree.io.images import as_rgb
+from masktree.io.images import ImageInput, as_rgb
+from masktree.io.pixels import ImageFormat
 from masktree.prompt.predictor import is_promptable
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
@@ -107,13 +108,19 @@ class AutomaticMaskGenerator:
         if points_per_side is not None:
             self.point_grid = build_point_grid(points_per_side)
 
-    def generate(self, image: RGB) -> list[dict[str, Any]]:
-        """Masks of an (H, W, 3) uint8 RGB image as dicts, largest first."""
-        return self.tree(image).masks(output_mode=self.output_mode)
+    def generate(self, image: ImageInput, image_format: ImageFormat = "RGB") -> list[dict[str, Any]]:
+        """Masks of an image as dicts, largest first.
 
-    def tree(self, image: RGB) -> MaskTree:
+        Args:
+            image: array, path or Pillow image, see ``masktree.io.images.as_rgb``.
+            image_format: order of the channels of an array.
+        """
+        return self.tree(image, image_format).masks(output_mode=self.output_mode)
+
+    def tree(self, image: ImageInput, image_format: ImageFormat = "RGB") -> MaskTree:
         """The same masks as a tree."""
-        tree = self._prompt_grid(image) if is_promptable(self.segmenter) else self.segmenter(image)
+        rgb = as_rgb(image, image_format)
+        tree = self._prompt_grid(rgb) if is_promptable(self.segmenter) else self.segmenter(rgb)
         keep = (tree.scores >= self.pred_iou_thresh) & (tree.stabilities >= self.stability_score_thresh)
         if self.point_grid is not None and not is_promptable(self.segmenter):
             keep &= _contain_grid_point(tree, self.point_grid)
@@ -126,7 +133,7 @@ class AutomaticMaskGenerator:
         from masktree.prompt.model_prompter import ModelPrompter  # torch takes seconds to import; trees do without
 
         assert is_promptable(self.segmenter)
-        return ModelPrompter(self.segmenter, as_rgb(image)).generate_tree(
+        return ModelPrompter(self.segmenter, image).generate_tree(
             self.point_grid,
             points_per_batch=self.points_per_batch,
             min_score=self.pred_iou_thresh,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from masktree.arguments import check_type
 from masktree.errors import InputError
-from masktree.io.images import as_rgb
+from masktree.io.images import ImageInput, as_rgb
+from masktree.io.pixels import ImageFormat, check_image_format
 from masktree.prompt.candidates import NUM_MASKS
 from masktree.prompt.dendrogram_prompter import DendrogramPrompter
 from masktree.prompt.prompt import MASK_LOGIT, Prompt
@@ -21,8 +20,6 @@ from masktree.trees.masktree import MaskTree
 from masktree.types import RGB
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from masktree.predict import ModelSegmenter, Segmenter
 
 
@@ -61,31 +58,30 @@ class Predictor:
         self._prompter: Prompter | None = None
         self.reset_image()
 
-    def set_image(self, image: str | Path | RGB | Image | None, image_format: Literal["RGB", "BGR"] = "RGB") -> None:
+    def set_image(self, image: ImageInput | None, image_format: ImageFormat = "RGB") -> None:
         """Encode an image: all work that does not depend on prompts.
 
         Args:
-            image: (H, W, 3) uint8 array, path, or Pillow image; if the source is a tree, its image or None.
-            image_format: channel order of an array.
+            image: array, path, or Pillow image, see ``masktree.io.images.as_rgb``; if the source is a tree, its image
+                or None.
+            image_format: order of the channels of an array.
 
         Raises:
-            InputError: an array of another shape or type, another format, or another size than the tree's.
+            InputError: an array whose meaning is ambiguous, another format, or another size than the tree's.
             ImageError: the file cannot be read.
         """
-        check_type(image_format, str, "image_format")
-        if image_format not in ("RGB", "BGR"):
-            raise InputError(f"expected image_format 'RGB' or 'BGR'; got {image_format!r}")
+        check_image_format(image_format)
+        if not isinstance(self.model, (MaskTree, PartitionTree)):
+            self._prompter = None  # also if the image cannot be read
+        rgb = None if image is None else as_rgb(image, image_format)
         if isinstance(self.model, (MaskTree, PartitionTree)):
-            if image is not None and as_rgb(image).shape[:2] != self.model.size:
-                size = as_rgb(image).shape[:2]
-                raise InputError(f"expected the image of the tree, of size {self.model.size}; got one of size {size}")
+            if rgb is not None and rgb.shape[:2] != self.model.size:
+                raise InputError(
+                    f"expected the image of the tree, of size {self.model.size}; got one of size {rgb.shape[:2]}"
+                )
             return
-        if image is None:
+        if rgb is None:
             raise InputError("expected an image; got None, which only trees accept; give a path or an RGB array")
-        self._prompter = None  # also if the image cannot be read
-        rgb = as_rgb(image)
-        if image_format == "BGR" and isinstance(image, np.ndarray):
-            rgb = np.ascontiguousarray(rgb[..., ::-1])
         self._prompter = _prompter_for(self.model, rgb)
 
     def predict(

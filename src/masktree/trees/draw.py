@@ -9,6 +9,8 @@ import numpy as np
 
 from masktree.arguments import check_number, check_type
 from masktree.errors import InputError
+from masktree.io.images import ImageInput, as_rgb
+from masktree.io.pixels import ImageFormat
 from masktree.trees.masktree import MaskTree
 from masktree.types import RGB, Labels, checked
 
@@ -18,9 +20,10 @@ _GOLDEN_RATIO = 0.618033988749895  # successive hues at these steps stay far apa
 
 @checked
 def overlay(
-    image: RGB,
+    image: ImageInput,
     tree: MaskTree,
     *,
+    image_format: ImageFormat = "RGB",
     granularity: float = 0.5,
     part_granularity: float | None = None,
     opacity: float = 0.55,
@@ -28,8 +31,9 @@ def overlay(
     """Draw a tree over its image: one hue per entity, shades of it for the parts, thin borders.
 
     Args:
-        image: (H, W, 3) uint8 RGB of the size of the tree.
+        image: an image of the size of the tree: array, path or Pillow image, see ``masktree.io.images.as_rgb``.
         tree: the masks.
+        image_format: order of the channels of an array.
         granularity: entities are the regions of ``tree.cut(granularity)``.
         part_granularity: parts are the regions of this finer cut; None takes half of ``granularity`` (our choice).
         opacity: of the colours, in [0, 1].
@@ -38,11 +42,10 @@ def overlay(
         (H, W, 3) uint8 RGB. Uncovered pixels are grey.
 
     Raises:
-        InputError: another array type or shape, another size than the tree's, or a value out of range.
+        ImageError: the file cannot be read.
+        InputError: an array whose meaning is ambiguous, another size than the tree's, or a value out of range.
     """
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise InputError(f"expected an (H, W, 3) uint8 RGB image, values 0 to 255; got {got}; see masktree.read_image")
+    image = as_rgb(image, image_format)
     check_type(tree, MaskTree, "a tree")
     if image.shape[:2] != tree.size:
         raise InputError(f"expected an image of {tree.size[0]} x {tree.size[1]} pixels; got {image.shape[:2]}")

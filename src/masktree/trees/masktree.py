@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from masktree.arguments import check_index, check_number, check_path, check_rles, check_size, check_type, read_array
 from masktree.errors import InputError
+from masktree.io.images import ImageInput
 from masktree.kernels import kernel
 from masktree.trees import hierarchy, rle
 from masktree.trees.dendrogram import PartitionTree, renumber
@@ -341,8 +342,8 @@ class MaskTree:
             raise InputError("expected a tree with a dendrogram, as of the method masktree; got overlapping masks only")
         return self.dendrogram.ucm(doubled=doubled)
 
-    def draw(self, image: RGB, *, granularity: float = 0.5) -> RGB:
-        """Overlay of the tree on its (H, W, 3) uint8 RGB image; see ``masktree.overlay`` for more options."""
+    def draw(self, image: ImageInput, *, granularity: float = 0.5) -> RGB:
+        """Overlay of the tree on its image; see ``masktree.overlay`` for more options."""
         from masktree.trees.draw import overlay
 
         return overlay(image, self, granularity=granularity)
