@@ -130,6 +130,14 @@ def test_another_configuration_does_not_mix_with_results(folder, tmp_path):
     assert len(other.stderr.strip().splitlines()) == 1
 
 
+def test_a_command_that_made_nothing_does_not_bind_the_corrected_one(folder, tmp_path):
+    out = tmp_path / "out"
+    (tmp_path / "broken.jpg").write_bytes(b"words")
+    assert masktree("segment", *QUICK, tmp_path / "broken.jpg", "-o", out, "--min-area", 50).returncode == 1
+    assert masktree("segment", *QUICK, folder / "a.jpg", "-o", out).returncode == 0
+    assert "min_area (None there, 50 now)" in masktree("segment", *QUICK, folder, "-o", out, "--min-area", 50).stderr
+
+
 def test_unrelated_files_are_never_overwritten(tmp_path, folder):
     """The user's own b.json and a.png stand where results would go."""
     out = tmp_path / "out"

@@ -20,6 +20,12 @@ def result(name: str, seconds: float = 1.0, error: str | None = None) -> JobResu
     return JobResult(Photo(Path(f"{name}.jpg"), name), seconds, error)
 
 
+def make_result(folder: Path, **options) -> None:
+    record = begin(folder, **options)
+    record.add(result("a"))
+    record.close("complete")
+
+
 def begin(folder: Path, config=CONFIG, weights=WEIGHTS, overwrite=False, **options) -> RunRecord:
     return RunRecord.open(folder, config, weights, overwrite=overwrite, **options)
 
@@ -80,7 +86,7 @@ def test_failures_are_of_the_last_run_and_the_file_goes_when_there_are_none(tmp_
     ],
 )
 def test_another_configuration_is_refused_and_the_record_stays(tmp_path, config, weights, named):
-    begin(tmp_path).close("complete")
+    make_result(tmp_path)
     before = (tmp_path / "run.json").read_bytes()
     with pytest.raises(
         InputError, match=rf"got other values for {named}.*choose another output folder, or --overwrite"
@@ -89,8 +95,21 @@ def test_another_configuration_is_refused_and_the_record_stays(tmp_path, config,
     assert (tmp_path / "run.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("status", ["running", "interrupted", "complete"])
+def test_a_run_without_results_does_not_bind_the_next_one(tmp_path, status):
+    record = begin(tmp_path)
+    record.add(result("b", error="expected an image"))
+    record.close(status)
+    assert begin(tmp_path).is_resumed
+    corrected = begin(tmp_path, CONFIG | {"method": "unsam"})
+    assert not corrected.is_resumed
+    corrected.add(result("b"))
+    with pytest.raises(InputError, match="method"):
+        begin(tmp_path)
+
+
 def test_all_changed_keys_are_named(tmp_path):
-    begin(tmp_path).close("complete")
+    make_result(tmp_path)
     with pytest.raises(InputError, match=r"method .*, weights "):
         begin(tmp_path, CONFIG | {"method": "unsam"}, WEIGHTS | {"sha256": "x"})
 
@@ -115,10 +134,12 @@ def test_the_files_follow_every_few_seconds(tmp_path, monkeypatch):
     record = begin(tmp_path)
     record.write()
     record.add(result("a"))
-    assert content(tmp_path)["images"] == 0
-    now[0] += 11
+    assert content(tmp_path)["images"] == 1
     record.add(result("b"))
-    assert content(tmp_path)["images"] == 2
+    assert content(tmp_path)["images"] == 1
+    now[0] += 11
+    record.add(result("c"))
+    assert content(tmp_path)["images"] == 3
 
 
 def test_a_full_disk_does_not_end_the_run(tmp_path, monkeypatch):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -113,6 +113,26 @@ def test_an_interrupted_label_set_goes_on_to_the_same_result(collection, tmp_pat
     assert outcome.skipped >= 5
     assert content(broken) == content(whole)
     LabelSet.open(broken, verify=True)
+
+
+def test_a_command_that_made_nothing_does_not_bind_the_corrected_one(collection, tmp_path):
+    """Every image fails at first; then thresholds, method, shard size and images are others."""
+    output, texts = tmp_path / "labels", tmp_path / "texts"
+    texts.mkdir()
+    (texts / "a.png").write_text("words")
+    for shard_size in (2, 3):  # refused after thresholds were chosen
+        with pytest.raises(InputError, match="expected workers"):
+            discover(collection, output, CONFIG, labels_per_image=shard_size, shard_size=shard_size, workers=-1)
+    outcome = discover(texts, output, replace(CONFIG, method="hassod"), shard_size=2)
+    assert (outcome.completed, len(outcome.failures)) == (0, 1)
+    outcome = discover(collection, output, CONFIG, labels_per_image=4, shard_size=4)
+    assert (outcome.completed, outcome.failures) == (7, [])
+    assert len(LabelSet.open(output, verify=True)) == 7
+    for changes in ({"labels_per_image": 5}, {"labels_per_image": 4, "shard_size": 3}, {"images": texts}):
+        folder, options = changes.get("images", collection), {k: v for k, v in changes.items() if k != "images"}
+        with pytest.raises(InputError, match="choose another output folder, or --overwrite"):
+            discover(folder, output, CONFIG, **options)
+    assert len(LabelSet.open(output, verify=True)) == 7
 
 
 def test_a_finished_set_is_not_done_again(collection, tmp_path):

@@ -155,9 +155,10 @@ def test_without_any_sure_prediction_there_is_advice(first, labels, scores, tmp_
     """A prediction with exactly the least score is none."""
     with pytest.raises(TrainingError, match=r"a score above 0.\d+ in 4 images; got none; lower --score-threshold"):
         rounds(first, labels, tmp_path / "out", replace(SETTINGS, score_threshold=float(scores.max())))
-    # The score can be chosen by a wanted number instead, anew, since it is another setting.
+    assert not (tmp_path / "out/round-1").exists()
+    # The score can be chosen by a wanted number instead: rounds that have made nothing do not bind the next ones.
     wanted = replace(SETTINGS, predictions_per_image=1.0, from_backbone=True, crops=True, snap=True)
-    assert rounds(first, labels, tmp_path / "out", wanted, overwrite=True) == 3
+    assert rounds(first, labels, tmp_path / "out", wanted) == 3
     record = json.loads((tmp_path / "out/rounds.json").read_text())
     assert 4 <= record["rounds"][0]["predictions"] <= 8
     header = json.loads((tmp_path / "out/round-1/run/config.json").read_text())

@@ -21,6 +21,7 @@ from masktree.errors import FormatError, InputError, TrainingError
 from masktree.models.build import read_tensors
 from masktree.train.augmentation import Augmentation
 from masktree.train.loop import TrainingState
+from masktree.train.presets import Preset
 from masktree.train.run_folder import RunFolder, read_metrics
 from tests.models.standins import CONFIG, TinyModel
 from tests.train.planted import OPTIMISATION, PRESET, make_labels, run
@@ -169,6 +170,52 @@ def test_other_settings_are_refused_by_name_and_passes_are_free(labels, unbroken
         assert part in str(caught.value)
     assert "steps" not in str(caught.value)
     assert run(labels, unbroken, replace(PRESET, optimisation=replace(OPTIMISATION, accumulation_steps=2))) == 0
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_finished_run_goes_on_to_more_steps(labels, unbroken, tmp_path, schedule):
+    def steps(count: int) -> Preset:
+        return replace(PRESET, optimisation=replace(OPTIMISATION, steps=count, schedule=schedule))
+
+    output, whole = tmp_path / "run", tmp_path / "whole"
+    run(labels, output, steps(4))
+    with stop_at(6), pytest.raises(KeyboardInterrupt):  # from here on it resumes as any run
+        run(labels, output, steps(8))
+    assert run(labels, output, steps(8)) == 2
+    header = json.loads((output / "config.json").read_text())
+    assert header["training"]["optimisation"]["steps"] == header["step"] == 8
+    assert header["record"]["extended_at"] == [4]
+    run(labels, whole, steps(8))
+    assert equal_runs(output, whole) == (schedule == "constant")  # a cosine of four steps has fallen to 0 by the fourth
+    for fewer_or_other in (steps(4), replace(steps(9), model=replace(CONFIG, num_queries=7))):
+        with pytest.raises(InputError, match="settings of the run already in"):
+            run(labels, output, fewer_or_other)
+
+
+def test_only_a_finished_run_takes_more_steps(labels, tmp_path):
+    output = tmp_path / "run"
+    with stop_at(2), pytest.raises(KeyboardInterrupt):
+        run(labels, output)
+    with pytest.raises(InputError, match=r"optimisation.steps \(12 there, 20 now\); finish that run before"):
+        run(labels, output, replace(PRESET, optimisation=replace(OPTIMISATION, steps=20)))
+
+
+def test_a_run_that_has_saved_nothing_is_not_bound_to_its_settings(labels, tmp_path):
+    output = tmp_path / "run"
+    with mock.patch.object(RunFolder, "log", side_effect=TrainingError("no memory")), pytest.raises(TrainingError):
+        run(labels, output)
+    assert (output / "config.json").exists()
+    assert run(labels, output, replace(PRESET, optimisation=replace(OPTIMISATION, steps=2, lr=0.02))) == 2
+
+
+def test_a_model_without_its_checkpoint_is_not_removed(labels, unbroken, tmp_path):
+    output = tmp_path / "run"
+    output.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (output / name).write_bytes((unbroken / name).read_bytes())
+    with pytest.raises(InputError, match="expected the checkpoint of the run in"):
+        run(labels, output)
+    assert (output / "model.safetensors").exists()
 
 
 def test_overwriting_begins_anew_and_leaves_foreign_files(labels, tmp_path):

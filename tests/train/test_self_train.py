@@ -23,7 +23,7 @@ from masktree.train.distributed import make_accelerator
 from masktree.train.initialisation import Initialisation
 from masktree.train.loop import TrainingState, WeightedBatch, fit
 from masktree.train.optimiser import Optimisation
-from masktree.train.presets import PRESETS
+from masktree.train.presets import PRESETS, find_preset
 from masktree.train.run_folder import RunFolder, read_metrics
 from masktree.train.self_training_settings import METHODS, find_method
 from tests.models.standins import CONFIG, TinyModel
@@ -383,11 +383,31 @@ def test_of_another_architecture_what_fits_is_taken_if_the_pyramid_does(tmp_path
     assert all(torch.equal(after[name], given[name]) for name in fitting)
     assert all(torch.equal(after[name], before[name]) for name in after if name not in fitting)
     assert 0 < len(after) - len(fitting) < 5  # what belongs to a query
-    assert said.startswith(f"{len(fitting)} of {len(after)} tensors; not in ")
+    assert said.startswith(f"{len(fitting)} of {len(after)} tensors (all of pyramid, ")
+    assert "some of decoder (" in said
     other = build_model(Mask2FormerConfig(kind="unsam", num_queries=6, backbone="embedded", **shape), weights=False)
     other.add_module("pyramid", torch.nn.Linear(2, 2))
-    with pytest.raises(WeightsError, match=r"feature pyramid; got no fitting 'pyramid.weight' and 1 more"):
+    with pytest.raises(
+        WeightsError, match=r"feature pyramid; got no fitting 'pyramid.weight' and 1 more.*--backbone emb"
+    ):
         Initialisation.open(tmp_path).load_into(other)
+
+
+def test_a_run_of_another_size_is_told_the_size_that_fits_before_anything_is_read(tmp_path, capsys):
+    from masktree.models.build import save_pretrained
+
+    tiny = build_model(find_preset("sohes", "tiny").model, weights=False)
+    save_pretrained(tiny, tmp_path / "tiny")
+    start = Initialisation.open(tmp_path / "tiny")
+    for preset in (find_preset("sohes", "tiny"), find_preset("unsam", "tiny", image_size=256, num_queries=50)):
+        assert start.check(preset, build_model) is None
+    advice = start.check(find_preset("promptable", "small"), build_model)
+    assert advice is not None
+    assert "is as wide as --size tiny, which would start with 139 of 226 tensors (all of pyramid, " in advice
+    assert "this run starts with 70 of 258 tensors (all of pyramid; none of " in advice
+    cascade = build_model(find_preset("hassod", "tiny").model, weights=False)
+    save_pretrained(cascade, tmp_path / "cascade")  # has nothing but the backbone in common with the others
+    assert Initialisation.open(tmp_path / "cascade").check(find_preset("sohes", "small"), build_model) is None
 
 
 # --- the verb ---------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -89,6 +90,12 @@ def one_line(text: str) -> str:
     """Text as one terminal line: control characters and undecodable bytes of file names are escaped."""
     decoded = text.encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in decoded)
+
+
+def notify(text: str, *, show: bool) -> None:
+    """Print one line on standard error, before or between bars, if ``show``."""
+    if show:
+        print(one_line(text), file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -35,6 +35,8 @@ class RunRecord:
         seconds: seconds by output name, over all runs into this folder; None where a run was killed before it had
             recorded them.
         failures: {"path", "error"} of this run.
+        status: running, complete or interrupted.
+        is_resumed: whether the folder holds a run of this configuration already.
     """
 
     folder: Path
@@ -43,6 +45,7 @@ class RunRecord:
     seconds: dict[str, float | None] = field(default_factory=dict)
     failures: list[dict[str, str]] = field(default_factory=list)
     status: str = "running"
+    is_resumed: bool = False
     _written: float = 0.0
 
     @classmethod
@@ -56,6 +59,8 @@ class RunRecord:
         ignored_keys: frozenset[str] = frozenset(),
     ) -> RunRecord:
         """Start or continue the run in ``folder``. Writes nothing yet: the caller may have more to check.
+
+        A run that has made no result does not bind the next one: who mistyped an option corrects it and goes on.
 
         Args:
             folder, config, weights: see the attributes.
@@ -79,22 +84,24 @@ class RunRecord:
         old = run_identity(previous["config"], previous["weights"], previous["versions"].get("masktree"))
         new = run_identity(config, weights, package_versions()["masktree"])
         changed = sorted(k for k in old.keys() | new.keys() if k not in ignored_keys and old.get(k) != new.get(k))
-        if changed:
+        if changed and previous["seconds"]:
             raise InputError(
                 f"expected the configuration of the results already in {folder}; got other values for "
                 f"{', '.join(f'{k} ({old.get(k)!r} there, {new.get(k)!r} now)' for k in changed)}; "
                 "choose another output folder, or --overwrite"
             )
         record.seconds = dict(previous["seconds"])
+        record.is_resumed = not changed
         return record
 
     def add(self, result: JobResult[Photo]) -> None:
-        """Record the result of one image; the files are updated every few seconds."""
+        """Record the result of one image; the files are updated at the first one and then every few seconds."""
+        is_first = result.error is None and not self.seconds
         if result.error is None:
             self.seconds[result.item.name] = round(result.seconds, 3)
         else:
             self.failures.append({"path": str(result.item.path), "error": result.error})
-        if time.monotonic() - self._written > _WRITE_INTERVAL:
+        if is_first or time.monotonic() - self._written > _WRITE_INTERVAL:
             try:
                 self.write()
             except OSError:  # a full disk must not end the run; the last write, in close, raises
@@ -138,6 +145,16 @@ class RunRecord:
             },
             indent=1,
         )
+
+
+def has_results(folder: Path) -> bool:
+    """Whether a run has recorded a result in this folder.
+
+    Raises:
+        FormatError: run.json is damaged or of something else.
+    """
+    path = folder / RECORD
+    return path.exists() and bool(read_run(path)["seconds"])
 
 
 def read_run(path: Path) -> dict[str, Any]:

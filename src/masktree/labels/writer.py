@@ -87,6 +87,7 @@ class LabelSetWriter:
         existing = None
         if path.exists():
             existing = read_json(path, {"root": str, "shard_size": int, "images": list})
+            overwrite = overwrite or not _has_labels(folder)  # a run that has made nothing does not bind the next one
             existing = None if overwrite else existing
         if shard_size is None:
             shard_size = existing["shard_size"] if existing else SHARD_SIZE
@@ -241,6 +242,14 @@ class LabelSetWriter:
 
     def _tree_path(self, photo: Photo) -> Path:
         return self.pending / f"{photo.name}.json"
+
+
+def _has_labels(folder: Path) -> bool:
+    """Whether there is a tree that waits for its shard, or a shard with an image."""
+    if any(treefile.is_tree_file(path) for path in pending_folder(folder).rglob("*.json")):
+        return True
+    shards = (path for path in (folder / "annotations").glob("*.json") if _SHARD_NAME.fullmatch(path.name))
+    return any(_shard_info(path)["statistics"].get("masks_per_image") != [] for path in shards)
 
 
 def _remove_labels(folder: Path) -> None:

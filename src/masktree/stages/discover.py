@@ -13,6 +13,7 @@ from pathlib import Path
 from masktree.errors import InputError
 from masktree.io.files import lock_folder, read_json, write_json
 from masktree.io.photos import Photo, find_photos
+from masktree.jobs.record import has_results
 from masktree.jobs.recorded_batch import BatchOutcome, run_recorded_batch
 from masktree.labels import LabelSetWriter
 from masktree.labels.writer import pending_folder
@@ -80,9 +81,10 @@ def _with_chosen_options(
     request = json.loads(json.dumps(config.record() | {"labels_per_image": labels_per_image}))
     if path.exists():
         read_json(path, _THRESHOLDS)  # raises if it is a file of something else
-    if overwrite or not path.exists():
-        write_json(path, {"request": request, "options": choose_options(photos, config.load(), labels_per_image)})
-    stored = read_json(path, _THRESHOLDS)
+    stored = read_json(path, _THRESHOLDS) if path.exists() and not overwrite else None
+    if stored is None or (stored["request"] != request and not has_results(path.parent)):
+        stored = {"request": request, "options": choose_options(photos, config.load(), labels_per_image)}
+        write_json(path, stored)
     if stored["request"] != request:
         changed = sorted(key for key in request if stored["request"].get(key) != request[key])
         raise InputError(

@@ -142,7 +142,7 @@ def _write_plan(output: Path, settings: Mapping[str, Any], overwrite: bool) -> N
         before = read_json(path, _PLAN_KEYS)["settings"]
         # More rounds continue the same ones.
         changed = [key for key, value in settings.items() if before.get(key) != value and key != "rounds"]
-        if changed:
+        if changed and any(output.glob("round-*")):
             raise InputError(
                 f"expected the settings of the rounds already in {output}; got other values for "
                 f"{', '.join(f'{k} ({before.get(k)!r:.40} there, {settings[k]!r:.40} now)' for k in changed)}; "
@@ -173,6 +173,7 @@ def _relabel(
     discover(images, predictions, config, labels_per_image=settings.predictions_per_image, show_progress=show_progress)
     summary = LabelSet.open(predictions).index["summary"]
     if summary["masks"] == 0:
+        shutil.rmtree(folder)  # so that the next command is free in its settings
         raise TrainingError(
             f"expected predictions with a score above {settings.score_threshold} in {summary['images']} images; got "
             "none; lower --score-threshold, give --predictions-per-image, or train the first run longer"

@@ -74,7 +74,6 @@ def _check_existing_files(job: SegmentJob, todo: Sequence[Photo], record: RunRec
     Raises:
         InputError: there is such a file.
     """
-    resumed = (record.folder / "run.json").exists()
     for photo in todo:
         tree_path, overlay_path = job.paths(photo)
         header = treefile.read_header(tree_path) if tree_path.exists() else None
@@ -85,8 +84,8 @@ def _check_existing_files(job: SegmentJob, todo: Sequence[Photo], record: RunRec
             raise InputError(
                 f"expected no foreign files where results go; got {foreign_files[0]}; choose another output folder"
             )
-        if header is not None and not overwrite and not resumed and header.get("run") != job.fingerprint:
+        if header is not None and not overwrite and not record.is_resumed and header.get("run") != job.fingerprint:
             raise InputError(
-                f"expected results of this configuration in {record.folder}; got others ({tree_path}) and no run.json; "
-                "choose another output folder, or --overwrite"
+                f"expected results of this configuration in {record.folder}; got others ({tree_path}) without their "
+                "run.json; choose another output folder, or --overwrite"
             )

@@ -38,6 +38,7 @@ from masktree.types import RGB
 CHECKPOINT, METRICS, LOSSES, THRESHOLDS = "checkpoint.pt", "metrics.jsonl", "losses.png", "thresholds.png"
 SAMPLES, TENSORBOARD = "samples", "tensorboard"
 _FORMAT = "masktree-checkpoint"
+_STEPS = "optimisation.steps"  # among the settings
 _PACKAGES = ("accelerate", "transformers", "torchvision", "safetensors")
 
 
@@ -63,6 +64,9 @@ class RunFolder:
     ) -> RunFolder:
         """A new run in ``folder``, or the one that is there. Nothing is written before ``prepare``.
 
+        A finished run goes on to a larger number of steps, by the schedule of that number; ``extended_at`` in its
+        record lists where it did. A run that has saved nothing yet may be given other settings.
+
         Args:
             training: plain values that decide the result, beside the model's configuration; a run resumes only with the
                 same ones.
@@ -74,22 +78,31 @@ class RunFolder:
             FormatError: config.json or the checkpoint is damaged.
         """
         values = json.loads(json.dumps({"model": to_json(config), "training": training, "record": record}))
-        header = {"format": FORMAT, "version": VERSION, **values}
+        header, record = {"format": FORMAT, "version": VERSION, **values}, values["record"]
         _refuse_foreign(folder)
         if overwrite or not (folder / CONFIG).exists():
             return cls(folder, header)
         before = read_header(folder)
         changed = _changes(before, header)
+        if not (folder / CHECKPOINT).exists():
+            if (folder / WEIGHTS).exists():
+                raise InputError(
+                    f"expected the checkpoint of the run in {folder}, {CHECKPOINT}; got its model alone, from which no "
+                    "run goes on; choose another output folder (--from starts with these weights), or --overwrite"
+                )
+            return cls(folder, header)
+        if changed.keys() == {_STEPS} and _is_extension(before, header):
+            earlier = before.get("record", {}).get("extended_at")
+            record["extended_at"] = [*(earlier if isinstance(earlier, list) else []), before["step"]]
+            before, changed = before | {"training": header["training"]}, {}
         if changed:
+            finish = "finish that run before it takes more steps, " if changed.keys() == {_STEPS} else ""
             raise InputError(
-                f"expected the settings of the run already in {folder}; got other values for {', '.join(changed)}; "
-                "choose another output folder, or --overwrite"
+                f"expected the settings of the run already in {folder}; got other values for "
+                f"{', '.join(changed.values())}; {finish}choose another output folder, or --overwrite"
             )
-        run = cls(folder, before | {"record": before.get("record", {}) | header["record"]})
-        if (folder / CHECKPOINT).exists():
-            run._checkpoint = _read_checkpoint(folder / CHECKPOINT, header)
-            run.step = run._checkpoint["step"]
-        return run
+        checkpoint = _read_checkpoint(folder / CHECKPOINT, header)
+        return cls(folder, before | {"record": before.get("record", {}) | record}, checkpoint["step"], checkpoint)
 
     def prepare(self) -> None:
         """Write config.json, and remove what is newer than the checkpoint."""
@@ -232,14 +245,20 @@ def _refuse_foreign(folder: Path) -> None:
         )
 
 
-def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Descriptions of changed settings."""
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
+    """Descriptions of changed settings, by name."""
     old, new = _flatten(before), _flatten(now)
-    return [
-        f"{key} ({old.get(key)!r} there, {new.get(key)!r} now)"
+    return {
+        key: f"{key} ({old.get(key)!r} there, {new.get(key)!r} now)"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
-    ]
+    }
+
+
+def _is_extension(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether a run has taken all its steps and is now to take more."""
+    done, steps = before.get("step"), _flatten(before).get(_STEPS)
+    return is_whole(done) and is_whole(steps) and steps <= done < _flatten(now)[_STEPS]
 
 
 def _flatten(header: dict[str, Any]) -> dict[str, Any]:
@@ -256,7 +275,8 @@ def _flatten(header: dict[str, Any]) -> dict[str, Any]:
 
 
 def _identity(header: dict[str, Any]) -> str:
-    return json.dumps([header["model"], header["training"]], sort_keys=True)
+    """What a checkpoint and its run have in common: the settings but for the number of steps, which may grow."""
+    return json.dumps({key: value for key, value in _flatten(header).items() if key != _STEPS}, sort_keys=True)
 
 
 def _torch_save(content: dict[str, Any], handle: IO[bytes]) -> None:
@@ -274,7 +294,12 @@ def _read_checkpoint(path: Path, header: dict[str, Any]) -> dict[str, Any]:
             f"{path}: expected a checkpoint; got a damaged file ({(str(error).splitlines() or [''])[0]}); "
             "restore it, or start again with --overwrite"
         ) from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT or content.get("run") != _identity(header):
+    if (
+        not isinstance(content, dict)
+        or content.get("format") != _FORMAT
+        or content.get("run") != _identity(header)
+        or content["step"] > _flatten(header).get(_STEPS, math.inf)
+    ):
         raise FormatError(f"{path}: expected the checkpoint of this run; got another; restore it, or use --overwrite")
     return content
 

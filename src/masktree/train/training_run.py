@@ -16,7 +16,7 @@ from torch import nn
 
 from masktree.errors import InputError
 from masktree.io.files import lock_folder, refuse_inputs
-from masktree.jobs.progress import Progress, progress_bar
+from masktree.jobs.progress import Progress, notify, progress_bar
 from masktree.labels import LabelSet
 from masktree.models.build import build_model as default_build_model
 from masktree.models.config import ModelConfig
@@ -32,7 +32,7 @@ from masktree.train.options import RunOptions
 from masktree.train.photo_dataset import PhotoDataset
 from masktree.train.plots import draw_samples, require_matplotlib
 from masktree.train.presets import Preset
-from masktree.train.run_folder import SAMPLES, RunFolder
+from masktree.train.run_folder import CHECKPOINT, SAMPLES, RunFolder
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
 from masktree.types import RGB
@@ -215,6 +215,9 @@ def open_training_run(
         preset.optimisation.check_divisible(accelerator.num_processes)
         if accelerator.is_main_process:
             stack.enter_context(lock_folder(output))
+        if initialisation is not None and (options.overwrite or not (output / CHECKPOINT).exists()):
+            advice = initialisation.check(preset, build_model)  # reading the labels may take minutes
+            notify(advice or "", show=show_progress and accelerator.is_main_process and advice is not None)
         store = _open_store(label_set, accelerator, show_progress)
         settings, record = _header(preset, options.seed, store, label_set, accelerator, device)
         if initialisation is not None:
