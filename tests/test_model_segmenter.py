@@ -92,7 +92,9 @@ def test_a_run_is_loaded_and_segments_images(run, segmenter, photos, tmp_path):
 
 
 def test_batches_give_what_single_images_give(segmenter, rng):
-    images = [rng.integers(0, 256, size, np.uint8) for size in ((60, 80, 3), (80, 60, 3), (60, 80, 3), (1, 1, 3))]
+    images = [rng.integers(0, 256, size, np.uint8) for size in ((60, 80, 3), (80, 60, 3), (60, 80, 3), (1, 2, 3))]
+    for image in images:
+        image[: len(image) // 2] //= 3  # noise alone would be blank
     trees = segmenter.segment_batch(images)
     assert [tree.size for tree in trees] == [image.shape[:2] for image in images]
     for tree, image in zip(trees, images, strict=True):
@@ -286,3 +288,16 @@ def test_snapped_masks_are_unions_of_the_default_methods_regions(run, segmenter,
     assert json.loads((out / "run.json").read_text())["config"]["options"] == {"snap": True}
     assert cli.main(["segment", str(collection), "-o", str(out), "--snap"]) == 2
     assert "expected --snap with --model" in capsys.readouterr().err
+
+
+def test_blank_images_give_one_mask(run, rng):
+    segmenter = masktree.load(run, device="cpu", crops=True, snap=True)
+    noise = rng.integers(0, 256, (90, 140, 3), dtype=np.uint8)
+    stripes = noise.copy()
+    stripes[::2] = 0
+    trees = segmenter.segment_batch([noise, stripes, np.zeros((40, 50, 3), np.uint8)])
+    assert [tree.size for tree in trees] == [(90, 140), (90, 140), (40, 50)]
+    for blank in (trees[0], trees[2], segmenter(noise), AutomaticMaskGenerator(segmenter).tree(noise)):
+        assert len(blank) == 1
+        assert blank.mask(0).all()
+    assert same(trees[1], segmenter(stripes))

@@ -125,10 +125,16 @@ def test_pillow_modes_become_rgb():
 
 def test_images_of_every_kind_reach_every_entry(monkeypatch, rng):
     image = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    image[:15] = 9
     bgr = image[..., ::-1]
     opaque = np.concatenate([bgr, np.full((30, 40, 1), 255, np.uint8)], axis=2)
     segmenter, seen, tree = painted(), [], MaskTree.from_masks(np.ones((1, 30, 40), np.bool_))
-    monkeypatch.setitem(METHODS_BY_NAME, "hassod", lambda image, backbone, **options: seen.append(image) or tree)
+
+    def see(image, backbone, **options):
+        seen.append(image)
+        return tree
+
+    monkeypatch.setitem(METHODS_BY_NAME, "hassod", see)
     segmenter(bgr, "BGR")
     segmenter(image / 255)
     segmenter(opaque, image_format="BGR")

@@ -12,6 +12,7 @@ from masktree.discover.methods import METHODS, QUALITIES, Quality
 from masktree.errors import InputError
 from masktree.io.images import ImageInput, as_rgb, list_images
 from masktree.io.pixels import ImageFormat
+from masktree.predict.blank import blank_tree, is_blank
 from masktree.trees.masktree import MaskTree
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class DiscoverySegmenter:
         return self.backbone.provenance
 
     def __call__(self, image: ImageInput, image_format: ImageFormat = "RGB") -> MaskTree:
-        """The tree of one image.
+        """The tree of one image; that of a blank one (``masktree.predict.blank.is_blank``) is one mask.
 
         Args:
             image: a path, an array or a Pillow image, see ``masktree.io.images.as_rgb``.
@@ -75,8 +76,11 @@ class DiscoverySegmenter:
             ImageError: the file cannot be read.
             InputError: an array whose meaning is ambiguous, or another ``image_format``.
         """
+        rgb, method = as_rgb(image, image_format), METHODS[self.method]
         options = self.options if self.min_area is None else {"min_area": self.min_area} | self.options
-        return METHODS[self.method](as_rgb(image, image_format), self.backbone, quality=self.quality, **options)
+        if is_blank(rgb):
+            return blank_tree(rgb, (method.options() | options).get("min_area", 1))
+        return method(rgb, self.backbone, quality=self.quality, **options)
 
     def segment_batch(self, images: Iterable[ImageInput], *, image_format: ImageFormat = "RGB") -> list[MaskTree]:
         """The trees of several images of any sizes, in order, one after the other.

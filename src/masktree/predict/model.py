@@ -11,6 +11,7 @@ from masktree.errors import InputError
 from masktree.io.images import ImageInput, as_rgb, list_images
 from masktree.io.pixels import ImageFormat
 from masktree.models.crops import segment_crops
+from masktree.predict.blank import blank_tree, is_blank
 from masktree.trees.masktree import MaskTree
 from masktree.trees.snap import snap_to_regions
 from masktree.types import RGB
@@ -62,7 +63,7 @@ class ModelSegmenter:
         return self._torch_device.type
 
     def __call__(self, image: ImageInput, image_format: ImageFormat = "RGB") -> MaskTree:
-        """The tree of one image.
+        """The tree of one image; that of a blank one (``masktree.predict.blank.is_blank``) is one mask.
 
         Args:
             image: a path, an array or a Pillow image, see ``masktree.io.images.as_rgb``.
@@ -99,10 +100,13 @@ class ModelSegmenter:
             )
 
         pictures = [as_rgb(image, image_format) for image in list_images(images)]
-        trees = segment(pictures)
-        if self.crops:
-            trees = [segment_crops(image, tree, segment) for image, tree in zip(pictures, trees, strict=True)]
-        return [self._snap(image, tree) for image, tree in zip(pictures, trees, strict=True)]
+        trees = {i: blank_tree(image, self._resolved_min_area) for i, image in enumerate(pictures) if is_blank(image)}
+        others = [i for i in range(len(pictures)) if i not in trees]
+        for i, tree in zip(others, segment([pictures[i] for i in others]), strict=True):
+            if self.crops:
+                tree = segment_crops(pictures[i], tree, segment)
+            trees[i] = self._snap(pictures[i], tree)
+        return [trees[i] for i in range(len(pictures))]
 
     def _snap(self, image: RGB, tree: MaskTree) -> MaskTree:
         """The tree snapped to the regions of the image's dendrogram if there is a ``snap_backbone``."""

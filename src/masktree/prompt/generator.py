@@ -11,6 +11,7 @@ from scipy import ndimage
 from masktree.errors import InputError
 from masktree.io.images import ImageInput, as_rgb
 from masktree.io.pixels import ImageFormat
+from masktree.predict.blank import is_blank
 from masktree.prompt.predictor import is_promptable
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
@@ -120,7 +121,8 @@ class AutomaticMaskGenerator:
     def tree(self, image: ImageInput, image_format: ImageFormat = "RGB") -> MaskTree:
         """The same masks as a tree."""
         rgb = as_rgb(image, image_format)
-        tree = self._prompt_grid(rgb) if is_promptable(self.segmenter) else self.segmenter(rgb)
+        prompts_grid = is_promptable(self.segmenter) and not is_blank(rgb)
+        tree = self._prompt_grid(rgb) if prompts_grid else self.segmenter(rgb)
         keep = (tree.scores >= self.pred_iou_thresh) & (tree.stabilities >= self.stability_score_thresh)
         if self.point_grid is not None and not is_promptable(self.segmenter):
             keep &= _contain_grid_point(tree, self.point_grid)

@@ -157,8 +157,8 @@ class MaskTree:
         times sqrt(area / image area) (our choice: small nodes are numerous, as stable as large ones, and rarely
         entities). Its granularity is its altitude, rounded up to float32 so that it is a region of the cut there.
 
-        The tree may have no masks. A uniform image (a single leaf, or all merges at altitude 0) gives one mask if it
-        has ``min_area`` pixels, regardless of ``max_area``.
+        The tree may have no masks. A uniform image (a single leaf, or all merges at altitudes up to .005) gives one
+        mask if it has ``min_area`` pixels, regardless of ``max_area``.
 
         Args:
             tree: altitudes must lie in [0, 1].

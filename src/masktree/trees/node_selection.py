@@ -10,6 +10,10 @@ from jaxtyping import Bool, Float64, Int32, Int64
 from masktree.errors import InputError
 from masktree.trees.dendrogram import PartitionTree
 
+# An image whose parts all merge up to here is uniform (our choice): networks predict boundaries of up to .002 in images
+# of one colour, and of .67 for a disc that differs from its ground by one grey level.
+UNIFORM_ALTITUDE = 0.005
+
 
 class SelectedNodes(NamedTuple):
     """k nodes of a dendrogram.
@@ -54,7 +58,8 @@ def select_nodes(
     stabilities[-1] = 1.0 - altitudes[-1]
     scores = stabilities * np.sqrt(areas / num_pixels)
     eligible = (areas >= min_area) & (areas <= max_area * num_pixels) & (stabilities > 0) & (scores >= min_score)
-    if altitudes[-1] == 0:  # a uniform image
+    if altitudes[-1] <= UNIFORM_ALTITUDE:
+        eligible[:] = False
         eligible[-1] = num_pixels >= min_area
     nodes = _suppress_duplicates(tree, eligible, scores, duplicate_iou, max_masks)
     return SelectedNodes(nodes, _selected_parents(tree, nodes), scores[nodes], stabilities[nodes])
