@@ -30,9 +30,9 @@ from masktree.train.options import RunOptions
 from masktree.train.self_training_settings import RoundsSettings, find_method
 from masktree.trees.masktree import MaskTree
 from tests.faults.injection import CrashError, count_changes, crash_at, disk_full_after, files
-from tests.stages.test_rounds import tiny
+from tests.stages.test_rounds import first_run
 from tests.train.labelled import random_tree, write_labels
-from tests.train.planted import CORRECTION, OPTIMISATION, PRESET, build, correct, make_labels, run
+from tests.train.planted import CORRECTION, OPTIMISATION, PRESET, correct, make_labels, run
 from tests.train.test_run_folder import equal_runs
 
 # What a crash leaves unfinished, such as generators, is collected later, and complains.
@@ -294,13 +294,13 @@ def test_a_full_disk_during_the_last_save_is_reported_and_made_good(planted, tmp
         assert equal_runs(output, tmp_path / "whole")
 
 
-def test_rounds_survive_a_crash(planted, first, tmp_path):
-    settings = RoundsSettings(steps=2, score_threshold=0.5, iou=0.5, rounds=1)
+def test_rounds_survive_a_crash(planted, tmp_path):
+    first = first_run(planted, tmp_path / "first")
+    settings = RoundsSettings(steps=2, score_threshold=0.0, iou=0.5, rounds=1)
     options = RunOptions(device="cpu", sample_every=0)
 
     def command(output: Path) -> object:
-        with tiny():
-            return run_rounds(first, planted, output, settings, options, build_model=build)
+        return run_rounds(first, planted, output, settings, options)
 
     number = count_changes(lambda: command(tmp_path / "whole"))
     for change in range(2, number + 1, 17):

@@ -25,7 +25,7 @@ from masktree.train.self_training_settings import RoundsSettings, find_method
 from masktree.trees.masktree import MaskTree
 from tests.faults.injection import files
 from tests.train.labelled import write_labels
-from tests.train.planted import OPTIMISATION, PRESET, build, correct, make_labels, run
+from tests.train.planted import OPTIMISATION, PRESET, correct, make_labels, run
 
 CONFIG = SegmenterConfig(method="masktree", backbone="texture")
 MINE = {
@@ -225,5 +225,5 @@ def test_training_does_not_write_over_the_run_that_it_starts_from(tmp_path):
         run(labels, first, init_from=first, overwrite=True)
     options = RunOptions(device="cpu", overwrite=True)
     with pytest.raises(InputError, match=message):
-        run_rounds(first, labels, tmp_path / "rounds", RoundsSettings(steps=1), options, build_model=build)
+        run_rounds(first, labels, tmp_path / "rounds", RoundsSettings(steps=1), options)
     assert files(first) == before

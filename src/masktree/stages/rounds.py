@@ -24,7 +24,6 @@ import numpy as np
 from masktree.errors import FormatError, InputError, TrainingError
 from masktree.io.files import lock_folder, read_json, refuse_inputs, sha256_of, write_json
 from masktree.labels import LabelSet
-from masktree.models.build import build_model as default_build_model
 from masktree.models.saved import weight_file
 from masktree.predict import SegmenterConfig
 from masktree.stages.discover import discover
@@ -33,7 +32,6 @@ from masktree.train.initialisation import Initialisation
 from masktree.train.options import RunOptions
 from masktree.train.self_training_settings import RoundsSettings
 from masktree.train.train import train
-from masktree.train.training_run import ModelBuilder
 
 PLAN, RECORD = "plan.json", "rounds.json"
 _ROUND_KEYS = {"name", "predictions", "kept_labels", "replaced_labels", "images"}
@@ -47,7 +45,6 @@ def run_rounds(
     settings: RoundsSettings | None = None,
     options: RunOptions | None = None,
     *,
-    build_model: ModelBuilder = default_build_model,
     show_progress: bool = False,
 ) -> int:
     """Relabel images with a run's model and train on the result, ``settings.rounds`` times; or resume.
@@ -57,7 +54,7 @@ def run_rounds(
         labels: folder of a finished label set, usually that of the run; all images of its collection are relabelled.
         output: folder of the rounds, see above; the last model is ``output/round-N/run``.
         settings: None for the defaults.
-        options, build_model, show_progress: as for ``masktree.train.train``.
+        options, show_progress: as for ``masktree.train.train``.
 
     Returns:
         The number of training steps taken by this call.
@@ -97,7 +94,6 @@ def run_rounds(
                 preset,
                 train_options,
                 init_from=None if settings.from_backbone else model,
-                build_model=build_model,
                 show_progress=show_progress,
             )
             model = folder / "run"
