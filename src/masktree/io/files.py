@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, TypeGuard
 
 from masktree.errors import FormatError, InputError
 
@@ -71,7 +71,7 @@ def is_number(value: object, low: float = -1e15, high: float = 1e15) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
 
 
-def is_whole(value: object, low: int = 0, high: int = 2**53) -> bool:
+def is_whole(value: object, low: int = 0, high: int = 2**53) -> TypeGuard[int]:
     """Whether a JSON value is a whole number in [low, high], and not a boolean."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
