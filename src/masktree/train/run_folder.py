@@ -257,8 +257,8 @@ def _changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
 
 def _is_extension(before: dict[str, Any], now: dict[str, Any]) -> bool:
     """Whether a run has taken all its steps and is now to take more."""
-    done, steps = before.get("step"), _flatten(before).get(_STEPS)
-    return is_whole(done) and is_whole(steps) and steps <= done < _flatten(now)[_STEPS]
+    steps, done = _flatten(before).get(_STEPS), before.get("step")
+    return isinstance(steps, int) and isinstance(done, int) and steps <= done < _flatten(now)[_STEPS]
 
 
 def _flatten(header: dict[str, Any]) -> dict[str, Any]:
