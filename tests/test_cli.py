@@ -253,7 +253,7 @@ def test_interruption_prints_how_to_resume(tmp_path, photos):
         (("PHOTO", "--min-area", "0"), "expected min_area of at least 1 pixel; got 0"),
         (("PHOTO", "--seed", "-1"), "expected a seed from 0 to"),
         (("PHOTO", "--workers", "-1"), "expected workers >= 0; got -1"),
-        ((), "expected at least one image"),
+        ((), "expected INPUT ... after masktree segment; got none"),
     ],
 )
 def test_wrong_arguments_are_one_line_each(tmp_path, photos, arguments, message):
@@ -304,11 +304,7 @@ def test_tiny_images_are_segmented(shape, method):
     assert tree.cut(0.5).shape == shape
 
 
-def test_help_and_info_describe_options_and_backbones():
-    start = masktree_process("--help")
-    assert start.returncode == 0
-    for verb in ("segment", "discover", "evaluate", "info"):
-        assert verb in start.stdout
+def test_info_describes_backbones():
     described = masktree("info", "backbone", "embedded")
     assert described.returncode == 0
     assert "licence" in described.stdout
@@ -353,12 +349,17 @@ def test_evaluate_from_photographs_to_a_comparison(folder, tmp_path):
     assert second["metrics"]["ar1000"] < 1
     assert second["provenance"]["configuration"]["min_area"] == 200
 
+    guessed = masktree("evaluate", "--pred", out, "--gt", truth, "--html", tmp_path / "new.html", "--workers", 1)
+    assert "protocol ar, chosen by --gt; --protocol chooses another" in guessed.stderr
+    assert (tmp_path / "new.html").read_text().count("<img") == 3  # the photographs that were segmented
+
     done = masktree("evaluate", "--compare", tmp_path / "out.json", tmp_path / "other.json", "--resamples", 50)
     assert done.returncode == 0, done.stderr
     assert "first is better" in done.stdout
 
-    done = masktree("evaluate", "--protocol", "consistency", "--pred", out, "--workers", 1)
+    done = masktree("evaluate", "--pred", out, "--workers", 1)
     assert done.returncode == 0, done.stderr
+    assert "protocol consistency, chosen as there is no --gt" in done.stderr
     assert "stability_flip" in done.stdout
 
     wanted = tmp_path / "wanted.txt"
@@ -371,7 +372,7 @@ def test_evaluate_from_photographs_to_a_comparison(folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "expected --protocol and --pred, or --compare"),
+        ((), "expected --pred with what is to be evaluated, or --compare"),
         (("--protocol", "ar", "--pred", "nowhere", "--gt", "g.json"), "got no nowhere"),
         (("--protocol", "ar", "--pred", "EMPTY"), "got none in"),
         (
@@ -391,8 +392,19 @@ def test_wrong_arguments_of_evaluate_are_one_line_each(tmp_path, arguments, mess
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_evaluate_names_all_data_sets():
-    from masktree.evaluate.datasets import DATASETS
-
-    described = masktree_process("evaluate", "--help", env=os.environ | {"COLUMNS": "200"}).stdout
-    assert all(name in described for name in DATASETS)
+def test_output_that_cannot_be_a_folder_is_told_in_words(tmp_path, photos, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    for output in (tmp_path / "file", tmp_path / "file" / "below"):
+        done = masktree("segment", *QUICK, photos[0], "-o", output)
+        assert done.returncode == 2
+        assert (
+            done.stderr
+            == f"masktree: expected a folder to write to; got the file {tmp_path / 'file'}; choose another name\n"
+        )
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    evaluation = ("evaluate", "--pred", tmp_path, "--gt", tmp_path / "file", "--json", tmp_path / "new" / "a.json")
+    for arguments in (("segment", *QUICK, photos[0], "-o", tmp_path / "out"), evaluation):
+        done = masktree(*arguments)
+        assert done.returncode == 2
+        assert f"expected a folder that you may write to; got {tmp_path}; choose another output" in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"file"}

@@ -27,7 +27,7 @@ def discover(
         segmenter: What segments the photographs; the default method is sohes.
         batch: How the batch is run.
         labels_per_image: Choose the thresholds for about this many labels per image on average.
-        shard_size: Images per COCO file; default 1000.
+        shard_size: Number of images in each COCO file. Default: 1000.
     """
     from masktree.stages.discover import discover as run
 

@@ -10,7 +10,8 @@ import tyro
 from masktree.cli.options import print_error
 from masktree.errors import InputError
 from masktree.evaluate.options import EvaluationOptions, ProtocolName
-from masktree.io.files import refuse_inputs
+from masktree.io.files import check_writable, refuse_inputs
+from masktree.jobs.progress import notify
 
 
 def evaluate(
@@ -30,18 +31,18 @@ def evaluate(
     is an error.
 
     Args:
-        protocol: ar: average recall and precision of masks or boxes. points: clicks. bsds: regions and boundaries of
-            BSDS500. hierarchy: parents and children. consistency: stability and structure, without ground truth.
-        pred: Folder of masktree segment, label set of masktree discover, COCO results or COCO document, or a folder of
-            ucm2 .mat files (bsds).
-        gt: COCO json, or the folder of a data set (see --dataset).
+        protocol: What is measured. ar: average recall and precision of masks or boxes. points: clicks. bsds: regions
+            and boundaries of BSDS500. hierarchy: parents and children. consistency: stability, without ground truth.
+            Default: ar, bsds for that data set, consistency without --gt.
+        pred: Folder of masktree segment, label set, COCO file, or folder of ucm2 .mat files (bsds).
+        gt: COCO file, or folder of a data set (see --dataset).
         options: Data set and how it is read.
-        json: File to write: metrics, the share of each image, and the provenance.
-        html: File to write: a report with pictures.
-        compare: Two files of --json: paired differences with 95 % bootstrap intervals over the images.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap.
-        workers: Processes; 0 means one per core, or one for a few images and on an accelerator.
+        json: Write metrics, the share of each image, and the provenance to this file.
+        html: Write a report with pictures to this file.
+        compare: Print paired differences of two files of --json, with 95 % intervals.
+        resamples: Number of bootstrap resamples of the intervals.
+        seed: Seed of the bootstrap.
+        workers: Number of processes; 0 means one per core, or one on an accelerator and for a few images.
     """
     if compare is not None:
         if protocol or pred or gt or html:
@@ -51,10 +52,15 @@ def evaluate(
         _refuse_foreign(json, None)
         refuse_inputs([json] if json else [], compare)
         return _compare(compare, resamples, seed, json)
-    if protocol is None or pred is None:
-        return print_error("expected --protocol and --pred, or --compare with two results; got neither")
+    if pred is None:
+        return print_error("expected --pred with what is to be evaluated, or --compare with two results; got neither")
+    from masktree.evaluate.find_cases import guess_protocol
     from masktree.evaluate.harness import Evaluation
 
+    if protocol is None:
+        protocol = guess_protocol(gt, options.dataset)
+        reason = "as there is no --gt" if gt is None else "by --gt"
+        notify(f"protocol {protocol}, chosen {reason}; --protocol chooses another", show=True)
     inputs = [path for path in (pred, gt, options.only, options.images) if path is not None]
     _refuse_foreign(json, html)
     refuse_inputs([path for path in (json, html) if path is not None], inputs)
@@ -73,16 +79,15 @@ def evaluate(
 
 
 def _refuse_foreign(json: Path | None, html: Path | None) -> None:
-    """Raise InputError if a file to write is a folder, or exists and masktree has not written it."""
+    """Raise InputError if a file cannot be written, or exists and masktree has not written it."""
     from masktree.evaluate.report import is_report
     from masktree.evaluate.result import is_evaluation
 
     for path, is_own in ((json, is_evaluation), (html, is_report)):
-        if path is None or not path.exists():
+        if path is None:
             continue
-        if path.is_dir():
-            raise InputError(f"expected the name of a file to write; got the folder {path}")
-        if not is_own(path):
+        check_writable(path)
+        if path.exists() and not is_own(path):
             raise InputError(f"expected the name of a new file, or of an earlier result; got {path} of something else")
 
 

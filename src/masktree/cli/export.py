@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from masktree.errors import InputError
-from masktree.io.files import refuse_inputs
+from masktree.io.files import check_writable, refuse_inputs
 
 
 def export(
@@ -24,7 +24,7 @@ def export(
         model: Folder of masktree train, or owner/name on the hub.
         onnx: ONNX file to write; it contains a description of its inputs and outputs. A promptable model is written as
             NAME.encoder.onnx and NAME.decoder.onnx, and NAME.yaml if annotation tools can use it.
-        image_size: Side of the square input in pixels; default the model's.
+        image_size: Side of the square input in pixels. Default: that of the model.
         overwrite: Replace existing files.
     """
     from masktree.models.build import read_model
@@ -34,6 +34,8 @@ def export(
     folder = find_model(model)
     outputs = output_files(read_config(folder), onnx)
     refuse_inputs(outputs, [folder / CONFIG, folder / WEIGHTS])
+    for file in outputs:
+        check_writable(file)
     existing = [str(file) for file in outputs if file.exists()]
     if existing and not overwrite:
         raise InputError(

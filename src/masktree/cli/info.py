@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from masktree.cli.options import print_error
 
+_Topic = Literal["all", "backbone", "labels", "model"]
+
 
 def info(
-    topic: tyro.conf.Positional[Literal["all", "backbone", "labels", "model"]] = "all",
-    name: tyro.conf.Positional[str | None] = None,
+    topic: Annotated[tyro.conf.Positional[_Topic], tyro.conf.arg(metavar="TOPIC")] = "all",
+    name: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="NAME")] = None,
     /,
     rank: Path | None = None,
     candidates: tuple[str, ...] = (),
@@ -22,12 +24,12 @@ def info(
     """Show what is installed, the backbones with licence and provenance, or a description of a label set or model.
 
     Args:
-        topic: backbone, labels, model, or all.
-        name: A backbone's name, or the folder of a label set or of a trained model.
-        rank: Folder of unlabelled photographs: rank the backbones on them.
-        candidates: With --rank: further backbones besides those that need no download: names, NAME@PATH or folders.
-        device: With --rank: auto, cpu, cuda, cuda:N or mps.
-        seed: With --rank: of the random choices.
+        topic: What to describe: all, backbone, labels or model.
+        name: Name of a backbone, or folder of a label set or of a trained model. Default: all backbones.
+        rank: Rank the backbones on the unlabelled photographs in this folder.
+        candidates: Rank these backbones too (names, NAME@PATH or folders). Default: those that need no download.
+        device: Device: auto, cpu, cuda, cuda:N or mps.
+        seed: Seed of the random choices.
     """
     from masktree.stages.info import describe, rank_backbones
 

@@ -26,16 +26,16 @@ def merge(
     The same command resumes a stopped run.
 
     Args:
-        sources: Label sets of masktree, COCO files, folders of SA-1B files; for fill the trusted source first.
-        output: Folder of the new label set or of SA-1B files, or COCO file.
+        sources: Label sets, COCO files or folders of SA-1B files; with --rule fill the trusted one first.
+        output: Folder of the new label set or of SA-1B files, or name of the COCO file.
         batch: How the batch is run.
         rule: union: masks of all sources, without near-duplicates of higher-scored masks. fill: all masks of the first
             source, and those masks of the others that overlap with none of them (UnSAM+).
-        iou: Threshold of the rule. union: masks with a higher IoU are near-duplicates (default 0.9). fill: masks with a
-            higher IoU are not added (default 0.02).
+        iou: Threshold of the rule: union takes masks with a higher IoU for duplicates, fill does not add them.
+            Default: 0.9 for union, 0.02 for fill.
         to: labels: a label set for masktree train. coco: one COCO file. sa1b: one file per image, as in SA-1B.
-        images: Folder of the photographs; default that of the label sets.
-        shard_size: Images per COCO file of a label set; default 1000.
+        images: Folder of the photographs. Default: that of the label sets.
+        shard_size: Number of images in each COCO file of a label set. Default: 1000.
     """
     from masktree.labels.merge import MergeRule
     from masktree.stages.merge import describe

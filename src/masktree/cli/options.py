@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 else:
     MethodName = Literal[tuple(METHODS)]
 
-_METHOD_HELP = " ".join(f"{name}: {method.summary}." for name, method in METHODS.items())
+_METHOD_HELP = "What finds the masks. " + " ".join(f"{name}: {method.summary}." for name, method in METHODS.items())
 
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 
@@ -30,17 +30,18 @@ class SegmenterOptions:
     """What segments the photographs.
 
     Attributes:
-        model: Trained model, instead of a method and a backbone: folder of masktree train, or owner/name on the hub.
-        backbone: Feature extractor; default embedded, which works offline. `masktree info backbone` lists the others.
-        quality: fast (default), or best: slower and finer (hassod has one quality).
-        min_area: Smallest mask in pixels; the method's or model's default if not given.
+        model: Use a trained model instead of a method: folder of masktree train, or owner/name on the hub.
+        backbone: Feature extractor of the method; `masktree info backbone` lists them. Default: embedded, which needs
+            no download.
+        quality: best is slower and finer. Default: fast.
+        min_area: Area of the smallest mask in pixels. Default: that of the method or model.
         min_score: Minimum score of a mask of a model or of the method masktree; default 0.
-        crops: With a model: segment crops of large masks as well. Finds more small parts; about ten times slower.
-        snap: With a model: snap its masks to the regions of the method masktree. Much sharper masks from a small
-            model, for 0.4 seconds more per photograph.
-        device: auto, cpu, cuda, cuda:N or mps.
+        crops: Segment crops around large masks as well, which finds more small parts and takes ten times as long.
+        snap: Replace the masks by regions of the method masktree, which have sharp boundaries, for 0.4 seconds more
+            per photograph.
+        device: Device: auto, cpu, cuda, cuda:N or mps.
         dtype: Precision of the network.
-        seed: Of all random generators.
+        seed: Seed of all random choices.
     """
 
     model: str | None = None
@@ -86,8 +87,8 @@ class BatchOptions:
     """How the batch is run.
 
     Attributes:
-        workers: Processes; 0 means one per core, or one on an accelerator and for a few images.
-        overwrite: Start from scratch; otherwise finished results are kept and the run is resumed.
+        workers: Number of processes; 0 means one per core, or one on an accelerator and for a few images.
+        overwrite: Replace earlier results instead of keeping what is finished.
     """
 
     workers: int = 0

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from masktree.cli.options import DEFAULT_BATCH, DEFAULT_SEGMENTER, Batch, Output, Segmenter, print_error, print_outcome
+from masktree.cli.options import DEFAULT_BATCH, DEFAULT_SEGMENTER, Batch, Output, Segmenter, print_outcome
 
 
 def segment(
@@ -22,16 +22,14 @@ def segment(
 
     Args:
         inputs: Image files, folders (searched recursively) or quoted globs.
-        output: Folder for the results; mirrors the input folders.
+        output: Folder for the results, with the same subfolders as the input.
         segmenter: What segments the photographs; the default method is masktree.
         batch: How the batch is run.
-        granularity: Of the entities in the overlay: 0 finest, 1 coarsest.
+        granularity: Granularity of the entities in the overlay, from 0 (finest) to 1 (coarsest).
         no_overlay: Write no overlays.
     """
     from masktree.stages.segment import segment as run
 
-    if not inputs:
-        return print_error("expected at least one image, folder or glob; got none")
     outcome = run(
         inputs,
         output,

@@ -18,10 +18,10 @@ class _TeacherOptions:
     """Options of the methods sohes and hassod.
 
     Attributes:
-        burn_in: Steps without teacher.
-        label_weight: Weight of the labels' losses at the first and the last step. sohes: 1 1, hassod: 1 0.
-        teacher_weight: Weight of the losses of the teacher's masks, likewise. sohes: 1 1, hassod: 2 3.
-        no_teacher_mask_loss: Ignore the mask losses of the teacher's masks, as the released code of HASSOD.
+        burn_in: Number of steps without the teacher. Default: 0.
+        label_weight: First and last weight. Default: 1 1 (hassod: 1 0).
+        teacher_weight: First and last weight. Default: 1 1 (hassod: 2 3).
+        no_teacher_mask_loss: Learn no shapes from the teacher, as HASSOD's code.
     """
 
     burn_in: int | None = None
@@ -35,14 +35,12 @@ class _RoundsOptions:
     """Options of the method rounds.
 
     Attributes:
-        rounds: With --method rounds: number of rounds; default 1.
-        predictions_per_image: With --method rounds: choose the score threshold so that about this many
-            predictions become labels.
-        iou: With --method rounds: keep earlier labels whose IoU with every prediction is lower; default 0.5.
-        crops: With --method rounds: predict again on crops around large masks.
-        snap: With --method rounds: snap predictions to the regions of the method masktree.
-        from_backbone: With --method rounds: start each training from the weights of the backbone instead of the
-            latest model.
+        rounds: Number of rounds. Default: 1.
+        predictions_per_image: Choose --score-threshold for this many on average.
+        iou: Keep labels that overlap less (IoU). Default: 0.5.
+        crops: Predict again on crops around large masks.
+        snap: Replace predictions by regions of the method masktree.
+        from_backbone: Start from the backbone, not from the latest model.
     """
 
     rounds: int | None = None
@@ -67,20 +65,17 @@ def self_train(
 ) -> int:
     """Let a trained model correct its own labels. The same command resumes a stopped run from its last checkpoint.
 
-    sohes and hassod: an EMA teacher predicts masks at every step, and the model learns them beside the labels. rounds:
-    the model relabels all images, then it is trained on the result (UnSAM).
-
-    By default sohes and hassod take a quarter of the earlier run's steps, sohes a tenth of its learning rate, hassod
-    half of its batch size; everything else is that of the earlier run. For several GPUs: as masktree train, not with
-    rounds.
+    With sohes and hassod it learns the masks of a teacher beside the labels, in a quarter of the earlier run's steps;
+    sohes takes a tenth of its learning rate, hassod half of its batch size. With rounds the model relabels all images,
+    then it is trained on the result (UnSAM). Other settings are those of the earlier run.
 
     Args:
-        earlier_run: Run folder, or owner/name on the hub, of the model to improve.
-        labels: Folder of the label set that it was trained on, or of another finished one.
-        output: Folder of the new run, which `masktree segment --model` takes; with rounds it is OUTPUT/round-N/run.
-        method: Default: hassod for a model of that kind, else sohes.
-        score_threshold: Score above which predictions become labels. hassod, rounds: 0.7; sohes: thresholds that keep
-            as many small, medium and large masks per image as the labels have.
+        earlier_run: Run to improve: its folder, or owner/name on the hub.
+        labels: Label set that it was trained on, or another one.
+        output: Folder of the new run; of rounds it is round-N/run.
+        method: How labels are corrected. Default: hassod for a model of that kind, else sohes.
+        score_threshold: Score above which predictions become labels. Default: 0.7 (sohes: one per size, which keeps
+            as many masks as the labels have).
     """
     unsuitable = _given(teacher) if method == "rounds" else _given(rounds)
     if unsuitable:

@@ -10,7 +10,7 @@ from typing import Any
 from masktree.errors import InputError
 from masktree.evaluate.case import EvaluationCase
 from masktree.evaluate.datasets import read_ground_truth
-from masktree.evaluate.options import EvaluationOptions
+from masktree.evaluate.options import EvaluationOptions, ProtocolName
 from masktree.evaluate.predictions import Predictions, TreeFolder, pair, without_suffix
 from masktree.io.files import sha256_of
 from masktree.io.photos import find_photos
@@ -57,7 +57,7 @@ def find_annotated_cases(
             image.name,
             prediction,
             ground_truth=image,
-            photo=None if photos is None else photos / image.name,
+            photo=_find_photo(photos, image.name, predictions),
             segmentations=None if segmentations is None else segmentations / f"{without_suffix(image.name)}.mat",
         )
         for image, prediction in zip(known.images, predicted, strict=True)
@@ -68,6 +68,17 @@ def find_annotated_cases(
         "licence": known.licence,
     }
     return FoundCases(known.dataset, cases, tuple(empty), split, source)
+
+
+def _find_photo(folder: Path | None, name: str, predictions: Predictions) -> Path | None:
+    """The photograph in a folder or, where it is not there, the one that was segmented."""
+    photo = None if folder is None else folder / name
+    if isinstance(predictions, TreeFolder) and (photo is None or not photo.is_file()):
+        key = next((key for key in (name, without_suffix(name)) if key in predictions.headers), None)
+        segmented = None if key is None else predictions.headers[key].get("file_name")
+        if isinstance(segmented, str) and Path(segmented).is_file():
+            return Path(segmented)
+    return photo
 
 
 def find_photo_cases(predictions: Predictions, only: Sequence[str] | None, options: EvaluationOptions) -> FoundCases:
@@ -108,6 +119,15 @@ def _select(predictions: TreeFolder, only: Sequence[str] | None) -> Sequence[str
     if unknown:
         raise InputError(f"{predictions.path}: expected trees of all images in the list; got none for {unknown[0]}")
     return [name for name in predictions.names() if name in selected]
+
+
+def guess_protocol(ground_truth: Path | None, dataset: str) -> ProtocolName:
+    """The protocol that a ground truth is most likely for: bsds for BSDS500, consistency without any, else ar."""
+    if ground_truth is None:
+        return "consistency"
+    if dataset == "auto" and not (ground_truth / "annotations.json").is_file():
+        dataset = "bsds500" if _bsds_folder(ground_truth) is not None else "json"
+    return "bsds" if dataset == "bsds500" else "ar"
 
 
 def _choose_dataset(protocol: str, path: Path, dataset: str, split: str | None) -> tuple[str, str | None]:

@@ -21,17 +21,15 @@ class EvaluationOptions:
     """How predictions are evaluated.
 
     Attributes:
-        dataset: Reader of the ground truth. auto: json for a file, bsds500 for its folder; the others read the original
+        dataset: Layout of the ground truth; auto takes a file for json and a folder for bsds500. The others are
             downloads of benchmarks.
-        split: Split of the data set; if not given, the one that papers report (bsds500: the only one in the folder).
+        split: Split of the data set. Default: the one that papers report, or the only one in the folder.
         iou_type: What the protocol ar compares.
-        boundaries: Whether bsds scores boundary F, which takes most of its time.
-        only: Text file with the names of the images to evaluate, one a line; ground truth and predictions are
-            restricted to them.
-        images: Folder of the photographs, for consistency and for the pictures of a report; guessed if not given.
-        allow_empty: Count images without predictions as images without detections, instead of refusing them.
-        check_counts: Whether to refuse a benchmark whose numbers of images and annotations differ from those
-            published.
+        boundaries: Score the boundary F of bsds, which takes most of its time.
+        only: Evaluate only the images that this text file names, one a line.
+        images: Folder of the photographs, for consistency and for pictures. Default: where they were segmented.
+        allow_empty: Count an image without predictions as one in which nothing was found.
+        check_counts: Refuse a benchmark whose numbers of images and annotations are not those published.
     """
 
     dataset: DatasetName = "auto"

@@ -132,20 +132,44 @@ def lock_folder(folder: Path) -> Iterator[None]:
     makes it anew could both hold a lock.
 
     Raises:
-        InputError: another process holds the lock.
+        InputError: another process holds the lock, or there can be no such folder that is written to.
     """
     from filelock import FileLock, Timeout
 
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
+    check_writable(folder / LOCK)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
         lock.acquire(timeout=0)
+    except PermissionError as error:
+        raise _not_writable(folder) from error
     except Timeout as error:
         raise InputError(f"expected a folder that no other run writes to; got {folder}; wait for that run") from error
     try:
         yield
     finally:
         lock.release()
+
+
+def check_writable(path: Path) -> None:
+    """Raise InputError unless a file can be written at ``path``, in folders that may have to be made; makes nothing."""
+    if path.is_dir():
+        raise InputError(f"expected the name of a file to write; got the folder {path}")
+    above = path.parent
+    while not above.exists() and above != above.parent:
+        if above.is_symlink():
+            raise InputError(f"expected a folder to write to; got {above}, a link to nothing; choose another")
+        above = above.parent
+    if not above.is_dir():
+        raise InputError(f"expected a folder to write to; got the file {above}; choose another name")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise _not_writable(above)
+
+
+def _not_writable(folder: Path) -> InputError:
+    return InputError(
+        f"expected a folder that you may write to; got {folder}; choose another output, or change its permissions"
+    )
 
 
 def check_locked(folder: Path) -> None:

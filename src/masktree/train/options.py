@@ -16,15 +16,15 @@ class RunOptions:
     """How a run is carried out. Only ``seed`` and ``precision`` change its result beyond rounding.
 
     Attributes:
-        device: auto, cpu, cuda, cuda:N or mps; with several processes without a number.
-        precision: auto: bfloat16 on GPUs that support it, else float32. float16 on CUDA only.
-        workers: Data-loading processes for each training process; 0 loads in the training process.
-        seed: Seed of new weights and of every random choice; makes a run repeatable.
-        root: Folder of the images, if they were moved since they were labelled.
+        device: Device: auto, cpu, cuda, cuda:N or mps.
+        precision: Precision; auto is bfloat16 on GPUs that have it.
+        workers: Other processes, which load data.
+        seed: Seed of all random choices.
+        root: Folder of the images, if they were moved.
         save_every: Seconds between checkpoints.
-        sample_every: Steps between pictures of predictions; 0 for none.
-        skip_broken: Replace unreadable images by others instead of stopping.
-        overwrite: Start again where another run is.
+        sample_every: Steps between pictures; 0 makes none.
+        skip_broken: Take other images for unreadable ones.
+        overwrite: Start again, and replace the run that is there.
 
     Raises:
         InputError: a value out of range.
@@ -53,11 +53,11 @@ class OptimisationOverrides:
     """Values of ``masktree.train.optimiser.Optimisation`` to replace; None keeps that of the preset or earlier run.
 
     Attributes:
-        steps: Optimiser steps in total. The warm-up is not rescaled.
-        batch_size: Images per step, over all processes. Learning rate and steps are not rescaled.
-        accumulation_steps: Gradient-accumulation steps per process: less memory, same result.
+        steps: Number of steps in total.
+        batch_size: Number of images in a step, over all processes.
+        accumulation_steps: Passes of a step, which save memory. Default: 1.
         lr: Learning rate after the warm-up.
-        ema_decay: Decay of the moving average of the weights, which is the model that is saved.
+        ema_decay: Decay of the averaged weights, which are the model.
     """
 
     steps: int | None = None

@@ -1,0 +1,99 @@
+"""All verbs, with the order of their options on the page of help."""
+
+from __future__ import annotations
+
+from masktree.cli.discover import discover
+from masktree.cli.evaluate import evaluate
+from masktree.cli.export import export
+from masktree.cli.info import info
+from masktree.cli.merge import merge
+from masktree.cli.segment import segment
+from masktree.cli.self_train import self_train
+from masktree.cli.train import train
+from masktree.cli.verb import Verb
+
+_METHOD = ("method", "backbone", "quality", "min-area", "min-score")
+_MODEL = "model (instead of a method)"
+_MODEL_OPTIONS = ("model", "crops", "snap")
+_RUNNING = ("device", "dtype", "seed", "workers")
+_OPTIMISATION = ("steps", "batch-size", "accumulation-steps", "lr", "ema-decay")
+_TRAINING_OUTPUT = ("output", "save-every", "sample-every", "overwrite")
+_TRAINING_RUN = ("device", "precision", "seed", "workers")
+
+VERBS = {
+    verb.name: verb
+    for verb in (
+        Verb(
+            "segment",
+            segment,
+            {
+                "input": ("inputs",),
+                "method": _METHOD,
+                _MODEL: _MODEL_OPTIONS,
+                "output": ("output", "granularity", "no-overlay", "overwrite"),
+                "running": _RUNNING,
+            },
+        ),
+        Verb(
+            "discover",
+            discover,
+            {
+                "input": ("folder",),
+                "method": (*_METHOD, "labels-per-image"),
+                _MODEL: _MODEL_OPTIONS,
+                "output": ("output", "shard-size", "overwrite"),
+                "running": _RUNNING,
+            },
+        ),
+        Verb(
+            "merge",
+            merge,
+            {
+                "input": ("sources", "images"),
+                "method": ("rule", "iou"),
+                "output": ("output", "to", "shard-size", "overwrite"),
+                "running": ("workers",),
+            },
+        ),
+        Verb(
+            "train",
+            train,
+            {
+                "input": ("labels", "root", "skip-broken"),
+                "model": ("preset", "size", "backbone", "image-size", "num-queries", "from"),
+                "method": (*_OPTIMISATION, "backbone-lr-factor", "schedule"),
+                "output": _TRAINING_OUTPUT,
+                "running": _TRAINING_RUN,
+            },
+        ),
+        Verb(
+            "self-train",
+            self_train,
+            {
+                "input": ("earlier-run", "labels", "root", "skip-broken"),
+                "method": ("method", "score-threshold", *_OPTIMISATION),
+                "method sohes or hassod": ("burn-in", "label-weight", "teacher-weight", "no-teacher-mask-loss"),
+                "method rounds": ("rounds", "predictions-per-image", "iou", "crops", "snap", "from-backbone"),
+                "output": _TRAINING_OUTPUT,
+                "running": _TRAINING_RUN,
+            },
+        ),
+        Verb(
+            "evaluate",
+            evaluate,
+            {
+                "input": ("pred", "gt", "dataset", "split", "only", "images", "allow-empty", "no-check-counts"),
+                "method": ("protocol", "iou-type", "no-boundaries"),
+                "output": ("json", "html"),
+                "comparison of two results": ("compare", "resamples", "seed"),
+                "running": ("workers",),
+            },
+        ),
+        Verb("export", export, {"input": ("model",), "output": ("onnx", "image-size", "overwrite")}),
+        Verb(
+            "info",
+            info,
+            {"input": ("topic", "name"), "ranking of backbones": ("rank", "candidates", "device", "seed")},
+        ),
+    )
+}
