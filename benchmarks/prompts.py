@@ -36,6 +36,7 @@ from masktree.evaluate.datasets import read_ground_truth
 from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.evaluate.points import score_image_twice, summarise
 from masktree.io.images import read_image, resize_image
+from masktree.prompt.candidates import NUM_MASKS
 from masktree.trees import rle
 from measurement import Seconds, measure_seconds
 from table import Table
@@ -100,16 +101,21 @@ def cached_segmenter(name: str, **options: Any) -> Any:
     return masktree.load(name, device="cpu", **options)
 
 
+def predictor_of(model: Any) -> Predictor:
+    """Predictor with as many masks as ``masktree evaluate points`` has."""
+    return Predictor(model, num_multimask_outputs=NUM_MASKS)
+
+
 def make_predictors(image: np.ndarray, backbone: str, model: str | None, methods: Sequence[str]) -> dict[str, Any]:
     """One predictor for each method."""
     tree = cached_segmenter(backbone)(image)
     makers: dict[str, Callable[[], Any]] = {
         "superpixels": lambda: SuperpixelPredictor(tree.dendrogram),
         "features": lambda: FeaturePredictor(cached_segmenter(backbone).backbone),
-        "masks": lambda: Predictor(tree),
-        "dendrogram": lambda: Predictor(tree.dendrogram),
-        "model": lambda: Predictor(cached_segmenter(str(model))),
-        "snapped": lambda: Predictor(cached_segmenter(str(model), snap=True)),
+        "masks": lambda: predictor_of(tree),
+        "dendrogram": lambda: predictor_of(tree.dendrogram),
+        "model": lambda: predictor_of(cached_segmenter(str(model))),
+        "snapped": lambda: predictor_of(cached_segmenter(str(model), snap=True)),
     }
     return {name: makers[name]() for name in methods}
 

@@ -89,9 +89,11 @@ def folder(tmp_path, photos) -> Path:
 
 def test_segment_writes_trees_pictures_and_a_record(folder, tmp_path):
     (folder / "broken.jpg").write_bytes(b"words")
+    (folder / "phone.heic").write_bytes(b"words")
     done = masktree_process("segment", folder, "-o", tmp_path / "out", "--seed", 3)
     assert done.returncode == 1, done.stderr
     assert "3 done, 1 failed" in done.stdout
+    assert "1 left out, in formats that are not read (phone.heic)" in done.stdout
     failures = json.loads((tmp_path / "out" / "failures.json").read_text())
     assert [Path(f["path"]).name for f in failures] == ["broken.jpg"]
     assert "no image format" in failures[0]["error"]

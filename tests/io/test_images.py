@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, PngImagePlugin
 from masktree.errors import ImageError, InputError
 from masktree.io import images
 from masktree.io.images import as_rgb, read_image, read_numbers, read_size, resize_image
-from masktree.io.photos import OVERLAY_TEXT, find_photos
+from masktree.io.photos import OVERLAY_TEXT, find_photos, find_unread
 
 
 def save(path, array, mode=None, **options):
@@ -263,6 +263,23 @@ def test_folders_files_and_globs_mirror_their_tree(tmp_path, rgb):
     assert [p.name for p in find_photos([f"{tmp_path}/b/*.png"])[0]] == ["z"]
     assert [p.name for p in find_photos([f"{tmp_path}/**/*.png"])[0]] == ["b/z", "日本/写真"]
     assert [p.name for p in find_photos([tmp_path / "notes.txt"])[0]] == ["notes"]  # named itself: taken
+
+
+def test_rarer_suffixes_are_found_and_unread_formats_named(tmp_path, rgb):
+    for name, form in (("a.jfif", "JPEG"), ("b.jpe", "JPEG"), ("c.pnm", "PPM"), ("d.pbm", "PPM"), ("e.dib", "DIB")):
+        save(tmp_path / name, rgb[..., 0] > 99 if name == "d.pbm" else rgb, format=form)
+    for name in ("f.jp2", "sub/g.HEIC", ".hidden.jp2", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    photos, failures = find_photos([tmp_path])
+    assert [photo.name for photo in photos] == ["a", "b", "c", "d", "e"]
+    assert [read_image(photo.path).shape for photo in photos] == [rgb.shape] * 5
+    assert failures == []
+    assert find_unread([tmp_path]) == [tmp_path / "f.jp2", tmp_path / "sub/g.HEIC"]
+    assert find_unread([f"{tmp_path}/*.jp2"]) == [tmp_path / "f.jp2"]
+    assert find_unread([tmp_path / "f.jp2"]) == []  # named itself: taken, and it fails
+    with pytest.raises(InputError, match=r"with 1 images of formats that are not read \(g.HEIC\); convert them"):
+        find_photos([tmp_path / "sub"])
 
 
 def test_two_suffixes_of_one_stem_keep_their_suffix(tmp_path, rgb):

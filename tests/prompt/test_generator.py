@@ -6,9 +6,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from masktree import AutomaticMaskGenerator, MaskTree
 from masktree.errors import InputError
+from masktree.prompt.crops import crops_of_layers
 from masktree.prompt.generator import remove_small_regions
 
 SAM_KEYS = {"segmentation", "area", "bbox", "predicted_iou", "point_coords", "stability_score", "crop_box"}
@@ -54,7 +56,6 @@ def test_generated_records_have_the_keys_of_segment_anything():
         ({"stability_score_thresh": 0.5}, [36, 24]),
         ({"min_mask_region_area": 36}, [288, 36]),
         ({"pred_iou_thresh": 0.6, "stability_score_thresh": 0.5}, [24]),
-        ({"pred_iou_thresh": 1.0}, []),
     ],
 )
 def test_thresholds_keep_what_reaches_them(options, areas):
@@ -62,6 +63,11 @@ def test_thresholds_keep_what_reaches_them(options, areas):
     assert [r["area"] for r in records] == areas
     ids = {r["id"] for r in records}
     assert all(r["parent_id"] in ids | {None} for r in records)
+
+
+def test_thresholds_that_no_mask_reaches_are_said():
+    with pytest.warns(UserWarning, match=r"none of 3 masks reaches pred_iou_thresh 0.95 .* scores go up to 0.9"):
+        assert AutomaticMaskGenerator(Fixed(), pred_iou_thresh=0.95).generate(IMAGE) == []
 
 
 def test_output_modes_encode_the_same_masks():
@@ -142,11 +148,16 @@ def test_tidy_masks_keep_scores_and_parents():
         ({"stability_score_thresh": -1}, "stability_score_thresh"),
         ({"box_nms_thresh": 2}, "box_nms_thresh"),
         ({"min_mask_region_area": -1}, "min_mask_region_area"),
-        ({"crop_n_layers": 1}, "crop_n_layers 0; got 1"),
+        ({"crop_n_layers": 1.5}, "crop_n_layers as a whole number of at least 0; got 1.5"),
+        ({"crop_n_layers": 9}, "crop_n_layers of at most 4; got 9"),
+        ({"crop_n_points_downscale_factor": 0}, "crop_n_points_downscale_factor as a whole number of at least 1"),
+        ({"crop_overlap_ratio": 1}, r"crop_overlap_ratio in \[0, 0.99\]"),
+        ({"crop_nms_thresh": 7}, "crop_nms_thresh"),
         ({"stability_score_offset": 1.0}, "for a promptable model only; got 1.0"),
         ({"points_per_side": 3, "point_grids": [np.zeros((1, 2))]}, "got both"),
-        ({"point_grids": [np.zeros((1, 2)), np.zeros((1, 2))]}, "a list of one"),
-        ({"point_grids": [np.array([[3.0, 4.0]])]}, "a list of one"),
+        ({"point_grids": [np.zeros((1, 2)), np.zeros((1, 2))]}, "a list of 1"),
+        ({"point_grids": [np.array([[3.0, 4.0]])]}, "a list of 1"),
+        ({"point_grids": [np.zeros((1, 2))], "crop_n_layers": 1}, "a list of 2"),
     ],
 )
 def test_invalid_generator_options_raise_an_input_error(options, message):
@@ -157,3 +168,63 @@ def test_invalid_generator_options_raise_an_input_error(options, message):
 def test_a_generator_needs_a_segmenter():
     with pytest.raises(InputError, match="a segmenter; got MaskTree"):
         AutomaticMaskGenerator(Fixed().tree)
+
+
+# --- crops ----------------------------------------------------------------------------------------------------------
+
+
+class Bright:
+    """A segmenter that finds each connected bright region of at least ``min_side`` x ``min_side`` of the image."""
+
+    def __init__(self, min_side: float) -> None:
+        self.min_side = min_side
+        self.sizes: list[tuple[int, int]] = []
+
+    def __call__(self, image: np.ndarray) -> MaskTree:
+        self.sizes.append(image.shape[:2])
+        labels, count = ndimage.label(image[..., 0] > 0)
+        masks = np.stack([labels == k + 1 for k in range(count)] or [np.zeros(labels.shape, np.bool_)])
+        large = masks.mean(axis=(1, 2)) >= self.min_side**2
+        return MaskTree.from_masks(masks[large])
+
+
+def squares() -> np.ndarray:
+    """Two small squares, one of them in all crops, and a large one that no crop of the first layer holds."""
+    image = np.zeros((60, 90, 3), np.uint8)
+    for top, left, side in ((5, 5, 6), (27, 40, 6), (10, 20, 14), (40, 60, 18)):
+        image[top : top + side, left : left + side] = 255
+    return image
+
+
+def test_crops_add_the_masks_that_only_they_show():
+    image, segmenter = squares(), Bright(0.1)
+    assert AutomaticMaskGenerator(segmenter).tree(image).areas.tolist() == [196, 324]
+    segmenter.sizes.clear()
+    tree = AutomaticMaskGenerator(segmenter, crop_n_layers=1).tree(image)
+    assert segmenter.sizes == [(60, 90)] + [(40, 55)] * 4
+    assert sorted(tree.areas.tolist()) == [36, 36, 196, 324]
+    for index in range(4):
+        assert (image[tree.mask(index)] == 255).all()
+
+
+def test_masks_that_a_crop_cuts_are_left_out():
+    image = np.zeros((60, 90, 3), np.uint8)
+    image[20:40] = 255
+    tree = AutomaticMaskGenerator(Bright(0.9), crop_n_layers=2).tree(image)
+    assert len(tree) == 0  # the band is more of each crop than of the image, but no crop holds its ends
+
+
+def test_the_crops_are_those_of_segment_anything():
+    corners = [crop[:4] for crop in crops_of_layers((60, 90), 1, 0.5)]
+    assert corners == [(0, 0, 60, 45), (30, 0, 90, 45), (0, 15, 60, 60), (30, 15, 90, 60)]
+    assert len(crops_of_layers((60, 90), 2, 512 / 1500)) == 4 + 16
+    for left, top, right, bottom, _ in crops_of_layers((5, 3), 4, 0.3):
+        assert 0 <= left < right <= 3
+        assert 0 <= top < bottom <= 5
+
+
+def test_grids_of_crops_are_coarser():
+    generator = AutomaticMaskGenerator(
+        model=Fixed(), points_per_side=8, crop_n_layers=2, crop_n_points_downscale_factor=2, min_mask_region_area=5
+    )
+    assert [len(grid) for grid in generator.point_grids] == [64, 16, 4]

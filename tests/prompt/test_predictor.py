@@ -184,3 +184,46 @@ def test_objects_that_cannot_be_prompted_raise_an_input_error():
         Predictor(nested(), num_multimask_outputs=0)
     with pytest.raises(InputError, match="to its MaskTree; got one to int"):
         Predictor(lambda image: 3).set_image(IMAGE)
+
+
+# --- calls of segment-anything ----------------------------------------------------------------------------------------
+
+
+def test_a_click_has_as_many_masks_as_in_segment_anything():
+    predictor = Predictor(nested())
+    masks, scores, logits = predictor.predict(np.array([[8, 8]]), np.array([1]))
+    assert (masks.shape, scores.shape, logits.shape) == ((3, *SIZE), (3,), (3, 256, 256))
+    assert len({mask.tobytes() for mask in masks}) > 1
+    nowhere, scores, _ = predictor.predict([[SIZE[1] - 1, SIZE[0] - 1]], [1])
+    assert nowhere.shape == (3, *SIZE)
+    assert not nowhere.any()
+    assert not scores.any()
+    repeated, scores, _ = Predictor(nested(), num_multimask_outputs=20).predict([[8, 8]], [1])
+    assert len(repeated) == 20
+    assert (repeated[-1] == repeated[-2]).all()
+    assert scores[-1] == scores[-2]
+
+
+def test_padding_and_rounding_of_prompts_do_not_matter():
+    predictor = Predictor(nested())
+    expected = predictor.predict([[0, 8]], [1])[0]
+    assert (predictor.predict([[0, 8], [0, 0]], [1, -1])[0] == expected).all()
+    assert (predictor.predict([[-0.4, 8]], [1])[0] == expected).all()
+    height, width = SIZE
+    box = predictor.predict(box=[0, 0, width, height])[0]
+    assert (predictor.predict(box=np.array([-0.4, -3, width + 2, height]))[0] == box).all()
+    assert (predictor.predict([[9, 9]], [-1], box=[0, 0, width, height])[0] == box).all()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ({"point_coords": [[-1.5, 8]], "point_labels": [1]}, r"clicks inside the image .* got \(-1.5, 8\)"),
+        ({"point_coords": [[8, 8]], "point_labels": [-1]}, "a click inside the entity"),
+        ({"box": [-30, 5, 20, 30]}, "of which at least half is inside"),
+        ({"box": [[5, 5, 20, 30], [6, 6, 20, 30]]}, r"shape \(2, 4\); call predict once for each box"),
+    ],
+)
+def test_prompts_that_mean_something_else_are_refused(prompt, message):
+    with pytest.raises(InputError, match=message):
+        Predictor(nested()).predict(**prompt)

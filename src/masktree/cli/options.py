@@ -112,5 +112,9 @@ def print_outcome(outcome: BatchOutcome, output: Path) -> int:
     """Print the counts of a batch; returns the exit code."""
     skipped = f", {outcome.skipped} skipped (done before)" if outcome.skipped else ""
     failed = f", {len(outcome.failures)} failed (see {output / 'failures.json'})" if outcome.failures else ""
-    print(f"{outcome.completed} done{skipped}{failed}; results in {output}", flush=True)
+    left_out = ""
+    if outcome.left_out:
+        names = ", ".join(path.name for path in outcome.left_out[:3]) + (", ..." if len(outcome.left_out) > 3 else "")
+        left_out = f", {len(outcome.left_out)} left out, in formats that are not read ({names}); convert them to PNG"
+    print(f"{outcome.completed} done{skipped}{failed}{left_out}; results in {output}", flush=True)
     return 1 if outcome.failures else 0

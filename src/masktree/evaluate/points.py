@@ -34,6 +34,7 @@ from masktree.evaluate.result import EvaluationResult
 from masktree.io.images import read_image
 from masktree.jobs.progress import progress_bar
 from masktree.prompt import Predictor
+from masktree.prompt.candidates import NUM_MASKS
 from masktree.trees import rle
 from masktree.types import RGB, Mask
 
@@ -156,7 +157,8 @@ def evaluate_predictor(
 
 
 def _score_case(case: EvaluationCase, context: ScoringContext) -> ImageStats:
-    predictor = Predictor(case.prediction.tree(case.size, nested=False))
+    tree = case.prediction.tree(case.size, nested=False)
+    predictor = Predictor(tree, num_multimask_outputs=NUM_MASKS)
     return score_image_twice(predictor, None, case.annotated())
 
 

@@ -13,7 +13,15 @@ from pathlib import Path
 
 from masktree.errors import InputError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"})
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".avif", ".gif", ".tif", ".tiff", ".bmp", ".dib"}
+    | {".ppm", ".pgm", ".pbm", ".pnm"}
+)
+UNREAD_SUFFIXES = frozenset(  # of images in formats that are not read: these are named, not left out in silence
+    {".jp2", ".j2k", ".jpx", ".jxl", ".jxr", ".heic", ".heif", ".hif", ".tga", ".psd", ".xcf", ".svg", ".eps", ".ico"}
+    | {".pcx", ".qoi", ".exr", ".hdr", ".pfm", ".fits", ".fit", ".dcm", ".nd2", ".czi", ".lif", ".svs", ".ndpi"}
+    | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"}  # of cameras
+)
 RESERVED_NAMES = frozenset({"run", "failures"})  # run.json and failures.json record a run
 OVERLAY_TEXT = ("Software", "masktree overlay")  # a text chunk at the start of every overlay, by which it is known
 _OVERLAY_BYTES = "tEXt{}\0{}".format(*OVERLAY_TEXT).encode()
@@ -51,25 +59,36 @@ def find_photos(inputs: Sequence[str | Path]) -> tuple[list[Photo], list[dict[st
     for pattern in inputs:
         new_failures: list[dict[str, str]] = []
         matches: dict[str, tuple[Path, str]] = {}
-        for path, relative in _resolve(str(pattern), new_failures):
+        for path, relative in _resolve(str(pattern), new_failures, IMAGE_SUFFIXES):
             real_path = os.path.realpath(path)
             if real_path not in matches or len(relative) < len(matches[real_path][1]):
                 matches[real_path] = path, relative
         if not matches and not new_failures:
-            raise InputError(f"expected an image, a folder with images or a glob that matches; got {pattern}")
+            unread = find_unread([pattern])
+            others = f", with {len(unread)} images of formats that are not read ({unread[0].name})" if unread else ""
+            remedy = "; convert them to PNG or JPEG" if unread else ""
+            raise InputError(
+                f"expected an image, a folder with images or a glob that matches; got {pattern}{others}{remedy}"
+            )
         failures |= {failure["path"]: failure for failure in new_failures}
         for real_path, match in matches.items():
             found.setdefault(real_path, match)
     return name_outputs(list(found.values())), list(failures.values())
 
 
-def _resolve(item: str, failures: list[dict[str, str]]) -> Iterator[tuple[Path, str]]:
-    """Image files of one input, with their path relative to it."""
+def find_unread(inputs: Sequence[str | Path]) -> list[Path]:
+    """Image files in the folders and globs of ``find_photos`` that are left out, since their format is not read."""
+    folders = [str(item) for item in inputs if not os.path.isfile(item)]
+    return sorted({path for item in folders for path, _ in _resolve(item, [], UNREAD_SUFFIXES)})
+
+
+def _resolve(item: str, failures: list[dict[str, str]], suffixes: frozenset[str]) -> Iterator[tuple[Path, str]]:
+    """Files with one of the suffixes of one input, with their path relative to it."""
     path = Path(item)
     if os.path.isfile(item):  # unlike Path.is_file, it returns False below a folder without permission
         yield path, path.name
     elif os.path.isdir(item):
-        for inner in _walk(path, failures):
+        for inner in _walk(path, failures, suffixes):
             yield inner, inner.relative_to(path).as_posix()
     elif glob.has_magic(item):
         root = _folder_without_wildcards(path)
@@ -77,7 +96,8 @@ def _resolve(item: str, failures: list[dict[str, str]]) -> Iterator[tuple[Path, 
         if ".." in pattern.parts:
             raise InputError(f"expected '..' only before the first wildcard of a glob; got {item}")
         for match in _glob(root, pattern):
-            files = _walk(match, failures) if os.path.isdir(match) else _photographs([match], failures)
+            is_folder = os.path.isdir(match)
+            files = _walk(match, failures, suffixes) if is_folder else _photographs([match], failures, suffixes)
             for file in files:
                 yield file, file.relative_to(root).as_posix()
 
@@ -100,19 +120,20 @@ def _glob(root: Path, pattern: Path) -> list[Path]:
     ]
 
 
-def _walk(folder: Path, failures: list[dict[str, str]]) -> Iterator[Path]:
+def _walk(folder: Path, failures: list[dict[str, str]], suffixes: frozenset[str]) -> Iterator[Path]:
     def add_failure(error: OSError) -> None:
         failures.append({"path": str(error.filename), "error": f"cannot list the folder: {error.strerror}"})
 
     for parent, folders, files in os.walk(folder, onerror=add_failure):
         folders.sort()
-        yield from _photographs([Path(parent) / name for name in sorted(files) if not name.startswith(".")], failures)
+        paths = [Path(parent) / name for name in sorted(files) if not name.startswith(".")]
+        yield from _photographs(paths, failures, suffixes)
 
 
-def _photographs(paths: Iterable[Path], failures: list[dict[str, str]]) -> Iterator[Path]:
-    """Regular files with an image suffix, without our overlays; opening a pipe would block forever."""
+def _photographs(paths: Iterable[Path], failures: list[dict[str, str]], suffixes: frozenset[str]) -> Iterator[Path]:
+    """Regular files with one of the suffixes, without our overlays; opening a pipe would block forever."""
     for path in paths:
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
+        if path.suffix.lower() not in suffixes:
             continue
         try:
             regular = stat.S_ISREG(path.stat().st_mode)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from masktree.errors import InputError
@@ -23,11 +24,13 @@ class BatchOutcome:
         completed: photographs done in this run.
         skipped: photographs with a result from a previous run.
         failures: {"path", "error"} of each failure.
+        left_out: image files in the input folders whose formats are not read.
     """
 
     completed: int
     skipped: int
     failures: list[dict[str, str]]
+    left_out: list[Path] = field(default_factory=list)
 
 
 def run_recorded_batch(

@@ -45,7 +45,7 @@ def segment_crops(image: RGB, tree: MaskTree, segment: Callable[[Sequence[RGB]],
         inside = np.flatnonzero((covered > 0) & (covered >= MIN_COVERAGE * rle.areas(new, tree.size)))
         rles += [new[k] for k in inside]
         scores += crop_tree.scores[inside].tolist()
-    return _add_masks(tree, rles, np.array(scores, np.float32))
+    return add_masks(tree, rles, np.array(scores, np.float32))
 
 
 def _is_worth_cropping(tree: MaskTree, index: int) -> bool:
@@ -62,10 +62,26 @@ def _crop_box(box: np.ndarray, size: tuple[int, int]) -> CropBox:
     return max(0, y - dy), max(0, x - dx), min(size[0], y + height + dy), min(size[1], x + width + dx)
 
 
-def _add_masks(tree: MaskTree, rles: list[bytes], scores: np.ndarray) -> MaskTree:
-    """The tree with the masks added that duplicate neither its own nor each other."""
-    new = np.flatnonzero((rle.iou(rles, tree.rles, tree.size) < DUPLICATE_IOU).all(axis=1))
-    new = new[mask_nms([rles[k] for k in new], tree.size, scores[new], iou_threshold=DUPLICATE_IOU)]
+def add_masks(
+    tree: MaskTree,
+    rles: list[bytes],
+    scores: np.ndarray,
+    stabilities: np.ndarray | None = None,
+    *,
+    duplicate_iou: float = DUPLICATE_IOU,
+) -> MaskTree:
+    """The tree with the masks added that duplicate neither its own nor each other.
+
+    The tree's own masks stay first, with their parents and levels; without a new mask the tree is returned as it is.
+
+    Args:
+        tree: of one image.
+        rles: n further masks of that image as run-length strings.
+        scores, stabilities: (n,) float32 of these; stabilities of None are 1.
+        duplicate_iou: IoU from which a mask is a duplicate.
+    """
+    new = np.flatnonzero((rle.iou(rles, tree.rles, tree.size) < duplicate_iou).all(axis=1))
+    new = new[mask_nms([rles[k] for k in new], tree.size, scores[new], iou_threshold=duplicate_iou)]
     if len(new) == 0:
         return tree
     all_rles = (*tree.rles, *(rles[k] for k in new))
@@ -73,11 +89,12 @@ def _add_masks(tree: MaskTree, rles: list[bytes], scores: np.ndarray) -> MaskTre
     parents[: len(tree)] = tree.parents  # still a forest: parents of new masks are larger, or masks of the tree
     levels = hierarchy.levels(parents)
     levels[: len(tree)] = tree.levels
+    new_stabilities = np.ones(len(new), np.float32) if stabilities is None else stabilities[new]
     return MaskTree.from_rles(
         all_rles,
         tree.size,
         parents,
         scores=np.concatenate([tree.scores, scores[new]]),
-        stabilities=np.concatenate([tree.stabilities, np.ones(len(new), np.float32)]),
+        stabilities=np.concatenate([tree.stabilities, new_stabilities]),
         levels=levels,
     )

@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike
 from masktree.errors import InputError
 from masktree.io.images import ImageInput, as_rgb
 from masktree.io.pixels import ImageFormat, check_image_format
-from masktree.prompt.candidates import NUM_MASKS
 from masktree.prompt.dendrogram_prompter import DendrogramPrompter
 from masktree.prompt.prompt import MASK_LOGIT, Prompt
 from masktree.prompt.prompter import Prompter
@@ -23,6 +22,9 @@ if TYPE_CHECKING:
     from masktree.predict import ModelSegmenter, Segmenter
 
 
+NUM_MULTIMASK_OUTPUTS = 3  # as in segment-anything
+
+
 class Predictor:
     """Masks for clicks, boxes, earlier masks and granularities, called as segment-anything's ``SamPredictor`` is.
 
@@ -31,29 +33,31 @@ class Predictor:
     >>> masks, scores, logits = predictor.predict(np.array([[x, y]]), np.array([1]))  # doctest: +SKIP
 
     Args:
-        source: what the masks come from.
+        model: what the masks come from.
             A segmenter from ``masktree.load`` with the method masktree, on any backbone, without training:
             ``set_image`` computes the dendrogram of the image (``DendrogramPrompter``).
             A model of kind promptable: ``set_image`` encodes the image, the network predicts (``ModelPrompter``).
             Any other segmenter or callable from an image to its ``MaskTree``: ``set_image`` computes the masks, from
             which unions and differences are formed (``TreePrompter``).
             A ``PartitionTree`` or ``MaskTree`` of one image: no ``set_image`` is needed.
-        num_multimask_outputs: number of masks for an ambiguous prompt, at least 1; segment-anything has 3.
+        num_multimask_outputs: number of masks for an ambiguous prompt, at least 1; as in segment-anything 3.
 
     Raises:
-        InputError: an unsupported source, or ``num_multimask_outputs`` below 1.
+        InputError: an unsupported model, or ``num_multimask_outputs`` below 1.
     """
 
-    def __init__(self, source: Segmenter | MaskTree | PartitionTree, *, num_multimask_outputs: int = NUM_MASKS) -> None:
+    def __init__(
+        self, model: Segmenter | MaskTree | PartitionTree, *, num_multimask_outputs: int = NUM_MULTIMASK_OUTPUTS
+    ) -> None:
         if not isinstance(num_multimask_outputs, (int, np.integer)) or num_multimask_outputs < 1:
             raise InputError(
                 f"expected num_multimask_outputs as a whole number of at least 1; got {num_multimask_outputs!r}"
             )
-        if not (isinstance(source, (MaskTree, PartitionTree)) or callable(source)):
+        if not (isinstance(model, (MaskTree, PartitionTree)) or callable(model)):
             raise InputError(
-                f"expected a segmenter, a MaskTree or a PartitionTree; got {type(source).__name__}; use masktree.load"
+                f"expected a segmenter, a MaskTree or a PartitionTree; got {type(model).__name__}; use masktree.load"
             )
-        self.model = source
+        self.model = model
         self.num_multimask_outputs = int(num_multimask_outputs)
         self._prompter: Prompter | None = None
         self.reset_image()
@@ -62,7 +66,7 @@ class Predictor:
         """Encode an image: all work that does not depend on prompts.
 
         Args:
-            image: array, path, or Pillow image, see ``masktree.io.images.as_rgb``; if the source is a tree, its image
+            image: array, path, or Pillow image, see ``masktree.io.images.as_rgb``; if the model is a tree, its image
                 or None.
             image_format: order of the channels of an array.
 
@@ -98,17 +102,21 @@ class Predictor:
         """Predict masks for a prompt.
 
         Args:
-            point_coords: (N, 2) clicks as x, y in pixels of the image.
-            point_labels: (N,) 1: inside the entity, 0: outside it.
-            box: (4,) or (1, 4) left, top, right, bottom in pixels.
+            point_coords: (N, 2) clicks as x, y in pixels of the image. Clicks up to a pixel outside it, as from
+                rounding, count as on its border.
+            point_labels: (N,) 1: inside the entity, 0: outside it, -1: no click (padding).
+            box: (4,) or (1, 4) left, top, right, bottom in pixels; clipped to the image if at least half of it is
+                inside. For several boxes, call once for each.
             mask_input: (1, 256, 256) logits that an earlier call returned.
-            multimask_output: up to ``num_multimask_outputs`` masks of different sizes; False: one mask.
+            multimask_output: ``num_multimask_outputs`` masks of different sizes, of which the last is repeated where
+                there are fewer; False: one mask.
             return_logits: masks as float32 logits; of trees these are 10 inside and -10 outside.
             granularity: in [0.1, 1], finest to coarsest of the entities at the prompt: returns one mask. With trees
                 granularity is linear in sqrt(area) between the smallest and the largest candidate.
 
         Returns:
-            masks (C, H, W) bool, best first, C >= 1 (one empty mask of score 0 where a tree has none for the clicks);
+            masks (C, H, W) bool, best first, C = ``num_multimask_outputs`` or 1 (empty, with score 0, where a tree has
+            none for the clicks);
             scores (C,) float32 in [0, 1], expected IoU; logits (C, 256, 256) float32 for ``mask_input``, which cover a
             square with the image's longer side.
 
@@ -121,7 +129,11 @@ class Predictor:
             raise InputError("expected an image before prompts; got none; call set_image first")
         prompt = Prompt.read(self._prompter.size, point_coords, point_labels, box, mask_input, granularity)
         multimask = multimask_output and granularity is None
-        masks, scores, logits = self._prompter.predict(prompt, self.num_multimask_outputs if multimask else 1)
+        num_masks = self.num_multimask_outputs if multimask else 1
+        masks, scores, logits = self._prompter.predict(prompt, num_masks)
+        if len(masks) < num_masks:
+            index = np.minimum(np.arange(num_masks), len(masks) - 1)
+            masks, scores, logits = masks[index], scores[index], logits[index]
         is_binary = masks.dtype == np.bool_
         if return_logits and is_binary:
             masks = np.where(masks, MASK_LOGIT, -MASK_LOGIT).astype(np.float32)

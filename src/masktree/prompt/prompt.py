@@ -14,6 +14,9 @@ from masktree.errors import InputError
 from masktree.models.config import MAX_GRANULARITY, MIN_GRANULARITY
 
 LOW_RES_SIZE = 256  # side of low-resolution masks (segment-anything's interface)
+PADDING_LABEL = -1  # of clicks that are none (segment-anything's interface)
+MAX_OUTSIDE = 1.0  # pixels by which a click may lie outside the image, as from rounding (our choice)
+MIN_BOX_INSIDE = 0.5  # smallest fraction of a box that is inside the image (our choice)
 MASK_LOGIT = 10.0  # logit inside a mask that no network made, negative outside (our choice: a probability of 1)
 
 
@@ -51,8 +54,8 @@ class Prompt:
         """Validate the arguments of ``Predictor.predict``.
 
         Raises:
-            InputError: no prompt, clicks or a box outside the image, wrong shapes or labels, one pixel clicked with
-                both labels, only clicks outside the entity, a granularity out of range.
+            InputError: no prompt, clicks or most of a box outside the image, wrong shapes or labels, one pixel clicked
+                with both labels, only clicks outside the entity, a granularity out of range.
         """
         points, labels = _read_clicks(point_coords, point_labels, size)
         prompt = cls(
@@ -124,16 +127,20 @@ def _read_clicks(
             f"expected clicks (N, 2) as x, y and labels (N,); got {points.shape} and {numbers.shape}; one click is "
             "[[x, y]] and [1]"
         )
+    points, numbers = points[numbers != PADDING_LABEL], numbers[numbers != PADDING_LABEL]
     if not np.isin(numbers, (0, 1)).all():
-        raise InputError(f"expected labels 1 (inside) and 0 (outside); got {numbers.tolist()}; leave other clicks out")
+        raise InputError(
+            f"expected labels 1 (inside), 0 (outside) and -1 (padding); got {numbers.tolist()}; leave other clicks out"
+        )
     height, width = size
-    in_image = (points >= 0).all(1) & (points[:, 0] < width) & (points[:, 1] < height)
-    if not in_image.all():
-        x, y = points[~in_image][0]
+    is_near = (points >= -MAX_OUTSIDE) & (points < np.array([width, height]) + MAX_OUTSIDE)
+    if not is_near.all():
+        x, y = points[~is_near.all(1)][0]
         raise InputError(
             f"expected clicks inside the image (0 <= x < {width}, 0 <= y < {height}); got ({x:g}, {y:g}); give x, y "
             "in pixels of the image that was set"
         )
+    points = points.clip(0, np.nextafter([width, height], 0))
     pixels = points.astype(np.int64)
     both = {tuple(p) for p in pixels[numbers == 1].tolist()} & {tuple(p) for p in pixels[numbers == 0].tolist()}
     if both:
@@ -146,16 +153,19 @@ def _read_box(box: ArrayLike, size: tuple[int, int]) -> np.ndarray:
     if corners.shape == (1, 4):  # segment-anything's examples give a box as box[None, :]
         corners = corners[0]
     if corners.shape != (4,):
-        raise InputError(f"expected one box (4,): left, top, right, bottom; got shape {corners.shape}")
+        remedy = "; call predict once for each box" if corners.ndim == 2 and corners.shape[1] == 4 else ""
+        raise InputError(f"expected one box (4,): left, top, right, bottom; got shape {corners.shape}{remedy}")
     height, width = size
     left, top, right, bottom = corners
     if not (left < right and top < bottom):
         raise InputError(f"expected a box left, top, right, bottom with an area; got {corners.tolist()}; order corners")
-    if not (left >= 0 and top >= 0 and right <= width and bottom <= height):
+    clipped = corners.clip(0, [width, height, width, height])
+    if np.prod(clipped[2:] - clipped[:2]) < MIN_BOX_INSIDE * np.prod(corners[2:] - corners[:2]):
         raise InputError(
-            f"expected a box inside the image of {width} x {height} pixels; got {corners.tolist()}; clip it first"
+            f"expected a box of which at least half is inside the image of {width} x {height} pixels; got "
+            f"{corners.tolist()}; give it in pixels of the image that was set"
         )
-    return corners
+    return clipped
 
 
 def _read_mask(mask: ArrayLike) -> np.ndarray:

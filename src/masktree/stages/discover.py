@@ -12,7 +12,7 @@ from pathlib import Path
 
 from masktree.errors import InputError
 from masktree.io.files import lock_folder, read_json, write_json
-from masktree.io.photos import Photo, find_photos
+from masktree.io.photos import Photo, find_photos, find_unread
 from masktree.jobs.record import has_results
 from masktree.jobs.recorded_batch import BatchOutcome, run_recorded_batch
 from masktree.labels import LabelSetWriter
@@ -71,7 +71,7 @@ def discover(
             on_result=writer.add,
         )
         writer.close(record)
-    return outcome
+    return replace(outcome, left_out=find_unread([folder]))
 
 
 def _with_chosen_options(

@@ -6,11 +6,12 @@ The run can be stopped at any moment and resumed with the same command; its reco
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from masktree.errors import InputError
 from masktree.io.files import lock_folder
-from masktree.io.photos import Photo, find_photos, is_overlay
+from masktree.io.photos import Photo, find_photos, find_unread, is_overlay
 from masktree.jobs.record import RunRecord
 from masktree.jobs.recorded_batch import BatchOutcome, run_recorded_batch
 from masktree.predict import SegmenterConfig
@@ -56,7 +57,7 @@ def segment(
         record = job.open_record(output, {"granularity": granularity}, overwrite)
         todo = photos if overwrite else job.unfinished(photos)
         _check_existing_files(job, todo, record, overwrite)
-        return run_recorded_batch(
+        outcome = run_recorded_batch(
             photos,
             todo,
             job,
@@ -66,6 +67,7 @@ def segment(
             description="segment",
             show_progress=show_progress,
         )
+    return replace(outcome, left_out=find_unread(inputs))
 
 
 def _check_existing_files(job: SegmentJob, todo: Sequence[Photo], record: RunRecord, overwrite: bool) -> None:
