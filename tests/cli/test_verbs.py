@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import warnings
 
 import pytest
 
 from masktree import __version__, cli
-from masktree.cli.verb import Option
+from masktree.cli.verb import Option, Verb
 from masktree.cli.verbs import VERBS
 from masktree.errors import InputError
 from masktree.evaluate.datasets import DATASETS
@@ -93,6 +94,19 @@ def test_a_wrong_argument_is_answered_in_one_line(capsys, arguments, answer):
     assert answer in said
     assert said.startswith("masktree: expected ")
     assert said.count("\n") == 1
+
+
+def test_a_warning_is_one_line_without_its_place_in_the_source(capsys, monkeypatch):
+    def warn() -> int:
+        """Warn."""
+        warnings.warn("kernels cannot be kept", RuntimeWarning, stacklevel=1)
+        return 0
+
+    monkeypatch.setitem(VERBS, "info", Verb("info", warn, {}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert cli.main(["info"]) == 0
+    assert capsys.readouterr().err == "masktree: kernels cannot be kept\n"
 
 
 def test_nothing_right_is_refused():

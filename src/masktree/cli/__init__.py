@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import textwrap
+import warnings
 from collections.abc import Sequence
 
 from masktree import __version__
@@ -22,7 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # ignored, as in background jobs of a shell.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return _run(sys.argv[1:] if arguments is None else arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return _run(sys.argv[1:] if arguments is None else arguments)
     except MasktreeError as error:
         return print_error(str(error), code=1 if isinstance(error, TrainingError) else 2)
     except KeyboardInterrupt:
@@ -35,6 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.filename is None:
             return print_error(f"{type(error).__name__}: {error}", code=1)
         return print_error(f"expected to read or write {error.filename}; got: {error.strerror}; check the path", code=1)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """Print a warning as one line, without the place in the source."""
+    print_error(str(message))
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -19,6 +19,7 @@ from masktree.errors import InputError, MasktreeError
 
 Item = TypeVar("Item")
 
+_POLL_SECONDS = 0.5  # between looks at whether a worker compiles (our choice)
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -79,9 +80,12 @@ def describe_error(error: BaseException) -> str:
 
 
 def _run_pool(pending: list[Item], job: Callable[[Item], Any], workers: int) -> Iterator[JobResult[Item]]:
+    from masktree.kernels import report_compilation  # numba takes half a second to import
+
     pending.reverse()
     context = multiprocessing.get_context("spawn")
     has_started = context.Event()
+    compiles, has_reported = context.Event(), False
     suspects: list[Item] = []  # in flight when a worker died: any of them may have caused it
     while pending or suspects:
         # Each suspect is retried in a process of its own, so that only the one that caused the crash fails.
@@ -92,14 +96,17 @@ def _run_pool(pending: list[Item], job: Callable[[Item], Any], workers: int) -> 
             1 if isolated else workers,
             context,
             initializer=_start_worker,
-            initargs=(job, has_started),
+            initargs=(job, has_started, compiles),
         )
         try:
             while queue or in_flight:
                 while queue and len(in_flight) < 2 * workers:
                     in_flight[pool.submit(_attempt_in_worker, queue[-1])] = queue[-1]  # stays queued if submit raises
                     queue.pop()
-                done, _ = wait(in_flight, return_when=FIRST_COMPLETED)
+                done, _ = wait(in_flight, None if has_reported else _POLL_SECONDS, FIRST_COMPLETED)
+                if compiles.is_set() and not has_reported:
+                    report_compilation()  # of one worker for all
+                    has_reported = True
                 for future in done:
                     result = future.result()
                     del in_flight[future]
@@ -134,8 +141,11 @@ def _attempt(job: Callable[[Item], Any], item: Item) -> JobResult[Item]:
 _worker_job: Callable[[Any], Any] | None = None  # sent to each worker once, so that it loads its weights once
 
 
-def _start_worker(job: Callable[[Any], Any], has_started: Event) -> None:
+def _start_worker(job: Callable[[Any], Any], has_started: Event, compiles: Event) -> None:
+    from masktree.kernels import call_at_compilation
+
     global _worker_job
+    call_at_compilation(compiles.set)
     has_started.set()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
     threading.Thread(target=_exit_with_parent, daemon=True).start()

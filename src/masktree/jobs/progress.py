@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+_TEXT_WIDTH = 76  # columns of the texts beside the bar
+_SPEED_PERIOD = 600.0  # seconds over which the speed is averaged: a large image may take minutes (our choice)
+
 
 class Progress(Protocol):
     """Reports the progress of a stage."""
@@ -35,7 +38,7 @@ class NoProgress:
 
 
 class ProgressBar:
-    """A rich progress bar on standard error; plain lines if that is not a terminal."""
+    """A rich progress bar on standard error; if that is not a terminal, its last state."""
 
     def __init__(self, description: str, total: int, skipped: int, unit: str = "images") -> None:
         from rich.console import Console
@@ -61,18 +64,22 @@ class ProgressBar:
         self.console = Console(stderr=True, highlight=False)
         self.bar = RichProgress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(max(3, min(40, self.console.width - _TEXT_WIDTH))),
             MofNCompleteColumn(),
+            TextColumn(unit if unit == "images" else f"{unit}s"),
             Rate(),
+            TextColumn("elapsed"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[status]}"),
             console=self.console,
+            speed_estimate_period=_SPEED_PERIOD,
         )
         if skipped:
             self.console.print(f"{skipped} of {skipped + total} already done")
-        self.task = self.bar.add_task(description, total=total, status="")
+        # What was done before does not count for the speed, which is taken from the calls of ``advance``.
+        self.task = self.bar.add_task(description, total=skipped + total, completed=skipped, status="")
 
     def advance(self, status: str = "") -> None:
         self.bar.update(self.task, advance=1, status=status)
@@ -100,13 +107,21 @@ def notify(text: str, *, show: bool) -> None:
 
 @contextmanager
 def progress_bar(description: str, total: int, skipped: int, *, show: bool, unit: str = "images") -> Iterator[Progress]:
-    """A live bar over ``total`` items, or ``NoProgress`` if not ``show``; closed even when the work is interrupted.
+    """A live bar over items, or ``NoProgress`` if not ``show``; closed even when the work is interrupted.
 
-    ``unit``: "images" shows images per second, another unit seconds per unit.
+    Args:
+        description: label of the bar.
+        total: number of items to do.
+        skipped: number of items that were done before; the bar begins there.
+        show: whether there is a bar.
+        unit: "images" shows images per second, another unit seconds per unit.
     """
     if not show:
         yield NoProgress()
         return
+    from masktree import kernels  # numba takes half a second to import
+
     bar = ProgressBar(description, total, skipped, unit)
-    with bar.bar:
+    compiling = f"compiling kernels (once, for {kernels.DURATION})"
+    with bar.bar, kernels.compilation_reported(lambda: bar.print(compiling)):
         yield bar
