@@ -1,6 +1,6 @@
 """The three phases from a folder of photographs to a self-trained model, and a picture of them.
 
-    masktree discover PHOTOS -o LABELS --method masktree --labels-per-image 30
+    masktree discover PHOTOS -o LABELS --method masktree --average-labels 30
     masktree train LABELS -o RUN --preset sohes --size tiny --steps 4800
     masktree train LABELS -o FINE --preset sohes --size tiny --image-size 320 --from RUN --lr 3e-4 --steps 800
     masktree self-train FINE LABELS -o RUN2 --steps 350 --lr 1e-4

@@ -191,12 +191,12 @@ def test_discover_with_a_model_makes_a_label_set(run, collection, tmp_path):
     everything = SegmenterConfig(model=str(run), min_area=1)
     assert discover(collection, tmp_path / "all", everything).completed == 3
     most = LabelSet.open(tmp_path / "all").index["summary"]["masks"]
-    discover(collection, tmp_path / "two", everything, labels_per_image=2)
+    discover(collection, tmp_path / "two", everything, average_labels=2)
     labels = LabelSet.open(tmp_path / "two")
     assert 3 <= labels.index["summary"]["masks"] <= 6 < most
     assert labels.index["config"]["model"] == str(run)
     with pytest.raises(InputError, match=r"at most .* labels per image, all that is found here; got 99"):
-        discover(collection, tmp_path / "many", everything, labels_per_image=99)
+        discover(collection, tmp_path / "many", everything, average_labels=99)
 
 
 def test_stability_is_measured_with_the_recorded_model(run, collection, tmp_path):

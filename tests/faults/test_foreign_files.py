@@ -83,7 +83,7 @@ def test_discover_refuses_files_of_others(photos, tmp_path, name, overwrite):
 def test_chosen_thresholds_do_not_replace_a_file_of_others(photos, tmp_path):
     write_mine(tmp_path / "out", "thresholds.json")
     with pytest.raises(FormatError, match=r"thresholds\.json"):
-        discover(photos, tmp_path / "out", CONFIG, labels_per_image=5, workers=1, overwrite=True)
+        discover(photos, tmp_path / "out", CONFIG, average_labels=5, workers=1, overwrite=True)
     assert files(tmp_path / "out") == {"thresholds.json": MINE["thresholds.json"].encode()}
 
 

@@ -8,14 +8,14 @@ import re
 import pytest
 from rich.console import Console
 
-from masktree.jobs.progress import ProgressBar
+from masktree.jobs.progress import ProgressBar, loading
 
 
 def shown(bar: ProgressBar) -> str:
     """The bar as a terminal of 80 columns shows it."""
-    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
-    console.print(bar.bar.get_renderable())
-    return console.file.getvalue().rstrip()
+    output = io.StringIO()
+    Console(file=output, width=80, force_terminal=True, color_system=None).print(bar.bar.get_renderable())
+    return output.getvalue().rstrip()
 
 
 @pytest.mark.parametrize(("unit", "rate"), [("images", "0.50 images/s"), ("step", "2.00 s/step")])
@@ -48,3 +48,11 @@ def test_an_item_that_takes_minutes_has_a_speed(monkeypatch):
         now[0] += 120
         bar.advance()
     assert re.search(r"left 0:14:00", shown(bar))
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_loading_is_shown_on_a_terminal_and_removed(monkeypatch, capsys, is_terminal):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
+    with loading("run/", show=True):
+        assert capsys.readouterr().err == ("loading run/\r" if is_terminal else "")
+    assert capsys.readouterr().err == (" " * 12 + "\r" if is_terminal else "")

@@ -122,13 +122,13 @@ def test_a_command_that_made_nothing_does_not_bind_the_corrected_one(collection,
     (texts / "a.png").write_text("words")
     for shard_size in (2, 3):  # refused after thresholds were chosen
         with pytest.raises(InputError, match="expected workers"):
-            discover(collection, output, CONFIG, labels_per_image=shard_size, shard_size=shard_size, workers=-1)
+            discover(collection, output, CONFIG, average_labels=shard_size, shard_size=shard_size, workers=-1)
     outcome = discover(texts, output, replace(CONFIG, method="hassod"), shard_size=2)
     assert (outcome.completed, len(outcome.failures)) == (0, 1)
-    outcome = discover(collection, output, CONFIG, labels_per_image=4, shard_size=4)
+    outcome = discover(collection, output, CONFIG, average_labels=4, shard_size=4)
     assert (outcome.completed, outcome.failures) == (7, [])
     assert len(LabelSet.open(output, verify=True)) == 7
-    for changes in ({"labels_per_image": 5}, {"labels_per_image": 4, "shard_size": 3}, {"images": texts}):
+    for changes in ({"average_labels": 5}, {"average_labels": 4, "shard_size": 3}, {"images": texts}):
         folder, options = changes.get("images", collection), {k: v for k, v in changes.items() if k != "images"}
         with pytest.raises(InputError, match="choose another output folder, or --overwrite"):
             discover(folder, output, CONFIG, **options)
@@ -176,7 +176,7 @@ def test_a_refused_overwrite_leaves_the_earlier_set(collection, tmp_path):
     for wrong in (
         {"config": SegmenterConfig(method="masktree", backbone="no-such")},
         {"config": CONFIG, "workers": -1},
-        {"config": CONFIG, "labels_per_image": float("inf")},
+        {"config": CONFIG, "average_labels": float("inf")},
     ):
         with pytest.raises(MasktreeError):
             discover(collection, tmp_path / "labels", overwrite=True, **wrong)
@@ -222,13 +222,42 @@ def test_a_target_number_of_labels_is_met(collection, tmp_path, method, wanted):
     for name in ("x/a.png", "x/ü.png", "y.png", "z.png"):  # three are enough, and quicker
         (collection / name).unlink()
     config = SegmenterConfig(method=method, backbone="texture")
-    assert discover(collection, tmp_path / "labels", config, labels_per_image=wanted).completed == 3
+    assert discover(collection, tmp_path / "labels", config, average_labels=wanted).completed == 3
     index = LabelSet.open(tmp_path / "labels").index
     assert index["summary"]["masks_per_image_mean"] == pytest.approx(wanted, abs=3)
     assert index["config"]["options"]
-    assert discover(collection, tmp_path / "labels", config, labels_per_image=wanted).skipped == 3
-    with pytest.raises(InputError, match="labels_per_image changed"):
-        discover(collection, tmp_path / "labels", config, labels_per_image=wanted + 4)
+    assert discover(collection, tmp_path / "labels", config, average_labels=wanted).skipped == 3
+    with pytest.raises(InputError, match="average_labels changed"):
+        discover(collection, tmp_path / "labels", config, average_labels=wanted + 4)
+
+
+def test_the_best_masks_of_each_image_are_kept(collection, tmp_path):
+    """A plain image has few masks, a busy one many: a threshold over the set would leave the plain one without."""
+    discover(collection, tmp_path / "all", CONFIG)
+    discover(collection, tmp_path / "five", CONFIG, labels_per_image=5)
+    everything = {image["file_name"]: tree for image, tree in LabelSet.open(tmp_path / "all")}
+    five = LabelSet.open(tmp_path / "five")
+    for image, tree in five:
+        scores = np.sort(everything[image["file_name"]].scores)[::-1]
+        np.testing.assert_array_equal(np.sort(tree.scores)[::-1], scores[:5])
+    assert five.index["config"]["labels_per_image"] == 5
+    with pytest.raises(InputError, match="labels_per_image"):
+        discover(collection, tmp_path / "five", CONFIG, labels_per_image=6)
+    for wrong in ({"labels_per_image": 0}, {"labels_per_image": 5, "average_labels": 5}):
+        with pytest.raises(InputError, match=r"labels per image|got both"):
+            discover(collection, tmp_path / "wrong", CONFIG, **wrong)
+
+
+def test_the_card_lists_images_without_masks(collection, tmp_path):
+    discover(collection, tmp_path / "labels", replace(CONFIG, options={"min_score": 0.9}), shard_size=3)
+    labels = LabelSet.open(tmp_path / "labels")
+    without = [image["file_name"] for image, tree in labels if not len(tree)]
+    assert without
+    card = (tmp_path / "labels" / "card.md").read_text()
+    listed = card.partition("## Images without masks\n\n")[2].partition("\n\n")[0]
+    assert listed.splitlines() == [f"- `{name}`" for name in without]
+    discover(collection, tmp_path / "full", CONFIG)
+    assert "## Images without masks" not in (tmp_path / "full" / "card.md").read_text()
 
 
 def test_what_labelled_a_set_labels_other_photographs_alike(collection, tmp_path):
@@ -243,7 +272,7 @@ def test_what_labelled_a_set_labels_other_photographs_alike(collection, tmp_path
 @pytest.mark.parametrize("wanted", [0, -3, 100_000])
 def test_impossible_numbers_of_labels_are_refused(collection, tmp_path, wanted):
     with pytest.raises(InputError, match="labels per image"):
-        discover(collection, tmp_path / "labels", CONFIG, labels_per_image=wanted)
+        discover(collection, tmp_path / "labels", CONFIG, average_labels=wanted)
 
 
 def test_damaged_label_sets_are_named(collection, tmp_path):

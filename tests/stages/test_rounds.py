@@ -161,7 +161,7 @@ def test_without_any_sure_prediction_there_is_advice(first, labels, scores, tmp_
         rounds(first, labels, tmp_path / "out", replace(SETTINGS, score_threshold=float(scores.max())))
     assert not (tmp_path / "out/round-1").exists()
     # The score can be chosen by a wanted number instead: rounds that have made nothing do not bind the next ones.
-    wanted = replace(SETTINGS, predictions_per_image=1.0, from_backbone=True, crops=True, snap=True)
+    wanted = replace(SETTINGS, average_predictions=1.0, from_backbone=True, crops=True, snap=True)
     assert rounds(first, labels, tmp_path / "out", wanted) == 3
     record = json.loads((tmp_path / "out/rounds.json").read_text())
     assert 4 <= record["rounds"][0]["predictions"] <= 8
@@ -204,7 +204,7 @@ def test_the_command_runs_rounds_of_a_real_model(labels, tmp_path, capsys):
     further = ["--device", "cpu", "--sample-every", "0"]
     assert cli.main(["train", str(labels), "-o", str(tmp_path / "first"), *small, *further]) == 0
     command = ["self-train", str(tmp_path / "first"), str(labels), "-o", str(tmp_path / "out"), "--method", "rounds"]
-    assert cli.main([*command, "--steps", "2", "--predictions-per-image", "1", *further]) == 0
+    assert cli.main([*command, "--steps", "2", "--average-predictions", "1", *further]) == 0
     text = capsys.readouterr().out
     assert "round-1: " in text
     assert "2 steps done" in text

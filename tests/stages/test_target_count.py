@@ -82,6 +82,12 @@ def test_the_published_number_needs_no_shift(folder):
     np.testing.assert_allclose(options["thresholds"], published, atol=0.03)
 
 
+@pytest.mark.parametrize(("method", "images"), [("masktree", 10), ("sohes", 60)])
+def test_progress_is_shown(folder, capsys, method, images):
+    choose_options(folder, FakeSegmenter(method), 20, show_progress=True)
+    assert f"{images}/{images} images" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("wanted", [0, -3, float("nan")])
 def test_a_number_that_is_not_positive_is_refused(folder, wanted):
     with pytest.raises(InputError, match="positive, finite number of labels"):

@@ -16,7 +16,8 @@ def discover(
     output: Output,
     segmenter: Segmenter = DEFAULT_SEGMENTER,
     batch: Batch = DEFAULT_BATCH,
-    labels_per_image: float | None = None,
+    labels_per_image: int | None = None,
+    average_labels: float | None = None,
     shard_size: int | None = None,
 ) -> int:
     """Make a pseudo-label data set (COCO shards that include the trees) of a folder of photographs.
@@ -26,7 +27,9 @@ def discover(
         output: Folder of the label set.
         segmenter: What segments the photographs; the default method is sohes.
         batch: How the batch is run.
-        labels_per_image: Choose the thresholds for about this many labels per image on average.
+        labels_per_image: Keep at most this many masks of each image, those with the highest scores. Default: all.
+        average_labels: Choose one threshold of the score, or of the method, for about this many labels per image on
+            average; single images may get many or none. Default: that of the method.
         shard_size: Number of images in each COCO file. Default: 1000.
     """
     from masktree.stages.discover import discover as run
@@ -36,6 +39,7 @@ def discover(
         output,
         segmenter.config(default_method="sohes"),
         labels_per_image=labels_per_image,
+        average_labels=average_labels,
         shard_size=shard_size,
         workers=batch.workers,
         overwrite=batch.overwrite,

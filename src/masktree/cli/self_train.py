@@ -36,7 +36,7 @@ class _RoundsOptions:
 
     Attributes:
         rounds: Number of rounds. Default: 1.
-        predictions_per_image: Choose --score-threshold for this many on average.
+        average_predictions: Choose --score-threshold for this many on average.
         iou: Keep labels that overlap less (IoU). Default: 0.5.
         crops: Predict again on crops around large masks.
         snap: Replace predictions by regions of the method masktree.
@@ -44,7 +44,7 @@ class _RoundsOptions:
     """
 
     rounds: int | None = None
-    predictions_per_image: float | None = None
+    average_predictions: float | None = None
     iou: float | None = None
     crops: bool = False
     snap: bool = False

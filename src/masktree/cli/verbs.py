@@ -39,7 +39,7 @@ VERBS = {
             discover,
             {
                 "input": ("folder",),
-                "method": (*_METHOD, "labels-per-image"),
+                "method": (*_METHOD, "labels-per-image", "average-labels"),
                 _MODEL: _MODEL_OPTIONS,
                 "output": ("output", "shard-size", "overwrite"),
                 "running": _RUNNING,
@@ -73,7 +73,7 @@ VERBS = {
                 "input": ("earlier-run", "labels", "root", "skip-broken"),
                 "method": ("method", "score-threshold", *_OPTIMISATION),
                 "method sohes or hassod": ("burn-in", "label-weight", "teacher-weight", "no-teacher-mask-loss"),
-                "method rounds": ("rounds", "predictions-per-image", "iou", "crops", "snap", "from-backbone"),
+                "method rounds": ("rounds", "average-predictions", "iou", "crops", "snap", "from-backbone"),
                 "output": _TRAINING_OUTPUT,
                 "running": _TRAINING_RUN,
             },

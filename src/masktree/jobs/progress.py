@@ -106,6 +106,21 @@ def notify(text: str, *, show: bool) -> None:
 
 
 @contextmanager
+def loading(what: str, *, show: bool) -> Iterator[None]:
+    """Show "loading ``what``" on a terminal until the end of the block, if ``show``."""
+    if not show or not sys.stderr.isatty():
+        yield
+        return
+    text = one_line(f"loading {what}")
+    # No live display: a download inside has a bar of its own, which begins in the same line.
+    print(text, end="\r", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        print(" " * len(text), end="\r", file=sys.stderr, flush=True)
+
+
+@contextmanager
 def progress_bar(description: str, total: int, skipped: int, *, show: bool, unit: str = "images") -> Iterator[Progress]:
     """A live bar over items, or ``NoProgress`` if not ``show``; closed even when the work is interrupted.
 

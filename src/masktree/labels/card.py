@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from masktree.io.files import write_atomically
+from masktree.jobs.progress import one_line
+
+_MAX_NAMES = 100  # of images without masks on a card (our choice)
 
 
-def write_card(path: Path, index: dict[str, Any]) -> None:
-    """Write card.md from the content of the manifest (index.json)."""
+def write_card(path: Path, index: dict[str, Any], unlabelled: Sequence[str]) -> None:
+    """Write card.md.
+
+    Args:
+        path: of the card.
+        index: content of the manifest (index.json).
+        unlabelled: names of the images without masks.
+    """
     summary = index["summary"]
     failures = sum(len(shard["failures"]) for shard in index["shards"])
     quantiles = ", ".join(f"{float(q):.0%}: {v:g}" for q, v in summary["masks_per_image_quantiles"].items())
@@ -29,6 +39,7 @@ def write_card(path: Path, index: dict[str, Any]) -> None:
                 "photographs": index["root"],
             }
         ),
+        *([_unlabelled(unlabelled)] if unlabelled else []),
         "## Levels\n\n" + _bars(summary["levels"]),
         "## Sizes (COCO limits: 32^2 and 96^2 pixels)\n\n" + _bars(summary["sizes"]),
         "## Area, powers of two in pixels\n\n" + _bars({f"2^{k}": v for k, v in summary["log2_area"].items()}),
@@ -43,6 +54,12 @@ def write_card(path: Path, index: dict[str, Any]) -> None:
     ]
     text = "\n\n".join(sections) + "\n"
     write_atomically(path, lambda handle: handle.write(text.encode()))
+
+
+def _unlabelled(names: Sequence[str]) -> str:
+    """List of the images without masks."""
+    more = [f"- and {len(names) - _MAX_NAMES} more"] if len(names) > _MAX_NAMES else []
+    return "## Images without masks\n\n" + "\n".join([*(f"- `{one_line(n)}`" for n in names[:_MAX_NAMES]), *more])
 
 
 def _origin(weights: dict[str, Any]) -> str:

@@ -128,13 +128,22 @@ class LabelSetWriter:
         Args:
             sources: of a merged set, the description of each source.
         """
-        shards, total = [], Statistics()
+        shards, total, unlabelled = [], Statistics(), []
         for shard in self._shards():
             if not self._shard_path(shard).exists() or any(self._tree_path(p).exists() for p in self._members(shard)):
                 self._write_shard(shard)
             info = _shard_info(self._shard_path(shard))
             statistics = Statistics.from_json(info["statistics"])
             total.merge(statistics)
+            failed = {failure["file_name"] for failure in info["failures"]}
+            names = [name for photo in self._members(shard) if (name := self._file_name(photo)) not in failed]
+            if len(names) != len(statistics.masks_per_image):
+                raise FormatError(
+                    f"{self._shard_path(shard)}: expected statistics of {len(names)} images; got "
+                    f"{len(statistics.masks_per_image)}; make the label set again with --overwrite"
+                )
+            counts = zip(names, statistics.masks_per_image, strict=True)
+            unlabelled += [name for name, count in counts if count == 0]
             shards.append(
                 {
                     "file": self._shard_path(shard).relative_to(self.folder).as_posix(),
@@ -156,7 +165,7 @@ class LabelSetWriter:
         }
         if sources:
             index["sources"] = [source | total.outcomes(i) for i, source in enumerate(sources)]
-        write_card(self.folder / "card.md", index)
+        write_card(self.folder / "card.md", index, unlabelled)
         write_json(self.folder / "index.json", index, indent=1)
 
     def _write_shard(self, shard: int) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from masktree.coco.annotations import MAX_MASKS
 from masktree.errors import InputError
 from masktree.io.files import lock_folder, read_json, write_json
 from masktree.io.photos import Photo, find_photos, find_unread
@@ -29,7 +30,8 @@ def discover(
     output: Path,
     config: SegmenterConfig,
     *,
-    labels_per_image: float | None = None,
+    labels_per_image: int | None = None,
+    average_labels: float | None = None,
     shard_size: int | None = None,
     workers: int = 0,
     overwrite: bool = False,
@@ -40,23 +42,34 @@ def discover(
     Args:
         folder: photographs, searched recursively.
         output, config, workers, overwrite, show_progress: as for ``segment``.
-        labels_per_image: choose the method's thresholds for about this many labels per image on average (SOHES,
-            arXiv 2404.12386, appendix D), counted on a sample of the photographs, without any ground truth.
+        labels_per_image: keep at most this many masks of each image, those with the highest scores.
+        average_labels: choose the method's thresholds for about this many labels per image on average (SOHES, arXiv
+            2404.12386, appendix D), counted on a sample of the photographs, without any ground truth. One image may
+            get many labels and another none. Not with ``labels_per_image``.
         shard_size: images per COCO file; default 1000, or that of the run that is resumed.
 
     Raises:
-        InputError: as ``segment``; also if the collection has changed since the run that is resumed.
+        InputError: as ``segment``; also if the collection has changed since the run that is resumed, or both numbers of
+            labels are given.
     """
+    if labels_per_image is not None and average_labels is not None:
+        raise InputError(
+            "expected --labels-per-image, which cuts each image, or --average-labels, which cuts the set; got both"
+        )
+    if labels_per_image is not None and not 1 <= labels_per_image <= MAX_MASKS:
+        raise InputError(f"expected 1 to {MAX_MASKS} labels per image; got {labels_per_image}")
     if not folder.is_dir():
         raise InputError(f"expected a folder of photographs; got {folder}")
     photos, unlisted = find_photos([folder])
     with lock_folder(output):
         # All checks come before an existing label set is touched.
-        if labels_per_image is not None:
-            config = _with_chosen_options(config, output / "thresholds.json", photos, labels_per_image, overwrite)
-        job = SegmentJob(config, pending_folder(output), None, for_labels=True)
+        if average_labels is not None:
+            path = output / "thresholds.json"
+            config = _with_chosen_options(config, path, photos, average_labels, overwrite, show_progress)
+        job = SegmentJob(config, pending_folder(output), None, for_labels=True, max_labels=labels_per_image)
+        job.load(show_progress=show_progress)
         workers = job.resolve_workers(workers, len(photos))
-        record = job.open_record(output, {"labels_per_image": labels_per_image}, overwrite)
+        record = job.open_record(output, {"average_labels": average_labels}, overwrite)
         writer = LabelSetWriter.open(output, folder, photos, shard_size=shard_size, overwrite=overwrite)
         todo = job.unfinished([photo for photo in photos if not writer.has(photo)])
         outcome = run_recorded_batch(
@@ -75,15 +88,21 @@ def discover(
 
 
 def _with_chosen_options(
-    config: SegmenterConfig, path: Path, photos: Sequence[Photo], labels_per_image: float, overwrite: bool
+    config: SegmenterConfig,
+    path: Path,
+    photos: Sequence[Photo],
+    average_labels: float,
+    overwrite: bool,
+    show_progress: bool,
 ) -> SegmenterConfig:
     """The configuration with options for that many labels, stored so that a resumed run reuses them."""
-    request = json.loads(json.dumps(config.record() | {"labels_per_image": labels_per_image}))
+    request = json.loads(json.dumps(config.record() | {"average_labels": average_labels}))
     if path.exists():
         read_json(path, _THRESHOLDS)  # raises if it is a file of something else
     stored = read_json(path, _THRESHOLDS) if path.exists() and not overwrite else None
     if stored is None or (stored["request"] != request and not has_results(path.parent)):
-        stored = {"request": request, "options": choose_options(photos, config.load(), labels_per_image)}
+        options = choose_options(photos, config.load(), average_labels, show_progress=show_progress)
+        stored = {"request": request, "options": options}
         write_json(path, stored)
     if stored["request"] != request:
         changed = sorted(key for key in request if stored["request"].get(key) != request[key])

@@ -159,20 +159,20 @@ def _relabel(
     """Write label sets of the model's predictions, and of these with the earlier labels that they do not cover."""
     predictions = folder / "predictions"
     above = float(np.nextafter(np.float32(settings.score_threshold), np.float32(1)))  # an exclusive threshold
-    limits = {} if settings.predictions_per_image is not None else {"min_score": above}
+    limits = {} if settings.average_predictions is not None else {"min_score": above}
     config = SegmenterConfig(
         model=str(model),
         device=options.device,
         seed=options.seed,
         options=limits | {name: True for name in ("crops", "snap") if getattr(settings, name)},
     )
-    discover(images, predictions, config, labels_per_image=settings.predictions_per_image, show_progress=show_progress)
+    discover(images, predictions, config, average_labels=settings.average_predictions, show_progress=show_progress)
     summary = LabelSet.open(predictions).index["summary"]
     if summary["masks"] == 0:
         shutil.rmtree(folder)  # so that the next command is free in its settings
         raise TrainingError(
             f"expected predictions with a score above {settings.score_threshold} in {summary['images']} images; got "
-            "none; lower --score-threshold, give --predictions-per-image, or train the first run longer"
+            "none; lower --score-threshold, give --average-predictions, or train the first run longer"
         )
     merge([predictions, earlier_labels], folder / "labels", settings.rule(), images=images, show_progress=show_progress)
 

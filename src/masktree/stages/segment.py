@@ -52,6 +52,7 @@ def segment(
         raise InputError(f"expected a granularity in [0, 1]; got {granularity}")
     photos, unlisted = find_photos(inputs)
     job = SegmentJob(config, output, granularity if overlay else None)
+    job.load(show_progress=show_progress)
     workers = job.resolve_workers(workers, len(photos))
     with lock_folder(output):
         record = job.open_record(output, {"granularity": granularity}, overwrite)

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -18,6 +19,7 @@ from masktree.io.files import has_sha256, sha256_of, write_atomically
 from masktree.io.images import read_image
 from masktree.io.photos import OVERLAY_TEXT, Photo, is_overlay
 from masktree.jobs import batch
+from masktree.jobs.progress import loading
 from masktree.jobs.record import RunRecord, run_fingerprint
 from masktree.predict import DiscoverySegmenter, ModelSegmenter, SegmenterConfig
 from masktree.trees import file as treefile
@@ -34,16 +36,24 @@ class SegmentJob:
         output: folder of the results.
         granularity: of the entities in the overlay; None draws none.
         for_labels: whether the trees become pseudo-labels, which hold no dendrogram and at most ``MAX_MASKS`` masks.
+        max_labels: of an image, those with the highest scores; None keeps all.
         fingerprint: of the run, written into every tree; set by ``open_record``.
     """
 
     def __init__(
-        self, config: SegmenterConfig, output: Path, granularity: float | None, *, for_labels: bool = False
+        self,
+        config: SegmenterConfig,
+        output: Path,
+        granularity: float | None,
+        *,
+        for_labels: bool = False,
+        max_labels: int | None = None,
     ) -> None:
         self.config = config
         self.output = output
         self.granularity = granularity
         self.for_labels = for_labels
+        self.max_labels = max_labels
         self.fingerprint = ""
         self._segmenter: DiscoverySegmenter | ModelSegmenter | None = None
 
@@ -56,6 +66,15 @@ class SegmentJob:
             self._segmenter = self.config.load()
         return self._segmenter
 
+    def load(self, *, show_progress: bool) -> None:
+        """Load the segmenter in this process, which may take seconds or, with a download, minutes.
+
+        Raises:
+            WeightsError: the backbone or model cannot be loaded.
+        """
+        with loading(self.config.model or f"the backbone {self.config.backbone or 'embedded'}", show=show_progress):
+            _ = self.segmenter
+
     def open_record(self, folder: Path, settings: dict[str, Any], overwrite: bool) -> RunRecord:
         """The record of this run, with further ``settings`` that do not change the trees.
 
@@ -63,6 +82,7 @@ class SegmentJob:
         """
         weights = asdict(self.segmenter.provenance)
         config = self.config.record() | {"device": self.segmenter.device}
+        config |= {"labels_per_image": self.max_labels} if self.for_labels else {}
         self.fingerprint = run_fingerprint(config, weights)
         ignored_keys = frozenset({"overlay"} | ({"granularity"} if self.granularity is None else set()))
         config |= settings | {"overlay": self.granularity is not None}
@@ -101,6 +121,9 @@ class SegmentJob:
         digest, num_bytes = sha256_of(photo.path), photo.path.stat().st_size
         image = read_image(photo.path)
         tree = self.segmenter(image)
+        if self.max_labels is not None and len(tree) > self.max_labels:
+            best = np.argsort(-tree.scores, kind="stable")[: self.max_labels]
+            tree = tree[np.isin(np.arange(len(tree)), best)]
         if self.for_labels:
             if len(tree) > MAX_MASKS:
                 raise InputError(f"expected at most {MAX_MASKS} masks; got {len(tree)}; raise min_area")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,70 +13,86 @@ from masktree.discover.methods import METHODS
 from masktree.errors import ImageError, InputError
 from masktree.io.images import read_image
 from masktree.io.photos import Photo
+from masktree.jobs.progress import NoProgress, Progress, progress_bar
 from masktree.predict import DiscoverySegmenter, ModelSegmenter, Segmenter
+from masktree.trees.masktree import MaskTree
 from masktree.types import RGB
 
 SAMPLE_IMAGES = 24  # to count labels on (our choice: standard error of a fifth of the standard deviation over images)
+_DESCRIPTION = "count labels"
 _BISECTION_STEPS = 6  # resolve the thresholds to 0.015
 
 
 def choose_options(
-    photos: Sequence[Photo], segmenter: DiscoverySegmenter | ModelSegmenter, labels_per_image: float
+    photos: Sequence[Photo],
+    segmenter: DiscoverySegmenter | ModelSegmenter,
+    average_labels: float,
+    *,
+    show_progress: bool = False,
 ) -> dict[str, Any]:
-    """Keyword options of the segmenter that give about ``labels_per_image`` masks per image on average.
+    """Keyword options of the segmenter that give about ``average_labels`` masks per image on average.
 
     Methods with thresholds (hassod, sohes, unsam): the published ones plus one shift, found by bisection on a sample.
     masktree and trained models: the minimum score, from the sorted scores of the sample in one pass.
 
     Raises:
-        InputError: ``labels_per_image`` is not positive or out of reach; the message gives the possible range.
+        InputError: ``average_labels`` is not positive or out of reach; the message gives the possible range.
     """
-    if not 0 < labels_per_image < np.inf:
-        raise InputError(f"expected a positive, finite number of labels per image; got {labels_per_image}")
+    if not 0 < average_labels < np.inf:
+        raise InputError(f"expected a positive, finite number of labels per image; got {average_labels}")
     sample = _sample_images(photos)
     if isinstance(segmenter, ModelSegmenter):
-        min_score = _min_score(sample, dataclasses.replace(segmenter, min_score=0.0), labels_per_image)
+        everything = dataclasses.replace(segmenter, min_score=0.0)
+        min_score = _min_score(sample, everything, average_labels, show_progress)
         flags = {"crops": segmenter.crops, "snap": segmenter.snap_backbone is not None}
         return {"min_score": min_score} | {name: True for name, given in flags.items() if given}
     if "thresholds" not in (defaults := METHODS[segmenter.method].options()):
         unlimited = dataclasses.replace(segmenter, options=segmenter.options | {"max_masks": MAX_MASKS})
-        min_score = _min_score(sample, unlimited, labels_per_image)
+        min_score = _min_score(sample, unlimited, average_labels, show_progress)
         return segmenter.options | {"min_score": min_score, "max_masks": MAX_MASKS}
     published = defaults["thresholds"]
 
-    def count(shift: float) -> float:
+    def count(shift: float, progress: Progress | None = None) -> float:
         options = segmenter.options | {"thresholds": tuple(t + shift for t in published)}
         shifted = dataclasses.replace(segmenter, options=options)
-        return float(np.mean([len(shifted(image)) for image in sample]))
+        return float(np.mean([len(tree) for tree in _trees(shifted, sample, progress or NoProgress())]))
 
     lowest, highest = -0.5, 0.95 - max(published)  # higher thresholds stop merging earlier: more regions
     low, high = lowest, highest
-    for _ in range(_BISECTION_STEPS):
-        middle = (low + high) / 2
-        if count(middle) < labels_per_image:
-            low = middle
-        else:
-            high = middle
+    with progress_bar(_DESCRIPTION, _BISECTION_STEPS * len(sample), 0, show=show_progress) as progress:
+        for _ in range(_BISECTION_STEPS):
+            middle = (low + high) / 2
+            if count(middle, progress) < average_labels:
+                low = middle
+            else:
+                high = middle
     # Check an end of the interval only if it never moved: checking both in advance costs the two slowest counts.
-    if (low == lowest and count(low) > labels_per_image) or (high == highest and count(high) < labels_per_image):
+    if (low == lowest and count(low) > average_labels) or (high == highest and count(high) < average_labels):
         raise InputError(
             f"expected between {count(lowest):.1f} and {count(highest):.1f} labels per image, which "
-            f"{segmenter.method} with {segmenter.backbone.name} features can give here; got {labels_per_image:g}"
+            f"{segmenter.method} with {segmenter.backbone.name} features can give here; got {average_labels:g}"
         )
     shift = (low + high) / 2
     return segmenter.options | {"thresholds": tuple(round(t + shift, 4) for t in published)}
 
 
-def _min_score(sample: Sequence[RGB], segmenter: Segmenter, labels_per_image: float) -> float:
-    """The score above which the segmenter gives ``labels_per_image`` masks per image."""
-    scores = np.sort(np.concatenate([segmenter(image).scores for image in sample]))[::-1]
-    index = round(labels_per_image * len(sample)) - 1
+def _min_score(sample: Sequence[RGB], segmenter: Segmenter, average_labels: float, show_progress: bool) -> float:
+    """The score above which the segmenter gives ``average_labels`` masks per image."""
+    with progress_bar(_DESCRIPTION, len(sample), 0, show=show_progress) as progress:
+        scores = np.sort(np.concatenate([tree.scores for tree in _trees(segmenter, sample, progress)]))[::-1]
+    index = round(average_labels * len(sample)) - 1
     if index >= len(scores):
         raise InputError(
             f"expected at most {len(scores) / len(sample):.1f} labels per image, all that is found here; "
-            f"got {labels_per_image:g}; lower min_area"
+            f"got {average_labels:g}; lower min_area"
         )
     return float(scores[max(index, 0)])
+
+
+def _trees(segmenter: Segmenter, sample: Sequence[RGB], progress: Progress) -> Iterator[MaskTree]:
+    for image in sample:
+        yield segmenter(image)
+        progress.advance()
 
 
 def _sample_images(photos: Sequence[Photo]) -> list[RGB]:

@@ -135,7 +135,7 @@ class RoundsSettings(OptimisationOverrides):
     Attributes:
         rounds: number of rounds.
         score_threshold: predictions with a higher score become labels (UnSAM: 0.7).
-        predictions_per_image: choose the threshold so that about this many do instead; see
+        average_predictions: choose the threshold so that about this many do instead; see
             ``masktree.stages.target_count``.
         iou: earlier labels are kept if their IoU with every prediction is lower (UnSAM: 0.5).
         crops: predict again on crops around large masks; see ``masktree.models.crops``.
@@ -149,7 +149,7 @@ class RoundsSettings(OptimisationOverrides):
 
     rounds: int = 1
     score_threshold: float = 0.7
-    predictions_per_image: float | None = None
+    average_predictions: float | None = None
     iou: float = 0.5
     crops: bool = False
     snap: bool = False
