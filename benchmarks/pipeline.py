@@ -171,7 +171,7 @@ def segment_large_image(folder: Path) -> None:
         path = Path(scratch) / "large.jpg"
         Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(path, quality=92)
         del image
-        for options in ([], ["--no-overlay"]):
+        for options in ([], ["--picture", "none"]):
             out = Path(scratch) / f"out{len(options)}"
             command = [sys.executable, "-m", "masktree", "segment", str(path), "-o", str(out), *options]
             start = time.perf_counter()

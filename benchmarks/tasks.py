@@ -14,6 +14,7 @@ from masktree.evaluate.harness import evaluate
 from masktree.evaluate.options import EvaluationOptions, ProtocolName
 from masktree.evaluate.result import EvaluationResult
 from masktree.predict import SegmenterConfig
+from masktree.stages.pictures import NO_PICTURES
 from masktree.stages.segment import segment
 
 T = TypeVar("T")
@@ -61,7 +62,7 @@ def cached_evaluation(task: Task, name: str, config: SegmenterConfig, args: argp
     if result_path.exists():
         return EvaluationResult.read(result_path)
     trees = args.work / name
-    outcome = segment([task.images], trees, config, overlay=False, workers=args.workers, show_progress=True)
+    outcome = segment([task.images], trees, config, pictures=NO_PICTURES, workers=args.workers, show_progress=True)
     if outcome.failures:
         raise SystemExit(f"{len(outcome.failures)} images failed; see {trees / 'failures.json'}")
     options = EvaluationOptions(allow_empty=True)

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from masktree import cli
-from masktree.io.images import read_image
+from masktree.io.images import read_image, resize_image
 from masktree.trees.masktree import MaskTree
 
 QUICK = ("--backbone", "texture")  # starts without torch, which takes seconds in each process
@@ -178,15 +178,15 @@ def test_a_changed_photograph_is_done_again(folder, tmp_path, photos):
 def test_an_interrupted_overwrite_ends_in_one_configuration(folder, tmp_path):
     """As after a kill: run.json already says hassod, one tree is hassod's, the others are masktree's."""
     out = tmp_path / "out"
-    masktree("segment", *QUICK, folder, "-o", out, "--no-overlay")
+    masktree("segment", *QUICK, folder, "-o", out, "--picture", "none")
     old = (out / "d.json").read_bytes()
-    masktree("segment", *QUICK, folder, "-o", out, "--no-overlay", "--method", "hassod", "--overwrite")
+    masktree("segment", *QUICK, folder, "-o", out, "--picture", "none", "--method", "hassod", "--overwrite")
     (out / "d.json").write_bytes(old)
-    again = masktree("segment", *QUICK, folder, "-o", out, "--no-overlay", "--method", "hassod")
+    again = masktree("segment", *QUICK, folder, "-o", out, "--picture", "none", "--method", "hassod")
     assert "1 done, 2 skipped" in again.stdout
     assert MaskTree.load(out / "d.json").dendrogram is None
     (out / "run.json").unlink()  # without the record, trees of another configuration are refused
-    other = masktree("segment", *QUICK, folder, "-o", out, "--no-overlay")
+    other = masktree("segment", *QUICK, folder, "-o", out, "--picture", "none")
     assert other.returncode == 2
     assert "expected results of this configuration" in other.stderr
 
@@ -225,8 +225,7 @@ def test_a_killed_run_resumes_where_it_stopped(tmp_path, photos):
     source, out, process = long_run(tmp_path, photos, workers=1, count=40)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    # The picture is written last: a tree without one is not finished.
-    before = {p.name: p.stat().st_mtime_ns for p in out.glob("[0-9]*.json") if p.with_suffix(".png").exists()}
+    before = {p.name: p.stat().st_mtime_ns for p in out.glob("[0-9]*.json")}  # a picture may be missing: it is drawn
     assert 2 <= len(before) < 40
     rest = masktree("segment", *QUICK, source, "-o", out)
     assert rest.returncode == 0, rest.stderr
@@ -281,9 +280,70 @@ def test_no_space_left_is_reported_and_leaves_no_half_file(tmp_path, photos):
     assert sorted(p.name for p in out.iterdir()) == [".lock", "failures.json", "run.json"]
 
 
-def test_no_overlay_writes_trees_only(folder, tmp_path):
-    masktree("segment", *QUICK, folder / "a.jpg", "-o", tmp_path / "out", "--no-overlay")
+def test_no_picture_writes_trees_only(folder, tmp_path):
+    masktree("segment", *QUICK, folder / "a.jpg", "-o", tmp_path / "out", "--picture", "none")
     assert {p.name for p in (tmp_path / "out").iterdir()} == {".lock", "a.json", "run.json"}
+
+
+def description(path: Path) -> str:
+    with Image.open(path) as picture:
+        return str(picture.info["Description"])
+
+
+def test_pictures_show_the_masks_and_are_drawn_again_from_the_trees(tmp_path, photos, capsys):
+    out, command = tmp_path / "out", ["segment", str(photos[0]), "-o", str(tmp_path / "out"), *map(str, QUICK)]
+    assert cli.main([*command, "--min-score", "0.99"]) == 0
+    said = capsys.readouterr()
+    assert "no mask has a score of 0.99 or more; the highest of" in said.err
+    name = photos[0].stem
+    assert len(MaskTree.load(out / f"{name}.json")) == 0
+    colours = read_image(out / f"{name}.png").astype(int)
+    assert (np.ptp(colours, axis=2) == 0).all()  # no mask: nothing is coloured
+    assert "masks up to granularity 0.5" in description(out / f"{name}.png")
+
+    written = (out / f"{name}.json").stat().st_mtime_ns
+    assert cli.main([*command, "--min-score", "0.99", "--picture", "cut", "-g", "0.3"]) == 0
+    assert "0 done, 1 skipped (done before), 1 pictures drawn again" in capsys.readouterr().out
+    assert (np.ptp(read_image(out / f"{name}.png").astype(int), axis=2) > 0).any()
+    assert cli.main(["draw", str(out), "--picture", "cut", "-g", "0.35"]) == 0
+    assert "1 done" in capsys.readouterr().out
+    assert "cut at granularity 0.35" in description(out / f"{name}.png")
+    assert cli.main(["draw", str(out), "--picture", "cut", "-g", "0.35"]) == 0
+    assert "0 done, 1 skipped" in capsys.readouterr().out
+    assert (out / f"{name}.json").stat().st_mtime_ns == written  # nothing was segmented again
+
+
+def test_instances_are_a_label_map_and_masks_beyond_the_maximum_are_counted(tmp_path, photos, capsys):
+    out = tmp_path / "out"
+    command = ["segment", str(photos[0]), "-o", str(out), *map(str, QUICK), "--instances", "--max-masks", "9"]
+    assert cli.main(command) == 0
+    assert "1 of 1 images have more masks than were kept" in capsys.readouterr().out
+    tree = MaskTree.load(out / f"{photos[0].stem}.json")
+    with Image.open(out / f"{photos[0].stem}.instances.png") as picture:
+        labels = np.asarray(picture)
+    assert len(tree) == 9
+    assert labels.dtype == np.uint16
+    np.testing.assert_array_equal(labels, tree.instances())
+    assert labels.max() > 0
+
+
+def test_draw_says_what_is_missing(tmp_path, photos, capsys):
+    photo = tmp_path / "photos" / "a.png"
+    photo.parent.mkdir()
+    Image.fromarray(resize_image(read_image(photos[0]), (40, 60))).save(photo)
+    out = tmp_path / "out"
+    assert cli.main(["segment", str(photo), "-o", str(out), *map(str, QUICK)]) == 0
+    assert cli.main(["draw", str(tmp_path / "photos")]) == 2
+    assert "no trees in" in capsys.readouterr().err
+    photo.rename(tmp_path / "a.png")
+    assert cli.main(["draw", str(out), "-g", "0.2"]) == 1
+    assert "give its folder with --images" in " ".join(capsys.readouterr().err.split())
+    Image.new("RGB", (60, 40)).save(photo)
+    assert cli.main(["draw", str(out), "-g", "0.2"]) == 1
+    assert "segment again" in " ".join(capsys.readouterr().err.split())
+    (out / "a.png").write_bytes(b"mine")
+    assert cli.main(["draw", str(out), "-g", "0.2"]) == 2
+    assert (out / "a.png").read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize("method", ["masktree", "hassod", "sohes", "unsam"])
@@ -327,16 +387,17 @@ def test_help_imports_nothing_heavy():
 def test_evaluate_from_photographs_to_a_comparison(folder, tmp_path):
     """Two settings of one method, measured by the trees of the first as truth."""
     out = tmp_path / "out"
-    assert masktree("segment", *QUICK, folder, "-o", out, "--no-overlay").returncode == 0
+    assert masktree("segment", *QUICK, folder, "-o", out, "--picture", "none").returncode == 0
     assert (
-        masktree("segment", *QUICK, folder, "-o", tmp_path / "other", "--min-area", 200, "--no-overlay").returncode == 0
+        masktree("segment", *QUICK, folder, "-o", tmp_path / "other", "--min-area", 200, "--picture", "none").returncode
+        == 0
     )
     names = ("a.jpg", "Größe 1/b c.png", "d.webp")
     images, annotations = [], []
     for number, name in enumerate(names, 1):
         tree = MaskTree.load(out / f"{name.rsplit('.', 1)[0]}.json")
         images.append({"id": number, "file_name": name, "height": tree.size[0], "width": tree.size[1]})
-        annotations += tree.to_coco(image_id=number, first_id=1 + 1000 * number)
+        annotations += tree.coco_annotations(image_id=number, first_id=1 + 1000 * number)
     truth = tmp_path / "truth.json"
     truth.write_text(json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1}]}))
 

@@ -38,7 +38,7 @@ save_pretrained(build_model(CONFIG, weights=True), Path(sys.argv[2]))
 segmenters = [
     masktree.load("embedded"),
     masktree.load("texture"),
-    masktree.load("embedded", method="hassod", side=160),
+    masktree.load("embedded", method="hassod"),
     masktree.load(sys.argv[2]),
 ]
 indices = [0, 1, 2, 3, -len(segmenters)]  # the last: a predictor on the first

@@ -22,6 +22,7 @@ from masktree.models.build import build_model, save_pretrained
 from masktree.models.config import Mask2FormerConfig
 from masktree.predict import DiscoverySegmenter, ModelSegmenter, SegmenterConfig
 from masktree.stages.discover import discover
+from masktree.stages.pictures import NO_PICTURES
 from masktree.stages.segment import segment
 
 CONFIG = Mask2FormerConfig(
@@ -117,7 +118,7 @@ def test_options_that_models_do_not_have_are_refused(run):
     with pytest.raises(InputError, match=r"a trained model without method and quality; got .*with 'sohes', 'best'"):
         masktree.load(run, method="sohes", quality="best")
     with pytest.raises(
-        InputError, match="options of a trained model: min_area, min_score, crops, snap; got thresholds"
+        InputError, match="options of a trained model: min_area, min_score, max_masks, crops, snap; got"
     ):
         masktree.load(run, thresholds=(0.5,))
     with pytest.raises(InputError, match="dtype 'float32' or 'bfloat16'; got 'int8'"):
@@ -169,7 +170,7 @@ def test_configurations_hold_either_a_model_or_a_method(name):
 
 def test_segment_with_a_model_goes_on_and_knows_other_models(run, collection, tmp_path):
     out, config = tmp_path / "out", SegmenterConfig(model=str(run))
-    assert segment([collection], out, config, overlay=False).completed == 3
+    assert segment([collection], out, config, pictures=NO_PICTURES).completed == 3
     record = json.loads((out / "run.json").read_text())
     assert record["config"]["model"] == str(run)
     assert record["config"]["method"] is None
@@ -178,13 +179,13 @@ def test_segment_with_a_model_goes_on_and_knows_other_models(run, collection, tm
     tree = MaskTree.load(out / "0.json")
     assert tree.size == (60, 80)
     (out / "0.json").unlink()
-    again = segment([collection], out, config, overlay=False)
+    again = segment([collection], out, config, pictures=NO_PICTURES)
     assert (again.completed, again.skipped) == (1, 2)
     assert same(MaskTree.load(out / "0.json"), tree)
     with pytest.raises(InputError, match="min_area"):
-        segment([collection], out, SegmenterConfig(model=str(run), min_area=5), overlay=False)
+        segment([collection], out, SegmenterConfig(model=str(run), min_area=5), pictures=NO_PICTURES)
     with pytest.raises(InputError, match="other values for backbone"):
-        segment([collection], out, SegmenterConfig(), overlay=False)
+        segment([collection], out, SegmenterConfig(), pictures=NO_PICTURES)
 
 
 def test_discover_with_a_model_makes_a_label_set(run, collection, tmp_path):
@@ -203,7 +204,7 @@ def test_stability_is_measured_with_the_recorded_model(run, collection, tmp_path
     from masktree.evaluate.harness import Evaluation
     from masktree.evaluate.options import EvaluationOptions
 
-    segment([collection], tmp_path / "out", SegmenterConfig(model=str(run)), overlay=False)
+    segment([collection], tmp_path / "out", SegmenterConfig(model=str(run)), pictures=NO_PICTURES)
     result = Evaluation.open("consistency", tmp_path / "out", None, EvaluationOptions(images=collection)).run(workers=1)
     assert 0 <= result.metrics["stability"] <= 1
 
@@ -267,7 +268,9 @@ def test_segmenting_crops_is_a_recorded_option(run, segmenter, collection, tmp_p
     image = read_image(collection / "0.png")
     assert masktree.load(run, crops=True)(image).rles == segmenter(image).rles[:1]
     out = tmp_path / "out"
-    assert cli.main(["segment", str(collection), "-o", str(out), "--model", str(run), "--crops", "--no-overlay"]) == 0
+    assert (
+        cli.main(["segment", str(collection), "-o", str(out), "--model", str(run), "--crops", "--picture", "none"]) == 0
+    )
     assert json.loads((out / "run.json").read_text())["config"]["options"] == {"crops": True}
     assert cli.main(["segment", str(collection), "-o", str(out), "--crops"]) == 2
     assert "expected --crops with --model" in capsys.readouterr().err
@@ -284,7 +287,9 @@ def test_snapped_masks_are_unions_of_the_default_methods_regions(run, segmenter,
         mask = drawn.mask(k)
         np.testing.assert_array_equal(mask, np.isin(leaves, leaves[mask]))
     out = tmp_path / "out"
-    assert cli.main(["segment", str(collection), "-o", str(out), "--model", str(run), "--snap", "--no-overlay"]) == 0
+    assert (
+        cli.main(["segment", str(collection), "-o", str(out), "--model", str(run), "--snap", "--picture", "none"]) == 0
+    )
     assert json.loads((out / "run.json").read_text())["config"]["options"] == {"snap": True}
     assert cli.main(["segment", str(collection), "-o", str(out), "--snap"]) == 2
     assert "expected --snap with --model" in capsys.readouterr().err

@@ -130,11 +130,12 @@ def test_images_of_every_kind_reach_every_entry(monkeypatch, rng):
     opaque = np.concatenate([bgr, np.full((30, 40, 1), 255, np.uint8)], axis=2)
     segmenter, seen, tree = painted(), [], MaskTree.from_masks(np.ones((1, 30, 40), np.bool_))
 
-    def see(image, backbone, **options):
+    def method(image, backbone, **options):
         seen.append(image)
         return tree
 
-    monkeypatch.setitem(METHODS_BY_NAME, "hassod", see)
+    named = dataclasses.replace(METHODS_BY_NAME["hassod"], load=lambda: method)
+    monkeypatch.setitem(METHODS_BY_NAME, "hassod", named)
     segmenter(bgr, "BGR")
     segmenter(image / 255)
     segmenter(opaque, image_format="BGR")
@@ -184,9 +185,14 @@ def test_quality_chooses_the_refiner(monkeypatch):
     from masktree import refine
 
     given = {}
+
+    def discover(image, backbone, **options):
+        given.update(options)
+        return MaskTree.from_masks(np.ones((1, *image.shape[:2]), np.bool_))
+
     for method in ("sohes", "unsam"):
         module = importlib.import_module(f"masktree.discover.{method}")
-        monkeypatch.setattr(module, method, lambda image, backbone, **options: given.update(options))
+        monkeypatch.setattr(module, method, discover)
     for method in ("sohes", "unsam"):
         DiscoverySegmenter(PAINTED, method)(scene())
         assert given.pop("refiner") is refine.guided

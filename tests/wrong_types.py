@@ -94,6 +94,8 @@ def calls() -> Iterator[tuple[str, Callable[[Any], Any]]]:
     yield "tree.owners", tree.owners
     yield "tree.draw", tree.draw
     yield "tree.to_coco", tree.to_coco
+    yield "tree.coco_annotations", tree.coco_annotations
+    yield "show", lambda value: masktree.show(value, tree)
     yield "tree.save", lambda value: tree.save(folder / value if isinstance(value, str) else value)
     yield "MaskTree.load", MaskTree.load
     yield "snap(tree)", lambda value: masktree.snap_to_regions(value, dendrogram)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from masktree.prompt.generator import AutomaticMaskGenerator
     from masktree.prompt.predictor import Predictor
     from masktree.trees.dendrogram import PartitionTree
-    from masktree.trees.draw import overlay
+    from masktree.trees.draw import overlay, show
     from masktree.trees.masktree import MaskTree
     from masktree.trees.snap import snap_to_regions
 
@@ -34,6 +34,7 @@ __all__ = [
     "load",
     "load_backbone",
     "overlay",
+    "show",
     "snap_to_regions",
 ]
 
@@ -47,6 +48,7 @@ _HOMES = {
     "load": "masktree.predict",
     "load_backbone": "masktree.backbones",
     "overlay": "masktree.trees.draw",
+    "show": "masktree.trees.draw",
     "snap_to_regions": "masktree.trees.snap",
 }
 

@@ -25,3 +25,7 @@ class FormatError(MasktreeError):
 
 class TrainingError(MasktreeError):
     """A training run cannot go on: losses that are not finite, no memory, no room on the disk."""
+
+
+class MasktreeWarning(UserWarning):
+    """Something a user should know about a result that is right as it stands."""

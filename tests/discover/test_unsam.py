@@ -133,7 +133,7 @@ def test_all_masks_have_different_ids():
     image = paint(GREEN, list(zip(parts, (RED, BLUE, WHITE, BLACK), strict=True)))
     tree = run(image, wholes=np.ones((1, 96, 96), bool))
     assert len(tree) >= 4
-    for records in (tree.masks(), tree.to_coco()):
+    for records in (tree.masks(), tree.coco_annotations()):
         assert len({r["id"] for r in records}) == len(tree)
 
 

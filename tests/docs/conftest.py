@@ -32,7 +32,7 @@ def _write_annotations(path: Path, segmenter: masktree.DiscoverySegmenter, photo
         best = tree.scores >= sorted(tree.scores)[-4]
         height, width = tree.size
         images.append({"id": number, "file_name": photo.name, "height": height, "width": width})
-        annotations += tree[best].to_coco(image_id=number, first_id=len(annotations) + 1)
+        annotations += tree[best].coco_annotations(image_id=number, first_id=len(annotations) + 1)
     categories = [{"id": 1, "name": "entity"}]
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
 

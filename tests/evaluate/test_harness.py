@@ -22,6 +22,7 @@ from masktree.evaluate.points import evaluate_predictor
 from masktree.evaluate.protocols import PROTOCOLS
 from masktree.evaluate.result import EvaluationResult, source_commit
 from masktree.predict import SegmenterConfig
+from masktree.stages.pictures import NO_PICTURES
 from masktree.stages.segment import segment
 from tests.evaluate.planted import NAMES, SIZE, masks, results, tree, write_ground_truth, write_json, write_trees
 
@@ -137,7 +138,7 @@ def test_consistency_is_evaluated_without_ground_truth(tmp_path):
         blocks = np.random.default_rng(ord(name[0])).integers(0, 255, (3, 4, 3), dtype=np.uint8)
         Image.fromarray(blocks).resize((64, 48), Image.Resampling.NEAREST).save(photos / name)
     out = tmp_path / "out"
-    segment([photos], out, SegmenterConfig(backbone="texture", min_area=20), overlay=False)
+    segment([photos], out, SegmenterConfig(backbone="texture", min_area=20), pictures=NO_PICTURES)
     result = evaluate("consistency", out)
     assert result.names == ("a", "b")
     assert 0.3 < result.metrics["stability"] <= 1

@@ -17,6 +17,7 @@ from masktree.evaluate.datasets import read_ground_truth
 from masktree.evaluate.predictions import TreeFile, TreeFolder, UcmFolder, open_predictions, pair
 from masktree.predict import SegmenterConfig
 from masktree.stages.discover import discover
+from masktree.stages.pictures import NO_PICTURES
 from masktree.stages.segment import segment
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
@@ -38,7 +39,7 @@ def test_all_kinds_give_the_same_masks(tmp_path, ground_truth):
         "images": [
             {"id": 7 + i, "file_name": name, "height": SIZE[0], "width": SIZE[1]} for i, name in enumerate(NAMES)
         ],
-        "annotations": [a for i in range(3) for a in tree().to_coco(image_id=7 + i, first_id=1 + 10 * i)],
+        "annotations": [a for i in range(3) for a in tree().coco_annotations(image_id=7 + i, first_id=1 + 10 * i)],
     }
     paths = [
         write_trees(tmp_path / "trees"),
@@ -85,7 +86,7 @@ def test_run_is_known_also_in_a_folder_below(tmp_path):
     for name in ("x/a.png", "b.png"):
         (photos / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)).save(photos / name)
-    segment([photos], tmp_path / "out", SegmenterConfig(backbone="texture", min_area=20), overlay=False)
+    segment([photos], tmp_path / "out", SegmenterConfig(backbone="texture", min_area=20), pictures=NO_PICTURES)
     for folder in (tmp_path / "out", tmp_path / "out" / "x"):
         opened = open_predictions(folder)
         assert isinstance(opened, TreeFolder)
@@ -102,7 +103,7 @@ def test_label_sets_are_read_as_predictions(tmp_path):
     for name in ("a.png", "b.png", "c.png"):
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)).save(photos / name)
     config = SegmenterConfig(backbone="texture", min_area=20)
-    segment([photos], tmp_path / "trees", config, overlay=False)
+    segment([photos], tmp_path / "trees", config, pictures=NO_PICTURES)
     discover(photos, tmp_path / "labels", config, shard_size=2)
     labels = open_predictions(tmp_path / "labels")
     assert isinstance(labels, CocoPredictions)
@@ -245,7 +246,7 @@ def test_damaged_masks_name_file_and_image(tmp_path):
 
 def test_damaged_hierarchies_are_refused(tmp_path):
     def opened(**changes):
-        annotations = shifted(tree().to_coco(image_id=1), **changes)
+        annotations = shifted(tree().coco_annotations(image_id=1), **changes)
         record = {"id": 1, "file_name": "a.jpg", "height": SIZE[0], "width": SIZE[1]}
         path = write_json(tmp_path / "d.json", {"images": [record], "annotations": annotations})
         return open_predictions(path).image("a.jpg")
@@ -278,7 +279,7 @@ def test_files_of_other_formats_are_refused(tmp_path, content, message):
 
 def test_inconsistent_documents_are_refused(tmp_path):
     record = {"id": 1, "file_name": "a.jpg", "height": SIZE[0], "width": SIZE[1]}
-    good = {"images": [record], "annotations": tree().to_coco(image_id=1)}
+    good = {"images": [record], "annotations": tree().coco_annotations(image_id=1)}
     for change, message in (
         ({"images": [record, record]}, "expected each image id once"),
         ({"images": [record | {"id": 2}]}, "image 1, annotation 1: expected an image of the file"),

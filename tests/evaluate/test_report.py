@@ -19,6 +19,7 @@ from masktree.evaluate.harness import Evaluation
 from masktree.evaluate.options import EvaluationOptions
 from masktree.evaluate.report import MAX_PICTURES, render_report, write_report
 from masktree.predict import SegmenterConfig
+from masktree.stages.pictures import NO_PICTURES
 from masktree.stages.segment import segment
 from tests.evaluate.planted import SIZE, masks, results, tree, write_ground_truth, write_json, write_trees
 
@@ -135,7 +136,7 @@ def test_a_consistency_report_draws_the_photographs(tmp_path):
     photos.mkdir()
     pixels = np.random.default_rng(0).integers(0, 255, (3, 4, 3), dtype=np.uint8)
     Image.fromarray(pixels).resize((64, 48), Image.Resampling.NEAREST).save(photos / "a.png")
-    segment([photos], tmp_path / "out", SegmenterConfig(backbone="texture", min_area=20), overlay=False)
+    segment([photos], tmp_path / "out", SegmenterConfig(backbone="texture", min_area=20), pictures=NO_PICTURES)
     text, _ = report("consistency", tmp_path / "out")
     assert len(Tags(text).images) == 1
     assert "granularity 0.5" in text

@@ -222,7 +222,7 @@ def test_evaluate_writes_its_files_whole_or_not_at_all(photos, sources, tmp_path
     for number, name in enumerate(("a", "b", "sub/a"), start=1):
         tree = MaskTree.load(tmp_path / "trees" / f"{name}.json")
         images.append({"id": number, "file_name": f"{name}.png", "height": tree.size[0], "width": tree.size[1]})
-        annotations += tree.to_coco(image_id=number, first_id=1000 * number)
+        annotations += tree.coco_annotations(image_id=number, first_id=1000 * number)
     truth = tmp_path / "truth.json"
     truth.write_text(json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1}]}))
 

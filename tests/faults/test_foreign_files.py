@@ -18,6 +18,7 @@ from masktree.labels import LabelSet
 from masktree.predict import SegmenterConfig
 from masktree.stages.discover import discover
 from masktree.stages.merge import merge
+from masktree.stages.pictures import NO_PICTURES
 from masktree.stages.rounds import run_rounds
 from masktree.stages.segment import segment
 from masktree.train.options import RunOptions
@@ -103,8 +104,8 @@ def test_a_photograph_in_the_output_folder_is_neither_skipped_nor_replaced(photo
         Image.open(path).save(path.with_suffix(".png"))
         path.unlink()
     before = files(photos)
-    segment([photos], photos, CONFIG, workers=1, overlay=False)
-    assert segment([photos], photos, CONFIG, workers=1, overlay=False).skipped == 2
+    segment([photos], photos, CONFIG, workers=1, pictures=NO_PICTURES)
+    assert segment([photos], photos, CONFIG, workers=1, pictures=NO_PICTURES).skipped == 2
     with pytest.raises(InputError, match=r"no foreign files where results go; got .*a\.png"):
         segment([photos], photos, CONFIG, workers=1)
     assert {name: data for name, data in files(photos).items() if name.endswith(".png")} == before
@@ -156,7 +157,7 @@ def evaluated(photos, tmp_path) -> list[str]:
     for number, name in enumerate(("a", "b"), start=1):
         tree = MaskTree.load(tmp_path / "trees" / f"{name}.json")
         images.append({"id": number, "file_name": f"{name}.jpg", "height": 30, "width": 40})
-        annotations += tree.to_coco(image_id=number, first_id=1000 * number)
+        annotations += tree.coco_annotations(image_id=number, first_id=1000 * number)
     truth = {"images": images, "annotations": annotations, "categories": [{"id": 1}]}
     (tmp_path / "gt.json").write_text(json.dumps(truth))
     return ["evaluate", "--protocol", "ar", "--pred", str(tmp_path / "trees"), "--gt", str(tmp_path / "gt.json")]

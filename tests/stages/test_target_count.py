@@ -31,13 +31,15 @@ class FakeSegmenter:
     options: dict[str, Any] = field(default_factory=dict)
     backbone: PaintedBackbone = BACKBONE
     seen: list[int] = field(default_factory=list)
+    min_score: float = 0.0
+    max_masks: int = 1000
 
     def __call__(self, image: np.ndarray) -> Tree:
         grey = int(image[0, 0, 0])
         self.seen.append(grey)
         if self.method == "masktree":
             stable = np.linspace(1, 0, 100 + grey)
-            return Tree(stable[stable >= self.options.get("min_score", 0)][: self.options["max_masks"]])
+            return Tree(stable[stable >= self.min_score][: self.max_masks])
         return Tree(np.zeros(round((10 + grey) * (1 + 2 * np.mean(self.options["thresholds"])))))
 
 
@@ -52,7 +54,8 @@ def folder(tmp_path):
 
 
 def masks_per_image(options: dict[str, Any], method: str) -> float:
-    segmenter = FakeSegmenter(method, options)
+    limits = {name: options[name] for name in ("min_score", "max_masks") if name in options}
+    segmenter = FakeSegmenter(method, options, **limits)
     return float(np.mean([len(segmenter(np.full((1, 1, 3), grey, np.uint8))) for grey in range(10)]))
 
 

@@ -93,7 +93,7 @@ def by_coverage(tree: MaskTree) -> MaskTree:
 
 
 def test_sohes_learns_masks_and_their_parents(planted, tmp_path):
-    preset = small("sohes", {"num_queries": 20, "max_detections": 20}, steps=60, batch_size=2, lr=2e-3)
+    preset = small("sohes", {"num_queries": 20, "max_detections": 20}, steps=60, batch_size=4, lr=2e-3)
     found = learn(planted, tmp_path / "run", preset, min_score=0.5)
     _, trees = planted
     metrics = recall_of(trees, found)

@@ -70,7 +70,7 @@ def test_what_the_labels_miss_is_found_more_often_after_self_training(planted, t
     folder, labelled, missing = planted
     preset = find_preset("sohes", "tiny", image_size=SIDE)
     few = replace(
-        preset.optimisation, steps=80, batch_size=4, lr=2e-3, warmup_steps=10, schedule="cosine", ema_decay=0.9
+        preset.optimisation, steps=80, batch_size=8, lr=2e-3, warmup_steps=10, schedule="cosine", ema_decay=0.9
     )
     model = replace(preset.model, num_queries=16, max_detections=16, hidden_dim=64)
     train(
@@ -83,6 +83,6 @@ def test_what_the_labels_miss_is_found_more_often_after_self_training(planted, t
     self_train(tmp_path / "a", folder / "labels", tmp_path / "b", settings, options=OPTIONS)
     before, after = (recall(tmp_path / run, folder, missing, 0.3) for run in "ab")
     assert after > before + 0.05, (before, after)
-    assert recall(tmp_path / "b", folder, labelled, 0.3) > 0.8
+    assert recall(tmp_path / "b", folder, labelled, 0.3) > 0.9
     records = list(read_metrics(tmp_path / "b"))
     assert np.mean([r["loss"] for r in records[-10:]]) < np.mean([r["loss"] for r in records[:10]])

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import colorsys
+import contextlib
 import inspect
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image, ImageShow
 
+import masktree
 from masktree.errors import InputError
 from masktree.trees.dendrogram import PartitionTree
 from masktree.trees.draw import colour_labels, overlay
@@ -140,15 +145,53 @@ def test_an_empty_tree_gives_a_grey_photograph(rng):
     assert (picture.max(axis=2) == picture.min(axis=2)).all()
 
 
+def test_a_picture_of_masks_shows_no_region_that_is_no_mask():
+    """The cut covers every pixel; a tree without masks has nothing to show."""
+    leaves = (box(0, 40, 30, 60) + 0).astype(np.int32)
+    dendrogram = PartitionTree(leaves, np.array([2, 2, 2], np.int32), np.array([0.0, 0.0, 0.8]))
+    tree = MaskTree.from_dendrogram(dendrogram)
+    photo = np.full((*SIZE, 3), 128, np.uint8)
+    assert len(tree) == 2
+    only_left = tree[np.array([True, False])]
+    picture = overlay(photo, only_left).astype(int)
+    assert (np.ptp(picture[5:35, 2:28], axis=2) > 0).all()
+    assert (np.ptp(picture[5:35, 32:58], axis=2) == 0).all()
+    np.testing.assert_array_equal(overlay(photo, only_left, shows="cut"), overlay(photo, tree, shows="cut"))
+    with pytest.raises(InputError, match="masks or cut; got 'both'"):
+        inspect.unwrap(overlay)(photo, tree, shows="both")
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_show_opens_the_viewer_or_says_that_there_is_none(rng, monkeypatch, opened):
+    tree, photo = MaskTree.from_masks(box(5, 20, 5, 20)[None]), image(rng)
+    shown = []
+
+    def view(picture: Image.Image, title: str) -> bool:
+        shown.append(picture)
+        return opened
+
+    monkeypatch.setattr(ImageShow, "show", view)
+    with contextlib.nullcontext() if opened else pytest.warns(UserWarning, match="no viewer"):
+        picture = masktree.show(photo, tree, granularity=0.8)
+    np.testing.assert_array_equal(np.asarray(picture), overlay(photo, tree, granularity=0.8))
+    assert shown == [picture]
+
+
+def test_a_notebook_displays_the_picture_itself(rng, monkeypatch):
+    shell = SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=object()))
+    monkeypatch.setitem(sys.modules, "IPython", shell)
+    monkeypatch.setattr(ImageShow, "show", lambda *_, **__: pytest.fail("opened a window"))
+    assert masktree.show(image(rng), MaskTree.from_masks(box(5, 20, 5, 20)[None])).size == SIZE[::-1]
+
+
 def test_a_partition_leaves_nothing_grey():
     leaves = (box(0, 40, 30, 60) + 0).astype(np.int32)
     tree = MaskTree.from_dendrogram(PartitionTree(leaves, np.array([2, 2, 2], np.int32), np.array([0.0, 0.0, 0.8])))
-    picture = overlay(np.full((*SIZE, 3), 128, np.uint8), tree, granularity=0.5).astype(int)
+    picture = overlay(np.full((*SIZE, 3), 128, np.uint8), tree, granularity=0.5, shows="cut").astype(int)
     assert (np.ptp(picture[5:35, 2:28], axis=2) > 0).all()
     assert hue(picture[20, 10]) != hue(picture[20, 50])
-    assert hue(overlay(np.full((*SIZE, 3), 128, np.uint8), tree, granularity=0.9)[20, 10]) == hue(
-        overlay(np.full((*SIZE, 3), 128, np.uint8), tree, granularity=0.9)[20, 50]
-    )
+    coarse = overlay(np.full((*SIZE, 3), 128, np.uint8), tree, granularity=0.9, shows="cut")
+    assert hue(coarse[20, 10]) == hue(coarse[20, 50])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2000), (2000, 1)])

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from pycocotools import mask as coco
+from pycocotools.coco import COCO
 
 import masktree
 from masktree.cluster.merge import merge_tree
@@ -199,6 +200,8 @@ def test_selected_nodes_hold_no_near_duplicates_and_the_best_stay(partitioned):
     iou = shared / (masks.sum(1)[:, None] + masks.sum(1)[None] - shared)
     assert (iou[~np.eye(n, dtype=bool)] <= 0.9).all()
     few = MaskTree.from_dendrogram(partitioned.dendrogram, min_area=3, max_masks=4)
+    assert few.omitted == len(partitioned) - 4
+    assert len(MaskTree.from_dendrogram(partitioned.dendrogram, min_area=3, max_masks=None)) == len(partitioned)
     assert sorted(few.scores)[::-1] == pytest.approx(sorted(partitioned.scores)[::-1][:4])
     expected = partitioned.stabilities * np.sqrt(partitioned.areas / np.prod(partitioned.size))
     np.testing.assert_allclose(partitioned.scores, expected, rtol=1e-6)
@@ -219,7 +222,7 @@ def test_a_uniform_image_is_one_mask():
 
 
 def test_thresholds_that_no_node_meets_give_no_masks(partitioned):
-    for wish in ({"min_area": 10_000}, {"min_score": 1.0}, {"max_area": 1e-9}):
+    for wish in ({"min_area": 10_000}, {"max_area": 1e-9}):
         tree = MaskTree.from_dendrogram(partitioned.dendrogram, **wish)
         assert len(tree) == 0
         assert tree.at(3, 3) == []
@@ -232,7 +235,6 @@ def test_thresholds_that_no_node_meets_give_no_masks(partitioned):
         ("min_area", (0, 1.5, float("nan"), "32")),
         ("max_masks", (0, -1, 2.0)),
         ("max_area", (0, 1.1, float("nan"))),
-        ("min_score", (-0.1, 1.1, float("nan"))),
         ("duplicate_iou", (-0.1, 1.1, float("nan"))),
     ],
 )
@@ -335,8 +337,43 @@ def test_rle_output_modes_decode_with_the_coco_tools(forest):
         np.testing.assert_array_equal(coco.decode(again).astype(bool), dense["segmentation"])
 
 
-def test_to_coco_keeps_the_tree(forest):
-    annotations = forest.to_coco(image_id=7, first_id=100)
+def test_point_coords_are_well_inside():
+    """Of a rectangle and a disc the middle; of a ring a pixel of the ring."""
+    y, x = np.mgrid[:61, :81]
+    disc = (y - 30) ** 2 + (x - 40) ** 2 <= 20**2
+    ring = disc & ((y - 30) ** 2 + (x - 40) ** 2 > 12**2)
+    tree = MaskTree.from_masks(np.array([rectangle(10, 31, 5, 76, (61, 81)), disc, ring]))
+    points = {r["id"]: r["point_coords"][0] for r in tree.masks(output_mode="coco_rle")}
+    assert points[0] == [40, 20]
+    assert points[1] == [40, 30]
+    assert ring[int(points[2][1]), int(points[2][0])]
+
+
+def test_a_tree_is_described_in_one_line(forest, partitioned):
+    assert repr(forest) == "MaskTree(20 x 30, 4 masks: 2 wholes, 1 part, 1 subpart)"
+    assert "dendrogram of 180 leaves" in repr(partitioned)
+    assert "7 more left out by max_masks" in repr(replace(forest, omitted=7))
+    for tree in (forest, partitioned):
+        assert "\n" not in repr(tree)
+        assert len(repr(tree)) < 160
+    assert repr(forest) in forest._repr_html_()
+    assert forest._repr_html_().startswith('<img src="data:image/png;base64,')
+    with pytest.raises(InputError, match="omitted as a whole number"):
+        replace(forest, omitted=-1)
+
+
+def test_to_coco_is_a_document_that_the_coco_tools_load(forest, tmp_path):
+    path = tmp_path / "coco.json"
+    path.write_text(json.dumps(forest.to_coco("a.png", image_id=3)))
+    loaded = COCO(path)
+    assert loaded.imgs == {3: {"id": 3, "file_name": "a.png", "width": 30, "height": 20}}
+    assert [category["name"] for category in loaded.loadCats(loaded.getCatIds())] == ["entity"]
+    for index, annotation in enumerate(loaded.loadAnns(loaded.getAnnIds(3))):
+        np.testing.assert_array_equal(loaded.annToMask(annotation).astype(bool), forest.mask(index))
+
+
+def test_coco_annotations_keep_the_tree(forest):
+    annotations = forest.coco_annotations(image_id=7, first_id=100)
     assert [a["id"] for a in annotations] == [100, 101, 102, 103]
     assert [a["parent_id"] for a in annotations] == [None, 100, 101, None]
     assert all(a["image_id"] == 7 and a["iscrowd"] == 0 for a in annotations)
@@ -347,9 +384,10 @@ def test_to_coco_keeps_the_tree(forest):
 
 @pytest.mark.parametrize("which", ["forest", "partitioned"])
 def test_a_file_gives_back_the_tree(which, request, tmp_path):
-    tree = request.getfixturevalue(which)
+    tree = replace(request.getfixturevalue(which), omitted=7)
     tree.save(tmp_path / "t.json", image={"file_name": "a ü.jpg"})
     back = MaskTree.load(tmp_path / "t.json")
+    assert back.omitted == 7
     assert back.rles == tree.rles
     np.testing.assert_array_equal(back.parents, tree.parents)
     np.testing.assert_array_equal(back.levels, tree.levels)

@@ -15,6 +15,7 @@ from masktree.errors import InputError
 if TYPE_CHECKING:
     from masktree.jobs.recorded_batch import BatchOutcome
     from masktree.predict import SegmenterConfig
+    from masktree.stages.pictures import Pictures
 
     MethodName = str
 else:
@@ -35,7 +36,9 @@ class SegmenterOptions:
             no download.
         quality: best is slower and finer. Default: fast.
         min_area: Area of the smallest mask in pixels. Default: that of the method or model.
-        min_score: Minimum score of a mask of a model or of the method masktree; default 0.
+        min_score: Lowest score of a mask, from 0 to 1: how well masks agree when the photograph changes a little. 0.7
+            keeps those that are more certain than most.
+        max_masks: Most masks of a photograph; those of highest score are kept.
         crops: Segment crops around large masks as well, which finds more small parts and takes ten times as long.
         snap: Replace the masks by regions of the method masktree, which have sharp boundaries, for 0.4 seconds more
             per photograph.
@@ -49,7 +52,8 @@ class SegmenterOptions:
     backbone: str | None = None
     quality: Literal["fast", "best"] | None = None
     min_area: int | None = None
-    min_score: float | None = None
+    min_score: float = 0.0
+    max_masks: int = 1000
     crops: bool = False
     snap: bool = False
     device: str = "auto"
@@ -68,7 +72,8 @@ class SegmenterOptions:
             raise InputError("expected --crops with --model; got a method, which has crops of its own (sohes, unsam)")
         if self.snap and self.model is None:
             raise InputError("expected --snap with --model; got a method, whose masks follow regions already")
-        options = {"min_score": self.min_score, "crops": self.crops or None, "snap": self.snap or None}
+        given = {"min_score": self.min_score, "max_masks": self.max_masks, "crops": self.crops, "snap": self.snap}
+        defaults = {"min_score": 0.0, "max_masks": 1000, "crops": False, "snap": False}
         return SegmenterConfig(
             backbone=self.backbone,
             method=default_method if self.method is None and self.model is None else self.method,
@@ -78,7 +83,7 @@ class SegmenterOptions:
             device=self.device,
             dtype=self.dtype,
             seed=self.seed,
-            options={name: value for name, value in options.items() if value is not None},
+            options={name: value for name, value in given.items() if value != defaults[name]},
         )
 
 
@@ -95,9 +100,43 @@ class BatchOptions:
     overwrite: bool = False
 
 
+@dataclass(frozen=True)
+class PictureOptions:
+    """What is drawn.
+
+    Attributes:
+        picture: masks draws the masks of the tree and leaves the rest grey; cut draws regions that cover every pixel
+            and need not be masks of the tree.
+        granularity: Granularity of the entities in the picture, from 0 (finest) to 1 (coarsest).
+        instances: Also write a label map of objects that do not overlap, NAME.instances.png, where 0 is background.
+        instance_min_score: Lowest score of an instance, from 0 to 1.
+        instance_max_area: Largest instance as a fraction of the photograph.
+    """
+
+    picture: Literal["masks", "cut", "none"] = "masks"
+    granularity: Annotated[float, tyro.conf.arg(aliases=["-g"])] = 0.5
+    instances: bool = False
+    instance_min_score: float = 0.7
+    instance_max_area: float = 1.0
+
+    def pictures(self) -> Pictures:
+        """What these options describe.
+
+        Raises:
+            InputError: a value out of range.
+        """
+        from masktree.stages.pictures import InstanceMap, Picture, Pictures
+
+        return Pictures(
+            overlay=None if self.picture == "none" else Picture(self.picture, self.granularity),
+            instances=InstanceMap(self.instance_min_score, self.instance_max_area) if self.instances else None,
+        )
+
+
 Segmenter = Annotated[SegmenterOptions, tyro.conf.arg(name="")]
 Batch = Annotated[BatchOptions, tyro.conf.arg(name="")]
-DEFAULT_SEGMENTER, DEFAULT_BATCH = SegmenterOptions(), BatchOptions()
+Drawing = Annotated[PictureOptions, tyro.conf.arg(name="")]
+DEFAULT_SEGMENTER, DEFAULT_BATCH, DEFAULT_PICTURES = SegmenterOptions(), BatchOptions(), PictureOptions()
 
 
 def print_error(message: str, code: int = 2) -> int:
@@ -112,9 +151,12 @@ def print_outcome(outcome: BatchOutcome, output: Path) -> int:
     """Print the counts of a batch; returns the exit code."""
     skipped = f", {outcome.skipped} skipped (done before)" if outcome.skipped else ""
     failed = f", {len(outcome.failures)} failed (see {output / 'failures.json'})" if outcome.failures else ""
+    redrawn = f", {outcome.redrawn} pictures drawn again" if outcome.redrawn else ""
     left_out = ""
     if outcome.left_out:
         names = ", ".join(path.name for path in outcome.left_out[:3]) + (", ..." if len(outcome.left_out) > 3 else "")
         left_out = f", {len(outcome.left_out)} left out, in formats that are not read ({names}); convert them to PNG"
-    print(f"{outcome.completed} done{skipped}{failed}{left_out}; results in {output}", flush=True)
+    print(f"{outcome.completed} done{skipped}{redrawn}{failed}{left_out}; results in {output}", flush=True)
+    for note in outcome.notes:
+        print(note, flush=True)
     return 1 if outcome.failures else 0

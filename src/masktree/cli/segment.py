@@ -6,7 +6,16 @@ from typing import Annotated
 
 import tyro
 
-from masktree.cli.options import DEFAULT_BATCH, DEFAULT_SEGMENTER, Batch, Output, Segmenter, print_outcome
+from masktree.cli.options import (
+    DEFAULT_BATCH,
+    DEFAULT_PICTURES,
+    DEFAULT_SEGMENTER,
+    Batch,
+    Drawing,
+    Output,
+    Segmenter,
+    print_outcome,
+)
 
 
 def segment(
@@ -15,18 +24,16 @@ def segment(
     output: Output,
     segmenter: Segmenter = DEFAULT_SEGMENTER,
     batch: Batch = DEFAULT_BATCH,
-    granularity: float = 0.5,
-    no_overlay: bool = False,
+    pictures: Drawing = DEFAULT_PICTURES,
 ) -> int:
-    """Segment photographs: a tree of masks (JSON) and an overlay (PNG) for each.
+    """Segment photographs: a tree of masks (JSON) and a picture (PNG) for each.
 
     Args:
         inputs: Image files, folders (searched recursively) or quoted globs.
         output: Folder for the results, with the same subfolders as the input.
         segmenter: What segments the photographs; the default method is masktree.
         batch: How the batch is run.
-        granularity: Granularity of the entities in the overlay, from 0 (finest) to 1 (coarsest).
-        no_overlay: Write no overlays.
+        pictures: What is drawn; outdated pictures of finished trees are drawn again.
     """
     from masktree.stages.segment import segment as run
 
@@ -34,8 +41,7 @@ def segment(
         inputs,
         output,
         segmenter.config(default_method="masktree"),
-        granularity=granularity,
-        overlay=not no_overlay,
+        pictures=pictures.pictures(),
         workers=batch.workers,
         overwrite=batch.overwrite,
         show_progress=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from masktree.cli.discover import discover
+from masktree.cli.draw import draw
 from masktree.cli.evaluate import evaluate
 from masktree.cli.export import export
 from masktree.cli.info import info
@@ -12,7 +13,8 @@ from masktree.cli.self_train import self_train
 from masktree.cli.train import train
 from masktree.cli.verb import Verb
 
-_METHOD = ("method", "backbone", "quality", "min-area", "min-score")
+_METHOD = ("method", "backbone", "quality", "min-area", "min-score", "max-masks")
+_PICTURES = ("picture", "granularity", "instances", "instance-min-score", "instance-max-area")
 _MODEL = "model (instead of a method)"
 _MODEL_OPTIONS = ("model", "crops", "snap")
 _RUNNING = ("device", "dtype", "seed", "workers")
@@ -30,10 +32,11 @@ VERBS = {
                 "input": ("inputs",),
                 "method": _METHOD,
                 _MODEL: _MODEL_OPTIONS,
-                "output": ("output", "granularity", "no-overlay", "overwrite"),
+                "output": ("output", *_PICTURES, "overwrite"),
                 "running": _RUNNING,
             },
         ),
+        Verb("draw", draw, {"input": ("folder", "images"), "output": _PICTURES}),
         Verb(
             "discover",
             discover,

@@ -17,8 +17,6 @@ from masktree.io.files import is_number, is_whole
 from masktree.trees import hierarchy
 from masktree.trees.masktree import LEVELS, MaskTree, ceil_float32
 
-CATEGORY_ID = 1
-CATEGORY = {"id": CATEGORY_ID, "name": "entity", "supercategory": "entity"}
 MAX_MASKS = 10_000  # of an image: annotation ids are image id * MAX_MASKS + index, unique without a count over shards
 
 
@@ -33,7 +31,7 @@ def tree_to_annotations(tree: MaskTree, image_id: int, sources: Sequence[int] | 
     Raises:
         FormatError: not one source for each mask.
     """
-    annotations = tree.to_coco(image_id=image_id, first_id=image_id * MAX_MASKS, category_id=CATEGORY_ID)
+    annotations = tree.coco_annotations(image_id, first_id=image_id * MAX_MASKS)
     if sources is None:
         return annotations
     if not isinstance(sources, list | tuple) or len(sources) != len(annotations) or not all(map(is_whole, sources)):

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
-from masktree.coco.annotations import CATEGORY
 from masktree.coco.file import check_image, read_integer
 from masktree.errors import FormatError
 from masktree.io.files import is_relative_path, parse_json, read_json, write_atomically
+from masktree.trees.masktree import CATEGORY
 
 _SHAPE: dict[str, type] = {"info": dict, "images": list, "annotations": list}
 _AFTER_INFO = b', "images": ['

@@ -12,11 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from masktree.discover import calibrations
 from masktree.errors import InputError
 
 if TYPE_CHECKING:
     from masktree.backbones.base import Backbone
+    from masktree.discover.calibrations import Knots
     from masktree.trees.masktree import MaskTree
+    from masktree.trees.scores import ScoreCalibration
     from masktree.types import RGB
 
 Quality = Literal["fast", "best"]
@@ -36,11 +39,13 @@ class Method:
             quality.
         load_keywords: imports and returns the function whose keyword-only arguments are the options, where that is not
             the function itself.
+        score_knots: of the map from the method's scores to those of a segmenter, made by ``recipes/scores.py``.
     """
 
     summary: str
     citation: str
     load: Callable[[], Callable[..., MaskTree]]
+    score_knots: Knots
     quality_sets: Literal["argument", "refiner"] | None = None
     load_keywords: Callable[[], Callable[..., object]] | None = None
 
@@ -59,6 +64,13 @@ class Method:
 
             options.setdefault("refiner", guided)
         return self.load()(image, backbone, **options)
+
+    @property
+    def calibration(self) -> ScoreCalibration:
+        """From the method's scores to the agreement to expect, see ``masktree.trees.scores``."""
+        from masktree.trees.scores import ScoreCalibration
+
+        return ScoreCalibration(*self.score_knots)
 
     def options(self) -> dict[str, Any]:
         """Names and defaults of the keyword arguments of the method."""
@@ -101,6 +113,7 @@ METHODS: dict[str, Method] = {
         summary="one dendrogram, whose cuts cover every pixel",
         citation="this package",
         load=_masktree,
+        score_knots=calibrations.MASKTREE,
         quality_sets="argument",
         load_keywords=_masktree_keywords,
     ),
@@ -108,17 +121,20 @@ METHODS: dict[str, Method] = {
         summary="hierarchical adaptive clustering; wholes, parts, subparts",
         citation="Cao et al., NeurIPS 2023, arXiv 2402.03311",
         load=_hassod,
+        score_knots=calibrations.HASSOD,
     ),
     "sohes": Method(
         summary="self-exploration; small regions are clustered again in crops",
         citation="Cao et al., ICLR 2024, arXiv 2404.12386",
         load=_sohes,
+        score_knots=calibrations.SOHES,
         quality_sets="refiner",
     ),
     "unsam": Method(
         summary="divide and conquer; MaskCut objects, then their parts",
         citation="Wang et al., NeurIPS 2024, arXiv 2406.20081",
         load=_unsam,
+        score_knots=calibrations.UNSAM,
         quality_sets="refiner",
     ),
 }

@@ -22,14 +22,11 @@ from masktree.evaluate.contrast import boundary_contrasts
 from masktree.evaluate.image_stats import ImageStats, Metrics, column_arrays, ratio
 from masktree.evaluate.protocol import EvaluationProtocol, ScoringContext
 from masktree.evaluate.recall import IOU_THRESHOLDS, count_thresholds
-from masktree.evaluate.views import VIEWS
+from masktree.evaluate.views import VIEWS, view_agreement
 from masktree.io.files import sha256_of
 from masktree.io.images import read_image
-from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
 from masktree.types import RGB
-
-MIN_VISIBLE = 0.5  # share of a mask inside a view from which it is compared (our choice: the rest is cut too far)
 
 
 def score_image(
@@ -71,10 +68,8 @@ def score_image(
             continue
         view = make_view(image, np.random.default_rng([seed, number]))
         view_tree = _check_size(view.image, segment(view.image))
-        masks = view.transform_masks(tree.rles, tree.size)
-        areas = rle.areas(masks, view.size)
-        best = rle.iou(masks, view_tree.rles, view.size).max(1, initial=0.0)
-        best = best[(areas > 0) & (areas >= MIN_VISIBLE * tree.areas)]
+        best = view_agreement(tree, view, view_tree)
+        best = best[np.isfinite(best)]
         stats[f"{name}_masks"] = len(best)
         stats[f"{name}_iou"] = float(best.sum())
         stats[f"{name}_thresholds"] = int(count_thresholds(best).sum())

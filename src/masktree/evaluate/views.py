@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from jaxtyping import Float64
 
 from masktree.trees import rle
+from masktree.trees.masktree import MaskTree
 from masktree.types import RGB
 
 CROP_SCALE = 0.8  # of each side (our choice: most masks stay whole, but a fixed working size changes their scale)
+MIN_VISIBLE = 0.5  # share of a mask inside a view from which it is compared (our choice: the rest is cut too far)
 NOISE_STD = 5.0  # of 255 (our choice: hardly visible)
 
 
@@ -54,6 +57,17 @@ class View:
         bounds = np.searchsorted(owner[inside], np.arange(len(rles) + 1))
         starts, ends = starts[inside], (column * height + end)[inside]
         return [rle.encode_runs(starts[a:b], ends[a:b], self.size) for a, b in pairwise(bounds)]
+
+
+def view_agreement(tree: MaskTree, view: View, found: MaskTree) -> Float64[np.ndarray, " n"]:
+    """Best IoU of each of n masks of an image with a mask ``found`` in a view of it, in [0, 1].
+
+    NaN for masks of which less than half is visible in the view.
+    """
+    masks = view.transform_masks(tree.rles, tree.size)
+    areas = rle.areas(masks, view.size)
+    best = rle.iou(masks, found.rles, view.size).max(1, initial=0.0)
+    return np.where((areas > 0) & (areas >= MIN_VISIBLE * tree.areas), best, np.nan)
 
 
 def flip(image: RGB, rng: np.random.Generator) -> View:

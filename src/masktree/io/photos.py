@@ -6,6 +6,7 @@ import glob
 import os
 import re
 import stat
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ UNREAD_SUFFIXES = frozenset(  # of images in formats that are not read: these ar
 RESERVED_NAMES = frozenset({"run", "failures"})  # run.json and failures.json record a run
 OVERLAY_TEXT = ("Software", "masktree overlay")  # a text chunk at the start of every overlay, by which it is known
 _OVERLAY_BYTES = "tEXt{}\0{}".format(*OVERLAY_TEXT).encode()
+_OVERLAY_HEAD = 512  # bytes of a picture that hold its text chunks
 
 
 @dataclass(frozen=True)
@@ -146,15 +148,22 @@ def _photographs(paths: Iterable[Path], failures: list[dict[str, str]], suffixes
             yield path
 
 
-def is_overlay(path: Path) -> bool:
-    """Whether masktree wrote this picture."""
+def is_overlay(path: Path, description: str | None = None) -> bool:
+    """Whether masktree wrote this picture; with a ``description``, whether it is of this one."""
     if path.suffix != ".png":
         return False
     try:
         with path.open("rb") as handle:
-            return _OVERLAY_BYTES in handle.read(128)
+            head = handle.read(_OVERLAY_HEAD)
     except OSError:
         return False
+    return _OVERLAY_BYTES in head and (description is None or _text_chunk("Description", description) in head)
+
+
+def _text_chunk(keyword: str, text: str) -> bytes:
+    """A text chunk of a PNG file without its length: it ends with a checksum, so that no longer text matches it."""
+    content = f"tEXt{keyword}\0{text}".encode("latin-1")
+    return content + zlib.crc32(content).to_bytes(4, "big")
 
 
 def _folder_without_wildcards(pattern: Path) -> Path:

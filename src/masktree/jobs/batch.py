@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from typing import Any, Generic, TypeVar
 
-from masktree.errors import InputError, MasktreeError
+from masktree.errors import InputError, MasktreeError, MasktreeWarning
 
 Item = TypeVar("Item")
 
@@ -25,12 +26,14 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 
 @dataclass(frozen=True)
 class JobResult(Generic[Item]):
-    """Result of one item: seconds taken, the error message if it failed, and the return value if it did not."""
+    """Result of one item: seconds taken, the error message if it failed, and the return value if it did not; and the
+    texts of masktree's warnings."""
 
     item: Item
     seconds: float
     error: str | None = None
     value: Any = None
+    warnings: tuple[str, ...] = ()
 
 
 def run(items: Sequence[Item], job: Callable[[Item], Any], *, workers: int) -> Iterator[JobResult[Item]]:
@@ -131,11 +134,30 @@ def _run_pool(pending: list[Item], job: Callable[[Item], Any], workers: int) -> 
 
 def _attempt(job: Callable[[Item], Any], item: Item) -> JobResult[Item]:
     start = time.perf_counter()
-    try:
-        value = job(item)
-    except Exception as error:
-        return JobResult(item, time.perf_counter() - start, describe_error(error))
-    return JobResult(item, time.perf_counter() - start, value=value)
+    with _collect_warnings() as texts:
+        try:
+            value = job(item)
+        except Exception as error:
+            return JobResult(item, time.perf_counter() - start, describe_error(error))
+    return JobResult(item, time.perf_counter() - start, value=value, warnings=tuple(texts))
+
+
+@contextlib.contextmanager
+def _collect_warnings() -> Iterator[list[str]]:
+    """The texts of masktree's own warnings inside; other warnings are shown as usual."""
+    texts: list[str] = []
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def collect(message: Warning | str, category: type[Warning], *rest: Any, **options: Any) -> None:
+            if issubclass(category, MasktreeWarning):
+                texts.append(str(message))
+            else:
+                show(message, category, *rest, **options)
+
+        warnings.filterwarnings("always", category=MasktreeWarning)
+        warnings.showwarning = collect
+        yield texts
 
 
 _worker_job: Callable[[Any], Any] | None = None  # sent to each worker once, so that it loads its weights once

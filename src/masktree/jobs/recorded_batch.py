@@ -25,12 +25,16 @@ class BatchOutcome:
         skipped: photographs with a result from a previous run.
         failures: {"path", "error"} of each failure.
         left_out: image files in the input folders whose formats are not read.
+        redrawn: photographs with a result whose picture was drawn again.
+        notes: what else the user should know, a line each.
     """
 
     completed: int
     skipped: int
     failures: list[dict[str, str]]
     left_out: list[Path] = field(default_factory=list)
+    redrawn: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def run_recorded_batch(
@@ -77,6 +81,8 @@ def run_recorded_batch(
                 record.add(result)
                 if on_result is not None:
                     on_result(result)
+                for text in result.warnings:
+                    progress.print(f"warning: {result.item.path}: {text}")
                 if result.error is None:
                     progress.advance()
                 else:

@@ -13,7 +13,8 @@ from masktree.errors import InputError
 from masktree.io.images import ImageInput, as_rgb, list_images
 from masktree.io.pixels import ImageFormat
 from masktree.predict.blank import blank_tree, is_blank
-from masktree.trees.masktree import MaskTree
+from masktree.trees.masktree import MAX_MASKS, MaskTree
+from masktree.trees.scores import check_limits, limit_masks
 
 if TYPE_CHECKING:
     from masktree.backbones.base import Backbone
@@ -29,6 +30,8 @@ class DiscoverySegmenter:
         method: a name in ``masktree.discover.methods.METHODS``.
         quality: fast, or best: slower and finer, see ``masktree.discover.methods.Method``.
         min_area: smallest mask in pixels of the input image; None takes the method's default.
+        min_score: lowest score of a mask, in [0, 1], see ``masktree.trees.scores``; 0 keeps all.
+        max_masks: maximum number of masks, those of highest score; None keeps all that the method finds.
         options: further keyword arguments of the method.
 
     Raises:
@@ -39,6 +42,8 @@ class DiscoverySegmenter:
     method: str = "masktree"
     quality: Quality = "fast"
     min_area: int | None = None
+    min_score: float = 0.0
+    max_masks: int | None = MAX_MASKS
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -48,6 +53,7 @@ class DiscoverySegmenter:
         for min_area in (self.min_area, self.options.get("min_area")):
             if min_area is not None and not (isinstance(min_area, (int, np.integer)) and min_area >= 1):
                 raise InputError(f"expected min_area of at least 1 pixel; got {min_area!r}; give a whole number")
+        check_limits(self.min_score, self.max_masks)
         known = METHODS[self.method].options() if self.options else {}
         unknown = [name for name in self.options if name not in known]
         if unknown:
@@ -77,10 +83,14 @@ class DiscoverySegmenter:
             InputError: an array whose meaning is ambiguous, or another ``image_format``.
         """
         rgb, method = as_rgb(image, image_format), METHODS[self.method]
+        defaults = method.options()
         options = self.options if self.min_area is None else {"min_area": self.min_area} | self.options
         if is_blank(rgb):
-            return blank_tree(rgb, (method.options() | options).get("min_area", 1))
-        return method(rgb, self.backbone, quality=self.quality, **options)
+            return blank_tree(rgb, (defaults | options).get("min_area", 1))
+        if "max_masks" in defaults:  # so that masks beyond it are not encoded
+            options = {"max_masks": self.max_masks} | options
+        tree = method.calibration(method(rgb, self.backbone, quality=self.quality, **options))
+        return limit_masks(tree, min_score=self.min_score, max_masks=self.max_masks)
 
     def segment_batch(self, images: Iterable[ImageInput], *, image_format: ImageFormat = "RGB") -> list[MaskTree]:
         """The trees of several images of any sizes, in order, one after the other.

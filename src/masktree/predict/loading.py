@@ -13,6 +13,7 @@ from masktree.errors import InputError
 from masktree.models import saved
 from masktree.predict.discovery import DiscoverySegmenter
 from masktree.predict.model import ModelSegmenter
+from masktree.trees.masktree import MAX_MASKS
 
 
 def load(
@@ -23,6 +24,8 @@ def load(
     method: str | None = None,
     quality: Quality | None = None,
     min_area: int | None = None,
+    min_score: float = 0.0,
+    max_masks: int | None = MAX_MASKS,
     **options: Any,
 ) -> DiscoverySegmenter | ModelSegmenter:
     """Load a segmenter: a discovery method on a backbone, or a trained model.
@@ -34,7 +37,7 @@ def load(
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: precision of the network, float32 or bfloat16.
         method, quality: see ``DiscoverySegmenter``; default masktree and fast. Not for a trained model.
-        min_area, options: see ``DiscoverySegmenter``. Options of a trained model: ``min_score`` and ``crops``, see
+        min_area, min_score, max_masks, options: see ``DiscoverySegmenter``. Options of a trained model: ``crops``, see
             ``ModelSegmenter``, and ``snap``: whether to snap its masks to the regions of the default method.
 
     Raises:
@@ -57,9 +60,16 @@ def load(
                 f"expected a trained model without {' and '.join(given)}; got {model!r} with "
                 f"{', '.join(map(repr, given.values()))}; leave these out, or give a backbone"
             )
-        return load_model(model, device=device, dtype=dtype, min_area=min_area, **options)
+        limits: dict[str, Any] = {"min_area": min_area, "min_score": min_score, "max_masks": max_masks}
+        return load_model(model, device=device, dtype=dtype, **limits, **options)
     return DiscoverySegmenter(
-        load_backbone(model, device, dtype), method or "masktree", quality or "fast", min_area, options
+        load_backbone(model, device, dtype),
+        method or "masktree",
+        quality or "fast",
+        min_area,
+        min_score,
+        max_masks,
+        options,
     )
 
 
@@ -69,6 +79,9 @@ def load_model(
     device: str = "auto",
     dtype: str = "float32",
     min_area: int | None = None,
+    min_score: float = 0.0,
+    max_masks: int | None = MAX_MASKS,
+    crops: bool = False,
     snap: bool = False,
     **options: Any,
 ) -> ModelSegmenter:
@@ -82,13 +95,13 @@ def load_model(
     check_path(model)
     from masktree.models.build import read_model  # imports torch's networks, which discovery methods do without
 
-    unknown = [name for name in options if name not in ("min_score", "crops")]
-    if unknown:
+    if options:
         raise InputError(
-            f"expected options of a trained model: min_area, min_score, crops, snap; got {', '.join(unknown)}"
+            "expected options of a trained model: min_area, min_score, max_masks, crops, snap; got "
+            f"{', '.join(options)}"
         )
     torch_device = resolve_device(device)  # first, so that a wrong device does not cost a download
     folder = saved.find_model(model)
     snap_backbone = load_backbone("embedded", str(torch_device)) if snap else None
     network, origin = read_model(folder, torch_device), saved.provenance(folder, str(model))
-    return ModelSegmenter(network, origin, dtype, min_area, snap_backbone=snap_backbone, **options)
+    return ModelSegmenter(network, origin, dtype, min_area, min_score, max_masks, crops, snap_backbone)

@@ -6,13 +6,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from masktree.discover.masktree import build_dendrogram
 from masktree.errors import InputError
 from masktree.io.images import ImageInput, as_rgb, list_images
 from masktree.io.pixels import ImageFormat
 from masktree.models.crops import segment_crops
 from masktree.predict.blank import blank_tree, is_blank
-from masktree.trees.masktree import MaskTree
+from masktree.trees.masktree import MAX_MASKS, MaskTree
+from masktree.trees.scores import ScoreCalibration, check_limits, limit_masks
 from masktree.trees.snap import snap_to_regions
 from masktree.types import RGB
 
@@ -33,13 +36,15 @@ class ModelSegmenter:
         provenance: origin of the model.
         dtype: "float32", or "bfloat16" for autocast.
         min_area: smallest mask in pixels of the input image; None takes ``masktree.models.trees.MIN_AREA``.
-        min_score: minimum score of a mask, in [0, 1].
+        min_score, max_masks: see ``DiscoverySegmenter``.
         crops: segment crops of large masks as well, see ``masktree.models.crops``; several times slower.
         snap_backbone: backbone of the dendrogram to whose regions masks are snapped, see ``masktree.trees.snap``;
             None leaves the masks as predicted.
+        calibration: from the model's scores to the agreement to expect, see ``masktree.trees.scores``; None for a model
+            that was not calibrated, whose scores stay as they are.
 
     Raises:
-        InputError: ``dtype``, ``min_area`` or ``min_score`` out of range.
+        InputError: ``dtype``, ``min_area``, ``min_score`` or ``max_masks`` out of range.
     """
 
     model: Model
@@ -47,15 +52,17 @@ class ModelSegmenter:
     dtype: str = "float32"
     min_area: int | None = None
     min_score: float = 0.0
+    max_masks: int | None = MAX_MASKS
     crops: bool = False
     snap_backbone: Backbone | None = None
+    calibration: ScoreCalibration | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16"):
             raise InputError(f"expected dtype 'float32' or 'bfloat16'; got {self.dtype!r}; give one of these")
-        from masktree.models.trees import check_limits
-
-        check_limits(self._resolved_min_area, self.min_score)
+        if self.min_area is not None and not (isinstance(self.min_area, (int, np.integer)) and self.min_area >= 1):
+            raise InputError(f"expected min_area of at least 1 pixel; got {self.min_area!r}; give a whole number")
+        check_limits(self.min_score, self.max_masks)
 
     @property
     def device(self) -> str:
@@ -96,7 +103,6 @@ class ModelSegmenter:
                 dtype=getattr(torch, self.dtype),
                 batch_size=batch_size,
                 min_area=self._resolved_min_area,
-                min_score=self.min_score,
             )
 
         pictures = [as_rgb(image, image_format) for image in list_images(images)]
@@ -105,8 +111,13 @@ class ModelSegmenter:
         for i, tree in zip(others, segment([pictures[i] for i in others]), strict=True):
             if self.crops:
                 tree = segment_crops(pictures[i], tree, segment)
-            trees[i] = self._snap(pictures[i], tree)
+            trees[i] = self._calibrate(self._snap(pictures[i], tree))
         return [trees[i] for i in range(len(pictures))]
+
+    def _calibrate(self, tree: MaskTree) -> MaskTree:
+        """The masks within the limits, with calibrated scores."""
+        calibrated = tree if self.calibration is None else self.calibration(tree)
+        return limit_masks(calibrated, min_score=self.min_score, max_masks=self.max_masks)
 
     def _snap(self, image: RGB, tree: MaskTree) -> MaskTree:
         """The tree snapped to the regions of the image's dendrogram if there is a ``snap_backbone``."""

@@ -19,6 +19,7 @@ from masktree.jobs.recorded_batch import BatchOutcome, run_recorded_batch
 from masktree.labels import LabelSetWriter
 from masktree.labels.writer import pending_folder
 from masktree.predict import SegmenterConfig
+from masktree.stages.pictures import NO_PICTURES
 from masktree.stages.segment_job import SegmentJob
 from masktree.stages.target_count import choose_options
 
@@ -66,7 +67,7 @@ def discover(
         if average_labels is not None:
             path = output / "thresholds.json"
             config = _with_chosen_options(config, path, photos, average_labels, overwrite, show_progress)
-        job = SegmentJob(config, pending_folder(output), None, for_labels=True, max_labels=labels_per_image)
+        job = SegmentJob(config, pending_folder(output), NO_PICTURES, for_labels=True, max_labels=labels_per_image)
         job.load(show_progress=show_progress)
         workers = job.resolve_workers(workers, len(photos))
         record = job.open_record(output, {"average_labels": average_labels}, overwrite)

@@ -1,4 +1,4 @@
-"""Photographs to trees of masks and overlays.
+"""Photographs to trees of masks and pictures.
 
 The run can be stopped at any moment and resumed with the same command; its record is written last.
 """
@@ -11,12 +11,15 @@ from pathlib import Path
 
 from masktree.errors import InputError
 from masktree.io.files import lock_folder
-from masktree.io.photos import Photo, find_photos, find_unread, is_overlay
+from masktree.io.photos import Photo, find_photos, find_unread
 from masktree.jobs.record import RunRecord
 from masktree.jobs.recorded_batch import BatchOutcome, run_recorded_batch
 from masktree.predict import SegmenterConfig
+from masktree.stages.pictures import Pictures, redraw
 from masktree.stages.segment_job import SegmentJob
 from masktree.trees import file as treefile
+
+DEFAULT_PICTURES = Pictures()
 
 
 def segment(
@@ -24,22 +27,21 @@ def segment(
     output: Path,
     config: SegmenterConfig,
     *,
-    granularity: float = 0.5,
-    overlay: bool = True,
+    pictures: Pictures = DEFAULT_PICTURES,
     workers: int = 0,
     overwrite: bool = False,
     show_progress: bool = False,
 ) -> BatchOutcome:
-    """Write OUT/<relative path>.json, and .png with the overlay, for every photograph, and OUT/run.json.
+    """Write OUT/<relative path>.json, and its pictures as .png, for every photograph, and OUT/run.json.
 
-    A photograph that fails is one entry of OUT/failures.json and does not end the run.
+    A photograph that fails is one entry of OUT/failures.json and does not end the run. Finished trees are kept; where
+    their pictures show something else they are drawn again.
 
     Args:
         inputs: files, folders (recursive), globs.
         output: folder, made if missing. Existing results are kept unless ``overwrite``.
         config: of the segmenter.
-        granularity: of the entities in the overlay, 0 (finest) to 1 (coarsest).
-        overlay: whether to draw overlays.
+        pictures: what is drawn: a picture of the masks, of a cut or none, and label maps of instances.
         workers: processes; 0 chooses one per core, or one on an accelerator and for a few images.
         overwrite: whether to segment photographs again that have a result.
         show_progress: whether to show a progress bar on standard error.
@@ -48,16 +50,19 @@ def segment(
         InputError: no such input, or the folder holds results of another configuration or other files.
         WeightsError: the backbone or model cannot be loaded.
     """
-    if not 0.0 <= granularity <= 1.0:
-        raise InputError(f"expected a granularity in [0, 1]; got {granularity}")
     photos, unlisted = find_photos(inputs)
-    job = SegmentJob(config, output, granularity if overlay else None)
+    job = SegmentJob(config, output, pictures)
     job.load(show_progress=show_progress)
     workers = job.resolve_workers(workers, len(photos))
+    omitted: list[int] = []
     with lock_folder(output):
-        record = job.open_record(output, {"granularity": granularity}, overwrite)
+        record = job.open_record(output, {}, overwrite)
         todo = photos if overwrite else job.unfinished(photos)
+        names = {photo.name for photo in todo}
+        finished = [job.files(photo) for photo in photos if photo.name not in names]
+        outdated = [files for files in finished if not pictures.are_current(files)]
         _check_existing_files(job, todo, record, overwrite)
+        pictures.refuse_foreign_files(outdated)
         outcome = run_recorded_batch(
             photos,
             todo,
@@ -67,8 +72,18 @@ def segment(
             workers=workers,
             description="segment",
             show_progress=show_progress,
+            on_result=lambda result: omitted.append(result.value or 0),
         )
-    return replace(outcome, left_out=find_unread(inputs))
+        failures = redraw(outdated, pictures, show_progress=show_progress)
+    num_cut = sum(count > 0 for count in omitted)
+    note = f"{num_cut} of {len(omitted)} images have more masks than were kept, the best by score; see --max-masks"
+    return replace(
+        outcome,
+        redrawn=len(outdated) - len(failures),
+        failures=outcome.failures + failures,
+        left_out=find_unread(inputs),
+        notes=(note,) if num_cut else (),
+    )
 
 
 def _check_existing_files(job: SegmentJob, todo: Sequence[Photo], record: RunRecord, overwrite: bool) -> None:
@@ -77,18 +92,17 @@ def _check_existing_files(job: SegmentJob, todo: Sequence[Photo], record: RunRec
     Raises:
         InputError: there is such a file.
     """
+    resumed = (record.folder / "run.json").exists()
+    job.pictures.refuse_foreign_files([job.files(photo) for photo in todo])
     for photo in todo:
-        tree_path, overlay_path = job.paths(photo)
-        header = treefile.read_header(tree_path) if tree_path.exists() else None
-        foreign_files = [tree_path] if tree_path.exists() and not treefile.is_tree_file(tree_path) else []
-        if job.granularity is not None and overlay_path.exists() and not is_overlay(overlay_path):
-            foreign_files.append(overlay_path)
-        if foreign_files:
+        path = job.files(photo).tree
+        if not path.exists():
+            continue
+        if not treefile.is_tree_file(path):
+            raise InputError(f"expected no foreign files where results go; got {path}; choose another output folder")
+        header = treefile.read_header(path)
+        if header is not None and not overwrite and not resumed and header.get("run") != job.fingerprint:
             raise InputError(
-                f"expected no foreign files where results go; got {foreign_files[0]}; choose another output folder"
-            )
-        if header is not None and not overwrite and not record.is_resumed and header.get("run") != job.fingerprint:
-            raise InputError(
-                f"expected results of this configuration in {record.folder}; got others ({tree_path}) without their "
-                "run.json; choose another output folder, or --overwrite"
+                f"expected results of this configuration in {record.folder}; got others ({path}) and no run.json; "
+                "choose another output folder, or --overwrite"
             )

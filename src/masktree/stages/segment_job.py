@@ -9,21 +9,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
-
 from masktree.coco.annotations import MAX_MASKS
 from masktree.errors import InputError
-from masktree.io.files import has_sha256, sha256_of, write_atomically
+from masktree.io.files import has_sha256, sha256_of
 from masktree.io.images import read_image
-from masktree.io.photos import OVERLAY_TEXT, Photo, is_overlay
+from masktree.io.photos import Photo
 from masktree.jobs import batch
 from masktree.jobs.progress import loading
 from masktree.jobs.record import RunRecord, run_fingerprint
 from masktree.predict import DiscoverySegmenter, ModelSegmenter, SegmenterConfig
+from masktree.stages.pictures import Pictures, SavedTree
 from masktree.trees import file as treefile
-from masktree.trees.draw import overlay
+from masktree.trees.scores import limit_masks
 
 SINGLE_PROCESS_IMAGES = 4  # up to this many images, worker processes cost more to start than they save (our choice)
 
@@ -34,7 +31,7 @@ class SegmentJob:
     Attributes:
         config: of the segmenter.
         output: folder of the results.
-        granularity: of the entities in the overlay; None draws none.
+        pictures: what is drawn.
         for_labels: whether the trees become pseudo-labels, which hold no dendrogram and at most ``MAX_MASKS`` masks.
         max_labels: of an image, those with the highest scores; None keeps all.
         fingerprint: of the run, written into every tree; set by ``open_record``.
@@ -44,14 +41,14 @@ class SegmentJob:
         self,
         config: SegmenterConfig,
         output: Path,
-        granularity: float | None,
+        pictures: Pictures,
         *,
         for_labels: bool = False,
         max_labels: int | None = None,
     ) -> None:
         self.config = config
         self.output = output
-        self.granularity = granularity
+        self.pictures = pictures
         self.for_labels = for_labels
         self.max_labels = max_labels
         self.fingerprint = ""
@@ -76,7 +73,8 @@ class SegmentJob:
             _ = self.segmenter
 
     def open_record(self, folder: Path, settings: dict[str, Any], overwrite: bool) -> RunRecord:
-        """The record of this run, with further ``settings`` that do not change the trees.
+        """The record of this run, with further ``settings`` that do not change the trees. Pictures may change: they are
+        drawn again.
 
         Loads the weights, so that a wrong name fails before any work.
         """
@@ -84,25 +82,22 @@ class SegmentJob:
         config = self.config.record() | {"device": self.segmenter.device}
         config |= {"labels_per_image": self.max_labels} if self.for_labels else {}
         self.fingerprint = run_fingerprint(config, weights)
-        ignored_keys = frozenset({"overlay"} | ({"granularity"} if self.granularity is None else set()))
-        config |= settings | {"overlay": self.granularity is not None}
-        return RunRecord.open(folder, config, weights, overwrite=overwrite, ignored_keys=ignored_keys)
+        config |= settings | {"pictures": asdict(self.pictures)}
+        return RunRecord.open(folder, config, weights, overwrite=overwrite, ignored_keys=frozenset({"pictures"}))
 
     def resolve_workers(self, requested: int, num_images: int) -> int:
         """Number of processes; 0 means one per core, or one on an accelerator and for a few images."""
         single = self.segmenter.device != "cpu" or num_images <= SINGLE_PROCESS_IMAGES
         return batch.resolve_workers(requested, single=single)
 
-    def paths(self, photo: Photo) -> tuple[Path, Path]:
-        """Files of the tree and of the overlay."""
-        return self.output / f"{photo.name}.json", self.output / f"{photo.name}.png"
+    def files(self, photo: Photo) -> SavedTree:
+        """The tree of a photograph, and with it the pictures."""
+        return SavedTree(self.output / f"{photo.name}.json", photo.path)
 
     def is_finished(self, photo: Photo) -> bool:
-        """Whether there are results of this configuration and of the current content of the photograph."""
-        tree_path, overlay_path = self.paths(photo)
-        if not tree_path.exists() or (self.granularity is not None and not is_overlay(overlay_path)):
-            return False
-        header = treefile.read_header(tree_path)
+        """Whether there is a tree of this configuration and of the current content of the photograph."""
+        tree_path = self.files(photo).tree
+        header = treefile.read_header(tree_path) if tree_path.exists() else None
         if header is None or header.get("run") != self.fingerprint:
             return False
         # Dates say nothing: cp -p, rsync -t, unzip and git checkout give a new picture an old one.
@@ -114,28 +109,22 @@ class SegmentJob:
             finished = list(threads.map(self.is_finished, photos))
         return [photo for photo, is_done in zip(photos, finished, strict=True) if not is_done]
 
-    def __call__(self, photo: Photo) -> None:
-        tree_path, overlay_path = self.paths(photo)
+    def __call__(self, photo: Photo) -> int:
+        """Write the tree and the pictures; returns how many masks ``max_masks`` has left out."""
+        files = self.files(photo)
         self.config.seed_generators()
         # Hashed before it is read: if the file changes in between, the next run sees another hash and does it again.
         digest, num_bytes = sha256_of(photo.path), photo.path.stat().st_size
         image = read_image(photo.path)
         tree = self.segmenter(image)
-        if self.max_labels is not None and len(tree) > self.max_labels:
-            best = np.argsort(-tree.scores, kind="stable")[: self.max_labels]
-            tree = tree[np.isin(np.arange(len(tree)), best)]
+        if self.max_labels is not None:
+            tree = limit_masks(tree, min_score=0.0, max_masks=self.max_labels)
         if self.for_labels:
             if len(tree) > MAX_MASKS:
                 raise InputError(f"expected at most {MAX_MASKS} masks; got {len(tree)}; raise min_area")
             tree = replace(tree, dendrogram=None)
         source = {"file_name": os.fspath(photo.path), "bytes": num_bytes, "sha256": digest}
-        tree.save(tree_path, image=source | {"run": self.fingerprint})
-        # The overlay comes second: one without a tree is never masktree's.
-        if self.granularity is not None:
-            picture = Image.fromarray(overlay(image, tree, granularity=self.granularity))
-            text = PngInfo()
-            text.add_text(*OVERLAY_TEXT)
-            # Level 1 takes a third of the default's time for a file that is 15 % larger.
-            write_atomically(
-                overlay_path, lambda handle: picture.save(handle, format="PNG", compress_level=1, pnginfo=text)
-            )
+        tree.save(files.tree, image=source | {"run": self.fingerprint})
+        # Pictures come second: one without a tree is never masktree's.
+        self.pictures.write(files, image, tree)
+        return tree.omitted

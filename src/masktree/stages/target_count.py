@@ -41,14 +41,13 @@ def choose_options(
     if not 0 < average_labels < np.inf:
         raise InputError(f"expected a positive, finite number of labels per image; got {average_labels}")
     sample = _sample_images(photos)
+    segmenter = dataclasses.replace(segmenter, min_score=0.0, max_masks=MAX_MASKS)
     if isinstance(segmenter, ModelSegmenter):
-        everything = dataclasses.replace(segmenter, min_score=0.0)
-        min_score = _min_score(sample, everything, average_labels, show_progress)
+        min_score = _min_score(sample, segmenter, average_labels, show_progress)
         flags = {"crops": segmenter.crops, "snap": segmenter.snap_backbone is not None}
-        return {"min_score": min_score} | {name: True for name, given in flags.items() if given}
+        return {"min_score": min_score, "max_masks": MAX_MASKS} | {name: True for name, given in flags.items() if given}
     if "thresholds" not in (defaults := METHODS[segmenter.method].options()):
-        unlimited = dataclasses.replace(segmenter, options=segmenter.options | {"max_masks": MAX_MASKS})
-        min_score = _min_score(sample, unlimited, average_labels, show_progress)
+        min_score = _min_score(sample, segmenter, average_labels, show_progress)
         return segmenter.options | {"min_score": min_score, "max_masks": MAX_MASKS}
     published = defaults["thresholds"]
 

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import base64
 import colorsys
+import html
+import io
+import sys
+import warnings
 from collections.abc import Iterator
+from typing import Literal, get_args
 
 import numpy as np
+from PIL import Image, ImageShow
 
 from masktree.arguments import check_number, check_type
 from masktree.errors import InputError
 from masktree.io.images import ImageInput, as_rgb
 from masktree.io.pixels import ImageFormat
+from masktree.trees.dendrogram import renumber
 from masktree.trees.masktree import MaskTree
 from masktree.types import RGB, Labels, checked
 
+Shows = Literal["masks", "cut"]  # what a picture shows
+
 _STRIP_PIXELS = 1 << 20  # painted at once
+_PREVIEW_SIDE = 320  # pixels of the longer side of a picture in a notebook (our choice)
 _GOLDEN_RATIO = 0.618033988749895  # successive hues at these steps stay far apart for any number of entities
 
 
@@ -26,6 +37,7 @@ def overlay(
     image_format: ImageFormat = "RGB",
     granularity: float = 0.5,
     part_granularity: float | None = None,
+    shows: Shows = "masks",
     opacity: float = 0.55,
 ) -> RGB:
     """Draw a tree over its image: one hue per entity, shades of it for the parts, thin borders.
@@ -34,12 +46,14 @@ def overlay(
         image: an image of the size of the tree: array, path or Pillow image, see ``masktree.io.images.as_rgb``.
         tree: the masks.
         image_format: order of the channels of an array.
-        granularity: entities are the regions of ``tree.cut(granularity)``.
-        part_granularity: parts are the regions of this finer cut; None takes half of ``granularity`` (our choice).
+        granularity: entities are the largest masks up to this granularity, or the regions of the cut at it.
+        part_granularity: parts are those of this finer granularity; None takes half of ``granularity`` (our choice).
+        shows: ``masks``: masks of the tree only, see ``MaskTree.owners``; ``cut``: the regions of
+            ``tree.cut(granularity)``, which cover every pixel and need not be masks of the tree.
         opacity: of the colours, in [0, 1].
 
     Returns:
-        (H, W, 3) uint8 RGB. Uncovered pixels are grey.
+        (H, W, 3) uint8 RGB. Pixels that no mask covers are grey.
 
     Raises:
         ImageError: the file cannot be read.
@@ -50,9 +64,13 @@ def overlay(
     if image.shape[:2] != tree.size:
         raise InputError(f"expected an image of {tree.size[0]} x {tree.size[1]} pixels; got {image.shape[:2]}")
     check_number(opacity, "an opacity", 0, 1)
-    entities = tree.cut(granularity)
-    parts = tree.cut(granularity / 2 if part_granularity is None else part_granularity)
-    covered = np.ones(tree.size, bool) if tree.dendrogram is not None else tree.owners(granularity) >= 0
+    if shows not in get_args(Shows):
+        raise InputError(f"expected a picture of {' or '.join(get_args(Shows))}; got {shows!r}")
+    is_exact_cut = shows == "cut" and tree.dendrogram is not None
+    covered = np.ones(tree.size, bool) if is_exact_cut else tree.owners(granularity) >= 0
+    regions_at = tree.cut if shows == "cut" else lambda level: tree.owners(level) + 1
+    entities = regions_at(granularity)
+    parts = regions_at(granularity / 2 if part_granularity is None else part_granularity)
     hues, shades = _hues(entities), _shades(image, parts)
     thin, thick = _boundaries(parts, 1), _boundaries(entities, max(1, round(max(tree.size) / 700)))
     picture = np.empty_like(image)
@@ -65,6 +83,47 @@ def overlay(
         painted[thick[rows]] = 0.15 * painted[thick[rows]] + 0.85 * 255
         picture[rows] = np.rint(painted)
     return picture
+
+
+def show(
+    image: ImageInput,
+    tree: MaskTree,
+    *,
+    image_format: ImageFormat = "RGB",
+    granularity: float = 0.5,
+    shows: Shows = "masks",
+) -> Image.Image:
+    """Show a tree over its image. Notebooks display the returned picture; elsewhere the system's viewer opens it.
+
+    Args:
+        image, tree, image_format, granularity, shows: see :func:`overlay`.
+
+    Returns:
+        The overlay, to be saved with ``.save("overlay.png")`` for instance.
+
+    Raises:
+        ImageError, InputError: as :func:`overlay`.
+    """
+    picture = Image.fromarray(overlay(image, tree, image_format=image_format, granularity=granularity, shows=shows))
+    ipython = sys.modules.get("IPython")
+    if ipython is not None and hasattr(ipython.get_ipython(), "kernel"):
+        return picture
+    if not ImageShow.show(picture, title="masktree"):
+        warnings.warn("there is no viewer for pictures here; save the returned one with .save(path)", stacklevel=2)
+    return picture
+
+
+def html_preview(tree: MaskTree) -> str:
+    """A small picture of the masks at granularity 0.5, grey where there is none, above ``repr(tree)``."""
+    owners = tree.owners(0.5)
+    step = max(1, -(-max(tree.size) // _PREVIEW_SIDE))
+    labels = renumber(np.ascontiguousarray(owners[::step, ::step]) + 1)
+    colours = colour_labels(labels)
+    colours[owners[::step, ::step] < 0] = 128
+    buffer = io.BytesIO()
+    Image.fromarray(colours).save(buffer, format="PNG")
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f'<img src="data:image/png;base64,{data}" alt="masks at granularity 0.5"><br>{html.escape(repr(tree))}'
 
 
 @checked

@@ -3,7 +3,7 @@
 Layout (version 2)::
 
     {"format": "masktree", "version": 2,
-     "image": {"width": .., "height": .., "file_name": ..},
+     "image": {"width": .., "height": .., "omitted": .., "file_name": ..},
      "masks": [{"id", "parent_id", "level", "depth", "granularity", "score", "stability", "area", "bbox",
                 "segmentation": {"size": [h, w], "counts": ".."}}, ..],
      "dendrogram": {"leaves": .., "parents": .., "altitudes": ..} or null}
@@ -55,7 +55,7 @@ def write_tree(tree: MaskTree, path: Path, image: dict[str, Any]) -> None:
     document = {
         "format": "masktree",
         "version": FORMAT_VERSION,
-        "image": {"width": tree.size[1], "height": tree.size[0], **image},
+        "image": {"width": tree.size[1], "height": tree.size[0], "omitted": int(tree.omitted), **image},
         "masks": [tree.record(index) for index in range(len(tree))],
         "dendrogram": None
         if tree.dendrogram is None
@@ -133,9 +133,18 @@ def _parse(document: dict[str, Any]) -> MaskTree:
         stabilities=np.array([mask["stability"] for mask in masks], np.float32),
         levels=np.array([LEVELS.index(mask["level"]) for mask in masks], np.int8),
         dendrogram=None if packed is None else _parse_dendrogram(packed, size),
+        omitted=_read_omitted(document),
     )
     _ = tree.areas  # parses all run lengths, which checks them
     return tree
+
+
+def _read_omitted(document: dict[str, Any]) -> int:
+    """Number of masks that ``max_masks`` left out."""
+    omitted = document["image"].get("omitted", 0)
+    if not is_whole(omitted, 0, 2**31 - 1):
+        raise FormatError(f"expected omitted as a number of masks; got {reprlib.repr(omitted)}")
+    return int(omitted)
 
 
 def _check_mask(mask: Any, size: tuple[int, int]) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from scipy import ndimage
@@ -18,10 +18,14 @@ from masktree.io.images import ImageInput
 from masktree.kernels import kernel
 from masktree.trees import hierarchy, rle
 from masktree.trees.dendrogram import PartitionTree, renumber
+from masktree.trees.instances import MIN_SCORE, select_instances
 from masktree.trees.node_selection import select_nodes
+from masktree.trees.polygons import Polygon, mask_to_polygons
 from masktree.types import RGB, Labels, Mask, Masks, checked
 
 LEVELS = ("whole", "part", "subpart")
+CATEGORY: Final = {"id": 1, "name": "entity", "supercategory": "entity"}  # of COCO files: masks have no classes
+MAX_MASKS: Final = 1000  # of an image, unless more are asked for: average recall counts up to 1000 (AR1000)
 _COLUMNS = {
     "parents": np.int32,
     "scores": np.float32,
@@ -32,7 +36,7 @@ _COLUMNS = {
 _DECIMALS = 5  # of scores and granularities in files
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MaskTree:
     """N masks of one image with their hierarchy, given by ``parents``. Masks may overlap.
 
@@ -47,6 +51,7 @@ class MaskTree:
         stabilities: (N,) float32 in [0, 1]: range of granularities over which the mask is a region of the cut.
         levels: (N,) int8: 0 whole, 1 part, 2 subpart; the depth, at most 2, unless given.
         dendrogram: the dendrogram that the masks are nodes of, or None; with it, cuts are exact.
+        omitted: number of further masks, of lower scores, that ``max_masks`` left out when the tree was made.
     """
 
     size: tuple[int, int]
@@ -56,7 +61,8 @@ class MaskTree:
     granularities: np.ndarray
     stabilities: np.ndarray
     levels: np.ndarray
-    dendrogram: PartitionTree | None = field(default=None, repr=False)
+    dendrogram: PartitionTree | None = None
+    omitted: int = 0
 
     def __post_init__(self) -> None:
         if not all(isinstance(side, (int, np.integer)) and side > 0 for side in self.size) or len(self.size) != 2:
@@ -86,6 +92,8 @@ class MaskTree:
         if n and (self.levels.min() < 0 or self.levels.max() > 2):
             raise InputError("expected levels in 0 (whole), 1 (part), 2 (subpart)")
         hierarchy.depths(self.parents)  # raises on a cycle
+        if not isinstance(self.omitted, (int, np.integer)) or self.omitted < 0:
+            raise InputError(f"expected omitted as a whole number of at least 0; got {self.omitted!r}")
         if self.dendrogram is not None and self.dendrogram.size != self.size:
             raise InputError(f"expected a dendrogram of size {self.size}; got {self.dendrogram.size}")
 
@@ -147,25 +155,24 @@ class MaskTree:
         *,
         min_area: int = 32,
         max_area: float = 0.9,
-        max_masks: int = 1000,
-        min_score: float = 0.0,
+        max_masks: int | None = MAX_MASKS,
         duplicate_iou: float = 0.9,
     ) -> MaskTree:
         """The stable nodes of a dendrogram whose altitudes are granularities in [0, 1].
 
         The stability of a node is its persistence: the altitude of its parent minus its own. Its score is the stability
         times sqrt(area / image area) (our choice: small nodes are numerous, as stable as large ones, and rarely
-        entities). Its granularity is its altitude, rounded up to float32 so that it is a region of the cut there.
+        entities); segmenters calibrate it, see ``masktree.trees.scores``. Its granularity is its altitude, rounded up
+        to float32 so that it is a region of the cut there.
 
-        The tree may have no masks. A uniform image (a single leaf, or all merges at altitudes up to .005) gives one
-        mask if it has ``min_area`` pixels, regardless of ``max_area``.
+        The tree may have no masks; ``omitted`` counts those beyond ``max_masks``. A uniform image (a single leaf, or
+        all merges at altitudes up to .005) gives one mask if it has ``min_area`` pixels, regardless of ``max_area``.
 
         Args:
             tree: altitudes must lie in [0, 1].
             min_area: smallest mask in pixels, at least 1 (our choice).
             max_area: largest mask as a fraction of the image, in (0, 1] (UnSAM drops masks above 90 %).
-            max_masks: maximum number of masks, best score first, at least 1 (benchmarks evaluate up to 1000).
-            min_score: minimum score of a mask, in [0, 1].
+            max_masks: maximum number of masks, best score first, at least 1; None for all.
             duplicate_iou: IoU in [0, 1] above which the lower-scored of two nested nodes is dropped (NMS as in SOHES).
 
         Raises:
@@ -176,7 +183,6 @@ class MaskTree:
             min_area=min_area,
             max_area=max_area,
             max_masks=max_masks,
-            min_score=min_score,
             duplicate_iou=duplicate_iou,
         )
         return cls(
@@ -188,12 +194,28 @@ class MaskTree:
             stabilities=selected.stabilities.astype(np.float32),
             levels=hierarchy.levels(selected.parents),
             dendrogram=tree,
+            omitted=selected.omitted,
         )
 
     # --- access -------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self.rles)
+
+    def __repr__(self) -> str:
+        levels = ", ".join(
+            f"{count} {name}{'s' * (count != 1)}"
+            for name, count in zip(LEVELS, np.bincount(self.levels, minlength=3).tolist(), strict=True)
+        )
+        leaves = "" if self.dendrogram is None else f", dendrogram of {self.dendrogram.n_leaves} leaves"
+        omitted = f", {self.omitted} more left out by max_masks" if self.omitted else ""
+        return f"MaskTree({self.size[0]} x {self.size[1]}, {len(self)} masks: {levels}{leaves}{omitted})"
+
+    def _repr_html_(self) -> str:
+        """The same line over a small picture of the masks, in notebooks."""
+        from masktree.trees.draw import html_preview
+
+        return html_preview(self)
 
     def __getitem__(self, keep: np.ndarray) -> MaskTree:
         """The masks selected by a boolean array (N,); a dropped parent is replaced by its nearest kept ancestor.
@@ -244,27 +266,25 @@ class MaskTree:
         """The masks as dicts with the keys of segment-anything, largest first.
 
         Keys: segmentation ((H, W) bool, or RLE depending on ``output_mode``), area, bbox (XYWH), predicted_iou (the
-        score), point_coords ([[x, y]], the pixel farthest from the border), stability_score, crop_box; and id,
-        parent_id (None for roots), level, depth, granularity. A binary mask takes H*W bytes: for many masks on a large
+        score), point_coords ([[x, y]], a pixel well inside the mask), stability_score, crop_box; and id, parent_id
+        (None for roots), level, depth, granularity. Binary masks take up to H*W bytes each: for many masks on a large
         image use an RLE mode, or iterate over ``mask(i)``.
         """
-        records = []
-        for index in np.argsort(-self.areas, kind="stable"):
-            mask = self.mask(index)
-            record = self.record(int(index))
-            stability = record.pop("stability")
-            if output_mode == "binary_mask":
-                record["segmentation"] = mask
-            elif output_mode == "uncompressed_rle":
-                record["segmentation"] = {
-                    "size": list(self.size),
-                    "counts": rle.counts(self.rles[index], self.size),
-                }
+        order = np.argsort(-self.areas, kind="stable").tolist()
+        points = rle.inner_points(self._runs, self.size)
+        records = [self.record(index) for index in order]
+        for record in records:
             record["predicted_iou"] = record.pop("score")
-            record["stability_score"] = stability
-            record["point_coords"] = [_inner_point(mask)]
+            record["stability_score"] = record.pop("stability")
+            record["point_coords"] = [[float(value) for value in points[record["id"]]]]
             record["crop_box"] = [0, 0, self.size[1], self.size[0]]
-            records.append(record)
+        if output_mode == "uncompressed_rle":
+            for record in records:
+                record["segmentation"]["counts"] = rle.counts(self.rles[record["id"]], self.size)
+        elif output_mode == "binary_mask":
+            dense = list(rle.decode_runs(self._runs, self.size))
+            for record in records:
+                record["segmentation"] = dense[record["id"]]
         return records
 
     def record(self, index: int) -> dict[str, Any]:
@@ -324,13 +344,24 @@ class MaskTree:
         One pass over the runs of all masks; memory of one label map, for any number of masks.
         """
         check_number(granularity, "a granularity", 0, 1)
-        owner = np.full(self.size[0] * self.size[1], -1, np.int32)
         below = self.granularities <= ceil_float32(np.array(granularity, np.float64))
         # Later masks overwrite earlier ones: first those above the granularity from large to small, so that the
         # smallest remains, then those up to it from small to large, so that the largest remains.
-        order = np.lexsort((np.where(below, self.areas, -self.areas), below))
+        return self.paint(np.lexsort((np.where(below, self.areas, -self.areas), below)))
+
+    def paint(self, order: np.ndarray) -> Labels:
+        """(H, W) int32: the last of the masks with the indices ``order`` (k,) that contains each pixel, -1 for none."""
+        owner = np.full(self.size[0] * self.size[1], -1, np.int32)
         _paint(owner, *self._runs, order)
         return owner.reshape(self.size[1], self.size[0]).T.copy()
+
+    def instances(self, *, min_score: float = MIN_SCORE, min_area: float = 0, max_area: float = 1) -> Labels:
+        """(H, W) int32 label map of objects that do not overlap, 1 to k, and background, 0.
+
+        The best antichain of the tree, see :func:`masktree.trees.instances.select_instances`, which also tells which
+        masks these are.
+        """
+        return select_instances(self, min_score=min_score, min_area=min_area, max_area=max_area)[0]
 
     def ucm(self, *, doubled: bool = False) -> np.ndarray:
         """Map of the granularity at which each border disappears; see ``PartitionTree.ucm``.
@@ -342,21 +373,30 @@ class MaskTree:
             raise InputError("expected a tree with a dendrogram, as of the method masktree; got overlapping masks only")
         return self.dendrogram.ucm(doubled=doubled)
 
-    def draw(self, image: ImageInput, *, granularity: float = 0.5) -> RGB:
+    def draw(self, image: ImageInput, *, granularity: float = 0.5, shows: Literal["masks", "cut"] = "masks") -> RGB:
         """Overlay of the tree on its image; see ``masktree.overlay`` for more options."""
         from masktree.trees.draw import overlay
 
-        return overlay(image, self, granularity=granularity)
+        return overlay(image, self, granularity=granularity, shows=shows)
 
     # --- files --------------------------------------------------------------------------------------------------
 
-    def to_coco(self, image_id: int = 1, first_id: int = 1, category_id: int = 1) -> list[dict[str, Any]]:
+    def to_coco(self, file_name: str = "", *, image_id: int = 1) -> dict[str, Any]:
+        """A COCO document of this image, as plain values: images, annotations and categories.
+
+        Args:
+            file_name: of the image, as readers of COCO files expect it.
+            image_id: id of the image.
+        """
+        image = {"id": image_id, "file_name": file_name, "width": self.size[1], "height": self.size[0]}
+        return {"images": [image], "annotations": self.coco_annotations(image_id), "categories": [dict(CATEGORY)]}
+
+    def coco_annotations(self, image_id: int = 1, first_id: int = 1) -> list[dict[str, Any]]:
         """COCO annotations with compressed RLE and the keys of ``record``; parent_id is an annotation id or None.
 
         Args:
             image_id: value of ``image_id``.
             first_id: id of the first annotation; the others follow in order.
-            category_id: id of the only category (masks are class-agnostic).
         """
         annotations = []
         for index in range(len(self)):
@@ -365,12 +405,16 @@ class MaskTree:
             record |= {
                 "id": first_id + index,
                 "image_id": image_id,
-                "category_id": category_id,
+                "category_id": CATEGORY["id"],
                 "iscrowd": 0,
                 "parent_id": None if parent is None else first_id + parent,
             }
             annotations.append(record)
         return annotations
+
+    def polygons(self) -> list[list[Polygon]]:
+        """Each mask as polygons with holes along the edges of its pixels, see ``masktree.trees.polygons``."""
+        return [mask_to_polygons(mask) for mask in rle.decode_runs(self._runs, self.size)]
 
     def save(self, path: str | Path, *, image: dict[str, Any] | None = None) -> None:
         """Write as JSON, atomically. ``image`` adds keys such as file_name to the image record."""
@@ -416,14 +460,3 @@ def _ceil_decimal(value: np.float32) -> float:
     and written again does not change."""
     decimal = round(float(value), _DECIMALS)
     return decimal if ceil_float32(np.array(decimal)) >= value else round(decimal + 10.0**-_DECIMALS, _DECIMALS)
-
-
-def _inner_point(mask: Mask) -> list[float]:
-    """[x, y] of the pixel farthest from the mask's border; [0, 0] for an empty mask."""
-    if not mask.any():
-        return [0.0, 0.0]
-    ys, xs = np.nonzero(mask)
-    y0, x0 = ys.min(), xs.min()
-    inside = np.pad(mask[y0 : ys.max() + 1, x0 : xs.max() + 1], 1)
-    y, x = np.unravel_index(int(ndimage.distance_transform_edt(inside).argmax()), inside.shape)
-    return [float(x0 + x - 1), float(y0 + y - 1)]

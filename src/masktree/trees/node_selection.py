@@ -23,12 +23,14 @@ class SelectedNodes(NamedTuple):
         parents: (k,) index of the nearest selected ancestor, -1 for roots.
         scores: (k,) stability * sqrt(area / image area), in [0, 1].
         stabilities: (k,) altitude of the parent minus that of the node, in [0, 1].
+        omitted: number of further nodes, of lower scores, beyond the maximum.
     """
 
     nodes: Int64[np.ndarray, " k"]
     parents: Int32[np.ndarray, " k"]
     scores: Float64[np.ndarray, " k"]
     stabilities: Float64[np.ndarray, " k"]
+    omitted: int
 
 
 def select_nodes(
@@ -36,8 +38,7 @@ def select_nodes(
     *,
     min_area: int,
     max_area: float,
-    max_masks: int,
-    min_score: float,
+    max_masks: int | None,
     duplicate_iou: float,
 ) -> SelectedNodes:
     """The stable nodes of a dendrogram with altitudes in [0, 1]; see ``MaskTree.from_dendrogram``.
@@ -46,9 +47,9 @@ def select_nodes(
         InputError: altitudes or an option out of range.
     """
     for name, count in (("min_area", min_area), ("max_masks", max_masks)):
-        if not isinstance(count, (int, np.integer)) or count < 1:
+        if (count is not None or name == "min_area") and (not isinstance(count, (int, np.integer)) or count < 1):
             raise InputError(f"expected {name} as a whole number of at least 1; got {count!r}")
-    for name, fraction in (("max_area", max_area), ("min_score", min_score), ("duplicate_iou", duplicate_iou)):
+    for name, fraction in (("max_area", max_area), ("duplicate_iou", duplicate_iou)):
         if not 0 <= fraction <= 1 or (name == "max_area" and fraction == 0):
             raise InputError(f"expected {name} in {'(0' if name == 'max_area' else '[0'}, 1]; got {fraction!r}")
     altitudes, areas, num_pixels = tree.altitudes, tree.areas, tree.leaves.size
@@ -57,18 +58,20 @@ def select_nodes(
     stabilities = altitudes[tree.parents] - altitudes
     stabilities[-1] = 1.0 - altitudes[-1]
     scores = stabilities * np.sqrt(areas / num_pixels)
-    eligible = (areas >= min_area) & (areas <= max_area * num_pixels) & (stabilities > 0) & (scores >= min_score)
+    eligible = (areas >= min_area) & (areas <= max_area * num_pixels) & (stabilities > 0)
     if altitudes[-1] <= UNIFORM_ALTITUDE:
         eligible[:] = False
         eligible[-1] = num_pixels >= min_area
-    nodes = _suppress_duplicates(tree, eligible, scores, duplicate_iou, max_masks)
-    return SelectedNodes(nodes, _selected_parents(tree, nodes), scores[nodes], stabilities[nodes])
+    nodes = _suppress_duplicates(tree, eligible, scores, duplicate_iou)
+    best = np.sort(nodes[:max_masks])
+    omitted = len(nodes) - len(best)
+    return SelectedNodes(best, _selected_parents(tree, best), scores[best], stabilities[best], omitted)
 
 
 def _suppress_duplicates(
-    tree: PartitionTree, eligible: Bool[np.ndarray, " n"], scores: np.ndarray, duplicate_iou: float, max_masks: int
+    tree: PartitionTree, eligible: Bool[np.ndarray, " n"], scores: np.ndarray, duplicate_iou: float
 ) -> Int64[np.ndarray, " k"]:
-    """Greedy NMS, best score first, on ascending node numbers.
+    """Greedy NMS: the nodes that remain, best score first.
 
     The IoU of nested nodes is the ratio of their areas and that of others is 0, so each node is compared with its
     ancestors up to that ratio only, and ``mask_nms`` on the runs of all nodes is not needed.
@@ -77,11 +80,9 @@ def _suppress_duplicates(
     root = len(tree.parents) - 1
     suppressed = np.zeros(root + 1, bool)
     is_selected = np.zeros(root + 1, bool)
-    num_selected = 0
+    selected = []
     candidates = np.flatnonzero(eligible)
     for node in candidates[np.argsort(-scores[candidates], kind="stable")]:
-        if num_selected == max_masks:
-            break
         if suppressed[node]:
             continue
         duplicates = []
@@ -93,8 +94,8 @@ def _suppress_duplicates(
             continue
         suppressed[duplicates] = True
         is_selected[node] = True
-        num_selected += 1
-    return np.flatnonzero(is_selected)
+        selected.append(node)
+    return np.array(selected, np.int64)
 
 
 def _selected_parents(tree: PartitionTree, nodes: Int64[np.ndarray, " k"]) -> Int32[np.ndarray, " k"]:

@@ -291,9 +291,9 @@ def iou(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def test_nested_boxes_are_learned_and_selected_by_granularity():
-    images, targets = two_boxes(2)
+    images, targets = two_boxes(4)
     model = build(replace(CONFIG, image_size=64, prompts_per_image=3))
-    losses = learn(model, images, targets, steps=100, rate=4e-3)
+    losses = learn(model, images, targets, steps=200, rate=4e-3)
     assert np.mean(losses[-5:]) < 0.4 * losses[0]
     model.eval()
     with torch.inference_mode():

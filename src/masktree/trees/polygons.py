@@ -1,0 +1,123 @@
+"""Masks as polygons along the edges of their pixels."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+from scipy import ndimage
+
+from masktree.kernels import kernel
+from masktree.types import Mask, checked
+
+
+class Polygon(NamedTuple):
+    """A region without gaps and its holes.
+
+    Attributes:
+        exterior: (k, 2) float64 x and y of its corners in pixels, clockwise as seen on the image, the first one not
+            repeated. Pixel (column, row) is the square from (column, row) to (column + 1, row + 1).
+        holes: the same of each hole, anticlockwise.
+    """
+
+    exterior: Float64[np.ndarray, "k 2"]
+    holes: tuple[Float64[np.ndarray, "m 2"], ...]
+
+
+@checked
+def mask_to_polygons(mask: Mask) -> list[Polygon]:
+    """The polygons of a (H, W) mask, one for each 4-connected component, in the order of their topmost rows.
+
+    Exact: filling them gives the mask again. Time and memory are those of the box around the mask.
+    """
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if len(rows) == 0:
+        return []
+    top, left = rows[0], columns[0]
+    inside = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1)
+    components, count = ndimage.label(inside)
+    corners, bounds, owners, is_hole = _trace(inside, components)
+    rings = np.split(corners + np.array([left - 1.0, top - 1.0]), bounds[1:-1])
+    exteriors: dict[int, np.ndarray] = {}
+    holes: dict[int, list[np.ndarray]] = {component: [] for component in range(1, count + 1)}
+    for ring, owner, hole in zip(rings, owners.tolist(), is_hole.tolist(), strict=True):
+        if hole:
+            holes[owner].append(ring)
+        else:
+            exteriors[owner] = ring
+    return [Polygon(exteriors[component], tuple(holes[component])) for component in exteriors]
+
+
+@kernel()
+def _trace(
+    inside: np.ndarray, components: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # pragma: no cover
+    """The closed paths around a padded mask, with the foreground on their right-hand side.
+
+    Returns:
+        corners (n, 2) int64 x and y of all paths; bounds (m + 1,) of the m paths in ``corners``; the component of each
+        path; and whether it goes around a hole.
+    """
+    height, width = inside.shape
+    total = 0  # an upper bound of the number of corners: one per pixel edge
+    for y in range(1, height):
+        for x in range(1, width):
+            total += (inside[y, x] != inside[y - 1, x]) + (inside[y, x] != inside[y, x - 1])
+    corners = np.empty((total, 2), np.int64)
+    bounds = np.empty(total + 1, np.int64)
+    owners, is_hole = np.empty(total, np.int64), np.empty(total, np.bool_)
+    seen = np.zeros((height, width), np.bool_)  # upper edges that a path has run along; every path has one
+    n_corners, n_paths = 0, 0
+    bounds[0] = 0
+    for start_y in range(1, height):
+        for start_x in range(1, width):
+            if not inside[start_y, start_x] or inside[start_y - 1, start_x] or seen[start_y, start_x]:
+                continue
+            x, y, direction = start_x, start_y, 0  # at the upper left corner of the pixel, eastwards
+            twice_area = 0
+            while True:
+                if direction == 0:
+                    seen[y, x] = True
+                    x += 1
+                elif direction == 1:
+                    y += 1
+                elif direction == 2:
+                    x -= 1
+                else:
+                    y -= 1
+                turn = _turn(inside, x, y, direction)
+                if turn != 0:
+                    corners[n_corners, 0], corners[n_corners, 1] = x, y
+                    n_corners += 1
+                    direction = (direction + turn) % 4
+                if x == start_x and y == start_y and direction == 0:
+                    break
+            first = bounds[n_paths]
+            for k in range(first, n_corners):
+                after = k + 1 if k + 1 < n_corners else first
+                twice_area += corners[k, 0] * corners[after, 1] - corners[after, 0] * corners[k, 1]
+            owners[n_paths] = components[start_y, start_x]
+            is_hole[n_paths] = twice_area < 0
+            n_paths += 1
+            bounds[n_paths] = n_corners
+    return corners[:n_corners], bounds[: n_paths + 1], owners[:n_paths], is_hole[:n_paths]
+
+
+@kernel()
+def _turn(inside: np.ndarray, x: int, y: int, direction: int) -> int:  # pragma: no cover
+    """Where a path that arrives at the corner (x, y) goes: 1 right, 0 straight on, -1 left.
+
+    Right first, so that pixels that touch at a corner only belong to two paths.
+    """
+    if direction == 0:
+        ahead_right, ahead_left = inside[y, x], inside[y - 1, x]
+    elif direction == 1:
+        ahead_right, ahead_left = inside[y, x - 1], inside[y, x]
+    elif direction == 2:
+        ahead_right, ahead_left = inside[y - 1, x - 1], inside[y, x - 1]
+    else:
+        ahead_right, ahead_left = inside[y - 1, x], inside[y - 1, x - 1]
+    if not ahead_right:
+        return 1
+    return -1 if ahead_left else 0
