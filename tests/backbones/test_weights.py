@@ -205,7 +205,7 @@ def test_the_error_without_cache_and_network_names_the_remedies(name, cache, off
 
 
 @pytest.mark.parametrize("name", ["dino-vitb8", "dino-resnet50"])
-def test_the_error_of_a_broken_connection_is_the_same(name, offline, monkeypatch):
+def test_the_error_of_a_broken_connection_is_the_same(name, offline, monkeypatch, capsys):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
     def download(*_: object, local_files_only: bool = False, **__: object) -> str:
@@ -213,10 +213,12 @@ def test_the_error_of_a_broken_connection_is_the_same(name, offline, monkeypatch
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     monkeypatch.setattr("socket.getaddrinfo", lambda *_: [])
     with pytest.raises(WeightsError, match="got ConnectionError: host unreachable; ways out") as caught:
         load_backbone(name, "cpu")
     assert "\n" not in str(caught.value)
+    assert capsys.readouterr().err == f"downloading the weights of {name}, once\n"
 
 
 @pytest.mark.parametrize("name", ["dino-vitb8", "dino-resnet50"])

@@ -97,7 +97,7 @@ def test_a_run_leaves_a_model_its_record_and_its_pictures(labels, tmp_path):
 
 def test_missing_matplotlib_is_named_before_the_first_step(labels, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(InputError, match=r"expected matplotlib.*pip install masktree\[train\]"):
+    with pytest.raises(InputError, match=r"expected matplotlib.*pip install matplotlib"):
         run(labels, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -27,6 +27,7 @@ def download_weights(weights: Weights) -> Path:
             lambda: cached_weights(weights),
             lambda: _download_url(weights.source) if is_url else _hub_file(weights.source),
             weights.source if is_url else constants.ENDPOINT,
+            f"the weights of {weights.name}",
         )
     except DownloadError as error:
         raise WeightsError(

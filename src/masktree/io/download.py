@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
@@ -13,12 +14,13 @@ class DownloadError(OSError):
     """A file is neither cached nor downloadable; the text is the reason in one line."""
 
 
-def from_cache_or_network(cached: Callable[[], Path | None], download: Callable[[], Path], url: str) -> Path:
+def from_cache_or_network(cached: Callable[[], Path | None], download: Callable[[], Path], url: str, what: str) -> Path:
     """The path that ``cached`` returns, else that of ``download``.
 
     Args:
         cached: the local path, None where it is not cached; asks no network.
         download: downloads from the host of ``url``.
+        what: is downloaded, for a message on a terminal.
 
     Raises:
         DownloadError: not cached, and ``HF_HUB_OFFLINE`` is set, the host is unknown, or the download fails.
@@ -35,6 +37,8 @@ def from_cache_or_network(cached: Callable[[], Path | None], download: Callable[
             socket.getaddrinfo(host, None)  # fails at once; the hub's client would retry for half a minute
         except OSError as error:
             raise DownloadError(f"no network: the name {host} cannot be resolved") from error
+    if sys.stderr.isatty():  # a bar follows: the hub's client and torch have one
+        print(f"downloading {what}, once", file=sys.stderr, flush=True)
     try:
         return download()
     except Exception as error:  # the hub's client passes on many error types of its HTTP library

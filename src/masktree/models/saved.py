@@ -187,7 +187,7 @@ def _download(name: str) -> Path:
             return None
 
     try:
-        return from_cache_or_network(cached, lambda: snapshot(False), constants.ENDPOINT)
+        return from_cache_or_network(cached, lambda: snapshot(False), constants.ENDPOINT, f"the model {name}")
     except DownloadError as error:
         raise WeightsError(
             f"expected a local folder {name!r}, or a model of that name in the hub's cache or on the network; got "

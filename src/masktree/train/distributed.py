@@ -32,7 +32,7 @@ def make_accelerator(device: torch.device, precision: Precision) -> Accelerator:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
     except ImportError as error:
-        raise InputError(f"expected Accelerate; got {error}; pip install masktree[train]") from error
+        raise InputError(f"expected Accelerate; got {error}; pip install accelerate") from error
     if precision == "auto":
         precision = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
     if precision == "float16" and device.type != "cuda":

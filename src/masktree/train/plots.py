@@ -25,7 +25,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise InputError(f"expected matplotlib, for loss curves; got {error}; pip install masktree[train]") from error
+        raise InputError(f"expected matplotlib, for loss curves; got {error}; pip install matplotlib") from error
 
 
 def draw_losses(metrics: Sequence[Mapping[str, Any]]) -> RGB:

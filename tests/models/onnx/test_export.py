@@ -15,9 +15,9 @@ from masktree.models.cascade.model import CascadeMaskRCNN
 from masktree.models.config import CascadeConfig, Mask2FormerConfig
 from masktree.models.onnx.export import export_onnx
 
-onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install masktree[onnx].")
-runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install masktree[onnx].")
-pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install masktree[onnx].")
+onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install onnx.")
+runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install onnxruntime.")
+pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install onnxscript.")
 
 from masktree.models.onnx.detectors import CascadeOnnxModel, Mask2FormerOnnxModel  # noqa: E402
 

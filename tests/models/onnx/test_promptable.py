@@ -22,9 +22,9 @@ from masktree.prompt.candidates import Candidates, click_costs, rank_candidates
 from masktree.prompt.prompt import Prompt
 from tests.models.mask2former.test_model import TinyPyramid
 
-onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install masktree[onnx].")
-runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install masktree[onnx].")
-pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install masktree[onnx].")
+onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install onnx.")
+runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install onnxruntime.")
+pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install onnxscript.")
 yaml = pytest.importorskip("yaml", reason="PyYAML is not installed.")
 
 from masktree.models.onnx.promptable import FRAME_SIZE, ImageEncoderOnnxModel, export_encoder  # noqa: E402

@@ -43,7 +43,7 @@ def build_pixel_decoder(config: Mask2FormerConfig | PromptableConfig, channels: 
     try:
         import transformers
     except ImportError as error:
-        raise InputError("expected transformers for this model; got none; pip install masktree[train]") from error
+        raise InputError("expected transformers for this model; got none; pip install transformers") from error
     try:
         from transformers.models.mask2former.configuration_mask2former import (
             Mask2FormerConfig as TransformersConfig,

@@ -48,7 +48,9 @@ def export_onnx(model: Model, path: str | Path, image_size: int | None = None) -
         from masktree.models.onnx.graph import INPUTS, GraphDescription, export_graph, write_graph
         from masktree.models.onnx.promptable import export_promptable
     except ImportError as error:
-        raise InputError(f"expected onnx and onnxscript; got {error}; pip install masktree[onnx]") from error
+        raise InputError(
+            f"expected onnx and onnxscript; got {error}; pip install onnx onnxruntime onnxscript"
+        ) from error
     if isinstance(model, Promptable):
         return export_promptable(model, output_files(model.config, Path(path)), side)
     assert isinstance(model, (CascadeMaskRCNN, Mask2Former))
