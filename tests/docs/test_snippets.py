@@ -5,6 +5,8 @@ The blocks of a page run in order, in a copy of one small folder (``conftest.py`
 
 from __future__ import annotations
 
+import ast
+import builtins
 import re
 import shutil
 from dataclasses import dataclass, field
@@ -94,6 +96,7 @@ def test_block_runs(
     outputs: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     if block.page not in workspaces:
         shutil.copytree(template, tmp_path / "page")
@@ -104,6 +107,9 @@ def test_block_runs(
         if earlier.line <= block.line and not earlier.skip and earlier.line not in workspace.done:
             run_block(earlier, workspace, outputs)
             workspace.done.add(earlier.line)
+    assert "is as wide as --size" not in capsys.readouterr().err  # --from of a run of another size
+    if block.page.endswith("click.md") and "[1]" in block.code:
+        assert len(workspace.names["masks"]) == 3  # as the page says
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.skip], ids=lambda block: block.name)
@@ -123,6 +129,19 @@ def test_skipped_block_is_valid(block: Block) -> None:
             rules = (ROOT / "Makefile").read_text(encoding="utf-8")
             assert all(re.search(rf"^{target}:", rules, re.MULTILINE) for target in words[1:])
     pytest.skip(block.skip)
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "python"], ids=lambda block: block.name)
+def test_snippet_can_be_pasted_alone(block: Block) -> None:
+    """Every name that it uses is imported or made in it."""
+    nodes = list(ast.walk(ast.parse(block.code)))
+    known = set(dir(builtins)) | {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    known |= {
+        (a.asname or a.name).split(".")[0] for n in nodes if isinstance(n, ast.Import | ast.ImportFrom) for a in n.names
+    }
+    known |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    known |= {n.arg for n in nodes if isinstance(n, ast.arg)}
+    assert {n.id for n in nodes if isinstance(n, ast.Name)} <= known
 
 
 def test_reference_has_every_public_name() -> None:
