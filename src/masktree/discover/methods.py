@@ -39,15 +39,16 @@ class Method:
             quality.
         load_keywords: imports and returns the function whose keyword-only arguments are the options, where that is not
             the function itself.
-        score_knots: of the map from the method's scores to those of a segmenter, made by ``recipes/scores.py``.
+        score_knots: of the map from the method's scores to those of a segmenter, made by ``recipes/scores.py``. The
+            default leaves scores as they are.
     """
 
     summary: str
     citation: str
     load: Callable[[], Callable[..., MaskTree]]
-    score_knots: Knots
     quality_sets: Literal["argument", "refiner"] | None = None
     load_keywords: Callable[[], Callable[..., object]] | None = None
+    score_knots: Knots = ((0.0, 1.0), (0.0, 1.0))
 
     def __call__(self, image: RGB, backbone: Backbone, *, quality: Quality = "fast", **options: Any) -> MaskTree:
         """Tree of masks of one image; ``options`` as in :meth:`options`.
