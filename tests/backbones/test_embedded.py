@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from masktree.backbones.embedded.network import EmbeddedNetwork, fuse_batch_norm
 from masktree.backbones.texture import NUM_CUES
 from masktree.errors import InputError, WeightsError
 from masktree.io.files import sha256_of
+from masktree.stages.info import describe
 
 
 def load(device: str = "cpu", dtype: str = "float32") -> embedded.EmbeddedBackbone:
@@ -130,7 +132,13 @@ def test_other_weights_are_loaded_by_path(backbone, tmp_path, rng):
     other = load_backbone(f"embedded@{tmp_path / 'own.safetensors'}", "cpu")
     assert isinstance(other, embedded.EmbeddedBackbone)
     assert other.provenance.sha256 == sha256_of(tmp_path / "own.safetensors") != backbone.provenance.sha256
-    assert not other.provenance.label_free  # unknown
+    assert (other.provenance.name, other.provenance.licence) == ("embedded@own.safetensors", "unknown")
+    assert other.provenance.label_free is None
+    described = describe("backbone", f"embedded@{tmp_path / 'own.safetensors'}")
+    assert other.provenance.sha256 in described
+    assert "Apache" not in described
+    shutil.copy(embedded.WEIGHT_FILE, tmp_path / "copy.safetensors")
+    assert load_backbone(f"embedded@{tmp_path / 'copy.safetensors'}", "cpu").provenance == backbone.provenance
     image = two_halves(rng, 64)
     np.testing.assert_array_equal(
         other.predict_boundaries(image).embeddings, backbone.predict_boundaries(image).embeddings

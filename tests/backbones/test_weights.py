@@ -98,10 +98,40 @@ def test_checkpoints_in_every_layout_give_the_same_features(layout, suffix, stat
 def test_hash_of_the_file_is_in_the_record(small, state, tmp_path):
     path = tmp_path / "w.safetensors"
     save_file(state, path)
-    provenance = load_backbone(f"small@{path}", "cpu").provenance
-    assert provenance.sha256 == hashlib.sha256(path.read_bytes()).hexdigest() == sha256_of(path)
-    assert provenance.source == str(path)
-    assert (provenance.name, provenance.licence) == ("small", "Apache-2.0")
+    backbone = load_backbone(f"small@{path}", "cpu")
+    assert backbone.provenance.sha256 == hashlib.sha256(path.read_bytes()).hexdigest() == sha256_of(path)
+    assert backbone.provenance.source == str(path)
+    assert backbone.name == backbone.provenance.name == "small@w.safetensors"
+
+
+def test_nothing_is_said_of_local_files_that_is_not_known(small, state, tmp_path):
+    """Random weights in the shape of a published network were recorded as that network's."""
+    save_file(state, tmp_path / "random.safetensors")
+    record = load_backbone(f"small@{tmp_path / 'random.safetensors'}", "cpu").provenance
+    assert (record.licence, record.trained_on, record.label_free, record.url) == ("unknown", "unknown", None, "")
+    timm_says = {"license": "apache-2.0", "origin_url": "https://example.org", "mean": [0.4] * 3, "std": [0.2] * 3}
+    folder = folder_with(tmp_path / "own", {key: value + 1 for key, value in state.items()}, pretrained_cfg=timm_says)
+    record = load_backbone(folder, "cpu").provenance
+    assert (record.licence, record.trained_on, record.label_free, record.url) == ("unknown", "unknown", None, "")
+
+
+def test_copies_of_published_files_are_known_by_their_hash(offline, small, state, tmp_path, monkeypatch):
+    snapshot = offline / "hub" / "models--timm--test_vit.small" / "snapshots" / ("1" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("1" * 40)
+    save_file(state, snapshot / "model.safetensors")
+    downloaded = load_backbone("small", "cpu").provenance
+    assert (downloaded.name, downloaded.revision, downloaded.licence) == ("small", "1" * 40, "Apache-2.0")
+    assert downloaded.label_free is True
+    save_file(state, tmp_path / "copy.safetensors")
+    assert load_backbone(f"small@{tmp_path / 'copy.safetensors'}", "cpu").provenance == downloaded
+    folder = load_backbone(folder_with(tmp_path / "folder", state), "cpu").provenance
+    assert (folder.name, folder.sha256, folder.mean) == ("small", downloaded.sha256, (0.4, 0.5, 0.6))
+    (snapshot / "model.safetensors").unlink()
+    assert load_backbone(f"small@{tmp_path / 'copy.safetensors'}", "cpu").provenance.licence == "unknown"
+    monkeypatch.setitem(PUBLISHED_WEIGHTS, "small", replace(small, sha256=downloaded.sha256))
+    assert load_backbone(f"small@{tmp_path / 'copy.safetensors'}", "cpu").provenance.licence == "Apache-2.0"
 
 
 class Evil:
@@ -276,7 +306,7 @@ def folder_with(path: Path, state: dict, **config: object) -> str:
 def test_folders_state_their_origin(state, tmp_path):
     provenance = load_backbone(folder_with(tmp_path / "mine", state), "cpu").provenance
     assert (provenance.name, provenance.licence, provenance.trained_on) == ("mine", "unknown", "unknown")
-    assert provenance.label_free is False
+    assert provenance.label_free is None
     assert (provenance.mean, provenance.std) == ((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
     own = folder_with(tmp_path / "own", state, label_free=True, trained_on="my photographs")
     provenance = load_backbone(own, "cpu").provenance

@@ -13,6 +13,7 @@ from PIL import Image
 from masktree.errors import FormatError, InputError, MasktreeError
 from masktree.io.files import lock_folder
 from masktree.labels import LabelSet
+from masktree.labels.card import write_card
 from masktree.predict import SegmenterConfig, load
 from masktree.stages.discover import discover as discover_in_workers
 
@@ -84,6 +85,11 @@ def test_the_card_and_the_manifest_say_what_is_there(collection, tmp_path):
     card = (tmp_path / "labels" / "card.md").read_text()
     assert f"| masks | {summary['masks']} |" in card
     assert labels.index["shards"][0]["sha256"] in card
+    origins = {True: "without human labels", None: "of which it is unknown", False: "human labels, or"}
+    for label_free, origin in origins.items():
+        labels.index["weights"]["label_free"] = label_free
+        write_card(tmp_path / "card.md", labels.index, [])
+        assert origin in (tmp_path / "card.md").read_text()
     assert not (tmp_path / "labels" / "pending").exists()
 
 

@@ -39,7 +39,8 @@ def load_backbone(
         batch: maximum number of images in one forward pass, >= 1; bounds memory.
 
     Returns:
-        Backbone; its ``provenance.sha256`` is the hash of the file that was read.
+        Backbone; its ``provenance.sha256`` is the hash of the file that was read. Origin, licence and training images
+        of a local file are ``unknown`` unless it is a copy of a published one.
 
     Raises:
         WeightsError: unknown name; not cached and no network; wrong, damaged or mismatching file; device missing.

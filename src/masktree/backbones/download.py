@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from masktree.backbones.weights import Weights
+from masktree.backbones.weights import PUBLISHED_WEIGHTS, Weights
 from masktree.errors import WeightsError
 from masktree.io.download import DownloadError, from_cache_or_network
+from masktree.io.files import sha256_of
 
 
 def download_weights(weights: Weights) -> Path:
@@ -48,6 +50,32 @@ def cached_weights(weights: Weights) -> Path | None:
         return _hub_file(weights.source, local_files_only=True)
     except (OSError, ValueError):  # LocalEntryNotFoundError is both
         return None
+
+
+def recognise_weights(path: Path, sha256: str, architecture: str) -> Weights | None:
+    """Record of the published file that a local one is a copy of, by its hash; None if it is none that is known.
+
+    Compared are the pinned hashes, and the files that were downloaded by name before.
+
+    Args:
+        path: the local file.
+        sha256: its hash.
+        architecture: timm's name of its network.
+    """
+    for weights in PUBLISHED_WEIGHTS.values():
+        if weights.architecture != architecture:
+            continue
+        if weights.sha256 == sha256:
+            return weights
+        cached = cached_weights(weights)
+        if cached is not None and cached.stat().st_size == path.stat().st_size and sha256_of(cached) == sha256:
+            return replace(weights, sha256=sha256, revision=hub_revision(cached))
+    return None
+
+
+def hub_revision(path: Path) -> str | None:
+    """Commit of the hub's repository that a file in the hub's cache is from; None of other files."""
+    return path.parent.name if path.parent.parent.name == "snapshots" else None
 
 
 def _hub_file(repository: str, *, local_files_only: bool = False) -> Path:

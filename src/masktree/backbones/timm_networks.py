@@ -11,9 +11,9 @@ import timm
 import torch
 from torch import nn
 
-from masktree.backbones.download import download_weights
+from masktree.backbones.download import download_weights, hub_revision, recognise_weights
 from masktree.backbones.state_dict import read_state_dict
-from masktree.backbones.weights import PUBLISHED_WEIGHTS, Weights, find_weights
+from masktree.backbones.weights import PUBLISHED_WEIGHTS, UNKNOWN, Weights, find_weights
 from masktree.errors import WeightsError
 from masktree.io.files import parse_json, sha256_of
 
@@ -26,8 +26,9 @@ RESNET_STRIDE = 16
 def load_timm_network(name: str) -> tuple[nn.Module, Weights]:
     """Headless timm network in float32 on the CPU with all its weights, and their record.
 
-    ``name`` as in :func:`masktree.backbones.load_backbone`, except for the built-in backbones. The record's ``source``
-    and ``sha256`` are those of the file that was read.
+    ``name`` as in :func:`masktree.backbones.load_backbone`, except for the built-in backbones. A local file is known by
+    its hash or not at all: unless it is a copy of a published one, its record says that its origin is unknown, whatever
+    network it was given for.
 
     Raises:
         WeightsError: see :func:`masktree.backbones.load_backbone`.
@@ -37,6 +38,8 @@ def load_timm_network(name: str) -> tuple[nn.Module, Weights]:
         path = Path(name) / "model.safetensors"
         state = read_state_dict(path)
         digest = sha256_of(path)
+        known = recognise_weights(path, digest, weights.architecture)
+        weights = replace(known or weights, sha256=digest, mean=weights.mean, std=weights.std)
     else:
         file = name.partition("@")[2]
         path = Path(file).expanduser() if file else download_weights(weights)
@@ -47,9 +50,13 @@ def load_timm_network(name: str) -> tuple[nn.Module, Weights]:
                 f"expected {weights.name!r} with SHA-256 {weights.sha256}; got {digest} in {str(path)!r}; "
                 "remove the file and download it again"
             )
-        weights = replace(weights, source=file or weights.source)
+        if file:
+            known = recognise_weights(path, digest, weights.architecture)
+            weights = known or weights.of_local_file(file, digest)
+        else:
+            weights = replace(weights, sha256=digest, revision=hub_revision(path))
     _load_state_dict(network, state, path)
-    return network, replace(weights, sha256=digest)
+    return network, weights
 
 
 def build_timm_network(name: str) -> tuple[nn.Module, Weights]:
@@ -93,14 +100,16 @@ def _build_from_folder(folder: Path) -> tuple[nn.Module, Weights]:
     return network, Weights(
         name=folder.resolve().name,
         source=str(folder),
-        licence=str(cfg.get("license") or "unknown"),
+        # What timm's pretrained_cfg says of licence and origin holds for the network as timm publishes it, and stays in
+        # the file of whoever trains it further or not at all.
+        licence=str(config.get("license") or UNKNOWN),
         patch=RESNET_STRIDE if resnet else network.patch_embed.patch_size[0],
         dim=network.feature_info[RESNET_STAGE]["num_chs"] if resnet else network.num_features,
         mean=mean,
         std=std,
-        url=str(cfg.get("origin_url") or ""),
-        trained_on=str(config.get("trained_on") or "unknown"),
-        label_free=config.get("label_free") is True,  # unknown where it is not stated
+        url=str(config.get("url") or ""),
+        trained_on=str(config.get("trained_on") or UNKNOWN),
+        label_free=label_free if isinstance(label_free := config.get("label_free"), bool) else None,
         architecture=architecture,
     )
 

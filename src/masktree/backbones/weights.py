@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from masktree.errors import WeightsError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +25,13 @@ class Weights:
         patch: pixels per feature cell.
         dim: channels of the feature grid.
         mean, std: RGB normalisation, for values in [0, 1].
-        url: page that states licence and origin.
+        url: page that states licence and origin; "" if there is none.
         trained_on: training images.
-        label_free: True if no human label was used at any stage; False if one was, or if that is unknown.
+        label_free: True if no human label was used at any stage, False if one was, None if that is unknown.
         architecture: timm's name of the network; "" where timm is not used.
         sha256: of the weight file, lower-case hexadecimal. In ``PUBLISHED_WEIGHTS`` None means that no hash is pinned;
             the record of a loaded network always has the hash of its file.
+        revision: commit of the repository on the hub that a downloaded file is from; else None.
     """
 
     name: str
@@ -40,9 +43,24 @@ class Weights:
     std: tuple[float, float, float]
     url: str
     trained_on: str
-    label_free: bool
+    label_free: bool | None
     architecture: str = ""
     sha256: str | None = None
+    revision: str | None = None
+
+    def of_local_file(self, path: str, sha256: str) -> Weights:
+        """The record of a file that claims to be of this network: what is not known of it is said to be unknown."""
+        return replace(
+            self,
+            name=f"{self.name}@{Path(path).name}",
+            source=path,
+            licence=UNKNOWN,
+            url="",
+            trained_on=UNKNOWN,
+            label_free=None,
+            sha256=sha256,
+            revision=None,
+        )
 
 
 def _published(name: str, source: str, patch: int, dim: int, family: dict[str, str], architecture: str = "") -> Weights:

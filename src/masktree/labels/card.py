@@ -63,9 +63,9 @@ def _unlabelled(names: Sequence[str]) -> str:
 
 
 def _origin(weights: dict[str, Any]) -> str:
-    if weights.get("label_free") is False:
-        return "Made with weights that may depend on human labels."
-    return "Made without human labels."
+    if weights.get("label_free") is True:
+        return "Made without human labels."
+    return "Made with weights that depend on human labels, or of which it is unknown whether they do."
 
 
 def _merge_header(index: dict[str, Any]) -> str:

@@ -103,6 +103,11 @@ def _describe_backbone(name: str) -> str:
 
 
 def _weights_of(name: str) -> Weights:
+    """The record of a built-in or published backbone by name; a local file or folder is loaded."""
+    if "@" in name or Path(name).is_dir():
+        from masktree.backbones import load_backbone
+
+        return load_backbone(name, "cpu").provenance
     return {"embedded": EMBEDDED_WEIGHTS, "texture": TextureBackbone.provenance}.get(name) or find_weights(name)
 
 

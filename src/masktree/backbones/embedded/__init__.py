@@ -6,7 +6,7 @@ when the network is loaded.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,7 +89,9 @@ class EmbeddedBackbone:
             self.provenance = EMBEDDED_WEIGHTS
         else:
             self._network = load_embedded_network(Path(path), None)
-            self.provenance = _custom_weights(Path(path))
+            digest = sha256_of(Path(path))
+            is_copy = digest == EMBEDDED_WEIGHTS.sha256
+            self.provenance = EMBEDDED_WEIGHTS if is_copy else EMBEDDED_WEIGHTS.of_local_file(str(path), digest)
         self._network.to(self._device, self._dtype).to(memory_format=torch.channels_last)
 
     def input_size(self, H: int, W: int) -> tuple[int, int]:
@@ -141,19 +143,6 @@ class EmbeddedBackbone:
         margins = [(0, 0), (0, h - planes.shape[1]), (0, w - planes.shape[2])]
         padded = torch.from_numpy(np.pad(planes, margins, mode="symmetric")[None]).to(self._device, self._dtype)
         return padded.contiguous(memory_format=torch.channels_last)
-
-
-def _custom_weights(path: Path) -> Weights:
-    """Record of weights that a user has trained with the recipe."""
-    unknown = "not known; ask the author of the file"
-    return replace(
-        EMBEDDED_WEIGHTS,
-        source=str(path),
-        licence=unknown,
-        trained_on=unknown,
-        label_free=False,
-        sha256=sha256_of(path),
-    )
 
 
 def load_embedded_network(path: Path, sha256: str | None) -> EmbeddedNetwork:
