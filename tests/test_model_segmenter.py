@@ -21,6 +21,8 @@ from masktree.models import saved
 from masktree.models.build import build_model, save_pretrained
 from masktree.models.config import Mask2FormerConfig
 from masktree.predict import DiscoverySegmenter, ModelSegmenter, SegmenterConfig
+from masktree.stages import calibration as calibration_stage
+from masktree.stages.calibration import calibrate_run
 from masktree.stages.discover import discover
 from masktree.stages.pictures import NO_PICTURES
 from masktree.stages.segment import segment
@@ -118,7 +120,7 @@ def test_options_that_models_do_not_have_are_refused(run):
     with pytest.raises(InputError, match=r"a trained model without method and quality; got .*with 'sohes', 'best'"):
         masktree.load(run, method="sohes", quality="best")
     with pytest.raises(
-        InputError, match="options of a trained model: min_area, min_score, max_masks, crops, snap; got"
+        InputError, match="options of a trained model: min_area, min_score, max_masks, crops, snap, calibrated; got"
     ):
         masktree.load(run, thresholds=(0.5,))
     with pytest.raises(InputError, match="dtype 'float32' or 'bfloat16'; got 'int8'"):
@@ -306,3 +308,45 @@ def test_blank_images_give_one_mask(run, rng):
         assert len(blank) == 1
         assert blank.mask(0).all()
     assert same(trees[1], segmenter(stripes))
+
+
+# --- calibration ----------------------------------------------------------------------------------------------------
+
+
+def test_a_calibrated_model_keeps_its_masks_and_their_order(run, collection, tmp_path):
+    labels, own = tmp_path / "labels", tmp_path / "run"
+    discover(collection, labels, SegmenterConfig(backbone="texture", min_area=20))
+    shutil.copytree(run, own)
+    calibration = calibrate_run(own, labels)
+    assert calibration is not None
+    assert calibrate_run(own, labels) is None  # it has one already
+    raw, calibrated = (masktree.load(own, calibrated=flag)(collection / "0.png") for flag in (False, True))
+    assert calibrated.rles == raw.rles
+    np.testing.assert_allclose(
+        calibrated.scores, np.interp(raw.scores, calibration.raw, calibration.agreement), atol=1e-6
+    )
+    middle = float(np.median(calibrated.scores))
+    assert 0 < len(masktree.load(own, min_score=middle)(collection / "0.png")) < len(raw)
+
+    config = own / "config.json"
+    header = json.loads(config.read_text())
+    for damaged in (
+        [],
+        {"raw": [0, 1]},
+        {"raw": [0, 1], "agreement": [0.5, "x"]},
+        {"raw": [0, 1], "agreement": [1, 0]},
+    ):
+        config.write_text(json.dumps(header | {"score_calibration": damaged}))
+        with pytest.raises(FormatError, match=r"config\.json: .*score_calibration"):
+            masktree.load(own)
+
+
+def test_a_model_without_masks_is_not_calibrated(run, collection, tmp_path, monkeypatch):
+    labels, own = tmp_path / "labels", tmp_path / "run"
+    discover(collection, labels, SegmenterConfig(backbone="texture", min_area=20))
+    shutil.copytree(run, own)
+    before = (own / "config.json").read_bytes()
+    empty = np.zeros(0)
+    monkeypatch.setattr(calibration_stage, "measure_agreement", lambda image, segment, seed: (empty, empty))
+    assert calibrate_run(own, labels) is None
+    assert (own / "config.json").read_bytes() == before

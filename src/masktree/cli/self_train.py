@@ -91,6 +91,7 @@ def self_train(
         print(f"{summarise(output)}\n{steps} steps done", flush=True)
         return 0
     from masktree.models.saved import find_model, read_config
+    from masktree.stages.calibration import calibrate_run
     from masktree.train.self_train import self_train as self_train_stage
     from masktree.train.self_training_settings import find_method
 
@@ -100,6 +101,7 @@ def self_train(
     teacher_settings = find_method(method, read_config(find_model(earlier_run)).kind, **values, **common)
     steps = self_train_stage(earlier_run, labels, output, teacher_settings, run, show_progress=True)
     if int(os.environ.get("RANK", 0)) == 0:
+        calibrate_run(output, labels, root=run.root, device=run.device, show_progress=True)
         print(f"{steps} steps done; the run is in {output}", flush=True)
     return 0
 

@@ -52,6 +52,7 @@ def train(
         schedule: Learning rate after the warm-up: cosine falls to 0, step falls twice near the end. Default: cosine
             for tiny, step for small and base (hassod: constant).
     """
+    from masktree.stages.calibration import calibrate_run
     from masktree.train.presets import find_preset
     from masktree.train.train import train as train_stage
 
@@ -67,5 +68,6 @@ def train(
     )
     steps = train_stage(labels, output, settings, run, init_from=from_, show_progress=True)
     if int(os.environ.get("RANK", 0)) == 0:
+        calibrate_run(output, labels, root=run.root, device=run.device, show_progress=True)
         print(f"{steps} steps done, {settings.optimisation.steps} in total; the run is in {output}", flush=True)
     return 0

@@ -1,14 +1,13 @@
-"""Calibration of a segmenter's scores by the agreement of its masks over views, without ground truth."""
+"""Agreement of a segmenter's masks over views of an image, without ground truth."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 
 from masktree.evaluate.views import VIEWS, view_agreement
 from masktree.trees.masktree import MaskTree
-from masktree.trees.scores import ScoreCalibration
 from masktree.types import RGB
 
 
@@ -17,7 +16,7 @@ def measure_agreement(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores of the masks of an image and their agreement: the mean over the views of the best IoU found there.
 
-    Four segmentations. Masks that less than half visible in a view are compared in the others.
+    Four segmentations. Masks of which less than half is visible in a view are compared in the others.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -33,14 +32,3 @@ def measure_agreement(
         view = make_view(image, np.random.default_rng([seed, number]))
         agreements.append(view_agreement(tree, view, segment(view.image)))
     return tree.scores.astype(np.float64), np.nanmean(np.stack(agreements), axis=0)  # the mirror image shows all masks
-
-
-def calibrate_scores(images: Iterable[RGB], segment: Callable[[RGB], MaskTree]) -> ScoreCalibration:
-    """The map from a segmenter's scores to the agreement to expect, measured on images.
-
-    Raises:
-        InputError: no masks in any of the images.
-    """
-    pairs = [measure_agreement(image, segment, seed=number) for number, image in enumerate(images)]
-    scores, agreements = (np.concatenate([pair[k] for pair in pairs] or [np.zeros(0)]) for k in (0, 1))
-    return ScoreCalibration.fit(scores, agreements)

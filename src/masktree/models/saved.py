@@ -12,15 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from masktree.errors import FormatError, WeightsError
+from masktree.errors import FormatError, InputError, WeightsError
 from masktree.io.download import DownloadError, from_cache_or_network
-from masktree.io.files import is_whole, parse_json, read_json, sha256_of
+from masktree.io.files import is_number, is_whole, parse_json, read_json, sha256_of
 from masktree.models.config import ModelConfig, from_json
+from masktree.trees.scores import ScoreCalibration
 
 FORMAT = "masktree-model"
 VERSION = 1
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+CALIBRATION = "score_calibration"  # key of config.json
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -101,6 +103,24 @@ def read_config(folder: Path) -> ModelConfig:
         return from_json(header["model"])
     except FormatError as error:
         raise FormatError(f"{folder / CONFIG}: {error}; restore the file, or train again") from error
+
+
+def read_calibration(folder: Path) -> ScoreCalibration | None:
+    """The calibration of the model's scores, see ``masktree.stages.calibration``; None if there is none.
+
+    Raises:
+        WeightsError, FormatError: as ``read_header``; also for invalid values.
+    """
+    stored = read_header(folder).get(CALIBRATION)
+    if stored is None:
+        return None
+    knots: list[Any] = [stored.get(key) for key in ("raw", "agreement")] if isinstance(stored, dict) else []
+    if not knots or not all(isinstance(k, list) and all(is_number(value, 0, 1) for value in k) for k in knots):
+        raise FormatError(f"{folder / CONFIG}: expected {CALIBRATION} with numbers; got others; restore the file")
+    try:
+        return ScoreCalibration(tuple(knots[0]), tuple(knots[1]))
+    except InputError as error:
+        raise FormatError(f"{folder / CONFIG}: {CALIBRATION}: {error}; restore the file") from error
 
 
 def weight_file(folder: Path) -> Path:

@@ -38,7 +38,8 @@ def load(
         dtype: precision of the network, float32 or bfloat16.
         method, quality: see ``DiscoverySegmenter``; default masktree and fast. Not for a trained model.
         min_area, min_score, max_masks, options: see ``DiscoverySegmenter``. Options of a trained model: ``crops``, see
-            ``ModelSegmenter``, and ``snap``: whether to snap its masks to the regions of the default method.
+            ``ModelSegmenter``, ``snap``: whether to snap its masks to the regions of the default method, and
+            ``calibrated``, see ``load_model``.
 
     Raises:
         WeightsError: unknown name, or weights that cannot be loaded; other weights are never used instead.
@@ -83,9 +84,12 @@ def load_model(
     max_masks: int | None = MAX_MASKS,
     crops: bool = False,
     snap: bool = False,
+    calibrated: bool = True,
     **options: Any,
 ) -> ModelSegmenter:
     """Load a trained model: the folder of a run, or ``owner/name`` on the hub; arguments as of ``load``.
+
+    ``calibrated``: whether scores are the agreement to expect, if the model has been calibrated, or those of the model.
 
     Raises:
         WeightsError: no such model, or weights that are damaged or of another architecture.
@@ -97,11 +101,14 @@ def load_model(
 
     if options:
         raise InputError(
-            "expected options of a trained model: min_area, min_score, max_masks, crops, snap; got "
+            "expected options of a trained model: min_area, min_score, max_masks, crops, snap, calibrated; got "
             f"{', '.join(options)}"
         )
     torch_device = resolve_device(device)  # first, so that a wrong device does not cost a download
     folder = saved.find_model(model)
     snap_backbone = load_backbone("embedded", str(torch_device)) if snap else None
     network, origin = read_model(folder, torch_device), saved.provenance(folder, str(model))
-    return ModelSegmenter(network, origin, dtype, min_area, min_score, max_masks, crops, snap_backbone)
+    calibration = saved.read_calibration(folder) if calibrated else None
+    return ModelSegmenter(
+        network, origin, dtype, min_area, min_score, max_masks, crops, snap_backbone, calibration=calibration
+    )

@@ -26,6 +26,7 @@ from masktree.io.files import lock_folder, read_json, refuse_inputs, sha256_of, 
 from masktree.labels import LabelSet
 from masktree.models.saved import weight_file
 from masktree.predict import SegmenterConfig
+from masktree.stages.calibration import calibrate_run
 from masktree.stages.discover import discover
 from masktree.stages.merge import merge
 from masktree.train.initialisation import Initialisation
@@ -98,6 +99,7 @@ def run_rounds(
             )
             model = folder / "run"
             records.append(_record(folder, output))
+        calibrate_run(model, latest, root=options.root, device=options.device, show_progress=show_progress)
         header = {"format": "masktree-rounds", "version": 1, "model": records[-1]["model"]}
         write_json(output / RECORD, header | {"settings": asdict(settings), "rounds": records}, indent=1)
     return steps
@@ -164,7 +166,8 @@ def _relabel(
         model=str(model),
         device=options.device,
         seed=options.seed,
-        options=limits | {name: True for name in ("crops", "snap") if getattr(settings, name)},
+        # UnSAM's threshold is one of the model's own scores.
+        options=limits | {"calibrated": False} | {name: True for name in ("crops", "snap") if getattr(settings, name)},
     )
     discover(images, predictions, config, average_labels=settings.average_predictions, show_progress=show_progress)
     summary = LabelSet.open(predictions).index["summary"]

@@ -29,7 +29,7 @@ from masktree.io.files import check_locked, is_whole, parse_json, write_atomical
 from masktree.jobs.record import package_versions
 from masktree.models.build import save_pretrained
 from masktree.models.config import ModelConfig, to_json
-from masktree.models.saved import CONFIG, FORMAT, VERSION, WEIGHTS, is_model, read_header
+from masktree.models.saved import CALIBRATION, CONFIG, FORMAT, VERSION, WEIGHTS, is_model, read_header
 from masktree.models.structures import Model
 from masktree.train.loop import TrainingState
 from masktree.train.plots import draw_losses, draw_thresholds
@@ -186,6 +186,7 @@ class RunFolder:
         if state.teacher is not None:
             self.save_picture(THRESHOLDS, lambda: draw_thresholds(metrics))
         self.header["step"] = state.step
+        self.header.pop(CALIBRATION, None)  # that of earlier weights
         write_json(self.folder / CONFIG, self.header, indent=1)
 
     def save_picture(self, name: str, draw: Callable[[], RGB]) -> None:
