@@ -112,7 +112,7 @@ def test_hassod_learns_masks_and_their_levels(planted, tmp_path):
     found = learn(planted, tmp_path / "run", preset, min_score=0.5)
     _, trees = planted
     metrics = recall_of(trees, found)
-    assert metrics["ar1000"] > 0.8
+    assert metrics["ar1000"] > 0.75  # .80 to .83, by processor
     assert metrics["ap"] > 0.75
     wanted = [sorted(tree.levels) for tree in trees.values()]
     assert np.mean([sorted(tree.levels) == own for tree, own in zip(found, wanted, strict=True)]) >= 0.5

@@ -45,6 +45,7 @@ def test_a_label_set_becomes_a_model_that_segments(labels, tmp_path, capsys, pre
     header = json.loads((tmp_path / "run" / "config.json").read_text())
     assert header["model"]["kind"] == preset
     assert len(header["record"]["pretrained_sha256"]) == 64
+    assert header["score_calibration"]["raw"][-1] == 1
     tree = predict.load(str(tmp_path / "run"), device="cpu")(read_image(labels.parent / "photos" / "0.png"))
     assert tree.size == (64, 64)
     assert masktree(*command) == 0
