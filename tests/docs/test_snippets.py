@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import ImageShow
 
 import masktree
 from masktree.cli import main
@@ -103,6 +104,7 @@ def test_block_runs(
         workspaces[block.page] = Workspace(tmp_path / "page")
     workspace = workspaces[block.page]
     monkeypatch.chdir(workspace.folder)
+    monkeypatch.setattr(ImageShow, "show", lambda picture, title: True)  # opens no window
     for earlier in read_blocks(block.page):
         if earlier.line <= block.line and not earlier.skip and earlier.line not in workspace.done:
             run_block(earlier, workspace, outputs)

@@ -36,8 +36,7 @@ class SegmenterOptions:
             no download.
         quality: best is slower and finer. Default: fast.
         min_area: Area of the smallest mask in pixels. Default: that of the method or model.
-        min_score: Lowest score of a mask, from 0 to 1: how well masks agree when the photograph changes a little. 0.7
-            keeps those that are more certain than most.
+        min_score: Lowest score of a mask: its agreement, from 0 to 1, when the photograph changes a little.
         max_masks: Most masks of a photograph; those of highest score are kept.
         crops: Segment crops around large masks as well, which finds more small parts and takes ten times as long.
         snap: Replace the masks by regions of the method masktree, which have sharp boundaries, for 0.4 seconds more
@@ -105,8 +104,7 @@ class PictureOptions:
     """What is drawn.
 
     Attributes:
-        picture: masks draws the masks of the tree and leaves the rest grey; cut draws regions that cover every pixel
-            and need not be masks of the tree.
+        picture: Show the masks of the tree, or the regions of a cut, which need not be masks.
         granularity: Granularity of the entities in the picture, from 0 (finest) to 1 (coarsest).
         instances: Also write a label map of objects that do not overlap, NAME.instances.png, where 0 is background.
         instance_min_score: Lowest score of an instance, from 0 to 1.
