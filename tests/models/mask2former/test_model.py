@@ -403,7 +403,7 @@ def test_a_hidden_width_that_does_not_fit_is_refused():
 
 def test_without_transformers_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(InputError, match=r"pip install masktree\[train\]"):
+    with pytest.raises(InputError, match=r"pip install transformers"):
         build()
 
 
