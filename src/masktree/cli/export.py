@@ -23,8 +23,8 @@ def export(
     Args:
         model: Folder of masktree train, or owner/name on the hub.
         onnx: ONNX file to write; it contains a description of its inputs and outputs. A promptable model is written as
-            NAME.encoder.onnx and NAME.decoder.onnx, and NAME.yaml if annotation tools can use it.
-        image_size: Side of the square input in pixels. Default: that of the model.
+            NAME.encoder.onnx and NAME.decoder.onnx, with NAME.yaml for annotation tools.
+        image_size: Longer side in pixels that photographs are resized to, a multiple of 32. Default: that of the model.
         overwrite: Replace existing files.
     """
     from masktree.models.build import read_model

@@ -140,8 +140,8 @@ class ModelPrompter:
     def _to_network_input(self, prompt: Prompt) -> Prompts:
         """The prompt in pixels of the network's input."""
         scale = np.array([self._valid_size[1] / self.size[1], self._valid_size[0] / self.size[0]])
-        # A click on pixel (x, y) is one on its centre, as in segment-anything.
-        points = torch.tensor((prompt.points + 0.5) * scale, dtype=torch.float32)[None]
+        # A click is one on the centre of its pixel: (x + 0.5, y + 0.5) for whole numbers, as in segment-anything.
+        points = torch.tensor((prompt.pixels + 0.5) * scale, dtype=torch.float32)[None]
         boxes = None if prompt.box is None else torch.tensor(prompt.box * np.tile(scale, 2), dtype=torch.float32)[None]
         granularity = None if prompt.granularity is None else torch.tensor([prompt.granularity], dtype=torch.float32)
         masks = None if prompt.mask is None else self._from_low_res(torch.from_numpy(prompt.mask))[None]

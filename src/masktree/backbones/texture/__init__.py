@@ -25,14 +25,16 @@ from masktree.types import RGB, Labels, checked
 
 # Normalisation of each cue, so that all have equal weight: its 90 % quantile within an image, averaged over 100
 # unlabelled photographs of mixed origin. Key: radius in pixels of the full image.
-_CUE_SCALES = {
+CUE_SCALES = {
     "colour": {5: 0.629, 10: 0.674, 20: 0.650},
     "texture": {10: 0.562, 20: 0.443},
     "pmi": {4: 0.740, 10: 0.799, 20: 0.788},
     "lab": {3: 3.68, 6: 3.89},
 }
-NUM_CUES = sum(len(radii) for radii in _CUE_SCALES.values())
-_LAB_WEIGHTS = np.array([0.5, 1.0, 1.0], np.float32)  # lightness has half the weight: illumination is uneven
+NUM_CUES = sum(len(radii) for radii in CUE_SCALES.values())
+LAB_WEIGHTS = np.array([0.5, 1.0, 1.0], np.float32)  # lightness has half the weight: illumination is uneven
+COLOUR_SIGMA = 0.7  # of the window in which colours are averaged before they become words, in half-resolution pixels
+LAB_SIGMAS = {3: 0.7, 6: 1.2}  # of the windows of the cue lab, in half-resolution pixels, by radius
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,7 @@ def boundary_cues(image: RGB) -> BoundaryCues:
     """Boundary cues of an image of any size from 1 x 1; about 0.15 s for 480 x 320 on one core."""
     H, W, _ = image.shape
     words = _words(image)
-    maps = np.stack(
-        [response * np.float32(1 / _CUE_SCALES[cue][radius]) for cue, radius, response in _responses(words)]
-    )
+    maps = np.stack([response * np.float32(1 / CUE_SCALES[cue][radius]) for cue, radius, response in _responses(words)])
     return BoundaryCues(gradients.upsample(maps.mean(axis=0), H, W), maps, words.colour_words, words.textons)
 
 
@@ -94,7 +94,7 @@ class _Words:
 def _words(image: np.ndarray) -> _Words:
     lab = vocabulary.lab(image)
     half = vocabulary.halve(lab)
-    colour_words = vocabulary.colour_words(gradients.window_means(half, 0.7) * _LAB_WEIGHTS)
+    colour_words = vocabulary.colour_words(gradients.window_means(half, COLOUR_SIGMA) * LAB_WEIGHTS)
     textons = vocabulary.textons(np.ascontiguousarray(lab[..., 0]))
     return _Words(half, colour_words, textons, pmi_embedding(colour_words, NUM_WORDS))
 
@@ -105,16 +105,16 @@ def _responses(words: _Words) -> Iterator[tuple[str, int, np.ndarray]]:
     A half-disc of radius r is approximated by a Gaussian of sigma 0.64 r centred 0.8 r from the pixel, about the mean
     of one half of a Gaussian of sigma r. All lengths are halved on the half-resolution grid.
     """
-    for radius in _CUE_SCALES["colour"]:
+    for radius in CUE_SCALES["colour"]:
         histograms = gradients.window_histograms(words.colour_words, NUM_WORDS, 0.32 * radius)
         yield "colour", radius, gradients.chi_distance(histograms, 0.4 * radius)
-    for radius in _CUE_SCALES["texture"]:
+    for radius in CUE_SCALES["texture"]:
         histograms = gradients.window_histograms(words.textons, NUM_WORDS, 0.32 * radius)
         yield "texture", radius, gradients.chi_distance(histograms, 0.4 * radius)
     vectors = words.embedding[words.colour_words]
-    for radius in _CUE_SCALES["pmi"]:
+    for radius in CUE_SCALES["pmi"]:
         yield "pmi", radius, gradients.euclidean_distance(gradients.window_means(vectors, 0.32 * radius), 0.4 * radius)
-    for radius, sigma in ((3, 0.7), (6, 1.2)):
+    for radius, sigma in LAB_SIGMAS.items():
         yield "lab", radius, gradients.euclidean_distance(gradients.window_means(words.lab, sigma), 0.25 * radius)
 
 

@@ -16,13 +16,13 @@ _ORIENTATIONS = 8
 
 def window_histograms(words: np.ndarray, count: int, sigma: float) -> np.ndarray:
     """Gaussian-window histogram of (h, w) int32 words around each pixel: (h, w, count) float32, each summing to 1."""
-    histograms: np.ndarray = _blur_rows(_blur_words(words, count, _taps(sigma)), _taps(sigma))
+    histograms: np.ndarray = _blur_rows(_blur_words(words, count, gaussian_taps(sigma)), gaussian_taps(sigma))
     return histograms
 
 
 def window_means(values: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian-window mean of (h, w, d) float32 values."""
-    means: np.ndarray = _blur_rows(_blur_columns(values, _taps(sigma)), _taps(sigma))
+    means: np.ndarray = _blur_rows(_blur_columns(values, gaussian_taps(sigma)), gaussian_taps(sigma))
     return means
 
 
@@ -32,24 +32,26 @@ def chi_distance(histograms: np.ndarray, distance: float) -> np.ndarray:
     Square root of the chi-square distance, mean over orientations: the root is a metric and keeps a single strong
     orientation from dominating; the mean is less noisy than the maximum.
     """
-    distances: np.ndarray = _chi_distance(histograms, _offsets(distance))
+    distances: np.ndarray = _chi_distance(histograms, offsets(distance))
     return distances
 
 
 def euclidean_distance(values: np.ndarray, distance: float) -> np.ndarray:
     """As ``chi_distance`` for (h, w, d) values: square root of the Euclidean distance, mean over orientations."""
-    distances: np.ndarray = _euclidean_distance(values, _offsets(distance))
+    distances: np.ndarray = _euclidean_distance(values, offsets(distance))
     return distances
 
 
-def _taps(sigma: float) -> np.ndarray:
+def gaussian_taps(sigma: float) -> np.ndarray:
+    """(2 r + 1,) float32 weights of a Gaussian window, which add up to 1."""
     radius = max(1, math.ceil(2.5 * sigma))
     taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     normalised: np.ndarray = (taps / taps.sum()).astype(np.float32)
     return normalised
 
 
-def _offsets(distance: float) -> np.ndarray:
+def offsets(distance: float) -> np.ndarray:
+    """(orientations, 2) int64 steps in y and x to one side of a pixel; the other side is opposite."""
     angles = np.pi * np.arange(_ORIENTATIONS) / _ORIENTATIONS
     return np.rint(distance * np.stack([np.sin(angles), np.cos(angles)], 1)).astype(np.int64)
 

@@ -14,8 +14,8 @@ from masktree.kernels import kernel
 
 RHO = 1.25  # exponent of the joint probability, as published
 PMI_DIM = 16
-_MAX_DISTANCE = 4  # of a pair, in pixels of the word map
-_PRIOR = 1e-4  # weight of independence in the joint probability, so that no logarithm is infinite
+MAX_DISTANCE = 4  # of a pair, in pixels of the word map
+PRIOR = 1e-4  # weight of independence in the joint probability, so that no logarithm is infinite
 
 
 def pmi_embedding(words: np.ndarray, count: int) -> np.ndarray:
@@ -24,14 +24,14 @@ def pmi_embedding(words: np.ndarray, count: int) -> np.ndarray:
     Leading eigenvectors of the PMI_rho table of (h, w) int32 ``words`` < ``count``. Rows have length 1 so that rare
     words, whose PMI with themselves is large, do not dominate; rows of absent words are 0.
     """
-    pairs: np.ndarray = _count_pairs(words, count, _MAX_DISTANCE)
+    pairs: np.ndarray = _count_pairs(words, count, MAX_DISTANCE)
     pairs = pairs + pairs.T
     total = pairs.sum()
     if total == 0:
         return np.zeros((count, PMI_DIM), np.float32)
     marginal = pairs.sum(1) / total
     expected = np.outer(marginal, marginal)
-    joint = (pairs / total + _PRIOR * expected) / (1 + _PRIOR)
+    joint = (pairs / total + PRIOR * expected) / (1 + PRIOR)
     present = marginal > 0
     grid = np.ix_(present, present)
     information = np.zeros_like(joint)

@@ -9,11 +9,14 @@ import numpy as np
 from masktree.kernels import kernel
 
 NUM_WORDS = 32  # size of each vocabulary; histograms of 32 floats fill vector registers (our choice)
-_KMEANS_SAMPLES = 5000  # pixels that k-means is fitted to, on a regular grid
-_KMEANS_ITERATIONS = 8  # (our choice)
+KMEANS_SAMPLES = 5000  # pixels that k-means is fitted to, on a regular grid
+KMEANS_ITERATIONS = 8  # (our choice)
 _FILTER_SIZE = 13  # pixels of the full image
 _FILTER_SIGMAS = (0.9, 1.6)  # Gaussian sigma across the filters, pixels of the full image
 _FILTER_ORIENTATIONS = 6
+CONTRAST_SIGMA = 8.0  # of the window of local contrast, in pixels; wider than any texture element that the filters see
+CONTRAST_TRUNCATE = 2.0  # the window ends at so many sigma
+CONTRAST_NOISE = np.float32(4.0)  # added to the variance: 2 units of lightness, so that noise is not amplified
 
 
 def lab(image: np.ndarray) -> np.ndarray:
@@ -21,7 +24,7 @@ def lab(image: np.ndarray) -> np.ndarray:
 
     Own kernel: ``skimage.color.rgb2lab`` takes six times as long (125 against 20 ms for 480 x 480 on one core).
     """
-    lab: np.ndarray = _lab(image, _LINEAR)
+    lab: np.ndarray = _lab(image, LINEAR)
     return lab
 
 
@@ -35,7 +38,7 @@ def textons(lightness: np.ndarray) -> np.ndarray:
 
     Local mean and contrast are normalised first, so that shading does not define textons.
     """
-    return _quantise(_filter_half(_normalise_contrast(lightness), _FILTERS))
+    return _quantise(_filter_half(_normalise_contrast(lightness), FILTERS))
 
 
 def _quantise(features: np.ndarray) -> np.ndarray:
@@ -45,12 +48,11 @@ def _quantise(features: np.ndarray) -> np.ndarray:
     """
     h, w, d = features.shape
     points = np.ascontiguousarray(features.reshape(-1, d))
-    step = max(1, math.isqrt(max(1, h * w // _KMEANS_SAMPLES)))
+    step = max(1, math.isqrt(max(1, h * w // KMEANS_SAMPLES)))
     sample = np.ascontiguousarray(features[step // 2 :: step, step // 2 :: step].reshape(-1, d))
     if len(sample) == 0:
         sample = points
-    draws = np.random.default_rng(0).random(NUM_WORDS)
-    centres = _kmeans(sample, NUM_WORDS, _KMEANS_ITERATIONS, draws)
+    centres = _kmeans(sample, NUM_WORDS, KMEANS_ITERATIONS, KMEANS_DRAWS)
     words: np.ndarray = _nearest(points, centres).reshape(h, w)
     return words
 
@@ -80,18 +82,18 @@ def _filter_bank() -> np.ndarray:
     return np.ascontiguousarray(stack, np.float32)
 
 
-_LINEAR = _linearisation()
-_FILTERS = _filter_bank()
+KMEANS_DRAWS = np.random.default_rng(0).random(NUM_WORDS)  # of k-means++, in [0, 1): the same for every image
+LINEAR = _linearisation()
+FILTERS = _filter_bank()
 
 
 def _normalise_contrast(lightness: np.ndarray) -> np.ndarray:
     from scipy.ndimage import gaussian_filter
 
-    sigma = 8.0  # pixels; wider than any texture element that the filters respond to
-    mean = gaussian_filter(lightness, sigma, mode="nearest", truncate=2.0)
+    mean = gaussian_filter(lightness, CONTRAST_SIGMA, mode="nearest", truncate=CONTRAST_TRUNCATE)
     centred = lightness - mean
-    variance = gaussian_filter(centred * centred, sigma, mode="nearest", truncate=2.0)
-    return centred / np.sqrt(variance + np.float32(4.0))  # 2 units of L: noise is not amplified
+    variance = gaussian_filter(centred * centred, CONTRAST_SIGMA, mode="nearest", truncate=CONTRAST_TRUNCATE)
+    return centred / np.sqrt(variance + CONTRAST_NOISE)
 
 
 @kernel(fastmath=True)

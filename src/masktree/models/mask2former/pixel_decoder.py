@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -63,8 +63,26 @@ def build_pixel_decoder(config: Mask2FormerConfig | PromptableConfig, channels: 
         dropout=0.0,
     )
     decoder: nn.Module = Mask2FormerPixelDecoder(transformers_config, list(channels))
+    cast(Any, decoder).encoder.get_reference_points = _reference_points
     _init_weights(decoder, config.num_heads)
     return decoder
+
+
+def _reference_points(
+    spatial_shapes_list: Sequence[tuple[int, int]], valid_ratios: Tensor, device: torch.device
+) -> Tensor:
+    """(b, cells of all maps, maps, 2) centres of the cells as fractions of width and height.
+
+    transformers' method of the same arguments calls ``torch.linspace``, whose length is a constant in an exported
+    model, so that this would take images of one size only.
+    """
+    centres = []
+    for level, (height, width) in enumerate(spatial_shapes_list):
+        y, x = (torch.arange(side, dtype=valid_ratios.dtype, device=device) + 0.5 for side in (height, width))
+        y, x = (axis.flatten() for axis in torch.meshgrid(y, x, indexing="ij"))
+        ratios = valid_ratios[:, None, level]
+        centres.append(torch.stack([x / (ratios[..., 0] * width), y / (ratios[..., 1] * height)], -1))
+    return torch.cat(centres, 1)[:, :, None] * valid_ratios[:, None]
 
 
 def _init_weights(decoder: Any, num_heads: int) -> None:

@@ -1,4 +1,4 @@
-"""Mask2Former and Cascade Mask R-CNN as modules with outputs of fixed shape.
+"""Mask2Former and Cascade Mask R-CNN as modules with outputs of fixed number.
 
 Instead of dropping a query or box below a threshold or in NMS, its score is set to 0.
 """
@@ -6,42 +6,51 @@ Instead of dropping a query or box below a threshold or in NMS, its score is set
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import clip_boxes_to_image, nms, roi_align
+from torch.nn import functional
+from torchvision.ops import nms, roi_align
 
 from masktree.models.cascade import heads, proposals
 from masktree.models.cascade.boxes import decode, is_proper
 from masktree.models.cascade.model import NMS_IOU, CascadeMaskRCNN
 from masktree.models.mask2former.model import Mask2Former
 from masktree.models.mask2former.scores import expected_iou, suppress_duplicates
+from masktree.models.mask_maps import MASK_STRIDE
 
 _OUTPUTS = {
-    "scores": "(1, n) float32 in [0, 1], in no order; 0: nothing",
-    "masks": "queries: (1, n, S/4, S/4) float32 logits, inside above 0; boxes: (1, n, 28, 28) probabilities within the "
-    "box, inside above 0.5",
+    "scores": "(1, n) float32 in [0, 1], best first; 0: nothing",
+    "logits": f"(1, n, rows, columns) float32, inside above 0: cells of {MASK_STRIDE} pixels of the resized photograph",
+    "resized_size": "(2,) int64: height and width of the resized photograph in pixels; the last row and column "
+    "of cells may reach beyond it",
     "ancestors": "(1, n, n) float32: probability that mask j is an ancestor of mask i at [i, j]",
-    "boxes": "(1, n, 4) float32: left, top, right, bottom in pixels of the image",
+    "boxes": "(1, n, 4) float32: left, top, right, bottom in pixels of the photograph",
     "levels": "(1, n, 3) float32: probabilities of whole, part and subpart",
+    "masks": "(1, n, 28, 28) float32 probabilities in cells of the box, inside above 0.5",
 }
 
 
 class Mask2FormerOnnxModel(nn.Module):
-    """All queries, with the scores that ``Mask2Former.detect`` gives them."""
+    """The detections of ``Mask2Former.detect``: scores, logits, the size of the resized photograph, ancestors."""
 
     def __init__(self, model: Mask2Former) -> None:
         super().__init__()
         self.model = model
-        names = ["scores", "masks", *(["ancestors"] if model.ancestor_head is not None else [])]
+        names = ["scores", "logits", "resized_size", *(["ancestors"] if model.ancestor_head is not None else [])]
         self.outputs = {name: _OUTPUTS[name] for name in names}
 
-    def forward(self, image: Tensor, cues: Tensor | None = None) -> tuple[Tensor, ...]:
-        objects, masks, *ancestors = self.model(image, cues)
-        logits = masks[0].flatten(1)
-        inside = (logits > 0).float()
-        scores = suppress_duplicates(objects[0].sqrt() * expected_iou(logits), inside @ inside.T)
-        return scores[None], masks, *ancestors
+    def forward(self, pixels: Tensor, valid_size: Tensor, cues: Tensor | None = None) -> tuple[Tensor, ...]:
+        objects, logits, *ancestors = self.model(pixels, cues)
+        logits = crop_to_valid(logits[0], valid_size)
+        cells = logits.flatten(1)
+        inside = (cells > 0).float()
+        scores = suppress_duplicates(objects[0].sqrt() * expected_iou(cells), inside @ inside.T)
+        scores, order = scores.topk(min(self.model.config.max_detections, len(scores)))
+        strict = [1 - torch.eye(len(order))] * len(ancestors)
+        related = [matrix[0][order][:, order] * others for matrix, others in zip(ancestors, strict, strict=True)]
+        return scores[None], logits[order][None], valid_size.clone(), *(matrix[None] for matrix in related)
 
 
 class CascadeOnnxModel(nn.Module):
@@ -52,41 +61,66 @@ class CascadeOnnxModel(nn.Module):
         self.model = model
         self.outputs = {name: _OUTPUTS[name] for name in ("boxes", "scores", "levels", "masks")}
 
-    def forward(self, image: Tensor, cues: Tensor | None = None) -> tuple[Tensor, ...]:
-        model, size = self.model, (image.shape[2], image.shape[3])
-        maps = model.features(image, cues)
-        boxes, is_kept = self._propose(maps, size)
+    def forward(
+        self, pixels: Tensor, valid_size: Tensor, size: Tensor, cues: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        model = self.model
+        maps = model.features(pixels, cues)
+        boxes, is_kept = self._propose(maps, valid_size)
         stage_scores, stage_levels = [], []
         for head in model.box_heads:
             x = head.layers(_pool_rois(maps, boxes, heads.BOX_POOL_SIZE))
             stage_scores.append(head.cls_score(x).softmax(1)[:, 1])
             stage_levels.append(head.level_score(x).softmax(1))
-            boxes = clip_boxes_to_image(decode(head.bbox_pred(x), boxes, head.box_weights), size)
+            boxes = _clip(decode(head.bbox_pred(x), boxes, head.box_weights), valid_size)
         scores = torch.where(is_kept, torch.stack(stage_scores).mean(0), -1.0)
         scores, index = _top_after_nms(boxes, scores, NMS_IOU, min(model.config.max_detections, len(boxes)))
         boxes, levels = boxes[index], torch.stack(stage_levels).mean(0)[index]
         features = model.mask_head.layers(_pool_rois(maps, boxes, heads.MASK_POOL_SIZE))
         masks = model.mask_head.predictor(features)[:, 0].sigmoid()
+        boxes = boxes * (size / valid_size).flip(0).repeat(2).to(boxes)
         return boxes[None], scores.clamp(min=0)[None], levels[None], masks[None]
 
-    def _propose(self, maps: list[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def _propose(self, maps: list[Tensor], valid_size: Tensor) -> tuple[Tensor, Tensor]:
         """(k, 4) boxes, and (k,) whether NMS keeps them."""
         logits, deltas, anchors = self.model.rpn(maps)
         count = self.model.config.test_proposals
-        counts = [len(map_anchors) for map_anchors in anchors]
+        pre_nms_top = max(proposals.PRE_NMS_TOP_TEST, count)
+        counts = [map_anchors.shape[0] for map_anchors in anchors]  # len() would be a constant while exporting
         boxes, scores, offsets = [], [], []
         per_map = zip(logits[0].split(counts), deltas[0].split(counts), anchors, strict=True)
         for number, (map_logits, map_deltas, map_anchors) in enumerate(per_map):
-            values, index = map_logits.topk(min(max(proposals.PRE_NMS_TOP_TEST, count), len(map_anchors)))
+            # Anchors without an area, which are never kept: every map has enough for the same number of boxes.
+            map_deltas, map_anchors = (functional.pad(m, (0, 0, 0, pre_nms_top)) for m in (map_deltas, map_anchors))
+            values, index = functional.pad(map_logits, (0, pre_nms_top), value=-1e4).topk(pre_nms_top)
             decoded = decode(map_deltas[index], map_anchors[index], proposals.BOX_WEIGHTS)
-            boxes.append(clip_boxes_to_image(decoded, size))
+            boxes.append(_clip(decoded, valid_size))
             scores.append(values.sigmoid())
-            offsets.append(torch.full_like(values, 2.0 * number * max(size)))  # boxes of different maps never overlap
+            offset = 2.0 * number * valid_size.max()  # boxes of different maps never overlap
+            offsets.append(offset.to(values).expand(pre_nms_top))
         all_boxes, all_scores = torch.cat(boxes), torch.cat(scores)
         kept, index = _top_after_nms(
             all_boxes, all_scores, proposals.NMS_IOU, min(count, len(all_boxes)), torch.cat(offsets)[:, None]
         )
         return all_boxes[index], kept >= 0
+
+
+def crop_to_valid(maps: Tensor, valid_size: Tensor) -> Tensor:
+    """``mask_maps.crop_to_valid`` for a (2,) int64 size that is known only when the graph runs."""
+    rows, columns = (_as_length(count) for count in (valid_size + MASK_STRIDE - 1) // MASK_STRIDE)
+    return maps.index_select(-2, torch.arange(rows)).index_select(-1, torch.arange(columns))
+
+
+def _as_length(count: Tensor) -> Any:
+    """A positive number as the length of an array; ``int`` of it would be a constant while exporting."""
+    length: Any = count.item()
+    torch._check(length > 0)
+    return length
+
+
+def _clip(boxes: Tensor, size: Tensor) -> Tensor:
+    """``torchvision.ops.clip_boxes_to_image`` for a (2,) height and width that are known only when the graph runs."""
+    return torch.minimum(boxes.clamp(min=0), size.flip(0).repeat(2).to(boxes))
 
 
 def _top_after_nms(

@@ -1,12 +1,9 @@
-"""Export of models to ONNX files, for programs without Python or torch."""
+"""Export of models to ONNX files, for programs without Python, torch or masktree."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
-from masktree.backbones.texture import NUM_CUES
 from masktree.errors import InputError
 from masktree.models.cascade.model import CascadeMaskRCNN
 from masktree.models.config import ModelConfig, PromptableConfig
@@ -17,19 +14,19 @@ from masktree.models.structures import Model
 
 
 def export_onnx(model: Model, path: str | Path, image_size: int | None = None) -> list[Path]:
-    """Write a model as ONNX (opset 20) atomically: one file, or two for a promptable model.
+    """Write a model as ONNX (opset 20) atomically: one file, or three for a promptable model.
 
-    Inputs are ``image`` (1, 3, S, S) and, if the model wants them, ``cues`` (1, NUM_CUES, S/2, S/2). Outputs are
-    ``scores``, ``masks`` and ``ancestors`` (kind sohes), or ``boxes``, ``scores``, ``levels`` and ``masks`` (hassod),
-    of
-    fixed shape: a score of 0 stands for no detection. For kind promptable see ``masktree.models.onnx.promptable``. The
-    metadata of a file describe its inputs and outputs, as JSON under ``masktree``. Padding is not known to the graph:
-    masks in it are the caller's to drop.
+    The only input is ``image``, an (H, W, 3) uint8 RGB photograph of any size: resizing, padding and the boundary cues
+    that some models take are part of the graph. Outputs are ``scores``, ``logits``, ``resized_size`` and ``ancestors``
+    (kind sohes), or ``boxes``, ``scores``, ``levels`` and ``masks`` (hassod), best first: those of the model's
+    ``detect``, without classes. Their number is fixed; a score of 0 stands for no detection. For kind promptable see
+    ``masktree.models.onnx.promptable``. The metadata of a file describe its inputs and outputs and name the versions
+    that made it, as JSON under ``masktree``.
 
     Args:
         model: of any kind; put into evaluation mode on the CPU.
         path: file to write.
-        image_size: S, a multiple of 32; by default the model's.
+        image_size: longer side of the network's input, a multiple of 32; by default the model's.
 
     Returns:
         The files.
@@ -43,9 +40,10 @@ def export_onnx(model: Model, path: str | Path, image_size: int | None = None) -
         raise InputError(f"expected an image size that is a multiple of {SIZE_DIVISOR}; got {side}; {near} is near")
     try:
         import onnxscript  # noqa: F401
+        from onnx import TensorProto
 
         from masktree.models.onnx.detectors import CascadeOnnxModel, Mask2FormerOnnxModel
-        from masktree.models.onnx.graph import INPUTS, GraphDescription, export_graph, write_graph
+        from masktree.models.onnx.graph import PHOTOGRAPH, GraphDescription, export_network, write_graph
         from masktree.models.onnx.promptable import export_promptable
     except ImportError as error:
         raise InputError(
@@ -54,11 +52,12 @@ def export_onnx(model: Model, path: str | Path, image_size: int | None = None) -
     if isinstance(model, Promptable):
         return export_promptable(model, output_files(model.config, Path(path)), side)
     assert isinstance(model, (CascadeMaskRCNN, Mask2Former))
+    is_cascade = isinstance(model, CascadeMaskRCNN)
     module = CascadeOnnxModel(model) if isinstance(model, CascadeMaskRCNN) else Mask2FormerOnnxModel(model)
-    inputs = [torch.rand(1, 3, side, side)] + [torch.rand(1, NUM_CUES, side // 2, side // 2)] * model.wants_cues
-    described = {name: INPUTS[name] for name in ["image", "cues"][: len(inputs)]}
-    description = GraphDescription(side, described, module.outputs)
-    write_graph(export_graph(module.cpu(), inputs, description), model, description, Path(path))
+    inputs = ["pixels", "valid_size", *(["size"] if is_cascade else []), *(["cues"] if model.wants_cues else [])]
+    proto = export_network(module.cpu(), inputs, list(module.outputs), side, TensorProto.UINT8)
+    description = GraphDescription(side, {"image": PHOTOGRAPH.format(type="uint8")}, module.outputs)
+    write_graph(proto, model, description, Path(path))
     return [Path(path)]
 
 

@@ -1,4 +1,4 @@
-"""ONNX graphs of torch modules, and the description in their metadata."""
+"""ONNX graphs of networks that take a photograph, and the description in their metadata."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+import masktree
+from masktree.backbones.texture import NUM_CUES
 from masktree.io.files import write_atomically
 from masktree.models.config import to_json
+from masktree.models.onnx.preprocessing import INPUT, preprocessing_nodes
+from masktree.models.pyramid.base import SIZE_DIVISOR
 from masktree.models.structures import Model
 
 OPSET = 20  # the first whose GridSample is torch's
-DynamicShapes = tuple[dict[int, Any], ...]
-INPUTS = {
-    "image": "(1, 3, S, S) float32: RGB in [0, 1], the longer side resized to S, zeros right of and below it",
-    "cues": "(1, cues, S/2, S/2) float32: masktree.backbones.texture.boundary_cues of the image, zeros around it",
-}
+DynamicShape = Mapping[int, Any]  # the dimensions of an input that may differ from those of the example
+PHOTOGRAPH = "(H, W, 3) {type}: a photograph of any size, RGB from 0 to 255; the graph resizes it"
 
 
 @dataclass(frozen=True)
@@ -34,19 +35,47 @@ class GraphDescription:
     outputs: Mapping[str, str]
 
 
+def export_network(
+    module: nn.Module, inputs: Sequence[str], outputs: Sequence[str], image_size: int, dtype: int
+) -> onnx.ModelProto:
+    """The graph of a network from the photograph on, which is its only input.
+
+    Args:
+        module: is put into evaluation mode; takes ``inputs`` and returns one or more tensors.
+        inputs: names of ``preprocessing_nodes``' outputs.
+        outputs: names.
+        image_size: longer side of the network's input in pixels.
+        dtype: of the photograph: ``onnx.TensorProto.UINT8`` or ``FLOAT``.
+    """
+    height, width = torch.export.Dim("h", min=1), torch.export.Dim("w", min=1)  # in multiples of SIZE_DIVISOR
+    rows, columns = 3, 5  # of the example; 1 would count as a constant
+    step = SIZE_DIVISOR // 2
+    dynamic_dims = {side: {2: side * height, 3: side * width} for side in (SIZE_DIVISOR, step)}
+    examples: Mapping[str, tuple[Tensor, DynamicShape]] = {
+        "pixels": (torch.rand(1, 3, rows * SIZE_DIVISOR, columns * SIZE_DIVISOR), dynamic_dims[SIZE_DIVISOR]),
+        "cues": (torch.rand(1, NUM_CUES, rows * step, columns * step), dynamic_dims[step]),
+        "valid_size": (torch.tensor([rows * SIZE_DIVISOR - 7, columns * SIZE_DIVISOR]), {}),
+        "size": (torch.tensor([rows * 100, columns * 100]), {}),
+    }
+    proto = export_graph(module, {name: examples[name] for name in inputs}, outputs)
+    preprocessing = preprocessing_nodes(inputs, image_size)
+    nodes = [*preprocessing.nodes, *proto.graph.node]
+    del proto.graph.node[:], proto.graph.input[:]
+    proto.graph.node.extend(nodes)
+    proto.graph.initializer.extend(preprocessing.initializers)
+    proto.graph.input.append(onnx.helper.make_tensor_value_info(INPUT, dtype, ["height", "width", 3]))
+    return proto
+
+
 def export_graph(
-    module: nn.Module,
-    example_inputs: Sequence[Tensor],
-    description: GraphDescription,
-    dynamic_shapes: DynamicShapes | None = None,
+    module: nn.Module, inputs: Mapping[str, tuple[Tensor, DynamicShape]], outputs: Sequence[str]
 ) -> onnx.ModelProto:
     """The graph of a module, which is put into evaluation mode.
 
     Args:
         module: with tensors as inputs and outputs.
-        example_inputs: tensors of the right shapes.
-        description: names the inputs and outputs, in order.
-        dynamic_shapes: of each input, the dimensions that may differ from those of the examples.
+        inputs: an example and the dynamic shape of each input by name, in order.
+        outputs: names, in order.
     """
     with torch.inference_mode(), warnings.catch_warnings():
         # torchvision calls a deprecated function of torch, and its anchor generator assigns attributes in forward.
@@ -56,16 +85,19 @@ def export_graph(
         warnings.filterwarnings("ignore", message=".*will not be used, since it shares.*")
         program = torch.onnx.export(
             module.eval(),
-            tuple(example_inputs),
-            input_names=list(description.inputs),
-            output_names=list(description.outputs),
+            tuple(example for example, _ in inputs.values()),
+            input_names=list(inputs),
+            output_names=list(outputs),
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
-            dynamic_shapes=dynamic_shapes,
+            dynamic_shapes=tuple(dict(shape) for _, shape in inputs.values()),
         )
     assert program is not None
     proto: onnx.ModelProto = program.model_proto
+    for value in proto.graph.input:  # torch falls back to constants with no more than a log message
+        dims = value.type.tensor_type.shape.dim
+        assert all(dims[number].dim_param for number in inputs[value.name][1]), f"a size of {value.name} is constant"
     return proto
 
 
@@ -73,11 +105,14 @@ def write_graph(proto: onnx.ModelProto, model: Model, description: GraphDescript
     """Write a graph atomically, with its description as JSON under ``masktree`` in the metadata."""
     metadata = {
         "format": "masktree-onnx",
-        "version": 1,
+        "version": 2,
         "image_size": description.image_size,
+        "class_agnostic": True,
         "model": to_json(model.config),
         "inputs": dict(description.inputs),
         "outputs": dict(description.outputs),
+        "versions": {"masktree": masktree.__version__, "torch": torch.__version__, "onnx": onnx.__version__},
     }
     onnx.helper.set_model_props(proto, {"masktree": json.dumps(metadata)})
+    proto.producer_name, proto.producer_version = "masktree", masktree.__version__
     write_atomically(path, lambda handle: handle.write(proto.SerializeToString()))

@@ -141,8 +141,8 @@ class PromptEncoder(nn.Module):
         """
         points, labels = prompts.points_and_corners()
         is_valid = labels >= 0
-        size = points.new_tensor([pixels.shape[2] * MASK_STRIDE, pixels.shape[1] * MASK_STRIDE])
-        features = sample_features(pixels, (points / size).flatten(0, 1)).T.unflatten(0, is_valid.shape)
+        places = _as_fractions(points, pixels.shape[2] * MASK_STRIDE, pixels.shape[1] * MASK_STRIDE)
+        features = sample_features(pixels, places.flatten(0, 1)).T.unflatten(0, is_valid.shape)
         point_tokens = self.position_embedding(points) + self.label_embed(labels.clamp(min=0))
         point_tokens = point_tokens + self.point_feature_proj(features)
         tokens = torch.cat([self._granularity_token(prompts)[:, None].to(point_tokens.dtype), point_tokens], 1)
@@ -183,8 +183,8 @@ class PromptEncoder(nn.Module):
         labels = functional.pad(labels, (0, 1), value=PADDING)[..., None]
         offsets = (self._cell_centres(rows, columns) - points[:, :, None]) / self.image_size  # (n, k, h w, 2)
         features = functional.normalize(cell_means.float(), dim=0)
-        size = points.new_tensor([columns * self.stride, rows * self.stride])
-        clicked = functional.normalize(sample_features(features, (points / size).flatten(0, 1)), dim=0).T
+        places = _as_fractions(points, columns * self.stride, rows * self.stride)
+        clicked = functional.normalize(sample_features(features, places.flatten(0, 1)), dim=0).T
         similarities = (clicked @ features.flatten(1)).unflatten(0, labels.shape[:2])
         squared_distances = offsets.square().sum(-1)
         click_maps = [(-squared_distances / (2 * std**2)).exp() for std in _CLICK_STDS] + [similarities]
@@ -209,6 +209,11 @@ class PromptEncoder(nn.Module):
         phases = g.float().nan_to_num()[:, None] * (math.pi / 2 * 2.0 ** torch.arange(_NUM_OCTAVES, device=g.device))
         embedding = self.granularity_mlp(torch.cat([phases.sin(), phases.cos()], 1))
         return torch.where(g.isnan()[:, None], self.no_granularity_embed, embedding)
+
+
+def _as_fractions(points: Tensor, width: int, height: int) -> Tensor:
+    """(..., 2) points in pixels as fractions of the sides; a tensor of the sides would be a constant when exported."""
+    return torch.stack([points[..., 0] / width, points[..., 1] / height], -1)
 
 
 def _frequencies(count: int) -> Tensor:
