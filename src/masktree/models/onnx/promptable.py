@@ -188,7 +188,8 @@ def _to_network_input(coords: Tensor, labels: Tensor, size: Tensor, valid_size: 
     """
     points = coords.double() * (size.max() / FRAME_SIZE)
     is_click = (labels <= 1)[..., None]
-    points = torch.where(is_click, (points + _COORD_TOLERANCE).floor() + 0.5, points)
+    pixels = torch.minimum((points + _COORD_TOLERANCE).floor().clamp(min=0), size.flip(0) - 1)
+    points = torch.where(is_click, pixels + 0.5, points)
     return (points * (valid_size / size).flip(0)).float()
 
 
