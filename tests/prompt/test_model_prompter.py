@@ -130,7 +130,7 @@ def test_every_part_of_a_prompt_reaches_the_network(predictor):
 def test_points_are_scaled_to_the_input_size(segmenter, photo):
     prompter = ModelPrompter(segmenter, photo)  # 120 x 160 is seen as 72 x 96, padded to 96 x 96
     asked = prompter._to_network_input(Prompt.read((120, 160), [[79.5, 59.5]], [1], [0, 0, 160, 120], granularity=0.5))
-    assert asked.points.tolist() == [[[48, 36]]]
+    np.testing.assert_allclose(asked.points, [[[79.5 * 0.6, 59.5 * 0.6]]], rtol=1e-6)  # the centre of that pixel
     assert asked.boxes.tolist() == [[0, 0, 96, 72]]
     assert asked.granularity.tolist() == [0.5]
     mask = np.full((256, 256), -10, np.float32)
