@@ -1,7 +1,7 @@
 """Run a model that `masktree export` wrote. Needs numpy, onnxruntime and Pillow, not masktree.
 
-    python run_onnx.py model.onnx photo.jpg masks.npz
-    python run_onnx.py clicks.encoder.onnx photo.jpg masks.npz --decoder clicks.decoder.onnx --click 120 80
+    python examples/run_onnx.py model.onnx photo.jpg masks.npz
+    python examples/run_onnx.py clicks.encoder.onnx photo.jpg masks.npz --decoder clicks.decoder.onnx --click 120 80
 
 The file holds `masks`, (n, height, width) bool at the photograph's own size, and `scores`, (n,), best first.
 """

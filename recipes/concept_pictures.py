@@ -75,7 +75,7 @@ def main() -> None:
 
     image = read_image(options.photos / "coffee.jpg")
     tree = segmenter(image)
-    cuts = [tree.draw(image, granularity=g) for g in (0.2, 0.4, 0.6, 0.8)]
+    cuts = [tree.draw(image, granularity=g, shows="cut") for g in (0.2, 0.4, 0.6, 0.8)]
     strip([image, *cuts], 150).save(options.images / "granularity.jpg", quality=80)
 
     x, y = 300, 150
@@ -92,7 +92,7 @@ def main() -> None:
     for name, granularities in LIMITS.items():
         image = read_image(options.photos / f"{name}.jpg")
         tree = segmenter(image)
-        cuts = [tree.draw(image, granularity=g) for g in granularities]
+        cuts = [tree.draw(image, granularity=g, shows="cut") for g in granularities]
         strip([image, *cuts]).save(options.images / f"limit-{name}.jpg", quality=80)
 
 

@@ -25,7 +25,7 @@ from sheets import beside, resized
 def column(image: np.ndarray, granularities: Sequence[float], size: tuple[int, int]) -> np.ndarray:
     """A photograph above its cuts, each resized to (width, height)."""
     tree = masktree.load("embedded")(image)
-    pictures = [image, *(tree.draw(image, granularity=g) for g in granularities)]
+    pictures = [image, *(tree.draw(image, granularity=g, shows="cut") for g in granularities)]
     return beside([resized(p, size) for p in pictures], axis=0)
 
 
