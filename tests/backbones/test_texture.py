@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from masktree.backbones import Backbone, load_backbone
-from masktree.backbones.texture import TextureBackbone, boundary_cues
+from masktree.backbones.texture import TextureBackbone, Vocabulary, boundary_cues
 from masktree.backbones.texture.gradients import chi_distance, upsample, window_histograms, window_means
 from masktree.backbones.texture.pmi import pmi_embedding
-from masktree.backbones.texture.words import NUM_WORDS, colour_words, halve, lab, textons
+from masktree.backbones.texture.words import NUM_WORDS, assign_words, fit_words, halve, lab, texture_responses
 from masktree.cluster.merge import merge_tree
 from masktree.errors import InputError
 
@@ -42,7 +42,7 @@ def test_colour_words_follow_colours():
     colours = np.zeros((20, 30, 3), np.float32)
     colours[:, 10:20] = (50, 40, 0)
     colours[:, 20:] = (80, 0, -60)
-    words = colour_words(colours)
+    words = assign_words(colours, fit_words([colours]))
     assert [len(np.unique(words[:, s])) for s in (slice(0, 10), slice(10, 20), slice(20, 30))] == [1, 1, 1]
     assert len(np.unique(words)) == 3
 
@@ -53,7 +53,8 @@ def test_textons_depend_on_pattern_not_on_illumination():
     dim = stripes * 0.5 + 10
     diagonal = np.asarray(50 + 15 * np.sin(x[None] * 0.9 + np.arange(120)[:, None] * 0.9), np.float32)
     image = np.concatenate([stripes, dim, diagonal], axis=1)
-    words = textons(image)
+    responses = texture_responses(image)
+    words = assign_words(responses, fit_words([responses]))
     counts = np.stack(
         [np.bincount(part.ravel(), minlength=NUM_WORDS) for part in np.array_split(words[10:-10], 3, axis=1)]
     )
@@ -84,12 +85,23 @@ def test_words_that_co_occur_have_similar_embeddings(rng):
     words = np.empty((60, 80), np.int32)
     words[:, :40] = np.arange(60)[:, None] // 3 % 2
     words[:, 40:] = 2 + np.arange(60)[:, None] // 3 % 2
-    vectors = pmi_embedding(words, 6)
+    vectors = pmi_embedding([words], 6)
     cosine = vectors @ vectors.T
     assert np.diag(cosine)[:4] == pytest.approx(np.ones(4), abs=1e-5)
     assert not vectors[4:].any()  # words that do not occur
     assert min(cosine[0, 1], cosine[2, 3]) > 0.5 > -0.5 > cosine[:2, 2:4].max() - 0.5
     assert cosine[:2, 2:4].max() < min(cosine[0, 1], cosine[2, 3]) - 0.3
+
+
+def test_windows_with_one_vocabulary_have_the_cues_of_the_whole_image(rng):
+    image = two_halves(rng)
+    own = Vocabulary.fit([image])
+    whole = boundary_cues(image, own)
+    assert np.array_equal(whole.maps, boundary_cues(image).maps)
+    window = boundary_cues(np.ascontiguousarray(image[:, 24:]), own).crop(0, 80, *image[:, 104:].shape[:2])
+    expected = whole.crop(0, 104, *image[:, 104:].shape[:2])
+    assert np.array_equal(window.colour_words, expected.colour_words)
+    assert window.maps == pytest.approx(expected.maps, abs=1e-4)
 
 
 def test_boundary_of_two_textures_lies_between_them(rng):

@@ -98,12 +98,55 @@ def merge_regions(
         InputError: shapes differ, values are not finite, an area is not above 0, an edge is duplicated or a self-loop,
             or the graph is not connected.
     """
+    n = len(areas)
+    if n == 0 or int(leaves.max(initial=-1)) + 1 != n:
+        raise InputError(f"expected one area per region of the label map ({leaves.max(initial=-1) + 1}); got {n}")
+    merges, costs = merge_graph(
+        edges,
+        areas,
+        image_area=leaves.size,
+        embeddings=embeddings,
+        histograms=histograms,
+        boundary=boundary,
+        lengths=lengths,
+        boundary_weight=boundary_weight,
+        histogram_weight=histogram_weight,
+        embedding_weight=embedding_weight,
+        size_power=size_power,
+    )
+    return PartitionTree.from_merges(leaves, merges, costs)
+
+
+def merge_graph(
+    edges: np.ndarray,
+    areas: np.ndarray,
+    *,
+    image_area: int,
+    embeddings: np.ndarray | None = None,
+    histograms: np.ndarray | None = None,
+    boundary: np.ndarray | None = None,
+    lengths: np.ndarray | None = None,
+    boundary_weight: float = 1.0,
+    histogram_weight: float = 0.3,
+    embedding_weight: float = 0.0,
+    size_power: float = 0.1,
+) -> tuple[np.ndarray, np.ndarray]:
+    """``merge_regions`` without a label map, which may be too large for memory.
+
+    Args:
+        image_area: pixels of the image, to which the areas of the regions are compared.
+        edges, areas, embeddings, histograms, boundary, lengths: see ``merge_regions``, as the weights.
+
+    Returns:
+        merges (n-1, 2) int64 and costs (n-1,) float64, for ``PartitionTree.from_merges``.
+
+    Raises:
+        InputError: as ``merge_regions``.
+    """
     n, m = len(areas), len(edges)
     edges = np.ascontiguousarray(edges, np.int64) if m else np.zeros((0, 2), np.int64)
     if edges.shape != (m, 2):
         raise InputError(f"expected edges of shape (m, 2); got {edges.shape}")
-    if n == 0 or int(leaves.max(initial=-1)) + 1 != n:
-        raise InputError(f"expected one area per region of the label map ({leaves.max(initial=-1) + 1}); got {n}")
     if m and (edges.min() < 0 or edges.max() >= n):
         raise InputError(f"expected region numbers in 0..{n - 1} in edges; got {edges.min()}..{edges.max()}")
     low, high = np.sort(edges, axis=1).T
@@ -136,12 +179,12 @@ def merge_regions(
         histogram_weight,
         embedding_weight,
         size_power,
-        float(leaves.size),
+        float(image_area),
         False,
     )
     if len(merges) != n - 1:
         raise InputError(f"expected a connected adjacency graph; got {n - len(merges)} separate pieces")
-    return PartitionTree.from_merges(leaves, merges, costs)
+    return merges, costs
 
 
 def grid_edges(h: int, w: int) -> np.ndarray:

@@ -6,6 +6,7 @@ map as leaves; greedy merging of the most similar neighbours.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 from masktree.backbones.base import Backbone
 from masktree.backbones.embedded import EmbeddedBackbone
-from masktree.backbones.texture import BoundaryCues, boundary_cues
+from masktree.backbones.texture import BoundaryCues, Vocabulary, boundary_cues
 from masktree.backbones.weights import BUILT_IN
 from masktree.cluster.leaves import adjacency, watershed_leaves
 from masktree.cluster.merge import merge_regions
@@ -83,7 +84,7 @@ def build_cost_dendrogram(
 ) -> PartitionTree:
     """The tree of ``build_dendrogram`` with uncalibrated merge costs as altitudes, and boundaries at any scales."""
     scale = WORKING_SIDE / max(WORKING_SIDE, *image.shape[:2])
-    features = [_merge_features(_rescale(image, scale * factor), backbone) for factor in scales]
+    features = [merge_features(_rescale(image, scale * factor), backbone) for factor in scales]
     working = _rescale(image, min(1.0, scale * max(scales)))
     boundary = np.stack([_resize_map(one.boundary, working.shape[:2]) for one in features]).mean(axis=0)
     leaves = watershed_leaves(boundary)
@@ -113,7 +114,7 @@ def merge_leaves(
         leaves,
         edges,
         areas,
-        embeddings=None if grid is None else _sums_over_leaves(grid, leaves),
+        embeddings=None if grid is None else sums_over_leaves(grid, leaves),
         histograms=np.concatenate([one.histograms(leaves, len(areas)) for one in cues], axis=1),
         boundary=strengths,
         lengths=lengths,
@@ -134,12 +135,41 @@ class MergeFeatures:
     cues: BoundaryCues
     embeddings: Features | None = None
 
+    def crop(self, top: int, left: int, height: int, width: int) -> MergeFeatures:
+        """The features of a rectangle; ``top`` and ``left`` must be multiples of 4, the stride of the embeddings."""
+        rows, columns = slice(top // 4, -(-(top + height) // 4)), slice(left // 4, -(-(left + width) // 4))
+        cues = self.cues.crop(top, left, height, width)
+        boundary = self.boundary[top : top + height, left : left + width]
+        return MergeFeatures(boundary, cues, None if self.embeddings is None else self.embeddings[rows, columns])
 
-def _merge_features(image: RGB, backbone: Backbone | None) -> MergeFeatures:
+
+@dataclass(frozen=True)
+class SceneStatistics:
+    """What is taken from a whole image, so that its windows are processed alike.
+
+    Attributes:
+        vocabulary: of the boundary cues.
+        network_mean: (224,) float32, see ``EmbeddedBackbone.scene_mean``; None without that network.
+    """
+
+    vocabulary: Vocabulary
+    network_mean: np.ndarray | None = None
+
+    @classmethod
+    def of_samples(cls, samples: Sequence[RGB], backbone: Backbone | None) -> SceneStatistics:
+        """From one or more windows of an image."""
+        vocabulary = Vocabulary.fit(samples)
+        mean = backbone.scene_mean(samples, vocabulary) if isinstance(backbone, EmbeddedBackbone) else None
+        return cls(vocabulary, mean)
+
+
+def merge_features(image: RGB, backbone: Backbone | None, scene: SceneStatistics | None = None) -> MergeFeatures:
+    """Features of an image, or with ``scene`` of a window of a larger one."""
+    vocabulary = None if scene is None else scene.vocabulary
     if not isinstance(backbone, EmbeddedBackbone):
-        cues = boundary_cues(image)
+        cues = boundary_cues(image, vocabulary)
         return MergeFeatures(cues.boundary, cues)
-    predicted = backbone.predict_boundaries(image)
+    predicted = backbone.predict_boundaries(image, vocabulary, None if scene is None else scene.network_mean)
     # The root raises weak boundaries, likely at fine granularities only: merging needs their order too.
     learned = np.sqrt(predicted.boundary) / LEARNED_SCALE
     boundary = (1 - LEARNED_SHARE) * predicted.cues.boundary + LEARNED_SHARE * learned
@@ -160,7 +190,7 @@ def _resize_map(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.asarray(Image.fromarray(values).resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
 
 
-def _sums_over_leaves(grid: Features, leaves: Labels) -> np.ndarray:
+def sums_over_leaves(grid: Features, leaves: Labels) -> np.ndarray:
     """(n, d) float32: sum over the pixels of each of n leaves of an (h, w, d) feature grid that covers the image."""
     from scipy.sparse import csr_matrix
 

@@ -40,8 +40,11 @@ def select_nodes(
     max_area: float,
     max_masks: int | None,
     duplicate_iou: float,
+    areas: np.ndarray | None = None,
 ) -> SelectedNodes:
     """The stable nodes of a dendrogram with altitudes in [0, 1]; see ``MaskTree.from_dendrogram``.
+
+    ``areas``: (2n-1,) of the nodes in pixels, where the leaf map of ``tree`` is not the image's; None takes the tree's.
 
     Raises:
         InputError: altitudes or an option out of range.
@@ -52,7 +55,8 @@ def select_nodes(
     for name, fraction in (("max_area", max_area), ("duplicate_iou", duplicate_iou)):
         if not 0 <= fraction <= 1 or (name == "max_area" and fraction == 0):
             raise InputError(f"expected {name} in {'(0' if name == 'max_area' else '[0'}, 1]; got {fraction!r}")
-    altitudes, areas, num_pixels = tree.altitudes, tree.areas, tree.leaves.size
+    altitudes, areas = tree.altitudes, tree.areas if areas is None else areas
+    num_pixels = int(areas[-1])
     if altitudes[-1] > 1.0 or altitudes[0] < 0.0:
         raise InputError(f"expected altitudes calibrated to [0, 1]; got {altitudes.min():.3g}..{altitudes[-1]:.3g}")
     stabilities = altitudes[tree.parents] - altitudes
@@ -62,21 +66,20 @@ def select_nodes(
     if altitudes[-1] <= UNIFORM_ALTITUDE:
         eligible[:] = False
         eligible[-1] = num_pixels >= min_area
-    nodes = _suppress_duplicates(tree, eligible, scores, duplicate_iou)
+    nodes = _suppress_duplicates(tree, areas, eligible, scores, duplicate_iou)
     best = np.sort(nodes[:max_masks])
     omitted = len(nodes) - len(best)
     return SelectedNodes(best, _selected_parents(tree, best), scores[best], stabilities[best], omitted)
 
 
 def _suppress_duplicates(
-    tree: PartitionTree, eligible: Bool[np.ndarray, " n"], scores: np.ndarray, duplicate_iou: float
+    tree: PartitionTree, areas: np.ndarray, eligible: Bool[np.ndarray, " n"], scores: np.ndarray, duplicate_iou: float
 ) -> Int64[np.ndarray, " k"]:
     """Greedy NMS: the nodes that remain, best score first.
 
     The IoU of nested nodes is the ratio of their areas and that of others is 0, so each node is compared with its
     ancestors up to that ratio only, and ``mask_nms`` on the runs of all nodes is not needed.
     """
-    areas = tree.areas
     root = len(tree.parents) - 1
     suppressed = np.zeros(root + 1, bool)
     is_selected = np.zeros(root + 1, bool)

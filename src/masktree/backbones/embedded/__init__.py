@@ -6,6 +6,7 @@ when the network is loaded.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from masktree.backbones.base import Grids, Images, check_images, nearest_multiple
-from masktree.backbones.texture import BoundaryCues, boundary_cues
+from masktree.backbones.texture import BoundaryCues, Vocabulary, boundary_cues
 from masktree.backbones.weights import Weights
 from masktree.errors import WeightsError
 from masktree.io.files import sha256_of
@@ -112,25 +113,47 @@ class EmbeddedBackbone:
         return grids
 
     @checked
-    def predict_boundaries(self, image: RGB) -> BoundaryPrediction:
+    def predict_boundaries(
+        self, image: RGB, vocabulary: Vocabulary | None = None, scene_mean: np.ndarray | None = None
+    ) -> BoundaryPrediction:
         """Boundary map and embeddings of one image of any size; about 0.3 s for 480 x 320 on one core.
 
         Memory: about 1 kB a pixel.
+
+        Args:
+            image: an image, or a window of one.
+            vocabulary, scene_mean: of the larger image of which this is a window, see ``scene_mean``; None takes those
+                of the image itself.
         """
         import torch
         from torch.nn import functional
 
         H, W, _ = image.shape
-        cues = boundary_cues(image)
-        pixels = self._padded(image.transpose(2, 0, 1), H, W, 1) / 255
-        cue_maps = self._padded(cues.maps, H, W, 2)
+        cues = boundary_cues(image, vocabulary)
+        mean = None if scene_mean is None else torch.from_numpy(scene_mean[None]).to(self._device, self._dtype)
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            logits, embeddings = self._network(pixels, cue_maps)
-            mean = logits.float().sigmoid().mean(1, keepdim=True)
-            boundary = functional.interpolate(mean, scale_factor=2.0, mode="bilinear", align_corners=False)[0, 0]
+            logits, embeddings = self._network(*self._inputs(image, cues), mean)
+            probability = logits.float().sigmoid().mean(1, keepdim=True)
+            boundary = functional.interpolate(probability, scale_factor=2.0, mode="bilinear", align_corners=False)[0, 0]
             units = functional.normalize(embeddings.float(), dim=1)[0].permute(1, 2, 0)
             units = units[: -(-H // _EMBEDDING_STRIDE), : -(-W // _EMBEDDING_STRIDE)].cpu()
             return BoundaryPrediction(boundary[:H, :W].cpu().numpy(), np.ascontiguousarray(units.numpy()), cues)
+
+    def scene_mean(self, samples: Sequence[RGB], vocabulary: Vocabulary) -> np.ndarray:
+        """Mean of the network's coarsest map over windows of one image, (224,) float32: what the network takes from the
+        whole image, so that its windows are processed alike."""
+        import torch
+
+        means = []
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            for sample in samples:
+                _, maps = self._network.local_maps(*self._inputs(sample, boundary_cues(sample, vocabulary)))
+                means.append(maps[-1].float().mean((2, 3))[0].cpu().numpy())
+        return np.stack(means).mean(axis=0)
+
+    def _inputs(self, image: RGB, cues: BoundaryCues) -> tuple[torch.Tensor, torch.Tensor]:
+        H, W, _ = image.shape
+        return self._padded(image.transpose(2, 0, 1), H, W, 1) / 255, self._padded(cues.maps, H, W, 2)
 
     def _padded(self, planes: np.ndarray, H: int, W: int, stride: int) -> torch.Tensor:
         """(1, k, h, w) tensor of (k, ceil(H/stride), ceil(W/stride)) planes of an H x W image, mirrored at the bottom

@@ -83,16 +83,30 @@ class EmbeddedNetwork(nn.Module):
         self.reduce = nn.Conv2d(PYRAMID_CHANNELS, PYRAMID_CHANNELS // 2, 1)
         self.border = nn.Conv2d(STAGE_CHANNELS[0], len(GRANULARITIES), 3, padding=1)
 
-    def forward(self, images: Tensor, cues: Tensor | None) -> tuple[Tensor, Tensor]:
-        finest, maps = self.encode(images, cues)
+    def forward(self, images: Tensor, cues: Tensor | None, scene_mean: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        finest, maps = self.encode(images, cues, scene_mean)
         finest_pyramid = self.top_down(maps)[0]
         upsampled = functional.interpolate(
             self.reduce(finest_pyramid), scale_factor=2.0, mode="bilinear", align_corners=False
         )
         return self.border(self.fine(torch.cat([upsampled, finest], 1))), self.embed(finest_pyramid)
 
-    def encode(self, images: Tensor, cues: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-        """Encoder maps: that at stride 2, and those at strides 4, 8, 16 and 32; STAGE_CHANNELS channels."""
+    def encode(
+        self, images: Tensor, cues: Tensor | None, scene_mean: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Encoder maps: that at stride 2, and those at strides 4, 8, 16 and 32; STAGE_CHANNELS channels.
+
+        ``scene_mean``: (b, STAGE_CHANNELS[-1]) mean of the coarsest of ``local_maps`` over the image of which these are
+        windows; None takes that of each image itself.
+        """
+        finest, maps = self.local_maps(images, cues)
+        # Global context: the receptive field of most pixels is smaller than the image.
+        mean = maps[-1].mean((2, 3)) if scene_mean is None else scene_mean
+        maps[-1] = maps[-1] + self.context(mean)[:, :, None, None]
+        return finest, maps
+
+    def local_maps(self, images: Tensor, cues: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        """The maps of ``encode`` before the global context is added to the coarsest."""
         first, relu, second, _ = self.stem
         x = relu(first((images - 0.45) / 0.25))
         if cues is not None:
@@ -102,8 +116,6 @@ class EmbeddedNetwork(nn.Module):
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
-        # Global context: the receptive field of most pixels is smaller than the image.
-        maps[-1] = maps[-1] + self.context(maps[-1].mean((2, 3)))[:, :, None, None]
         return finest, maps
 
     def top_down(self, maps: list[Tensor]) -> list[Tensor]:

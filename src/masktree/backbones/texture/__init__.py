@@ -10,7 +10,7 @@ weights) and the weight of lightness in words.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,12 +67,49 @@ class BoundaryCues:
         ]
         return np.concatenate(counts, axis=1, dtype=np.float32)
 
+    def crop(self, top: int, left: int, height: int, width: int) -> BoundaryCues:
+        """The cues of a rectangle; ``top`` and ``left`` must be even."""
+        rows, columns = slice(top // 2, (top + height + 1) // 2), slice(left // 2, (left + width + 1) // 2)
+        return BoundaryCues(
+            self.boundary[top : top + height, left : left + width],
+            self.maps[:, rows, columns],
+            self.colour_words[rows, columns],
+            self.textons[rows, columns],
+        )
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the words of an image are, so that several windows of it have the same ones.
+
+    Attributes:
+        colours: (NUM_WORDS, 3) float32, the centres of the colour words.
+        textons: (NUM_WORDS, 26) float32, those of the textons.
+        embedding: (NUM_WORDS, PMI_DIM) float32, ``pmi_embedding`` of the colour words.
+    """
+
+    colours: np.ndarray
+    textons: np.ndarray
+    embedding: np.ndarray
+
+    @classmethod
+    def fit(cls, samples: Sequence[RGB]) -> Vocabulary:
+        """The vocabulary of one or more windows of an image."""
+        labs = [vocabulary.lab(sample) for sample in samples]
+        maps = [_word_features(lab, vocabulary.halve(lab)) for lab in labs]
+        colours, textons = (vocabulary.fit_words(kind) for kind in zip(*maps, strict=True))
+        words = [vocabulary.assign_words(means, colours) for means, _ in maps]
+        return cls(colours, textons, pmi_embedding(words, NUM_WORDS))
+
 
 @checked
-def boundary_cues(image: RGB) -> BoundaryCues:
-    """Boundary cues of an image of any size from 1 x 1; about 0.15 s for 480 x 320 on one core."""
+def boundary_cues(image: RGB, vocabulary: Vocabulary | None = None) -> BoundaryCues:
+    """Boundary cues of an image of any size from 1 x 1; about 0.15 s for 480 x 320 on one core.
+
+    ``vocabulary``: that of a larger image, of which this is a window; None takes the image's own.
+    """
     H, W, _ = image.shape
-    words = _words(image)
+    words = _words(image, vocabulary)
     maps = np.stack([response * np.float32(1 / CUE_SCALES[cue][radius]) for cue, radius, response in _responses(words)])
     return BoundaryCues(gradients.upsample(maps.mean(axis=0), H, W), maps, words.colour_words, words.textons)
 
@@ -91,12 +128,21 @@ class _Words:
     embedding: np.ndarray
 
 
-def _words(image: np.ndarray) -> _Words:
+def _words(image: np.ndarray, known: Vocabulary | None = None) -> _Words:
     lab = vocabulary.lab(image)
     half = vocabulary.halve(lab)
-    colour_words = vocabulary.colour_words(gradients.window_means(half, COLOUR_SIGMA) * LAB_WEIGHTS)
-    textons = vocabulary.textons(np.ascontiguousarray(lab[..., 0]))
-    return _Words(half, colour_words, textons, pmi_embedding(colour_words, NUM_WORDS))
+    means, responses = _word_features(lab, half)
+    colours = vocabulary.fit_words([means]) if known is None else known.colours
+    textons = vocabulary.fit_words([responses]) if known is None else known.textons
+    colour_words = vocabulary.assign_words(means, colours)
+    embedding = pmi_embedding([colour_words], NUM_WORDS) if known is None else known.embedding
+    return _Words(half, colour_words, vocabulary.assign_words(responses, textons), embedding)
+
+
+def _word_features(lab: np.ndarray, half: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What colour words and textons quantise, of a Lab image at full and at half resolution."""
+    means = gradients.window_means(half, COLOUR_SIGMA) * LAB_WEIGHTS
+    return means, vocabulary.texture_responses(np.ascontiguousarray(lab[..., 0]))
 
 
 def _responses(words: _Words) -> Iterator[tuple[str, int, np.ndarray]]:

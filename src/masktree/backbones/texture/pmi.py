@@ -8,6 +8,8 @@ co-occurrences of words are counted and their table is decomposed: milliseconds 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from masktree.kernels import kernel
@@ -18,13 +20,13 @@ MAX_DISTANCE = 4  # of a pair, in pixels of the word map
 PRIOR = 1e-4  # weight of independence in the joint probability, so that no logarithm is infinite
 
 
-def pmi_embedding(words: np.ndarray, count: int) -> np.ndarray:
+def pmi_embedding(maps: Sequence[np.ndarray], count: int) -> np.ndarray:
     """(count, PMI_DIM) float32 unit vectors whose cosine is high for words that co-occur more often than by chance.
 
-    Leading eigenvectors of the PMI_rho table of (h, w) int32 ``words`` < ``count``. Rows have length 1 so that rare
-    words, whose PMI with themselves is large, do not dominate; rows of absent words are 0.
+    Leading eigenvectors of the PMI_rho table of one or more (h, w) int32 ``maps`` of words < ``count``. Rows have
+    length 1 so that rare words, whose PMI with themselves is large, do not dominate; rows of absent words are 0.
     """
-    pairs: np.ndarray = _count_pairs(words, count, MAX_DISTANCE)
+    pairs = np.sum([_count_pairs(words, count, MAX_DISTANCE) for words in maps], axis=0)
     pairs = pairs + pairs.T
     total = pairs.sum()
     if total == 0:

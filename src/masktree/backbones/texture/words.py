@@ -1,8 +1,9 @@
-"""Visual words of one image: colour words and textons, each quantised by k-means on the pixels of that image."""
+"""Visual words: colour words and textons, each quantised by k-means on pixels of the same image."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -28,33 +29,40 @@ def lab(image: np.ndarray) -> np.ndarray:
     return lab
 
 
-def colour_words(colours: np.ndarray) -> np.ndarray:
-    """Colour word of each pixel, (h, w) int32 below ``NUM_WORDS``, of (h, w, 3) float32 Lab colours."""
-    return _quantise(colours)
-
-
-def textons(lightness: np.ndarray) -> np.ndarray:
-    """Texton at every second pixel of (H, W) float32 lightness: (ceil(H/2), ceil(W/2)) int32 below ``NUM_WORDS``.
+def texture_responses(lightness: np.ndarray) -> np.ndarray:
+    """Filter responses at every second pixel of (H, W) float32 lightness: (ceil(H/2), ceil(W/2), 26) float32.
 
     Local mean and contrast are normalised first, so that shading does not define textons.
     """
-    return _quantise(_filter_half(_normalise_contrast(lightness), FILTERS))
+    responses: np.ndarray = _filter_half(_normalise_contrast(lightness), FILTERS)
+    return responses
 
 
-def _quantise(features: np.ndarray) -> np.ndarray:
-    """Cluster of each pixel: (h, w) int32 of (h, w, d) float32 features.
+def fit_words(maps: Sequence[np.ndarray]) -> np.ndarray:
+    """Centres of ``NUM_WORDS`` clusters, (NUM_WORDS, d) float32, of the pixels of one or more (h, w, d) float32 maps.
 
-    Own k-means: its result depends on no library version, so trees are reproducible.
+    About ``KMEANS_SAMPLES`` pixels of each map on a regular grid are clustered. Own k-means: its result depends on no
+    library version, so trees are reproducible.
     """
+    centres: np.ndarray = _kmeans(
+        np.concatenate([_sample(one) for one in maps]), NUM_WORDS, KMEANS_ITERATIONS, KMEANS_DRAWS
+    )
+    return centres
+
+
+def assign_words(features: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """Nearest centre of each pixel, (h, w) int32 below ``NUM_WORDS``, of (h, w, d) float32 features."""
     h, w, d = features.shape
-    points = np.ascontiguousarray(features.reshape(-1, d))
-    step = max(1, math.isqrt(max(1, h * w // KMEANS_SAMPLES)))
-    sample = np.ascontiguousarray(features[step // 2 :: step, step // 2 :: step].reshape(-1, d))
-    if len(sample) == 0:
-        sample = points
-    centres = _kmeans(sample, NUM_WORDS, KMEANS_ITERATIONS, KMEANS_DRAWS)
-    words: np.ndarray = _nearest(points, centres).reshape(h, w)
+    words: np.ndarray = _nearest(np.ascontiguousarray(features.reshape(-1, d)), centres).reshape(h, w)
     return words
+
+
+def _sample(features: np.ndarray) -> np.ndarray:
+    """(n, d) features of pixels on a regular grid."""
+    h, w, d = features.shape
+    step = max(1, math.isqrt(max(1, h * w // KMEANS_SAMPLES)))
+    sample = features[step // 2 :: step, step // 2 :: step].reshape(-1, d)
+    return np.ascontiguousarray(sample if len(sample) else features.reshape(-1, d))
 
 
 def _linearisation() -> np.ndarray:

@@ -88,7 +88,7 @@ def _texture_features(op: Nodes, lightness: Value) -> Value:
 
 
 def _quantise(op: Nodes, features: Value) -> Value:
-    """(h, w) int64 word of each pixel by k-means: ``words._quantise`` of (1, d, h, w) features."""
+    """(h, w) int64 word of each pixel by k-means: ``words.fit_words`` and ``assign_words`` of (1, d, h, w) features."""
     size = _slice(op, op.Shape(features), 0, 2, 4)
     pixels = op.Cast(op.ReduceProd(size), to=_DOUBLE)
     step = op.Floor(op.Sqrt(op.Floor(op.Div(pixels, np.float64(words.KMEANS_SAMPLES)))))
