@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from masktree import AutomaticMaskGenerator, MaskTree
-from masktree.errors import InputError
+from masktree.errors import InputError, MasktreeWarning
 from masktree.prompt.crops import crops_of_layers
 from masktree.prompt.generator import remove_small_regions
 
@@ -65,9 +66,30 @@ def test_thresholds_keep_what_reaches_them(options, areas):
     assert all(r["parent_id"] in ids | {None} for r in records)
 
 
-def test_thresholds_that_no_mask_reaches_are_said():
-    with pytest.warns(UserWarning, match=r"none of 3 masks reaches pred_iou_thresh 0.95 .* scores go up to 0.9"):
-        assert AutomaticMaskGenerator(Fixed(), pred_iou_thresh=0.95).generate(IMAGE) == []
+@pytest.mark.parametrize(
+    ("options", "areas", "message"),
+    [
+        ({"pred_iou_thresh": 0.95}, [], "none of 3 masks reaches pred_iou_thresh 0.95: .* up to 0.9; set 0.86 to keep"),
+        (
+            {"pred_iou_thresh": 0.6, "stability_score_thresh": 0.92},
+            [],
+            "none of the 2 masks that reach pred_iou_thresh 0.6 .* 0.92: .* 0.4 in the median and at most 0.6; leave",
+        ),
+        ({"stability_score_thresh": 0.7}, [36], None),  # on this scale, so the user knows it
+    ],
+)
+def test_thresholds_that_leave_nothing_are_said_with_what_to_set(options, areas, message):
+    generator = AutomaticMaskGenerator(Fixed(), **options)
+    with pytest.warns(MasktreeWarning, match=message) if message else nullcontext():
+        assert [record["area"] for record in generator.generate(IMAGE)] == areas
+
+
+def test_a_stability_of_segment_anything_that_leaves_next_to_nothing_is_said():
+    masks = np.zeros((12, 20, 30), bool)
+    masks[np.arange(12), 5, np.arange(12)] = True
+    tree = dataclasses.replace(MaskTree.from_masks(masks), stabilities=np.float32([0.95] + 11 * [0.1]))
+    with pytest.warns(MasktreeWarning, match="1 of the 12 masks .* reaches stability_score_thresh 0.92"):
+        assert len(AutomaticMaskGenerator(lambda image: tree, stability_score_thresh=0.92).generate(IMAGE)) == 1
 
 
 def test_output_modes_encode_the_same_masks():

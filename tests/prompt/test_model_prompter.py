@@ -10,7 +10,7 @@ import torch
 
 import masktree
 from masktree import AutomaticMaskGenerator, Predictor
-from masktree.errors import InputError
+from masktree.errors import InputError, MasktreeWarning
 from masktree.io.images import read_image, resize_image
 from masktree.models.build import build_model, save_pretrained
 from masktree.models.config import PromptableConfig
@@ -238,7 +238,8 @@ def test_thresholds_and_the_grid_of_points_are_applied(segmenter, photo):
     assert (AutomaticMaskGenerator(segmenter, pred_iou_thresh=middle).tree(photo).scores >= middle).all()
     stable = float(np.median(everything.stabilities))
     assert (AutomaticMaskGenerator(segmenter, stability_score_thresh=stable).tree(photo).stabilities >= stable).all()
-    assert len(AutomaticMaskGenerator(segmenter, pred_iou_thresh=1.0).tree(photo)) == 0
+    with pytest.warns(MasktreeWarning, match=r"reaches pred_iou_thresh 1: their scores go up to 0\.\d+; set 0\.\d"):
+        assert len(AutomaticMaskGenerator(segmenter, pred_iou_thresh=1.0).tree(photo)) == 0
     point = [np.array([[0.5, 0.5]])]
     assert len(AutomaticMaskGenerator(segmenter, point_grids=point).tree(photo)) <= 6
     wide = AutomaticMaskGenerator(segmenter, stability_score_offset=5.0).tree(photo)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import masktree
@@ -221,9 +222,57 @@ def test_padding_and_rounding_of_prompts_do_not_matter():
         ({"point_coords": [[-1.5, 8]], "point_labels": [1]}, r"clicks inside the image .* got \(-1.5, 8\)"),
         ({"point_coords": [[8, 8]], "point_labels": [-1]}, "a click inside the entity"),
         ({"box": [-30, 5, 20, 30]}, "of which at least half is inside"),
-        ({"box": [[5, 5, 20, 30], [6, 6, 20, 30]]}, r"shape \(2, 4\); call predict once for each box"),
+        ({"box": [[5, 5, 20, 30], [6, 6, 20, 30]]}, r"shape \(2, 4\); predict_torch takes several boxes"),
     ],
 )
 def test_prompts_that_mean_something_else_are_refused(prompt, message):
     with pytest.raises(InputError, match=message):
         Predictor(nested()).predict(**prompt)
+
+
+def test_several_prompts_at_once_are_answered_as_one_by_one():
+    image = np.zeros((40, 60, 3), np.uint8)
+    predictor = Predictor(nested())
+    boxes = [[1.0, 1, 31, 39], [34, 4.5, 60.4, 26]]  # the second reaches a hair beyond the image
+    frame = predictor.transform.apply_boxes_torch(torch.tensor(boxes), image.shape[:2])
+    assert frame[0, 2].item() == pytest.approx(31 * 1024 / 60)
+    masks, scores, logits = predictor.predict_torch(None, None, frame, multimask_output=False)
+    assert (masks.shape, masks.dtype, scores.shape) == ((2, 1, 40, 60), torch.bool, (2, 1))
+    for index, box in enumerate(boxes):
+        mask, score, low_res = predictor.predict(box=box, multimask_output=False)
+        assert (masks[index].numpy() == mask).all()
+        assert scores[index].numpy() == score
+        assert (logits[index].numpy() == low_res).all()
+    again, _, _ = predictor.predict_torch(None, None, mask_input=logits, return_logits=True)
+    assert (again.shape, again.dtype) == ((2, 3, 40, 60), torch.float32)
+    assert ((again[:, 0] > 0) == masks[:, 0]).all()
+    empty, scores, logits = predictor.predict_torch(None, None, frame[:0])
+    assert (empty.shape, scores.shape, logits.shape) == ((0, 3, 40, 60), (0, 3), (0, 3, 256, 256))
+
+
+def test_every_click_of_a_batch_stays_in_its_pixel():
+    predictor = Predictor(nested())
+    pixels = torch.cartesian_prod(torch.arange(2, 30), torch.arange(2, 38))[::7]
+    clicks = torch.stack([pixels, torch.zeros_like(pixels)], 1)  # the second is padding
+    labels = torch.tensor([[1, -1]]).repeat(len(clicks), 1)
+    masks, _, _ = predictor.predict_torch(predictor.transform.apply_coords_torch(clicks, (40, 60)), labels)
+    assert masks[np.arange(len(pixels)), 0, pixels[:, 1], pixels[:, 0]].all()
+    for size in ((1080, 1920), (3456, 5184), (7, 3000)):
+        x = np.arange(size[1], dtype=np.float64)
+        there = predictor.transform.apply_coords(np.stack([x, x], 1), size).astype(np.float32)
+        assert (predictor.transform.invert_coords(there, size)[:, 0] == x).all()
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ({"boxes": torch.zeros(4)}, r"boxes of shape \(B, 4\), of B prompts; got \(4,\); one prompt is B = 1"),
+        ({"boxes": np.zeros((1, 4))}, "boxes as a tensor; got ndarray; use torch.as_tensor"),
+        ({"point_coords": torch.ones(2, 1, 2), "point_labels": torch.ones(3, 1)}, "2 point_coords, 3 point_labels"),
+        ({"mask_input": torch.ones(1, 256, 256)}, r"\(B, 1, 256, 256\)"),
+        ({}, "one of each for a prompt; got none"),
+    ],
+)
+def test_batches_of_other_shapes_are_refused(prompts, message):
+    with pytest.raises(InputError, match=message):
+        Predictor(nested()).predict_torch(**({"point_coords": None, "point_labels": None} | prompts))

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from masktree.arguments import check_number
-from masktree.errors import InputError
+from masktree.errors import InputError, MasktreeWarning
 from masktree.io.images import ImageInput, as_rgb
 from masktree.io.pixels import ImageFormat
 from masktree.models.config import PromptableConfig
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from masktree.predict import Segmenter
 
 MAX_CROP_LAYERS = 4  # 16 x 16 crops in the last one (our choice)
+_FOREIGN_STABILITY = 0.85  # thresholds from here on are meant for segment-anything's stability (our choice)
+_MIN_STABLE = 0.1  # fraction of the masks that such a threshold must leave not to be warned of (our choice)
 _OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 _EIGHT_NEIGHBOURS = np.ones((3, 3), np.int8)
 
@@ -32,8 +34,10 @@ _EIGHT_NEIGHBOURS = np.ones((3, 3), np.int8)
 class AutomaticMaskGenerator:
     """Drop-in for segment-anything's ``SamAutomaticMaskGenerator``: ``generate(image)`` returns its list of dicts.
 
-    Arguments have the same names and order, but filters are off by default: segment-anything's thresholds would drop
-    nearly all masks here, since scores and stabilities are on other scales.
+    Arguments have the same names and order, but filters are off by default. Scores are on a scale like
+    segment-anything's: a pred_iou_thresh of 0.86 or 0.88 keeps 20 to 60 masks of a photograph of objects, and few or
+    none where it is all texture. Stabilities are not, except of a prompted model: leave their threshold out, or set
+    about 0.2.
 
     Args:
         model: a segmenter from ``masktree.load``, or any callable from an image to its ``MaskTree``. A model of kind
@@ -69,7 +73,8 @@ class AutomaticMaskGenerator:
         InputError: an argument out of range, or one that the model does not support.
 
     Warns:
-        UserWarning: an image had masks, and no score or stability reached the thresholds.
+        MasktreeWarning: an image had masks, and the thresholds leave none, or next to none because
+            stability_score_thresh is segment-anything's; says what to set.
     """
 
     def __init__(
@@ -166,32 +171,57 @@ class AutomaticMaskGenerator:
         """The masks of an image, or of a crop in a layer above 0, that reach the thresholds and hold a grid point."""
         point_grid = self.point_grids[layer]
         if is_promptable(self.segmenter) and not is_blank(image):
-            return self._prompt_grid(image, point_grid)
+            return self._prompt_grid(image, point_grid, layer)
         tree = self.segmenter(image)
         keep = (tree.scores >= self.pred_iou_thresh) & (tree.stabilities >= self.stability_score_thresh)
-        if layer == 0 and len(tree) > 0 and not keep.any():
-            warnings.warn(
-                f"none of {len(tree)} masks reaches pred_iou_thresh {self.pred_iou_thresh:g} and "
-                f"stability_score_thresh {self.stability_score_thresh:g}: scores go up to {tree.scores.max():.3g}, "
-                f"stabilities up to {tree.stabilities.max():.3g}; leave out thresholds "
-                "that are for segment-anything's scores",
-                stacklevel=4,
-            )
+        if layer == 0:
+            self._check_thresholds(tree, "the range of granularities over which a mask is a region of the cut")
         if point_grid is not None:
             keep &= _contain_grid_point(tree, point_grid)
         return tree if keep.all() else tree[keep]
 
-    def _prompt_grid(self, image: RGB, point_grid: np.ndarray | None) -> MaskTree:
+    def _prompt_grid(self, image: RGB, point_grid: np.ndarray | None, layer: int) -> MaskTree:
         from masktree.prompt.model_prompter import ModelPrompter  # torch takes seconds to import; trees do without
 
         assert is_promptable(self.segmenter)
-        return ModelPrompter(self.segmenter, image).generate_tree(
-            point_grid,
-            points_per_batch=self.points_per_batch,
-            min_score=self.pred_iou_thresh,
-            min_stability=self.stability_score_thresh,
-            stability_offset=self.stability_score_offset,
-        )
+        prompter = ModelPrompter(self.segmenter, image)
+
+        def generate(min_score: float, min_stability: float) -> MaskTree:
+            return prompter.generate_tree(
+                point_grid,
+                points_per_batch=self.points_per_batch,
+                min_score=min_score,
+                min_stability=min_stability,
+                stability_offset=self.stability_score_offset,
+            )
+
+        tree = generate(self.pred_iou_thresh, self.stability_score_thresh)
+        if len(tree) == 0 and layer == 0 and max(self.pred_iou_thresh, self.stability_score_thresh) > 0:
+            self._check_thresholds(generate(0, 0), "the IoU of its logits cut at plus and minus the offset")
+        return tree
+
+    def _check_thresholds(self, tree: MaskTree, stability: str) -> None:
+        """Warn if the thresholds leave nothing of an image's masks, or next to nothing because a stability is meant
+        that is on segment-anything's scale; ``stability`` says in words what it is here."""
+        likely = tree.scores >= self.pred_iou_thresh
+        stable = likely & (tree.stabilities >= self.stability_score_thresh)
+        is_foreign = self.stability_score_thresh >= _FOREIGN_STABILITY and stable.sum() < _MIN_STABLE * likely.sum()
+        if len(tree) == 0 or (stable.any() and not is_foreign):
+            return
+        if not likely.any():
+            message = (
+                f"none of {len(tree)} masks reaches pred_iou_thresh {self.pred_iou_thresh:g}: their scores go up to "
+                f"{tree.scores.max():.3g}; set {np.quantile(tree.scores, 0.9):.2g} to keep the best tenth"
+            )
+        else:
+            stabilities = tree.stabilities[likely]
+            message = (
+                f"{stable.sum() or 'none'} of the {likely.sum()} masks that reach pred_iou_thresh "
+                f"{self.pred_iou_thresh:g} reaches stability_score_thresh {self.stability_score_thresh:g}: stability "
+                f"is {stability}, here {np.median(stabilities):.2g} in the median and at most {stabilities.max():.3g}; "
+                "leave stability_score_thresh out to keep them all"
+            )
+        warnings.warn(message, MasktreeWarning, stacklevel=5)
 
 
 def build_point_grid(points_per_side: int) -> np.ndarray:

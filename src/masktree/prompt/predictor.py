@@ -10,15 +10,19 @@ from numpy.typing import ArrayLike
 from masktree.errors import InputError
 from masktree.io.images import ImageInput, as_rgb
 from masktree.io.pixels import ImageFormat, check_image_format
+from masktree.prompt.batch import split_prompts
 from masktree.prompt.dendrogram_prompter import DendrogramPrompter
-from masktree.prompt.prompt import MASK_LOGIT, Prompt
+from masktree.prompt.prompt import LOW_RES_SIZE, MASK_LOGIT, Prompt
 from masktree.prompt.prompter import Prompter
+from masktree.prompt.transform import ResizeLongestSide
 from masktree.prompt.tree_prompter import TreePrompter
 from masktree.trees.dendrogram import PartitionTree
 from masktree.trees.masktree import MaskTree
 from masktree.types import RGB
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from masktree.predict import ModelSegmenter, Segmenter
 
 
@@ -42,6 +46,9 @@ class Predictor:
             A ``PartitionTree`` or ``MaskTree`` of one image: no ``set_image`` is needed.
         num_multimask_outputs: number of masks for an ambiguous prompt, at least 1; as in segment-anything 3.
 
+    Attributes:
+        transform: maps prompts of ``predict_torch`` to its frame: ``apply_coords_torch``, ``apply_boxes_torch``.
+
     Raises:
         InputError: an unsupported model, or ``num_multimask_outputs`` below 1.
     """
@@ -59,6 +66,7 @@ class Predictor:
             )
         self.model = model
         self.num_multimask_outputs = int(num_multimask_outputs)
+        self.transform = ResizeLongestSide()
         self._prompter: Prompter | None = None
         self.reset_image()
 
@@ -106,7 +114,7 @@ class Predictor:
                 rounding, count as on its border.
             point_labels: (N,) 1: inside the entity, 0: outside it, -1: no click (padding).
             box: (4,) or (1, 4) left, top, right, bottom in pixels; clipped to the image if at least half of it is
-                inside. For several boxes, call once for each.
+                inside. Several boxes: ``predict_torch``.
             mask_input: (1, 256, 256) logits that an earlier call returned.
             multimask_output: ``num_multimask_outputs`` masks of different sizes, of which the last is repeated where
                 there are fewer; False: one mask.
@@ -140,6 +148,65 @@ class Predictor:
         elif not return_logits and not is_binary:
             masks = masks > 0
         return masks, scores, logits
+
+    def predict_torch(
+        self,
+        point_coords: Tensor | None,
+        point_labels: Tensor | None,
+        boxes: Tensor | None = None,
+        mask_input: Tensor | None = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Predict masks for B prompts, as segment-anything's method of that name. Takes as long as B calls of
+        ``predict``; its memory is that of B * C masks of the image's size.
+
+        Clicks and boxes are in a frame whose longer side has 1024 pixels, as segment-anything's are:
+        ``predictor.transform.apply_boxes_torch(boxes, image.shape[:2])`` maps boxes in pixels of the image to it, and
+        ``apply_coords_torch`` clicks.
+
+        Args:
+            point_coords: (B, N, 2) clicks as x, y.
+            point_labels: (B, N) 1: inside the entity, 0: outside it, -1: no click, so that prompts may have different
+                numbers of clicks.
+            boxes: (B, 4) left, top, right, bottom.
+            mask_input: (B, 1, 256, 256) logits that an earlier call returned.
+            multimask_output: as in ``predict``.
+            return_logits: as in ``predict``.
+
+        Returns:
+            masks (B, C, H, W) bool or float32; scores (B, C) float32; logits (B, C, 256, 256) float32, which are
+            ``mask_input`` of a next call as ``logits[:, [best]]``. All on ``device``.
+
+        Raises:
+            InputError: different numbers of prompts, wrong shapes, or as ``predict``.
+        """
+        import torch  # takes seconds to import; scripts without tensors do without
+
+        height, width = self.original_size
+        prompts = split_prompts((height, width), self.transform, point_coords, point_labels, boxes, mask_input)
+        answers = [
+            self.predict(
+                prompt.get("point_coords"),
+                prompt.get("point_labels"),
+                prompt.get("box"),
+                prompt.get("mask_input"),
+                multimask_output,
+                return_logits,
+            )
+            for prompt in prompts
+        ]
+        if answers:
+            masks, scores, logits = (np.stack(parts) for parts in zip(*answers, strict=True))
+        else:
+            count = self.num_multimask_outputs if multimask_output else 1
+            masks = np.zeros((0, count, height, width), np.float32 if return_logits else np.bool_)
+            scores = np.zeros((0, count), np.float32)
+            logits = np.zeros((0, count, LOW_RES_SIZE, LOW_RES_SIZE), np.float32)
+        mask_tensor, score_tensor, logit_tensor = (
+            torch.from_numpy(array).to(self.device) for array in (masks, scores, logits)
+        )
+        return mask_tensor, score_tensor, logit_tensor
 
     def reset_image(self) -> None:
         """Forget the image; the image of a tree stays."""

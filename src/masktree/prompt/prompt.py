@@ -153,7 +153,7 @@ def _read_box(box: ArrayLike, size: tuple[int, int]) -> np.ndarray:
     if corners.shape == (1, 4):  # segment-anything's examples give a box as box[None, :]
         corners = corners[0]
     if corners.shape != (4,):
-        remedy = "; call predict once for each box" if corners.ndim == 2 and corners.shape[1] == 4 else ""
+        remedy = "; predict_torch takes several boxes" if corners.ndim == 2 and corners.shape[1] == 4 else ""
         raise InputError(f"expected one box (4,): left, top, right, bottom; got shape {corners.shape}{remedy}")
     height, width = size
     left, top, right, bottom = corners
