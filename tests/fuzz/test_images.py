@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import ExifTags, Image
 from scipy.io import savemat
 
+from masktree.errors import MasktreeWarning
 from masktree.evaluate.mat_file import load_mat
-from masktree.io.images import available_formats, read_image
+from masktree.io.images import available_formats, decode_image, describe_image, read_image
 
 from .mutations import mutated_bytes
 from .target import fuzz
@@ -33,7 +37,7 @@ def encode(mode: str, image_format: str) -> bytes:
 @pytest.fixture(scope="module")
 def pictures() -> list[bytes]:
     """One of each format, and of modes that are converted."""
-    formats = [name for name in available_formats() if name != "MPO"]
+    formats = [name for name in available_formats() if name in Image.SAVE and name not in ("MPO", "TGA", "PCX")]
     assert {*LOSSLESS, "JPEG", "WEBP"} <= set(formats)
     pictures = [encode("RGB", name) for name in formats]
     modes = [(mode, "PNG") for mode in ("L", "P", "RGBA", "I;16", "1")]
@@ -46,12 +50,57 @@ def test_image_files(pictures: list[bytes], tmp_path: Path) -> None:
 
     def read(data: bytes) -> None:
         path.write_bytes(data)
-        image = read_image(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MasktreeWarning)  # of pages and channels that are not looked at
+            image = read_image(path)
         assert image.dtype == np.uint8
         assert image.ndim == 3
         assert image.size > 0
 
     fuzz("image files", mutated_bytes(pictures), read)
+
+
+def tiff(pixels: np.ndarray, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, pixels, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def tiffs() -> list[bytes]:
+    """Small TIFF files of many kinds."""
+    grey = np.random.default_rng(0).integers(0, 2**16, (24, 32), np.uint16)
+    rgb, tiles = np.stack([grey] * 3, axis=2), (16, 16)
+    codecs = ("lzw", "zlib", "zstd", "lzma", "packbits", "webp", "jpeg2000", "jpegxl", "lerc", "png", "jpeg", "deflate")
+    eight_bit = ("webp", "jpeg", "jpegxl", "lerc")
+    colours = {"photometric": "rgb"}
+    return [
+        *(
+            tiff((rgb >> 8).astype(np.uint8) if name in eight_bit else rgb, compression=name, **colours)
+            for name in codecs
+        ),
+        tiff(np.moveaxis(rgb, 2, 0), planarconfig="separate", byteorder=">", compression="zlib", **colours),
+        tiff(grey, bigtiff=True, tile=tiles, extratags=[(274, 3, 1, 6, True)]),
+        tiff(grey.astype(np.float32), compression="zlib", predictor=True, extratags=[(42113, 2, 6, "-9999", True)]),
+        tiff((grey >> 12).astype(np.uint8), photometric="palette", colormap=np.zeros((3, 256), np.uint16)),
+        tiff((grey > 999), photometric="miniswhite"),
+        tiff(np.stack([grey] * 6).reshape(2, 3, 24, 32), ome=True, metadata={"axes": "CZYX"}),
+        tiff(np.stack([grey] * 4).reshape(2, 2, 24, 32), imagej=True),
+        tiff(np.dstack([rgb, grey]), extrasamples=["assocalpha"], **colours),
+    ]
+
+
+def test_tiff_files(tiffs: list[bytes], tmp_path: Path) -> None:
+    path = tmp_path / "image.tif"
+
+    def read(data: bytes) -> None:
+        path.write_bytes(data)
+        describe_image(path)
+        image = decode_image(path).rgb
+        assert image.dtype == np.uint8
+        assert image.size > 0
+
+    fuzz("TIFF files", mutated_bytes(tiffs), read)
 
 
 def test_matlab_files(tmp_path: Path) -> None:

@@ -6,11 +6,12 @@ import subprocess
 import threading
 import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import ExifTags, Image, PngImagePlugin
 
-from masktree.errors import ImageError, InputError
+from masktree.errors import ImageError, InputError, MasktreeWarning
 from masktree.io import images
 from masktree.io.images import as_rgb, read_image, read_numbers, read_size, resize_image
 from masktree.io.photos import OVERLAY_TEXT, find_photos, find_unread
@@ -45,8 +46,8 @@ def test_sixteen_bit_is_scaled_by_its_own_range(tmp_path):
     assert np.all(np.diff(image[..., 0].ravel().astype(int)) >= 0)
 
 
-def test_sixteen_bit_colour_is_its_high_byte(tmp_path):
-    """What Pillow gives, and what the docstring says; a Pillow that gives more would fail here."""
+def test_sixteen_bit_colour_keeps_its_scale(tmp_path):
+    """Of 12 bits in 16 as well, where Pillow gives the high byte, which is nearly black."""
     values = (np.arange(2 * 3 * 3).reshape(2, 3, 3) * 3000 + 77).astype(">u2")
     rows = b"".join(b"\0" + row.tobytes() for row in values)
     (tmp_path / "deep.png").write_bytes(
@@ -55,7 +56,15 @@ def test_sixteen_bit_colour_is_its_high_byte(tmp_path):
         + png_chunk(b"IDAT", zlib.compress(rows))
         + png_chunk(b"IEND", b"")
     )
-    np.testing.assert_array_equal(read_image(tmp_path / "deep.png"), values >> 8)
+    np.testing.assert_array_equal(read_image(tmp_path / "deep.png"), np.rint(values / 257))
+    dark = (values >> 4).astype(np.uint16)
+    (tmp_path / "dark.png").write_bytes(imagecodecs.png_encode(dark))
+    image = read_image(tmp_path / "dark.png")
+    np.testing.assert_array_equal(image, np.rint((dark - 4.0) / (dark.max() - 4) * 255))
+    rgba = np.dstack([dark, np.full(dark.shape[:2], 65535, np.uint16)])
+    rgba[0, 0] = 0
+    (tmp_path / "rgba.png").write_bytes(imagecodecs.png_encode(rgba))
+    assert read_image(tmp_path / "rgba.png")[0, 0].tolist() == [255, 255, 255]  # transparent, over white
 
 
 def test_float_tiffs_are_scaled_by_their_finite_values(tmp_path):
@@ -92,7 +101,12 @@ def test_exif_rotation_is_applied(tmp_path):
 def test_the_first_frame_of_an_animation_is_read(tmp_path):
     frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert read_image(tmp_path / "a.gif")[0, 0].tolist() == [255, 0, 0]
+    with pytest.warns(MasktreeWarning, match="page 0 of 0 to 1 shown"):
+        assert read_image(tmp_path / "a.gif")[0, 0].tolist() == [255, 0, 0]
+    with pytest.warns(MasktreeWarning, match="page 1 of 0 to 1 shown"):
+        assert read_image(tmp_path / "a.gif", page=1)[0, 0, 2] > 200
+    with pytest.raises(ImageError, match=r"page, 0 to 1; got 2; choose another --page"):
+        read_image(tmp_path / "a.gif", page=2)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1)])
@@ -157,14 +171,14 @@ def test_postscript_never_reaches_another_program(tmp_path, monkeypatch, suffix)
             read(tmp_path / f"a{suffix}")
 
 
-@pytest.mark.parametrize("name", ["TGA", "ICO", "PCX", "SGI", "EPS"])
+@pytest.mark.parametrize("name", ["TGA", "PCX", "EPS", "MSP", "XBM"])
 def test_only_the_listed_formats_are_read(tmp_path, rgb, name):
-    Image.fromarray(rgb).save(tmp_path / "a.png", format=name)
+    Image.fromarray(rgb).convert({"XBM": "1", "MSP": "1"}.get(name, "RGB")).save(tmp_path / "a.png", format=name)
     with pytest.raises(ImageError, match="no image format of JPEG"):
         read_image(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("name", ["PNG", "BMP", "DIB", "TIFF", "PPM"])
+@pytest.mark.parametrize("name", ["PNG", "BMP", "DIB", "TIFF", "PPM", "SGI", "QOI", "DDS"])
 def test_a_listed_format_is_read_under_any_suffix(tmp_path, rgb, name):
     Image.fromarray(rgb).save(tmp_path / "a.jpg", format=name)
     np.testing.assert_array_equal(read_image(tmp_path / "a.jpg"), rgb)

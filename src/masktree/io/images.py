@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -16,19 +17,33 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from masktree.arguments import check_path
-from masktree.errors import ImageError, InputError, MasktreeError
-from masktree.io.pixels import ImageFormat, array_to_rgb, check_image_format, pillow_to_rgb, refuse_object
+from masktree.errors import ImageError, InputError, MasktreeError, MasktreeWarning
+from masktree.io.colour_model import to_channels
+from masktree.io.image_description import ImageDescription, upright
+from masktree.io.pixels import ImageFormat, array_to_rgb, check_image_format, pillow_to_rgb, refuse_object, render_array
+from masktree.io.raster import DecodedImage, render
+from masktree.io.read_options import DEFAULT_OPTIONS, ReadOptions
+from masktree.io.tiff import is_tiff, open_tiff
 from masktree.types import RGB
 
 MAX_PIXELS = 150_000_000  # our choice: more than any camera has, and few enough for an int32 label map in memory
 MAX_FILE_BYTES = 2**30  # of the formats that Pillow reads into memory whole before it looks at the size (our choice)
 DECODE_SECONDS = 120.0  # our choice: the largest image that is read takes about 10 seconds
 
-# What a file may contain, whatever its suffix: the formats of ``photos.IMAGE_SUFFIXES``. Pillow knows forty more, some
-# of which start other programs (PostScript runs in Ghostscript) or fetch further files.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF")
-_PLUGINS = ("Jpeg", "Mpo", "Png", "WebP", "Bmp", "Gif", "Tiff", "Ppm", "Avif")  # Pillow's modules of these formats
+# What a file may contain, whatever its suffix: the formats of ``photos.IMAGE_SUFFIXES``, all of which are pixels only.
+# Pillow knows others, some of which start programs (PostScript runs in Ghostscript) or fetch further files.
+FORMATS = (
+    *("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF"),
+    *("JPEG2000", "TGA", "PCX", "SGI", "SUN", "QOI", "PSD", "ICO", "DDS"),
+)
+_PLUGINS = (  # Pillow's modules of these formats
+    *("Jpeg", "Mpo", "Png", "WebP", "Bmp", "Gif", "Ppm", "Avif", "Jpeg2K", "Tga", "Pcx", "Sgi", "Sun", "Qoi", "Psd"),
+    *("Ico", "Dds"),
+)
 _READ_WHOLE = frozenset({"WEBP", "AVIF"})
+_SUFFIXES_OF = {"TGA": (".tga", ".icb", ".vda", ".vst"), "PCX": (".pcx",)}  # other files look like these by chance
+_ANIMATED = ("GIF", "WEBP", "PNG", "AVIF", "MPO")
+_SCALED_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # of more than 8 bits
 
 _ORIENTATIONS = {  # of EXIF: what shows the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -45,13 +60,16 @@ ImageInput: TypeAlias = str | Path | np.ndarray | Image.Image  # what ``as_rgb``
 T = TypeVar("T")
 
 
-def as_rgb(image: ImageInput, image_format: ImageFormat = "RGB") -> RGB:
+def as_rgb(image: ImageInput, image_format: ImageFormat = "RGB", read_options: ReadOptions | None = None) -> RGB:
     """(H, W, 3) uint8 RGB from a path, an array or a Pillow image.
 
     Args:
         image: a file, see ``read_image``; an array of one of the kinds in ``masktree.io.pixels.array_to_rgb``; a Pillow
             image of any mode.
         image_format: order of the channels of an array, as in segment-anything. Files and Pillow images know theirs.
+        read_options: which page and channels, and how values become bytes. With them an array may have any number of
+            channels and any real type, and is shown as a file of its values is; without them arrays whose meaning is
+            ambiguous are refused.
 
     Raises:
         ImageError: the file or the Pillow image cannot be read.
@@ -59,12 +77,16 @@ def as_rgb(image: ImageInput, image_format: ImageFormat = "RGB") -> RGB:
     """
     check_image_format(image_format)
     if isinstance(image, (str, Path)):
-        return read_image(image)
+        decoded = decode_image(image, DEFAULT_OPTIONS if read_options is None else read_options)
+        warn_of(decoded)
+        return decoded.rgb
     if isinstance(image, Image.Image):
         with _image_errors():
             image, image_format = pillow_to_rgb(image), "RGB"
     if not isinstance(image, np.ndarray):
         refuse_object(image)
+    if read_options is not None:
+        return render_array(image, image_format, read_options).rgb
     return array_to_rgb(image, image_format)
 
 
@@ -81,19 +103,73 @@ def list_images(images: Iterable[ImageInput]) -> list[ImageInput]:
     return list(images)
 
 
-def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> RGB:
+def read_image(
+    path: str | Path,
+    *,
+    channels: Sequence[int | str] | None = None,
+    page: int = 0,
+    nodata: float | None = None,
+    value_range: tuple[float, float] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> RGB:
     """Read an image file of one of ``FORMATS`` as (H, W, 3) uint8 RGB, upright.
 
-    EXIF rotation is applied; EXIF that cannot be parsed is ignored, as viewers do. Grey, palette and CMYK images are
-    converted; 16-bit and float grey is scaled by its own range. Of 16-bit colour, and of 16-bit grey with transparency,
-    Pillow gives the high byte only, so data that use fewer than 16 bits come out dark. Transparency is composited over
-    white; of an animation the first frame is read.
+    Images of 8 bits stay as they are; deeper ones are scaled, see ``masktree.io.value_range.find_value_ranges``. The
+    orientation of TIFF and EXIF is applied; EXIF that cannot be parsed is ignored, as viewers do. Grey, palette, CMYK,
+    YCbCr and Lab images are converted. Transparency is composited over white. A ``MasktreeWarning`` says what is not
+    looked at, such as further pages and channels.
+
+    Args:
+        path: the file.
+        channels, page, nodata, value_range: see ``masktree.ReadOptions``.
+        max_pixels: of the image.
 
     Raises:
-        ImageError: missing, unreadable, empty, truncated, of another format, more than ``max_pixels`` pixels, or
-            decoding takes longer than ``DECODE_SECONDS``.
+        ImageError: missing, unreadable, empty, truncated, of another format, more than ``max_pixels`` pixels, without
+            that page or channel, or decoding takes longer than ``DECODE_SECONDS``.
+        InputError: an option out of range.
     """
-    return _decode(path, lambda image: pillow_to_rgb(_upright(image)), max_pixels)
+    chosen = None if channels is None else (channels,) if isinstance(channels, (str, int)) else tuple(channels)
+    image = decode_image(path, ReadOptions(chosen, page, nodata, value_range), max_pixels=max_pixels)
+    warn_of(image)
+    return image.rgb
+
+
+def decode_image(
+    path: str | Path, options: ReadOptions = DEFAULT_OPTIONS, *, max_pixels: int = MAX_PIXELS
+) -> DecodedImage:
+    """As ``read_image``, with the range of values and what is not looked at beside the picture."""
+
+    def decode_tiff() -> DecodedImage:
+        with open_tiff(Path(path), options.page) as page:
+            _check_pixels(page.description.size, max_pixels)
+            description = _with_page_note(page.description, options.page)
+            pixels = to_channels(page.read_samples(), description, page.colormap)
+            return render(pixels, description, options, page.read_mask())
+
+    return _decode(
+        path, lambda image: _decode_pillow(image, Path(path), options), max_pixels, decode_tiff, options.page
+    )
+
+
+def describe_image(path: str | Path, page: int = 0) -> ImageDescription:
+    """What a file says of one of its pages; no pixel is decoded.
+
+    Raises:
+        ImageError: as ``read_image``, as far as the header shows it.
+    """
+
+    def describe_tiff() -> ImageDescription:
+        with open_tiff(Path(path), page) as opened:
+            return opened.description
+
+    return _decode(path, lambda image: _describe_pillow(image, Path(path)), 2**62, describe_tiff, page)
+
+
+def warn_of(image: DecodedImage) -> None:
+    """Warn of what was not looked at."""
+    for text in image.notes.values():
+        warnings.warn(text, MasktreeWarning, stacklevel=3)
 
 
 def read_numbers(path: str | Path) -> RGB:
@@ -108,7 +184,15 @@ def read_numbers(path: str | Path) -> RGB:
             raise ImageError(f"expected a picture of mode RGB; got {image.mode}")
         return np.ascontiguousarray(np.asarray(image))
 
-    return _decode(path, convert, MAX_PIXELS)
+    def convert_tiff() -> RGB:
+        with open_tiff(Path(path)) as page:
+            _check_pixels(page.description.size, MAX_PIXELS)
+            samples = page.read_samples()
+            if page.description.model != "rgb" or samples.dtype != np.uint8 or samples.shape[2] != 3:
+                raise ImageError("expected a picture of 8-bit RGB; got another kind of TIFF")
+            return np.ascontiguousarray(samples)
+
+    return _decode(path, convert, MAX_PIXELS, convert_tiff)
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
@@ -117,26 +201,35 @@ def read_size(path: str | Path) -> tuple[int, int]:
     Raises:
         ImageError: as ``read_image``, as far as the header shows it.
     """
-    return _decode(path, lambda image: (image.height, image.width), MAX_PIXELS)
+
+    def size_of_tiff() -> tuple[int, int]:
+        with open_tiff(Path(path)) as page:
+            return page.description.size
+
+    return _decode(path, lambda image: (image.height, image.width), MAX_PIXELS, size_of_tiff)
 
 
-def _decode(path: str | Path, convert: Callable[[Image.Image], T], max_pixels: int) -> T:
-    """What ``convert`` returns for the opened file. Every image file is opened here.
+def _decode(
+    path: str | Path, convert: Callable[[Image.Image], T], max_pixels: int, decode_tiff: Callable[[], T], page: int = 0
+) -> T:
+    """What ``convert`` returns for the file opened by Pillow, or ``decode_tiff`` if it is a TIFF. Every image file is
+    opened here.
 
-    Memory: Pillow holds at most 4 bytes a pixel, and ``max_pixels`` is checked before any pixel is decoded; converting
-    32-bit grey to RGB takes up to 30 bytes a pixel for a moment.
+    Memory: Pillow holds at most 4 bytes a pixel, and ``max_pixels`` is checked before any pixel is decoded. Of a TIFF
+    all samples of a page are held.
     """
     check_path(path)
     path = Path(path)
 
     def read() -> T:
-        with Image.open(path, formats=_formats(path.stat().st_size)) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise ImageError(
-                    f"expected at most {max_pixels:,} pixels; got {width} x {height}; scale the image down"
-                )
-            image.seek(0)
+        with path.open("rb") as handle:
+            if is_tiff(handle.read(4)):
+                return decode_tiff()
+        with Image.open(path, formats=_formats(path)) as image:
+            _check_pixels((image.height, image.width), max_pixels)
+            if page:
+                _check_page(image, page)
+            image.seek(page)
             return convert(image)
 
     with _image_errors(), warnings.catch_warnings():
@@ -150,6 +243,80 @@ def _decode(path: str | Path, convert: Callable[[Image.Image], T], max_pixels: i
             if path.stat().st_size == 0:
                 got = "an empty file"
             raise ImageError(f"expected an image file; got {got}") from error
+
+
+def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    height, width = size
+    if width * height > max_pixels:
+        raise ImageError(f"expected at most {max_pixels:,} pixels; got {width} x {height}; scale the image down")
+    if width * height == 0:
+        raise ImageError(f"expected at least one pixel; got {width} x {height}; the file is damaged")
+
+
+def _check_page(image: Image.Image, page: int) -> None:
+    count = getattr(image, "n_frames", 1)
+    if page >= count:
+        raise ImageError(f"expected the number of a page, 0 to {count - 1}; got {page}; choose another --page")
+
+
+def _with_page_note(description: ImageDescription, page: int) -> ImageDescription:
+    if description.num_pages == 1:
+        return description
+    what = f" ({description.pages_are})" if description.pages_are else ""
+    note = f"page {page} of 0 to {description.num_pages - 1}{what} shown, the others not looked at; --page chooses"
+    return replace(description, notes=(*description.notes, ("pages", note)))
+
+
+def _decode_pillow(image: Image.Image, path: Path, options: ReadOptions) -> DecodedImage:
+    num_frames = getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1
+    is_plain = image.mode not in _SCALED_MODES and not _is_deep_png(path)
+    if is_plain and num_frames == 1 and options == DEFAULT_OPTIONS:
+        return DecodedImage(pillow_to_rgb(_upright(image)))
+    description = _with_page_note(replace(_describe_pillow(image, path), num_pages=num_frames), options.page)
+    if not is_plain:
+        pixels = _deep_png(path) if _is_deep_png(path) else np.asarray(image)
+        return render(pixels.reshape(*pixels.shape[:2], -1), description, options)
+    has_alpha = description.alpha is not None
+    mode = ("LA" if has_alpha else "L") if description.model == "grey" else ("RGBA" if has_alpha else "RGB")
+    if options.channels is None and options.value_range is None and options.nodata is None:
+        rgb = pillow_to_rgb(image)
+        return DecodedImage(np.ascontiguousarray(upright(rgb, description.orientation)), notes=dict(description.notes))
+    pixels = np.asarray(image.convert(mode))
+    return render(pixels.reshape(*pixels.shape[:2], -1), description, options)
+
+
+def _describe_pillow(image: Image.Image, path: Path) -> ImageDescription:
+    size, orientation = (image.height, image.width), _orientation(image)
+    if image.mode in _SCALED_MODES:
+        dtype = np.dtype({"F": np.float32, "I": np.int32}.get(image.mode, np.uint16))
+        return ImageDescription(size, dtype, dtype.itemsize * 8, "grey", 1, orientation)
+    has_alpha = "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
+    is_grey = image.mode in ("1", "L", "LA", "La")
+    num_samples = (1 if is_grey else 3) + has_alpha
+    dtype = np.dtype(np.uint16 if _is_deep_png(path) else np.uint8)
+    return ImageDescription(
+        size,
+        dtype,
+        8 * dtype.itemsize,
+        "grey" if is_grey else "rgb",
+        num_samples,
+        orientation,
+        alpha=num_samples - 1 if has_alpha else None,
+    )
+
+
+def _is_deep_png(path: Path) -> bool:
+    """Whether a file is a PNG of 16 bits with colours or opacity, of which Pillow gives the high bytes only."""
+    with path.open("rb") as handle:
+        head = handle.read(26)
+    return len(head) == 26 and head[:8] == b"\x89PNG\r\n\x1a\n" and head[24] == 16 and head[25] in (2, 4, 6)
+
+
+def _deep_png(path: Path) -> np.ndarray:
+    import imagecodecs
+
+    pixels: np.ndarray = imagecodecs.png_decode(path.read_bytes())
+    return pixels
 
 
 def _call_within_time(read: Callable[[], T]) -> T:
@@ -201,22 +368,33 @@ def available_formats() -> tuple[str, ...]:
     for plugin in _PLUGINS:
         with suppress(ImportError):
             import_module(f"PIL.{plugin}ImagePlugin")
-    return tuple(name for name in FORMATS if name in Image.OPEN)
+    return tuple(name for name in FORMATS if name in Image.OPEN or name == "TIFF")
 
 
-def _formats(file_bytes: int) -> tuple[str, ...]:
-    """Formats that a file of this size may have."""
-    return tuple(name for name in available_formats() if file_bytes <= MAX_FILE_BYTES or name not in _READ_WHOLE)
+def _formats(path: Path) -> tuple[str, ...]:
+    """Formats that a file may have. Some have no mark of their own: these count with their suffix only."""
+    is_large, suffix = path.stat().st_size > MAX_FILE_BYTES, path.suffix.lower()
+    return tuple(
+        name
+        for name in available_formats()
+        if not (is_large and name in _READ_WHOLE) and suffix in _SUFFIXES_OF.get(name, (suffix,))
+    )
+
+
+def _orientation(image: Image.Image) -> int:
+    """Of the EXIF, 1 to 8; 1 where it cannot be parsed."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # as in _image_errors
+        return 1
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
 def _upright(image: Image.Image) -> Image.Image:
     """The image rotated as its EXIF says. ``ImageOps.exif_transpose`` would also write the EXIF anew, and fail if any
     part of it is damaged."""
     image.load()
-    try:
-        method = _ORIENTATIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # as in _image_errors
-        return image
+    method = _ORIENTATIONS.get(_orientation(image))
     return image if method is None else image.transpose(method)
 
 

@@ -8,11 +8,14 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from masktree.errors import ImageError, InputError
+from masktree.errors import InputError
+from masktree.io.image_description import ImageDescription
+from masktree.io.raster import DecodedImage, over_white, render
+from masktree.io.read_options import ReadOptions
+from masktree.io.value_range import find_value_ranges, to_bytes
 from masktree.types import RGB
 
 ImageFormat = Literal["RGB", "BGR"]  # order of the channels in an array, as in segment-anything; OpenCV's is BGR
-MAX_ISOLATED = 1e-3  # largest fraction of the pixels that may be hot or dead ones (our choice)
 _FLOAT_TOLERANCE = 1e-3  # outside [0, 1], from rounding: a quarter of a grey level (our choice)
 _EXPECTED = "expected an image: an (H, W, 3) RGB array, (H, W) grey or (H, W, 4) RGBA, a path or a Pillow image"
 
@@ -46,8 +49,41 @@ def array_to_rgb(array: np.ndarray, image_format: ImageFormat = "RGB") -> RGB:
     if image_format == "BGR":
         colours = colours[..., [2, 1, 0, 3][: colours.shape[2]]]
     if colours.shape[2] == 4:
-        return np.asarray(over_white(Image.fromarray(np.ascontiguousarray(colours))))
+        return over_white(Image.fromarray(np.ascontiguousarray(colours)))
     return np.ascontiguousarray(colours)
+
+
+def render_array(array: np.ndarray, image_format: ImageFormat, options: ReadOptions) -> DecodedImage:
+    """The picture of an (H, W) or (H, W, C) array of any real type, as that of a file with these values.
+
+    Three channels are colours, four colours with opacity, other numbers channels of their own.
+
+    Raises:
+        InputError: no image.
+        ImageError: no such channel or page, or no pixel with data.
+    """
+    if array.ndim not in (2, 3) or array.size == 0 or array.dtype.kind not in "buif":
+        _refuse(array, "something else", "write image.reshape(height, width, channels)")
+    if options.page:
+        raise InputError(f"expected no page with an array; got page {options.page}; index the array")
+    valid = None
+    if np.ma.isMaskedArray(array):
+        valid = np.logical_not(np.ma.getmaskarray(array).reshape(*array.shape[:2], -1).any(axis=2))
+    values = np.asarray(array).reshape(*array.shape[:2], -1)
+    values = values.view(np.uint8) if values.dtype.kind == "b" else values.astype(values.dtype.newbyteorder("="))
+    count = values.shape[2]
+    is_colour = count in (3, 4)
+    if image_format == "BGR" and is_colour:
+        values = values[..., [2, 1, 0, 3][:count]]
+    description = ImageDescription(
+        (values.shape[0], values.shape[1]),
+        values.dtype,
+        1 if array.dtype.kind == "b" else values.dtype.itemsize * 8,
+        "rgb" if is_colour else "grey",
+        count,
+        alpha=3 if count == 4 else None,
+    )
+    return render(values, description, options, valid)
 
 
 def check_image_format(image_format: object) -> None:
@@ -65,63 +101,21 @@ def pillow_to_rgb(image: Image.Image) -> RGB:
     if image.mode.startswith(("I", "F")):
         return np.repeat(scale_grey(np.asarray(image))[..., None], 3, axis=2)
     if "A" in image.getbands() or "transparency" in image.info:
-        image = over_white(image)
+        return over_white(image)
     return np.ascontiguousarray(np.asarray(image.convert("RGB")))
 
 
-def over_white(image: Image.Image) -> Image.Image:
-    """The image composited over white, in mode RGB."""
-    rgba = image.convert("RGBA")
-    white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, rgba).convert("RGB")
-
-
 def scale_grey(values: np.ndarray) -> UInt8[np.ndarray, "H W"]:
-    """(H, W) grey values of any range as bytes: black is the lowest value and white the highest one.
-
-    Whole numbers from 0 to 255, an 8-bit image in a wide container, keep their scale. NaN and infinities become black.
-    Hot and dead pixels do not count for the range: isolated ones that exceed the range of all 2 x 2 blocks by more than
-    its width, if they are at most ``MAX_ISOLATED`` of the image. They become white or black.
+    """(H, W) grey values of any type as bytes, by ``masktree.io.value_range.find_value_ranges``.
 
     Raises:
         ImageError: no finite value.
     """
-    if values.dtype == np.float16:  # twice the range of its values would overflow
-        values = values.astype(np.float32)
-    finite = np.isfinite(values)
-    if not finite.any():
-        raise ImageError("expected finite pixel values; got none")
-    low, high = float(values[finite].min()), float(values[finite].max())
-    if values.dtype.kind in "ui" and low >= 0 and high <= 255:
-        return values.astype(np.uint8)
-    low, high = _without_isolated(values, finite, low, high)
-    scaled = np.where(finite, values - np.float64(low), 0.0) * (255.0 / max(high - low, 1e-12))
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
-
-
-def _without_isolated(values: np.ndarray, finite: np.ndarray, low: float, high: float) -> tuple[float, float]:
-    """The range ``low`` to ``high`` of the values without hot and dead pixels; see ``scale_grey``."""
-    if min(values.shape) < 2:
-        return low, high
-    # A bright block is one whose darkest pixel is bright, so single pixels and lines of one pixel do not make any.
-    is_whole = bool(finite.all())
-    darkest = _blocks(values if is_whole else np.where(finite, values, high), np.maximum).min()
-    brightest = _blocks(values if is_whole else np.where(finite, values, low), np.minimum).max()
-    width = float(brightest) - float(darkest)
-    if width <= 0:
-        return low, high
-    isolated = finite & ((values < float(darkest) - width) | (values > float(brightest) + width))
-    if not 0 < np.count_nonzero(isolated) <= MAX_ISOLATED * values.size:
-        return low, high
-    others = values[finite & ~isolated]
-    return float(others.min()), float(others.max())
-
-
-def _blocks(values: np.ndarray, reduce: np.ufunc) -> np.ndarray:
-    """The minimum or maximum of every 2 x 2 block."""
-    rows = reduce(values[:-1], values[1:])
-    blocks: np.ndarray = reduce(rows[:, :-1], rows[:, 1:])
-    return blocks
+    found = find_value_ranges(values[..., None])
+    valid = None
+    for value in found.void_values:
+        valid = values != value if valid is None else valid & (values != value)
+    return to_bytes(values[..., None], found.ranges, valid)[..., 0]
 
 
 def _grey_to_bytes(grey: np.ndarray) -> np.ndarray:
