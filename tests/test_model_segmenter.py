@@ -242,9 +242,9 @@ def test_info_describes_a_model(run, capsys):
 
 def test_export_refuses_to_replace_a_file(run, tmp_path, capsys):
     (tmp_path / "model.onnx").write_text("mine")
-    assert cli.main(["export", str(run), "--onnx", str(tmp_path / "model.onnx")]) == 2
+    assert cli.main(["export", str(run), "--to", "onnx", "-o", str(tmp_path / "model.onnx")]) == 2
     assert "--overwrite to replace it" in capsys.readouterr().err
-    assert cli.main(["export", str(run), "--onnx", str(tmp_path / "b.onnx"), "--image-size", "50"]) == 2
+    assert cli.main(["export", str(run), "--to", "onnx", "-o", str(tmp_path / "b.onnx"), "--image-size", "50"]) == 2
     assert (tmp_path / "model.onnx").read_text() == "mine"
 
 

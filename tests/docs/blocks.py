@@ -21,7 +21,6 @@ SMALL = {
     "evaluate": ["--workers", "1"],
     "train": ["--steps", "1", "--batch-size", "1", "--image-size", "64", "--sample-every", "0"],
     "self-train": ["--steps", "1", "--batch-size", "1", "--sample-every", "0"],
-    "export": ["--image-size", "64"],
 }
 
 
@@ -78,6 +77,8 @@ def shortened(arguments: list[str]) -> list[str]:
     """Arguments of ``masktree`` with the values of ``SMALL``, and METHOD replaced by a method."""
     verb, rest = arguments[0], ["sohes" if word == "METHOD" else word for word in arguments[1:]]
     extra = list(SMALL.get(verb, []))
+    if verb == "export":
+        extra = ["--image-size", "64"] if "onnx" in rest else ["--workers", "1"]
     if verb == "self-train" and "rounds" in rest:
         extra += ["--score-threshold", "0"]
     for option in extra[::2]:

@@ -75,7 +75,7 @@ def run_command(words: list[str], outputs: Path) -> None:
             (shutil.copytree if kept.is_dir() else shutil.copy)(kept, target)
             return
     assert main(arguments) == 0, " ".join(arguments)
-    if target is not None:
+    if target is not None and target.exists():  # models are exported by a stand-in
         (shutil.copytree if target.is_dir() else shutil.copy)(target, kept)
 
 

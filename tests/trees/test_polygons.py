@@ -30,6 +30,8 @@ def test_filled_polygons_give_the_mask_again(rng, sigma):
         parts = [fill(polygon, size) for polygon in polygons]
         np.testing.assert_array_equal(np.sum([*parts, np.zeros(size)], axis=0), mask)  # disjoint, too
         assert len(polygons) == ndimage.label(mask)[1]
+        rings = [ring for polygon in polygons for ring in (polygon.exterior, *polygon.holes)]
+        assert all(len(set(map(tuple, ring.tolist()))) == len(ring) for ring in rings)  # none meets itself
 
 
 def test_corners_of_a_planted_frame():

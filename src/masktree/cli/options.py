@@ -148,7 +148,8 @@ def print_error(message: str, code: int = 2) -> int:
 def print_outcome(outcome: BatchOutcome, output: Path) -> int:
     """Print the counts of a batch; returns the exit code."""
     skipped = f", {outcome.skipped} skipped (done before)" if outcome.skipped else ""
-    failed = f", {len(outcome.failures)} failed (see {output / 'failures.json'})" if outcome.failures else ""
+    listed = f" (see {output / 'failures.json'})" if (output / "failures.json").exists() else ""
+    failed = f", {len(outcome.failures)} failed{listed}" if outcome.failures else ""
     redrawn = f", {outcome.redrawn} pictures drawn again" if outcome.redrawn else ""
     left_out = ""
     if outcome.left_out:

@@ -92,7 +92,16 @@ VERBS = {
                 "running": ("workers",),
             },
         ),
-        Verb("export", export, {"input": ("model",), "output": ("onnx", "image-size", "overwrite")}),
+        Verb(
+            "export",
+            export,
+            {
+                "input": ("source", "images"),
+                "output": ("output", "to", "overwrite", "image-prefix", "flat", "compress", "image-size"),
+                "masks": ("level", "granularity-range", "min-area", "min-score", "granularity", "class-map"),
+                "running": ("workers",),
+            },
+        ),
         Verb(
             "info",
             info,

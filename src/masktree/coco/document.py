@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import reprlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from masktree.coco.file import check_image, read_integer
 from masktree.errors import FormatError
-from masktree.io.files import is_relative_path, parse_json, read_json, write_atomically
+from masktree.io.files import is_relative_path, parse_json, read_json, write_json_lists
 from masktree.trees.masktree import CATEGORY
 
 _SHAPE: dict[str, type] = {"info": dict, "images": list, "annotations": list}
@@ -23,16 +22,8 @@ def write_document(
 ) -> None:
     """Write a COCO file, whole or not at all; records are taken one at a time, and ``info`` stands first."""
 
-    def write(handle: IO[bytes]) -> None:
-        handle.write(b'{"info": ' + json.dumps(info, allow_nan=False).encode())
-        for key, records in (("images", images), ("annotations", annotations)):
-            handle.write(f', "{key}": ['.encode())
-            for number, record in enumerate(records):
-                handle.write(b", " * bool(number) + json.dumps(record, allow_nan=False).encode())
-            handle.write(b"]")
-        handle.write(b', "categories": ' + json.dumps([CATEGORY]).encode() + b"}")
-
-    write_atomically(path, write)
+    lists = {"images": images, "annotations": annotations, "categories": [CATEGORY]}
+    write_json_lists(path, {"info": info}, lists)
 
 
 def read_document(path: Path) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeGuard
@@ -39,6 +39,25 @@ def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
     """Write JSON atomically, as ASCII so that it can hold file names of any encoding; numbers must be finite."""
     text = json.dumps(value, allow_nan=False, indent=indent)
     write_atomically(path, lambda handle: handle.write(text.encode("ascii")))
+
+
+def write_json_lists(path: Path, head: Mapping[str, Any], lists: Mapping[str, Iterable[Any]]) -> None:
+    """Write a JSON object of ``head`` and then ``lists``, atomically; records are taken one at a time."""
+
+    def write(handle: IO[bytes]) -> None:
+        separator = b"{"
+        for key, value in head.items():
+            handle.write(separator + json.dumps({key: value}, allow_nan=False)[1:-1].encode())
+            separator = b", "
+        for key, records in lists.items():
+            handle.write(separator + f'"{key}": ['.encode())
+            separator = b", "
+            for number, record in enumerate(records):
+                handle.write(b", " * bool(number) + json.dumps(record, allow_nan=False).encode())
+            handle.write(b"]")
+        handle.write(b"}")
+
+    write_atomically(path, write)
 
 
 def _refuse_constant(name: str) -> float:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -207,6 +207,21 @@ def read_size(path: str | Path) -> tuple[int, int]:
             return page.description.size
 
     return _decode(path, lambda image: (image.height, image.width), MAX_PIXELS, size_of_tiff)
+
+
+def read_tiff_tags(path: str | Path, numbers: Iterable[int]) -> dict[int, Any]:
+    """Those of the TIFF tags with these numbers that the first page of a file has; none of another format.
+
+    Raises:
+        ImageError: as ``read_image``, as far as the header shows it.
+    """
+
+    def tags_of_tiff() -> dict[int, Any]:
+        with open_tiff(Path(path)) as page:
+            tags = page.planes[0].tags
+            return {number: tags[number].value for number in numbers if number in tags}
+
+    return _decode(path, lambda image: {}, MAX_PIXELS, tags_of_tiff)
 
 
 def _decode(

@@ -40,7 +40,7 @@ class BatchOutcome:
 def run_recorded_batch(
     photos: Sequence[Photo],
     todo: Sequence[Photo],
-    job: Callable[[Photo], Any],
+    job: Callable[[Any], Any],
     record: RunRecord,
     *,
     unlisted: Sequence[dict[str, str]],

@@ -20,6 +20,7 @@ from __future__ import annotations
 import base64
 import lzma
 import reprlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ _LZMA_MEMORY = 2**27  # for decompression: a stream states what it needs; preset
 _DTYPES = {"leaves": "<i4", "parents": "<i4", "altitudes": "<f8"}
 
 
-def write_tree(tree: MaskTree, path: Path, image: dict[str, Any]) -> None:
-    """Write one tree atomically; ``image`` adds keys to the image record.
+def write_tree(tree: MaskTree, path: Path, image: dict[str, Any], classes: Sequence[str] | None = None) -> None:
+    """Write one tree atomically; ``image`` adds keys to the image record, ``classes`` a ``class`` to each mask.
 
     Raises:
         InputError: a dendrogram that is too large to be read again.
@@ -52,11 +53,14 @@ def write_tree(tree: MaskTree, path: Path, image: dict[str, Any]) -> None:
             f"expected a dendrogram of at most {MAX_PIXELS:,} pixels and {_MAX_NODES:,} nodes; got {tree.size[0]} x "
             f"{tree.size[1]} and {len(tree.dendrogram.parents):,}; replace it by None, or scale the image down"
         )
+    records = [tree.record(index) for index in range(len(tree))]
+    if classes is not None:
+        records = [record | {"class": name} for record, name in zip(records, classes, strict=True)]
     document = {
         "format": "masktree",
         "version": FORMAT_VERSION,
         "image": {"width": tree.size[1], "height": tree.size[0], "omitted": int(tree.omitted), **image},
-        "masks": [tree.record(index) for index in range(len(tree))],
+        "masks": records,
         "dendrogram": None
         if tree.dendrogram is None
         else {name: _compress(getattr(tree.dendrogram, name).astype(dtype)) for name, dtype in _DTYPES.items()},
@@ -71,6 +75,11 @@ def read_tree(path: Path) -> MaskTree:
         FormatError: not a masktree file, an unknown version, or damaged.
         FileNotFoundError: no such file.
     """
+    return read_tree_and_classes(path)[0]
+
+
+def read_tree_and_classes(path: Path) -> tuple[MaskTree, tuple[str, ...] | None]:
+    """Read one tree, and the class of each mask if the file has one for all; errors as ``read_tree``."""
     document = parse_json(path.read_bytes(), path)
     if not isinstance(document, dict) or document.get("format") != "masktree":
         raise FormatError(f'{path}: expected a masktree file ("format": "masktree"); got something else')
@@ -80,9 +89,11 @@ def read_tree(path: Path) -> MaskTree:
             "segment the image with this version of masktree"
         )
     try:
-        return _parse(document)
+        tree = _parse(document)
     except MasktreeError as error:
         raise FormatError(f"{path}: damaged tree: {error}") from error
+    classes = tuple(mask.get("class") for mask in document["masks"])
+    return tree, classes if classes and all(isinstance(name, str) for name in classes) else None
 
 
 def is_tree_file(path: Path) -> bool:

@@ -29,7 +29,8 @@ class Polygon(NamedTuple):
 def mask_to_polygons(mask: Mask) -> list[Polygon]:
     """The polygons of a (H, W) mask, one for each 4-connected component, in the order of their topmost rows.
 
-    Exact: filling them gives the mask again. Time and memory are those of the box around the mask.
+    Exact: filling them gives the mask again. No ring meets itself, though a hole may touch the exterior, or another
+    hole, at a corner, which is valid by OGC's simple features. Time and memory are those of the box around the mask.
     """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if len(rows) == 0:
@@ -86,7 +87,7 @@ def _trace(
                     x -= 1
                 else:
                     y -= 1
-                turn = _turn(inside, x, y, direction)
+                turn = _turn(components, x, y, direction)
                 if turn != 0:
                     corners[n_corners, 0], corners[n_corners, 1] = x, y
                     n_corners += 1
@@ -105,19 +106,21 @@ def _trace(
 
 
 @kernel()
-def _turn(inside: np.ndarray, x: int, y: int, direction: int) -> int:  # pragma: no cover
+def _turn(components: np.ndarray, x: int, y: int, direction: int) -> int:  # pragma: no cover
     """Where a path that arrives at the corner (x, y) goes: 1 right, 0 straight on, -1 left.
 
-    Right first, so that pixels that touch at a corner only belong to two paths.
+    Where two foreground pixels touch at a corner only, left if they belong to one component and right if not. Either
+    way no ring meets itself, as readers of polygons demand: the pixels of one component are joined elsewhere, so that
+    the corner separates the outside from a hole, or two holes.
     """
     if direction == 0:
-        ahead_right, ahead_left = inside[y, x], inside[y - 1, x]
+        ahead_right, ahead_left, behind_right = components[y, x], components[y - 1, x], components[y, x - 1]
     elif direction == 1:
-        ahead_right, ahead_left = inside[y, x - 1], inside[y, x]
+        ahead_right, ahead_left, behind_right = components[y, x - 1], components[y, x], components[y - 1, x - 1]
     elif direction == 2:
-        ahead_right, ahead_left = inside[y - 1, x - 1], inside[y, x - 1]
+        ahead_right, ahead_left, behind_right = components[y - 1, x - 1], components[y, x - 1], components[y - 1, x]
     else:
-        ahead_right, ahead_left = inside[y - 1, x], inside[y - 1, x - 1]
-    if not ahead_right:
-        return 1
-    return -1 if ahead_left else 0
+        ahead_right, ahead_left, behind_right = components[y - 1, x], components[y - 1, x - 1], components[y, x]
+    if ahead_right:
+        return -1 if ahead_left else 0
+    return -1 if ahead_left == behind_right else 1

@@ -199,7 +199,7 @@ def test_existing_files_are_refused_before_writing(tmp_path, capsys):
     model = Promptable(PromptableConfig(**SMALL), TinyPyramid())
     save_pretrained(model, tmp_path / "run")
     (tmp_path / "m.decoder.onnx").write_text("mine")
-    assert cli.main(["export", str(tmp_path / "run"), "--onnx", str(tmp_path / "m.onnx")]) == 2
+    assert cli.main(["export", str(tmp_path / "run"), "--to", "onnx", "-o", str(tmp_path / "m.onnx")]) == 2
     assert "m.decoder.onnx, which exists; add --overwrite" in capsys.readouterr().err
     assert (tmp_path / "m.decoder.onnx").read_text() == "mine"
     assert not (tmp_path / "m.encoder.onnx").exists()

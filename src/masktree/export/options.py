@@ -1,0 +1,119 @@
+"""What is exported of a tree: which masks or which cut, under which names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from masktree.arguments import check_number
+from masktree.errors import InputError
+from masktree.export.image import LabelledImage
+from masktree.trees import rle
+from masktree.trees.masktree import LEVELS, MaskTree
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Which masks are written, and how.
+
+    Attributes:
+        levels: of the masks to keep.
+        granularity_range: lowest and highest granularity of the masks to keep, in [0, 1].
+        min_area: smallest mask in pixels.
+        min_score: lowest score, in [0, 1].
+        granularities: cuts instead of masks, at these granularities in [0, 1]; their regions cover every pixel.
+        classes: name of the class of each level; a level without one keeps its own name.
+        image_prefix: stands before the names of the images, as tools that fetch them from a server want it.
+        flat: whether formats that nest objects in each other write a flat list.
+        compress: whether to compress with gzip where the tool reads that.
+
+    Raises:
+        InputError: a value out of range, or options that do not go together.
+    """
+
+    levels: tuple[str, ...] = LEVELS
+    granularity_range: tuple[float, float] = (0.0, 1.0)
+    min_area: int = 0
+    min_score: float = 0.0
+    granularities: tuple[float, ...] = ()
+    classes: Mapping[str, str] = field(default_factory=dict)
+    image_prefix: str = ""
+    flat: bool = False
+    compress: bool = False
+
+    def __post_init__(self) -> None:
+        unknown = [level for level in (*self.levels, *self.classes) if level not in LEVELS]
+        if unknown or not self.levels:
+            raise InputError(f"expected levels of {', '.join(LEVELS)}; got {unknown[0] if unknown else 'none'}")
+        for value in (*self.granularity_range, *self.granularities):
+            check_number(value, "a granularity", 0, 1)
+        if self.granularity_range[0] > self.granularity_range[1]:
+            raise InputError(f"expected a range from low to high; got {self.granularity_range}; exchange the numbers")
+        check_number(self.min_score, "min_score", 0, 1)
+        check_number(self.min_area, "min_area", 0, float("inf"))
+        if self.granularities and self.selects_masks:
+            raise InputError(
+                "expected masks of certain levels, scores or granularities, or a cut; got both; leave out granularity, "
+                "which replaces the masks by the regions of a cut"
+            )
+
+    @property
+    def selects_masks(self) -> bool:
+        """Whether masks are chosen by what regions of a cut do not have."""
+        return set(self.levels) != set(LEVELS) or self.granularity_range != (0.0, 1.0) or self.min_score > 0
+
+    def select(self, image: LabelledImage) -> LabelledImage:
+        """The image with the chosen masks, or the regions of the cut as masks.
+
+        A mask whose parent is left out goes to the nearest ancestor that stays; levels stay as they are.
+
+        Raises:
+            InputError: several cuts, which are not one set of masks.
+        """
+        if self.granularities:
+            if len(self.granularities) > 1:
+                raise InputError(
+                    f"expected one granularity; got {len(self.granularities)}; only label images hold several cuts"
+                )
+            image = replace(image, tree=cut_tree(image.tree, self.granularities[0]), classes=None, extras={})
+        tree = image.tree
+        low, high = self.granularity_range
+        level_names = np.array(LEVELS)[tree.levels] if len(tree) else np.zeros(0, str)
+        keep = (tree.areas >= max(self.min_area, 1)) & (tree.scores >= self.min_score)
+        keep &= (tree.granularities >= low) & (tree.granularities <= high) & np.isin(level_names, self.levels)
+        kept = np.flatnonzero(keep).tolist()
+        selected = replace(tree[keep], levels=tree.levels[keep])
+        classes = image.classes
+        if self.classes and classes is None:
+            classes = tuple(self.classes.get(name, name) for name in level_names.tolist())
+        return replace(
+            image,
+            tree=selected,
+            classes=None if classes is None else tuple(classes[i] for i in kept),
+            extras={key: [values[i] for i in kept] for key, values in image.extras.items()},
+        )
+
+    def record(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "levels": list(self.levels),
+            "granularity_range": list(self.granularity_range),
+            "min_area": self.min_area,
+            "min_score": self.min_score,
+            "granularities": list(self.granularities),
+            "classes": dict(self.classes),
+            "image_prefix": self.image_prefix,
+            "flat": self.flat,
+            "compress": self.compress,
+        }
+
+
+def cut_tree(tree: MaskTree, granularity: float) -> MaskTree:
+    """The regions of a cut as masks without hierarchy, of score 1."""
+    labels = tree.cut(granularity)
+    low = np.arange(labels.max() + 1)
+    rles = rle.encode_intervals(labels, low, low + 1)
+    return MaskTree.from_rles(rles, tree.size, np.full(len(rles), -1, np.int32))

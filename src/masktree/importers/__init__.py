@@ -1,0 +1,1 @@
+"""Files of other tools into trees of masks: one module per format."""
