@@ -1,0 +1,1 @@
+"""Images of any size, analysed block by block: one dendrogram of all of them."""
