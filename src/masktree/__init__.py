@@ -14,6 +14,8 @@ __version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from masktree.backbones import load_backbone
+    from masktree.io.images import read_image
+    from masktree.io.read_options import ReadOptions
     from masktree.predict import DiscoverySegmenter, ModelSegmenter
     from masktree.predict.loading import load
     from masktree.prompt.generator import AutomaticMaskGenerator
@@ -30,10 +32,12 @@ __all__ = [
     "ModelSegmenter",
     "PartitionTree",
     "Predictor",
+    "ReadOptions",
     "__version__",
     "load",
     "load_backbone",
     "overlay",
+    "read_image",
     "show",
     "snap_to_regions",
 ]
@@ -44,10 +48,12 @@ _HOMES = {
     "MaskTree": "masktree.trees.masktree",
     "PartitionTree": "masktree.trees.dendrogram",
     "Predictor": "masktree.prompt.predictor",
+    "ReadOptions": "masktree.io.read_options",
     "DiscoverySegmenter": "masktree.predict",
     "load": "masktree.predict",
     "load_backbone": "masktree.backbones",
     "overlay": "masktree.trees.draw",
+    "read_image": "masktree.io.images",
     "show": "masktree.trees.draw",
     "snap_to_regions": "masktree.trees.snap",
 }

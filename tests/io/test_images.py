@@ -282,18 +282,41 @@ def test_folders_files_and_globs_mirror_their_tree(tmp_path, rgb):
 def test_rarer_suffixes_are_found_and_unread_formats_named(tmp_path, rgb):
     for name, form in (("a.jfif", "JPEG"), ("b.jpe", "JPEG"), ("c.pnm", "PPM"), ("d.pbm", "PPM"), ("e.dib", "DIB")):
         save(tmp_path / name, rgb[..., 0] > 99 if name == "d.pbm" else rgb, format=form)
-    for name in ("f.jp2", "sub/g.HEIC", ".hidden.jp2", "notes.txt"):
+    for name in ("f.jxl", "sub/g.HEIC", ".hidden.jxl", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     photos, failures = find_photos([tmp_path])
     assert [photo.name for photo in photos] == ["a", "b", "c", "d", "e"]
     assert [read_image(photo.path).shape for photo in photos] == [rgb.shape] * 5
     assert failures == []
-    assert find_unread([tmp_path]) == [tmp_path / "f.jp2", tmp_path / "sub/g.HEIC"]
-    assert find_unread([f"{tmp_path}/*.jp2"]) == [tmp_path / "f.jp2"]
-    assert find_unread([tmp_path / "f.jp2"]) == []  # named itself: taken, and it fails
+    assert find_unread([tmp_path]) == [tmp_path / "f.jxl", tmp_path / "sub/g.HEIC"]
+    assert find_unread([f"{tmp_path}/*.jxl"]) == [tmp_path / "f.jxl"]
+    assert find_unread([tmp_path / "f.jxl"]) == []  # named itself: taken, and it fails
     with pytest.raises(InputError, match=r"with 1 images of formats that are not read \(g.HEIC\); convert them"):
         find_photos([tmp_path / "sub"])
+
+
+def test_a_folder_gives_whatever_can_be_read(tmp_path, rgb):
+    forms = {"a.jp2": "JPEG2000", "b.TGA": "TGA", "c.pcx": "PCX", "d.sgi": "SGI", "e.qoi": "QOI", "f.ico": "ICO"}
+    for name, form in (*forms.items(), ("no suffix", "PNG"), ("g.dds", "DDS")):
+        save(tmp_path / name, rgb, format=form)
+    (tmp_path / "words").write_text("no pixels")
+    photos, failures = find_photos([tmp_path])
+    assert [photo.path.name for photo in photos] == [*forms, "g.dds", "no suffix"]
+    assert failures == []
+    for photo in photos:
+        assert read_image(photo.path).shape[2] == 3
+
+
+def test_a_name_too_long_for_its_result_fails_alone(tmp_path, rgb):
+    save(tmp_path / "a.png", rgb)
+    save(tmp_path / f"{'x' * 250}.png", rgb)
+    save(tmp_path / f"{'x' * 251}.png", rgb)
+    photos, failures = find_photos([tmp_path])
+    assert [photo.name for photo in photos] == ["a", "x" * 250]
+    assert [failure["error"] for failure in failures] == [
+        "expected a name of at most 250 bytes, so that NAME.json fits; rename the file"
+    ]
 
 
 def test_two_suffixes_of_one_stem_keep_their_suffix(tmp_path, rgb):

@@ -7,13 +7,23 @@ from typing import Annotated
 
 import tyro
 
-from masktree.cli.options import DEFAULT_BATCH, DEFAULT_SEGMENTER, Batch, Output, Segmenter, print_outcome
+from masktree.cli.options import (
+    DEFAULT_BATCH,
+    DEFAULT_READING,
+    DEFAULT_SEGMENTER,
+    Batch,
+    Output,
+    Reading,
+    Segmenter,
+    print_outcome,
+)
 
 
 def discover(
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")],
     /,
     output: Output,
+    reading: Reading = DEFAULT_READING,
     segmenter: Segmenter = DEFAULT_SEGMENTER,
     batch: Batch = DEFAULT_BATCH,
     labels_per_image: int | None = None,
@@ -25,6 +35,7 @@ def discover(
     Args:
         folder: Photographs, searched recursively.
         output: Folder of the label set.
+        reading: How photographs are read.
         segmenter: What segments the photographs; the default method is sohes.
         batch: How the batch is run.
         labels_per_image: Keep at most this many masks of each image, those with the highest scores. Default: all.
@@ -41,6 +52,7 @@ def discover(
         labels_per_image=labels_per_image,
         average_labels=average_labels,
         shard_size=shard_size,
+        read_options=reading.options(),
         workers=batch.workers,
         overwrite=batch.overwrite,
         show_progress=True,

@@ -13,6 +13,7 @@ from masktree.discover.methods import METHODS
 from masktree.errors import InputError
 
 if TYPE_CHECKING:
+    from masktree.io.read_options import ReadOptions
     from masktree.jobs.recorded_batch import BatchOutcome
     from masktree.predict import SegmenterConfig
     from masktree.stages.pictures import Pictures
@@ -87,6 +88,46 @@ class SegmenterOptions:
 
 
 @dataclass(frozen=True)
+class ReadingOptions:
+    """How photographs are read, where there is a choice.
+
+    Attributes:
+        channels: Channels or bands to show, as numbers from 0 or names: one in grey, two in green and magenta, three as
+            red, green and blue. Default: the colours, or the first three.
+        page: Page of a file with several; of a stack of time points and z planes the number of the plane.
+        nodata: Value of pixels without data. Default: the one that the file names.
+        range: Percentiles of the values to show black and white, such as 1,99. Default: 8 bits as they are; all values
+            of deeper images but hot pixels.
+    """
+
+    channels: Annotated[str | None, tyro.conf.arg(metavar="A,B,C", aliases=["--bands"])] = None
+    page: int = 0
+    nodata: float | None = None
+    range: Annotated[str | None, tyro.conf.arg(metavar="LOW,HIGH")] = None
+
+    def options(self) -> ReadOptions:
+        """What these options describe.
+
+        Raises:
+            InputError: a value out of range.
+        """
+        from masktree.io.read_options import ReadOptions
+
+        channels = None
+        if self.channels is not None:
+            names = [name.strip() for name in self.channels.split(",")]
+            channels = tuple(int(name) if name.isdecimal() and len(name) < 9 else name for name in names)
+        percentiles = None
+        if self.range is not None:
+            try:
+                low, high = (float(value) for value in self.range.split(","))
+            except ValueError as error:
+                raise InputError(f"expected two percentiles after --range, such as 1,99; got {self.range}") from error
+            percentiles = (low, high)
+        return ReadOptions(channels, self.page, self.nodata, percentiles)
+
+
+@dataclass(frozen=True)
 class BatchOptions:
     """How the batch is run.
 
@@ -131,10 +172,12 @@ class PictureOptions:
         )
 
 
+Reading = Annotated[ReadingOptions, tyro.conf.arg(name="")]
 Segmenter = Annotated[SegmenterOptions, tyro.conf.arg(name="")]
 Batch = Annotated[BatchOptions, tyro.conf.arg(name="")]
 Drawing = Annotated[PictureOptions, tyro.conf.arg(name="")]
 DEFAULT_SEGMENTER, DEFAULT_BATCH, DEFAULT_PICTURES = SegmenterOptions(), BatchOptions(), PictureOptions()
+DEFAULT_READING = ReadingOptions()
 
 
 def print_error(message: str, code: int = 2) -> int:

@@ -9,10 +9,12 @@ import tyro
 from masktree.cli.options import (
     DEFAULT_BATCH,
     DEFAULT_PICTURES,
+    DEFAULT_READING,
     DEFAULT_SEGMENTER,
     Batch,
     Drawing,
     Output,
+    Reading,
     Segmenter,
     print_outcome,
 )
@@ -22,6 +24,7 @@ def segment(
     inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="INPUT ...")],
     /,
     output: Output,
+    reading: Reading = DEFAULT_READING,
     segmenter: Segmenter = DEFAULT_SEGMENTER,
     batch: Batch = DEFAULT_BATCH,
     pictures: Drawing = DEFAULT_PICTURES,
@@ -31,6 +34,7 @@ def segment(
     Args:
         inputs: Image files, folders (searched recursively) or quoted globs.
         output: Folder for the results, with the same subfolders as the input.
+        reading: How photographs are read.
         segmenter: What segments the photographs; the default method is masktree.
         batch: How the batch is run.
         pictures: What is drawn; outdated pictures of finished trees are drawn again.
@@ -42,6 +46,7 @@ def segment(
         output,
         segmenter.config(default_method="masktree"),
         pictures=pictures.pictures(),
+        read_options=reading.options(),
         workers=batch.workers,
         overwrite=batch.overwrite,
         show_progress=True,

@@ -15,6 +15,7 @@ from masktree.cli.verb import Verb
 
 _METHOD = ("method", "backbone", "quality", "min-area", "min-score", "max-masks")
 _PICTURES = ("picture", "granularity", "instances", "instance-min-score", "instance-max-area")
+_READING = ("channels", "page", "nodata", "range")
 _MODEL = "model (instead of a method)"
 _MODEL_OPTIONS = ("model", "crops", "snap")
 _RUNNING = ("device", "dtype", "seed", "workers")
@@ -30,6 +31,7 @@ VERBS = {
             segment,
             {
                 "input": ("inputs",),
+                "reading of images": _READING,
                 "method": _METHOD,
                 _MODEL: _MODEL_OPTIONS,
                 "output": ("output", *_PICTURES, "overwrite"),
@@ -42,6 +44,7 @@ VERBS = {
             discover,
             {
                 "input": ("folder",),
+                "reading of images": _READING,
                 "method": (*_METHOD, "labels-per-image", "average-labels"),
                 _MODEL: _MODEL_OPTIONS,
                 "output": ("output", "shard-size", "overwrite"),

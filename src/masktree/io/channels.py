@@ -58,10 +58,13 @@ def choose_channels(description: ImageDescription, wanted: Sequence[int | str] |
 
 
 def unseen_channels(description: ImageDescription, choice: ChannelChoice) -> str | None:
-    """A sentence on the channels that the picture does not show; None: it shows all."""
+    """A sentence on the channels that the picture does not show, or on colours that the image does not have; None: it
+    shows all as they are."""
     shown = {*choice.channels, choice.alpha}
     unseen = [channel for channel in range(description.num_channels) if channel not in shown]
     if not unseen:
+        if len(choice.channels) == 2:
+            return f"channels {_enumerate(description, choice.channels)} shown in green and magenta; --channels chooses"
         return None
     return (
         f"{_enumerate(description, choice.channels)} of {description.num_channels} channels shown, "

@@ -16,13 +16,18 @@ from masktree.errors import InputError
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".avif", ".gif", ".tif", ".tiff", ".bmp", ".dib"}
-    | {".ppm", ".pgm", ".pbm", ".pnm"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpx", ".jpf", ".tga", ".icb", ".vda", ".vst"}
+    | {".pcx", ".sgi", ".bw", ".ras", ".sun", ".qoi", ".psd", ".ico", ".dds", ".btf", ".tf8", ".lsm", ".stk"}
 )
 UNREAD_SUFFIXES = frozenset(  # of images in formats that are not read: these are named, not left out in silence
-    {".jp2", ".j2k", ".jpx", ".jxl", ".jxr", ".heic", ".heif", ".hif", ".tga", ".psd", ".xcf", ".svg", ".eps", ".ico"}
-    | {".pcx", ".qoi", ".exr", ".hdr", ".pfm", ".fits", ".fit", ".dcm", ".nd2", ".czi", ".lif", ".svs", ".ndpi"}
+    {".jxl", ".jxr", ".heic", ".heif", ".hif", ".xcf", ".svg", ".eps", ".pdf", ".exr", ".hdr", ".pfm", ".fits", ".fit"}
+    | {".dcm", ".nd2", ".czi", ".lif", ".oib", ".oif", ".vsi", ".mrxs", ".svs", ".ndpi", ".h5", ".ims", ".mrc"}
     | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"}  # of cameras
 )
+_CONTENT = re.compile(  # of a file without suffix: JPEG, PNG, GIF, TIFF, WebP, JPEG 2000
+    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8|II[*+]\0|MM\0[*+]|RIFF....WEBP|\0\0\0\x0cjP  ", re.DOTALL
+)
+_MAX_NAME_BYTES = 255 - len(".json")  # of a result, which file systems limit to 255 bytes
 RESERVED_NAMES = frozenset({"run", "failures"})  # run.json and failures.json record a run
 OVERLAY_TEXT = ("Software", "masktree overlay")  # a text chunk at the start of every overlay, by which it is known
 _OVERLAY_BYTES = "tEXt{}\0{}".format(*OVERLAY_TEXT).encode()
@@ -46,12 +51,12 @@ def find_photos(inputs: Sequence[str | Path]) -> tuple[list[Photo], list[dict[st
 
     Args:
         inputs: paths or glob patterns (``**`` is recursive). From folders and globs only files with a known image
-            suffix are returned, without overlays that masktree wrote; a file that is named explicitly is always
-            returned.
+            suffix are returned, and those without suffix that begin as one does, without overlays that masktree wrote;
+            a file that is named explicitly is always returned.
 
     Returns:
         (photos in sorted order, failures: one {"path", "error"} for each folder that cannot be listed and each name
-        with an image suffix that is not a regular file).
+        with an image suffix that is not a regular file, or too long for the name of a result).
 
     Raises:
         InputError: an input does not exist or matches nothing, or two photographs would write to one name.
@@ -75,7 +80,14 @@ def find_photos(inputs: Sequence[str | Path]) -> tuple[list[Photo], list[dict[st
         failures |= {failure["path"]: failure for failure in new_failures}
         for real_path, match in matches.items():
             found.setdefault(real_path, match)
-    return name_outputs(list(found.values())), list(failures.values())
+    photos = name_outputs(list(found.values()))
+    for photo in photos:
+        if len(os.fsencode(Path(photo.name).name)) > _MAX_NAME_BYTES:
+            failures[str(photo.path)] = {
+                "path": str(photo.path),
+                "error": f"expected a name of at most {_MAX_NAME_BYTES} bytes, so that NAME.json fits; rename the file",
+            }
+    return [photo for photo in photos if str(photo.path) not in failures], list(failures.values())
 
 
 def find_unread(inputs: Sequence[str | Path]) -> list[Path]:
@@ -135,17 +147,27 @@ def _walk(folder: Path, failures: list[dict[str, str]], suffixes: frozenset[str]
 def _photographs(paths: Iterable[Path], failures: list[dict[str, str]], suffixes: frozenset[str]) -> Iterator[Path]:
     """Regular files with one of the suffixes, without our overlays; opening a pipe would block forever."""
     for path in paths:
-        if path.suffix.lower() not in suffixes:
+        if path.suffix.lower() not in suffixes and not (path.suffix == "" and suffixes is IMAGE_SUFFIXES):
             continue
         try:
             regular = stat.S_ISREG(path.stat().st_mode)
+            if not regular and not path.suffix:
+                continue
         except OSError as error:  # a broken or circular link, a folder without permission
             failures.append({"path": str(path), "error": f"cannot read the file: {error.strerror}"})
             continue
         if not regular:
             failures.append({"path": str(path), "error": "expected a regular file; got a pipe, socket or device"})
-        elif not is_overlay(path):
+        elif not is_overlay(path) and (path.suffix or _begins_as_image(path)):
             yield path
+
+
+def _begins_as_image(path: Path) -> bool:
+    try:
+        with path.open("rb") as handle:
+            return _CONTENT.match(handle.read(16)) is not None
+    except OSError:
+        return False
 
 
 def is_overlay(path: Path, description: str | None = None) -> bool:

@@ -20,7 +20,7 @@ from masktree.io.photos import Photo
 from masktree.jobs.batch import JobResult
 
 RECORD, FAILURES = "run.json", "failures.json"
-_PACKAGES = ("numpy", "scipy", "numba", "pillow", "scikit-image", "torch", "timm")
+_PACKAGES = ("numpy", "scipy", "numba", "pillow", "tifffile", "imagecodecs", "scikit-image", "torch", "timm")
 _WRITE_INTERVAL = 10.0  # seconds between updates of the files during a run (our choice)
 
 
@@ -35,6 +35,7 @@ class RunRecord:
         seconds: seconds by output name, over all runs into this folder; None where a run was killed before it had
             recorded them.
         failures: {"path", "error"} of this run.
+        notes: what the photographs hold that was not looked at, by kind; left out where there is nothing.
         status: running, complete or interrupted.
         is_resumed: whether the folder holds a run of this configuration already.
     """
@@ -44,6 +45,7 @@ class RunRecord:
     weights: dict[str, Any]
     seconds: dict[str, float | None] = field(default_factory=dict)
     failures: list[dict[str, str]] = field(default_factory=list)
+    notes: dict[str, Any] = field(default_factory=dict)
     status: str = "running"
     is_resumed: bool = False
     _written: float = 0.0
@@ -91,6 +93,7 @@ class RunRecord:
                 "choose another output folder, or --overwrite"
             )
         record.seconds = dict(previous["seconds"])
+        record.notes = dict(previous["notes"]) if isinstance(previous.get("notes"), dict) else {}
         record.is_resumed = not changed
         return record
 
@@ -142,7 +145,8 @@ class RunRecord:
                 "failed": len(self.failures),
                 "seconds_per_image": self.seconds_per_image,
                 "seconds": self.seconds,
-            },
+            }
+            | ({"notes": self.notes} if self.notes else {}),
             indent=1,
         )
 

@@ -12,6 +12,7 @@ from masktree.discover.methods import METHODS, QUALITIES, Quality
 from masktree.errors import InputError
 from masktree.io.images import ImageInput, as_rgb, list_images
 from masktree.io.pixels import ImageFormat
+from masktree.io.read_options import ReadOptions
 from masktree.predict.blank import blank_tree, is_blank
 from masktree.trees.masktree import MAX_MASKS, MaskTree
 from masktree.trees.scores import check_limits, limit_masks
@@ -71,18 +72,21 @@ class DiscoverySegmenter:
         """Origin of the backbone's weights."""
         return self.backbone.provenance
 
-    def __call__(self, image: ImageInput, image_format: ImageFormat = "RGB") -> MaskTree:
+    def __call__(
+        self, image: ImageInput, image_format: ImageFormat = "RGB", *, read_options: ReadOptions | None = None
+    ) -> MaskTree:
         """The tree of one image; that of a blank one (``masktree.predict.blank.is_blank``) is one mask.
 
         Args:
             image: a path, an array or a Pillow image, see ``masktree.io.images.as_rgb``.
             image_format: order of the channels of an array.
+            read_options: which page and channels are read, see ``masktree.io.images.as_rgb``.
 
         Raises:
             ImageError: the file cannot be read.
             InputError: an array whose meaning is ambiguous, or another ``image_format``.
         """
-        rgb, method = as_rgb(image, image_format), METHODS[self.method]
+        rgb, method = as_rgb(image, image_format, read_options), METHODS[self.method]
         defaults = method.options()
         options = self.options if self.min_area is None else {"min_area": self.min_area} | self.options
         if is_blank(rgb):
@@ -92,11 +96,17 @@ class DiscoverySegmenter:
         tree = method.calibration(method(rgb, self.backbone, quality=self.quality, **options))
         return limit_masks(tree, min_score=self.min_score, max_masks=self.max_masks)
 
-    def segment_batch(self, images: Iterable[ImageInput], *, image_format: ImageFormat = "RGB") -> list[MaskTree]:
+    def segment_batch(
+        self,
+        images: Iterable[ImageInput],
+        *,
+        image_format: ImageFormat = "RGB",
+        read_options: ReadOptions | None = None,
+    ) -> list[MaskTree]:
         """The trees of several images of any sizes, in order, one after the other.
 
         Raises:
             ImageError: a file cannot be read.
             InputError: as of a call, or one image instead of several.
         """
-        return [self(image, image_format) for image in list_images(images)]
+        return [self(image, image_format, read_options=read_options) for image in list_images(images)]

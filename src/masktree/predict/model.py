@@ -12,6 +12,7 @@ from masktree.discover.masktree import build_dendrogram
 from masktree.errors import InputError
 from masktree.io.images import ImageInput, as_rgb, list_images
 from masktree.io.pixels import ImageFormat
+from masktree.io.read_options import ReadOptions
 from masktree.models.crops import segment_crops
 from masktree.predict.blank import blank_tree, is_blank
 from masktree.trees.masktree import MAX_MASKS, MaskTree
@@ -69,21 +70,29 @@ class ModelSegmenter:
         """Kind of device it computes on: cpu, cuda or mps."""
         return self._torch_device.type
 
-    def __call__(self, image: ImageInput, image_format: ImageFormat = "RGB") -> MaskTree:
+    def __call__(
+        self, image: ImageInput, image_format: ImageFormat = "RGB", *, read_options: ReadOptions | None = None
+    ) -> MaskTree:
         """The tree of one image; that of a blank one (``masktree.predict.blank.is_blank``) is one mask.
 
         Args:
             image: a path, an array or a Pillow image, see ``masktree.io.images.as_rgb``.
             image_format: order of the channels of an array.
+            read_options: which page and channels are read, see ``masktree.io.images.as_rgb``.
 
         Raises:
             ImageError: the file cannot be read.
             InputError: an array whose meaning is ambiguous, or another ``image_format``.
         """
-        return self.segment_batch([image], image_format=image_format)[0]
+        return self.segment_batch([image], image_format=image_format, read_options=read_options)[0]
 
     def segment_batch(
-        self, images: Iterable[ImageInput], *, image_format: ImageFormat = "RGB", batch_size: int = 4
+        self,
+        images: Iterable[ImageInput],
+        *,
+        image_format: ImageFormat = "RGB",
+        batch_size: int = 4,
+        read_options: ReadOptions | None = None,
     ) -> list[MaskTree]:
         """The trees of several images of any sizes, in order; at most ``batch_size`` of one shape in a forward pass.
 
@@ -105,7 +114,7 @@ class ModelSegmenter:
                 min_area=self._resolved_min_area,
             )
 
-        pictures = [as_rgb(image, image_format) for image in list_images(images)]
+        pictures = [as_rgb(image, image_format, read_options) for image in list_images(images)]
         trees = {i: blank_tree(image, self._resolved_min_area) for i, image in enumerate(pictures) if is_blank(image)}
         others = [i for i in range(len(pictures)) if i not in trees]
         for i, tree in zip(others, segment([pictures[i] for i in others]), strict=True):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from masktree.io.images import ImageInput
 from masktree.io.pixels import ImageFormat
+from masktree.io.read_options import ReadOptions
 from masktree.trees.masktree import MaskTree
 
 if TYPE_CHECKING:
@@ -27,10 +28,19 @@ class Segmenter(Protocol):
         """Origin of its weights, with ``name`` and ``sha256``."""
         ...
 
-    def __call__(self, image: ImageInput, image_format: ImageFormat = "RGB") -> MaskTree:
-        """The tree of one image; ``image_format`` is the order of the channels of an array."""
+    def __call__(
+        self, image: ImageInput, image_format: ImageFormat = "RGB", *, read_options: ReadOptions | None = None
+    ) -> MaskTree:
+        """The tree of one image; ``image_format`` is the order of the channels of an array, ``read_options`` says
+        which page and channels are read."""
         ...
 
-    def segment_batch(self, images: Iterable[ImageInput], *, image_format: ImageFormat = "RGB") -> list[MaskTree]:
+    def segment_batch(
+        self,
+        images: Iterable[ImageInput],
+        *,
+        image_format: ImageFormat = "RGB",
+        read_options: ReadOptions | None = None,
+    ) -> list[MaskTree]:
         """The trees of several images of any sizes, in order."""
         ...

@@ -14,12 +14,15 @@ from masktree.coco.annotations import MAX_MASKS
 from masktree.errors import InputError
 from masktree.io.files import lock_folder, read_json, write_json
 from masktree.io.photos import Photo, find_photos, find_unread
+from masktree.io.read_options import DEFAULT_OPTIONS, ReadOptions
+from masktree.jobs.batch import JobResult
 from masktree.jobs.record import has_results
 from masktree.jobs.recorded_batch import BatchOutcome, run_recorded_batch
 from masktree.labels import LabelSetWriter
 from masktree.labels.writer import pending_folder
 from masktree.predict import SegmenterConfig
 from masktree.stages.pictures import NO_PICTURES
+from masktree.stages.read_notes import ReadNotes
 from masktree.stages.segment_job import SegmentJob
 from masktree.stages.target_count import choose_options
 
@@ -34,6 +37,7 @@ def discover(
     labels_per_image: int | None = None,
     average_labels: float | None = None,
     shard_size: int | None = None,
+    read_options: ReadOptions = DEFAULT_OPTIONS,
     workers: int = 0,
     overwrite: bool = False,
     show_progress: bool = False,
@@ -42,7 +46,7 @@ def discover(
 
     Args:
         folder: photographs, searched recursively.
-        output, config, workers, overwrite, show_progress: as for ``segment``.
+        output, config, read_options, workers, overwrite, show_progress: as for ``segment``.
         labels_per_image: keep at most this many masks of each image, those with the highest scores.
         average_labels: choose the method's thresholds for about this many labels per image on average (SOHES, arXiv
             2404.12386, appendix D), counted on a sample of the photographs, without any ground truth. One image may
@@ -66,12 +70,27 @@ def discover(
         # All checks come before an existing label set is touched.
         if average_labels is not None:
             path = output / "thresholds.json"
-            config = _with_chosen_options(config, path, photos, average_labels, overwrite, show_progress)
-        job = SegmentJob(config, pending_folder(output), NO_PICTURES, for_labels=True, max_labels=labels_per_image)
+            config = _with_chosen_options(config, path, photos, average_labels, read_options, overwrite, show_progress)
+        job = SegmentJob(
+            config,
+            pending_folder(output),
+            NO_PICTURES,
+            for_labels=True,
+            max_labels=labels_per_image,
+            read_options=read_options,
+        )
         job.load(show_progress=show_progress)
         workers = job.resolve_workers(workers, len(photos))
         record = job.open_record(output, {"average_labels": average_labels}, overwrite)
         writer = LabelSetWriter.open(output, folder, photos, shard_size=shard_size, overwrite=overwrite)
+        notes = ReadNotes()
+
+        def collect(result: JobResult[Photo]) -> None:
+            if result.error is None:
+                notes.add(result.item.path.name, result.value.notes)
+                record.notes = notes.record()
+            writer.add(result)
+
         todo = job.unfinished([photo for photo in photos if not writer.has(photo)])
         outcome = run_recorded_batch(
             photos,
@@ -82,10 +101,10 @@ def discover(
             workers=workers,
             description="discover",
             show_progress=show_progress,
-            on_result=writer.add,
+            on_result=collect,
         )
         writer.close(record)
-    return replace(outcome, left_out=find_unread([folder]))
+    return replace(outcome, left_out=find_unread([folder]), notes=notes.lines())
 
 
 def _with_chosen_options(
@@ -93,20 +112,25 @@ def _with_chosen_options(
     path: Path,
     photos: Sequence[Photo],
     average_labels: float,
+    read_options: ReadOptions,
     overwrite: bool,
     show_progress: bool,
 ) -> SegmenterConfig:
     """The configuration with options for that many labels, stored so that a resumed run reuses them."""
-    request = json.loads(json.dumps(config.record() | {"average_labels": average_labels}))
+    given = {"read": read_options.record()} if read_options != DEFAULT_OPTIONS else {}
+    request = json.loads(json.dumps(config.record() | {"average_labels": average_labels} | given))
     if path.exists():
         read_json(path, _THRESHOLDS)  # raises if it is a file of something else
     stored = read_json(path, _THRESHOLDS) if path.exists() and not overwrite else None
     if stored is None or (stored["request"] != request and not has_results(path.parent)):
-        options = choose_options(photos, config.load(), average_labels, show_progress=show_progress)
+        options = choose_options(
+            photos, config.load(), average_labels, read_options=read_options, show_progress=show_progress
+        )
         stored = {"request": request, "options": options}
         write_json(path, stored)
     if stored["request"] != request:
-        changed = sorted(key for key in request if stored["request"].get(key) != request[key])
+        keys = request.keys() | stored["request"].keys()
+        changed = sorted(key for key in keys if stored["request"].get(key) != request.get(key))
         raise InputError(
             f"expected the configuration that the thresholds in {path} were chosen for; {', '.join(changed)} changed; "
             "choose another output folder, or --overwrite"

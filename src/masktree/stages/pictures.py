@@ -14,8 +14,9 @@ from PIL.PngImagePlugin import PngInfo
 from masktree.arguments import check_number
 from masktree.errors import InputError
 from masktree.io.files import has_sha256, lock_folder, write_atomically
-from masktree.io.images import read_image
+from masktree.io.images import decode_image
 from masktree.io.photos import OVERLAY_TEXT, find_photos, is_overlay
+from masktree.io.read_options import ReadOptions
 from masktree.jobs import batch
 from masktree.jobs.progress import progress_bar
 from masktree.jobs.recorded_batch import BatchOutcome
@@ -169,7 +170,9 @@ class PictureJob:
             raise InputError(f"expected the photograph {saved.photo}; got none; give its folder with --images")
         if header is None or not has_sha256(saved.photo, header.get("sha256")):
             raise InputError(f"expected the photograph that was segmented; got a changed {saved.photo}; segment again")
-        self.pictures.write(saved, read_image(saved.photo), MaskTree.load(saved.tree))
+        # As it was read when it was segmented: the same page, channels and range of values.
+        image = decode_image(saved.photo, ReadOptions.from_record(header.get("read", {})))
+        self.pictures.write(saved, image.rgb, MaskTree.load(saved.tree))
 
 
 def draw(

@@ -12,10 +12,13 @@ from pathlib import Path
 from masktree.errors import InputError
 from masktree.io.files import lock_folder
 from masktree.io.photos import Photo, find_photos, find_unread
+from masktree.io.read_options import DEFAULT_OPTIONS, ReadOptions
+from masktree.jobs.batch import JobResult
 from masktree.jobs.record import RunRecord
 from masktree.jobs.recorded_batch import BatchOutcome, run_recorded_batch
 from masktree.predict import SegmenterConfig
 from masktree.stages.pictures import Pictures, redraw
+from masktree.stages.read_notes import ReadNotes
 from masktree.stages.segment_job import SegmentJob
 from masktree.trees import file as treefile
 
@@ -28,6 +31,7 @@ def segment(
     config: SegmenterConfig,
     *,
     pictures: Pictures = DEFAULT_PICTURES,
+    read_options: ReadOptions = DEFAULT_OPTIONS,
     workers: int = 0,
     overwrite: bool = False,
     show_progress: bool = False,
@@ -41,6 +45,7 @@ def segment(
         inputs: files, folders (recursive), globs.
         output: folder, made if missing. Existing results are kept unless ``overwrite``.
         config: of the segmenter.
+        read_options: which pages and channels of the photographs are read, and how.
         pictures: what is drawn: a picture of the masks, of a cut or none, and label maps of instances.
         workers: processes; 0 chooses one per core, or one on an accelerator and for a few images.
         overwrite: whether to segment photographs again that have a result.
@@ -51,10 +56,18 @@ def segment(
         WeightsError: the backbone or model cannot be loaded.
     """
     photos, unlisted = find_photos(inputs)
-    job = SegmentJob(config, output, pictures)
+    job = SegmentJob(config, output, pictures, read_options=read_options)
     job.load(show_progress=show_progress)
     workers = job.resolve_workers(workers, len(photos))
     omitted: list[int] = []
+    notes = ReadNotes()
+
+    def collect(result: JobResult[Photo]) -> None:
+        if result.error is None:
+            omitted.append(result.value.omitted)
+            notes.add(result.item.path.name, result.value.notes)
+            record.notes = notes.record()
+
     with lock_folder(output):
         record = job.open_record(output, {}, overwrite)
         todo = photos if overwrite else job.unfinished(photos)
@@ -72,7 +85,7 @@ def segment(
             workers=workers,
             description="segment",
             show_progress=show_progress,
-            on_result=lambda result: omitted.append(result.value or 0),
+            on_result=collect,
         )
         failures = redraw(outdated, pictures, show_progress=show_progress)
     num_cut = sum(count > 0 for count in omitted)
@@ -82,7 +95,7 @@ def segment(
         redrawn=len(outdated) - len(failures),
         failures=outcome.failures + failures,
         left_out=find_unread(inputs),
-        notes=(note,) if num_cut else (),
+        notes=((note,) if num_cut else ()) + notes.lines(),
     )
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from masktree.coco.annotations import MAX_MASKS
 from masktree.errors import InputError
 from masktree.io.files import has_sha256, sha256_of
-from masktree.io.images import read_image
+from masktree.io.images import decode_image
 from masktree.io.photos import Photo
+from masktree.io.read_options import DEFAULT_OPTIONS, ReadOptions
 from masktree.jobs import batch
 from masktree.jobs.progress import loading
 from masktree.jobs.record import RunRecord, run_fingerprint
@@ -25,6 +26,15 @@ from masktree.trees.scores import limit_masks
 SINGLE_PROCESS_IMAGES = 4  # up to this many images, worker processes cost more to start than they save (our choice)
 
 
+@dataclass(frozen=True)
+class SegmentResult:
+    """What a batch should know of a segmented photograph: how many masks ``max_masks`` has left out, and what was not
+    looked at, see ``masktree.io.raster.DecodedImage.notes``."""
+
+    omitted: int
+    notes: dict[str, str]
+
+
 class SegmentJob:
     """Segments one photograph. The segmenter is loaded once per process, on first use.
 
@@ -34,6 +44,7 @@ class SegmentJob:
         pictures: what is drawn.
         for_labels: whether the trees become pseudo-labels, which hold no dendrogram and at most ``MAX_MASKS`` masks.
         max_labels: of an image, those with the highest scores; None keeps all.
+        read_options: how photographs are read.
         fingerprint: of the run, written into every tree; set by ``open_record``.
     """
 
@@ -45,12 +56,14 @@ class SegmentJob:
         *,
         for_labels: bool = False,
         max_labels: int | None = None,
+        read_options: ReadOptions = DEFAULT_OPTIONS,
     ) -> None:
         self.config = config
         self.output = output
         self.pictures = pictures
         self.for_labels = for_labels
         self.max_labels = max_labels
+        self.read_options = read_options
         self.fingerprint = ""
         self._segmenter: DiscoverySegmenter | ModelSegmenter | None = None
 
@@ -81,6 +94,7 @@ class SegmentJob:
         weights = asdict(self.segmenter.provenance)
         config = self.config.record() | {"device": self.segmenter.device}
         config |= {"labels_per_image": self.max_labels} if self.for_labels else {}
+        config |= {"read": given} if (given := self.read_options.record()) else {}
         self.fingerprint = run_fingerprint(config, weights)
         config |= settings | {"pictures": asdict(self.pictures)}
         return RunRecord.open(folder, config, weights, overwrite=overwrite, ignored_keys=frozenset({"pictures"}))
@@ -109,22 +123,24 @@ class SegmentJob:
             finished = list(threads.map(self.is_finished, photos))
         return [photo for photo, is_done in zip(photos, finished, strict=True) if not is_done]
 
-    def __call__(self, photo: Photo) -> int:
-        """Write the tree and the pictures; returns how many masks ``max_masks`` has left out."""
+    def __call__(self, photo: Photo) -> SegmentResult:
+        """Write the tree and the pictures."""
         files = self.files(photo)
         self.config.seed_generators()
         # Hashed before it is read: if the file changes in between, the next run sees another hash and does it again.
         digest, num_bytes = sha256_of(photo.path), photo.path.stat().st_size
-        image = read_image(photo.path)
-        tree = self.segmenter(image)
+        image = decode_image(photo.path, self.read_options)
+        tree = self.segmenter(image.rgb)
         if self.max_labels is not None:
             tree = limit_masks(tree, min_score=0.0, max_masks=self.max_labels)
         if self.for_labels:
             if len(tree) > MAX_MASKS:
                 raise InputError(f"expected at most {MAX_MASKS} masks; got {len(tree)}; raise min_area")
             tree = replace(tree, dendrogram=None)
-        source = {"file_name": os.fspath(photo.path), "bytes": num_bytes, "sha256": digest}
+        source: dict[str, Any] = {"file_name": os.fspath(photo.path), "bytes": num_bytes, "sha256": digest}
+        given = self.read_options.record()
+        source |= image.record() | ({"read": given} if given else {})
         tree.save(files.tree, image=source | {"run": self.fingerprint})
         # Pictures come second: one without a tree is never masktree's.
-        self.pictures.write(files, image, tree)
-        return tree.omitted
+        self.pictures.write(files, image.rgb, tree)
+        return SegmentResult(tree.omitted, image.notes)

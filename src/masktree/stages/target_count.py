@@ -11,8 +11,9 @@ import numpy as np
 from masktree.coco.annotations import MAX_MASKS
 from masktree.discover.methods import METHODS
 from masktree.errors import ImageError, InputError
-from masktree.io.images import read_image
+from masktree.io.images import decode_image
 from masktree.io.photos import Photo
+from masktree.io.read_options import DEFAULT_OPTIONS, ReadOptions
 from masktree.jobs.progress import NoProgress, Progress, progress_bar
 from masktree.predict import DiscoverySegmenter, ModelSegmenter, Segmenter
 from masktree.trees.masktree import MaskTree
@@ -28,6 +29,7 @@ def choose_options(
     segmenter: DiscoverySegmenter | ModelSegmenter,
     average_labels: float,
     *,
+    read_options: ReadOptions = DEFAULT_OPTIONS,
     show_progress: bool = False,
 ) -> dict[str, Any]:
     """Keyword options of the segmenter that give about ``average_labels`` masks per image on average.
@@ -40,7 +42,7 @@ def choose_options(
     """
     if not 0 < average_labels < np.inf:
         raise InputError(f"expected a positive, finite number of labels per image; got {average_labels}")
-    sample = _sample_images(photos)
+    sample = _sample_images(photos, read_options)
     segmenter = dataclasses.replace(segmenter, min_score=0.0, max_masks=MAX_MASKS)
     if isinstance(segmenter, ModelSegmenter):
         min_score = _min_score(sample, segmenter, average_labels, show_progress)
@@ -94,12 +96,12 @@ def _trees(segmenter: Segmenter, sample: Sequence[RGB], progress: Progress) -> I
         progress.advance()
 
 
-def _sample_images(photos: Sequence[Photo]) -> list[RGB]:
+def _sample_images(photos: Sequence[Photo], read_options: ReadOptions) -> list[RGB]:
     """Images spread evenly over the collection; unreadable ones are skipped here and reported by the run."""
     images = []
     for index in np.unique(np.linspace(0, len(photos) - 1, min(SAMPLE_IMAGES, len(photos))).astype(int)):
         try:
-            images.append(read_image(photos[index].path))
+            images.append(decode_image(photos[index].path, read_options).rgb)
         except ImageError:
             continue
     if not images:
