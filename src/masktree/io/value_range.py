@@ -125,7 +125,7 @@ def to_bytes(
         for rows in _row_blocks(values.shape[:2]):
             block = values[rows, :, channel]
             if table is not None:
-                unsigned = block.view(np.dtype(f"u{block.dtype.itemsize}")) if block.dtype.kind == "i" else block
+                unsigned = block.view(np.dtype(f"u{block.dtype.itemsize}")) if block.dtype.kind in "bi" else block
                 result[rows, :, channel] = table[unsigned]
             else:
                 result[rows, :, channel] = _scale(block, value_range)
