@@ -28,6 +28,7 @@ def segment(
     segmenter: Segmenter = DEFAULT_SEGMENTER,
     batch: Batch = DEFAULT_BATCH,
     pictures: Drawing = DEFAULT_PICTURES,
+    tile: int | None = None,
 ) -> int:
     """Segment photographs: a tree of masks (JSON) and a picture (PNG) for each.
 
@@ -37,6 +38,7 @@ def segment(
         reading: How photographs are read.
         segmenter: What segments the photographs; the default method is masktree.
         batch: How the batch is run.
+        tile: Side of tiles for full resolution, as 2048.
         pictures: What is drawn; outdated pictures of finished trees are drawn again.
     """
     from masktree.stages.segment import segment as run
@@ -47,6 +49,7 @@ def segment(
         segmenter.config(default_method="masktree"),
         pictures=pictures.pictures(),
         read_options=reading.options(),
+        tile=tile,
         workers=batch.workers,
         overwrite=batch.overwrite,
         show_progress=True,

@@ -35,7 +35,7 @@ VERBS = {
                 "method": _METHOD,
                 _MODEL: _MODEL_OPTIONS,
                 "output": ("output", *_PICTURES, "overwrite"),
-                "running": _RUNNING,
+                "running": (*_RUNNING, "tile"),
             },
         ),
         Verb("draw", draw, {"input": ("folder", "images"), "output": _PICTURES}),

@@ -20,10 +20,12 @@ from masktree.io.read_options import ReadOptions
 from masktree.jobs import batch
 from masktree.jobs.progress import progress_bar
 from masktree.jobs.recorded_batch import BatchOutcome
+from masktree.stages.large_pictures import MaskLimits, draw_large
 from masktree.trees import file as treefile
 from masktree.trees.draw import Shows, overlay
 from masktree.trees.instances import MIN_SCORE
 from masktree.trees.masktree import MaskTree
+from masktree.trees.tiled import SUFFIX, TiledTree
 from masktree.types import RGB
 
 _MAX_LABEL = 2**16 - 1
@@ -148,6 +150,16 @@ class SavedTree(NamedTuple):
         """File of the label map of instances."""
         return self.tree.with_suffix(".instances.png")
 
+    @property
+    def dendrogram(self) -> Path:
+        """File of the dendrogram of a photograph that was segmented in tiles."""
+        return self.tree.with_suffix(SUFFIX)
+
+    @property
+    def cut(self) -> Path:
+        """File of the label image of its cut."""
+        return self.tree.with_suffix(".cut.tif")
+
 
 def _write_png(path: Path, pixels: np.ndarray, description: str) -> None:
     text = PngInfo()
@@ -166,10 +178,15 @@ class PictureJob:
 
     def __call__(self, saved: SavedTree) -> None:
         header = treefile.read_header(saved.tree)
-        if not saved.photo.is_file():
+        is_tiled = header is not None and header.get("dendrogram") is not None  # its overview is kept
+        if not is_tiled and not saved.photo.is_file():
             raise InputError(f"expected the photograph {saved.photo}; got none; give its folder with --images")
         if header is None or not has_sha256(saved.photo, header.get("sha256")):
             raise InputError(f"expected the photograph that was segmented; got a changed {saved.photo}; segment again")
+        if header.get("dendrogram") == saved.dendrogram.name:
+            limits = MaskLimits.from_record(header.get("limits"))
+            draw_large(saved, TiledTree.load(saved.dendrogram), limits, self.pictures)
+            return
         # As it was read when it was segmented: the same page, channels and range of values.
         image = decode_image(saved.photo, ReadOptions.from_record(header.get("read", {})))
         self.pictures.write(saved, image.rgb, MaskTree.load(saved.tree))

@@ -5,7 +5,7 @@ The run can be stopped at any moment and resumed with the same command; its reco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +14,11 @@ from masktree.io.files import lock_folder
 from masktree.io.photos import Photo, find_photos, find_unread
 from masktree.io.read_options import DEFAULT_OPTIONS, ReadOptions
 from masktree.jobs.batch import JobResult
+from masktree.jobs.progress import notify
 from masktree.jobs.record import RunRecord
 from masktree.jobs.recorded_batch import BatchOutcome, run_recorded_batch
 from masktree.predict import SegmenterConfig
+from masktree.stages.large_job import LargePhotoJob, is_large
 from masktree.stages.pictures import Pictures, redraw
 from masktree.stages.read_notes import ReadNotes
 from masktree.stages.segment_job import SegmentJob
@@ -32,6 +34,7 @@ def segment(
     *,
     pictures: Pictures = DEFAULT_PICTURES,
     read_options: ReadOptions = DEFAULT_OPTIONS,
+    tile: int | None = None,
     workers: int = 0,
     overwrite: bool = False,
     show_progress: bool = False,
@@ -47,6 +50,8 @@ def segment(
         config: of the segmenter.
         read_options: which pages and channels of the photographs are read, and how.
         pictures: what is drawn: a picture of the masks, of a cut or none, and label maps of instances.
+        tile: side of the tiles that photographs are segmented in, see ``masktree.large.segment``; None segments only
+            those in tiles that are too large to be segmented whole. Their trees do not depend on the side.
         workers: processes; 0 chooses one per core, or one on an accelerator and for a few images.
         overwrite: whether to segment photographs again that have a result.
         show_progress: whether to show a progress bar on standard error.
@@ -56,9 +61,8 @@ def segment(
         WeightsError: the backbone or model cannot be loaded.
     """
     photos, unlisted = find_photos(inputs)
-    job = SegmentJob(config, output, pictures, read_options=read_options)
+    job = SegmentJob(config, output, pictures, read_options=read_options, in_tiles=tile is not None)
     job.load(show_progress=show_progress)
-    workers = job.resolve_workers(workers, len(photos))
     omitted: list[int] = []
     notes = ReadNotes()
 
@@ -76,17 +80,22 @@ def segment(
         outdated = [files for files in finished if not pictures.are_current(files)]
         _check_existing_files(job, todo, record, overwrite)
         pictures.refuse_foreign_files(outdated)
+        large = [photo for photo in todo if tile is not None or is_large(photo.path)]
+        large_names = {photo.name for photo in large}
         outcome = run_recorded_batch(
-            photos,
-            todo,
+            [photo for photo in photos if photo.name not in large_names],
+            [photo for photo in todo if photo.name not in large_names],
             job,
             record,
             unlisted=unlisted,
-            workers=workers,
+            workers=job.resolve_workers(workers, len(photos)),
             description="segment",
             show_progress=show_progress,
             on_result=collect,
         )
+        if large:
+            large_job = LargePhotoJob(job, tile, workers, show_progress=show_progress)
+            outcome = _segment_large(large, large_job, record, outcome, collect)
         failures = redraw(outdated, pictures, show_progress=show_progress)
     num_cut = sum(count > 0 for count in omitted)
     note = f"{num_cut} of {len(omitted)} images have more masks than were kept, the best by score; see --max-masks"
@@ -97,6 +106,35 @@ def segment(
         left_out=find_unread(inputs),
         notes=((note,) if num_cut else ()) + notes.lines(),
     )
+
+
+def _segment_large(
+    photos: Sequence[Photo],
+    job: LargePhotoJob,
+    record: RunRecord,
+    before: BatchOutcome,
+    collect: Callable[[JobResult[Photo]], None],
+) -> BatchOutcome:
+    """Segment photographs in tiles, one after the other, as each takes all processes; the outcome of all so far."""
+
+    def report(result: JobResult[Photo]) -> None:
+        collect(result)
+        if result.error is not None:
+            notify(f"failed: {result.item.path}: {result.error}", show=job.show_progress)
+
+    record.status = "running"
+    outcome = run_recorded_batch(
+        photos,
+        photos,
+        job,
+        record,
+        unlisted=(),
+        workers=1,
+        description="segment",
+        show_progress=False,
+        on_result=report,
+    )
+    return replace(outcome, completed=before.completed + outcome.completed, skipped=before.skipped)
 
 
 def _check_existing_files(job: SegmentJob, todo: Sequence[Photo], record: RunRecord, overwrite: bool) -> None:

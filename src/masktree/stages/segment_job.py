@@ -45,6 +45,7 @@ class SegmentJob:
         for_labels: whether the trees become pseudo-labels, which hold no dendrogram and at most ``MAX_MASKS`` masks.
         max_labels: of an image, those with the highest scores; None keeps all.
         read_options: how photographs are read.
+        in_tiles: whether all photographs are segmented in tiles, which gives other trees.
         fingerprint: of the run, written into every tree; set by ``open_record``.
     """
 
@@ -57,6 +58,7 @@ class SegmentJob:
         for_labels: bool = False,
         max_labels: int | None = None,
         read_options: ReadOptions = DEFAULT_OPTIONS,
+        in_tiles: bool = False,
     ) -> None:
         self.config = config
         self.output = output
@@ -64,6 +66,7 @@ class SegmentJob:
         self.for_labels = for_labels
         self.max_labels = max_labels
         self.read_options = read_options
+        self.in_tiles = in_tiles
         self.fingerprint = ""
         self._segmenter: DiscoverySegmenter | ModelSegmenter | None = None
 
@@ -95,6 +98,7 @@ class SegmentJob:
         config = self.config.record() | {"device": self.segmenter.device}
         config |= {"labels_per_image": self.max_labels} if self.for_labels else {}
         config |= {"read": given} if (given := self.read_options.record()) else {}
+        config |= {"in_tiles": True} if self.in_tiles else {}
         self.fingerprint = run_fingerprint(config, weights)
         config |= settings | {"pictures": asdict(self.pictures)}
         return RunRecord.open(folder, config, weights, overwrite=overwrite, ignored_keys=frozenset({"pictures"}))

@@ -1,0 +1,95 @@
+"""The job of one photograph that is segmented in tiles."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from masktree.errors import FormatError, ImageError, InputError
+from masktree.io.files import sha256_of
+from masktree.io.images import MAX_PIXELS
+from masktree.io.photos import Photo
+from masktree.io.windows import read_dimensions
+from masktree.jobs.progress import notify
+from masktree.large.segment import check_config, segment_large
+from masktree.predict import SegmenterConfig
+from masktree.stages.large_pictures import MaskLimits, draw_large
+from masktree.stages.segment_job import SegmentJob, SegmentResult
+from masktree.trees.tiled import TiledTree
+
+
+def is_large(path: Path) -> bool:
+    """Whether a photograph is too large to be segmented whole; False where its size cannot be read, which the usual
+    way then reports."""
+    try:
+        height, width = read_dimensions(path)
+    except (ImageError, OSError):
+        return False
+    return height * width > MAX_PIXELS
+
+
+@dataclass(frozen=True)
+class LargePhotoJob:
+    """Segments one photograph in tiles; a run that was stopped goes on from its finished blocks.
+
+    Attributes:
+        job: of the run: configuration, folder, pictures and fingerprint.
+        tile: side of a tile in pixels; None is the default.
+        workers: processes; 0 is one per core.
+        show_progress: whether to show a bar over the tiles of each photograph.
+    """
+
+    job: SegmentJob
+    tile: int | None
+    workers: int
+    show_progress: bool
+
+    def __call__(self, photo: Photo) -> SegmentResult:
+        """Write the dendrogram, the tree of masks and the pictures."""
+        given = ", ".join(self.job.read_options.record())
+        if given:
+            raise InputError(f"expected no {given} for an image that is segmented in tiles; convert it to 8-bit RGB")
+        saved, limits = self.job.files(photo), limits_of(self.job.config)
+        if saved.dendrogram.exists():
+            _refuse_foreign_file(saved.dendrogram)
+        height, width = read_dimensions(photo.path)
+        notify(f"{photo.path}: {width} x {height} pixels, segmented in tiles", show=self.show_progress)
+        digest, num_bytes = sha256_of(photo.path), photo.path.stat().st_size
+        tiled = segment_large(
+            photo.path,
+            saved.dendrogram,
+            self.job.config,
+            tile=self.tile,
+            workers=self.workers,
+            show_progress=self.show_progress,
+        )
+        tree = limits.masks(tiled)
+        source = {"file_name": os.fspath(photo.path), "bytes": num_bytes, "sha256": digest}
+        record = {"run": self.job.fingerprint, "dendrogram": saved.dendrogram.name, "limits": asdict(limits)}
+        tree.save(saved.tree, image=source | record)
+        draw_large(saved, tiled, limits, self.job.pictures)
+        return SegmentResult(tree.omitted, {})
+
+
+def limits_of(config: SegmenterConfig) -> MaskLimits:
+    """The limits that a configuration sets.
+
+    Raises:
+        InputError: a configuration that large images cannot be segmented with.
+    """
+    check_config(config)
+    unknown = sorted(config.options.keys() - {"max_masks", "min_score"})
+    if unknown:
+        raise InputError(f"expected no {', '.join(unknown)} for an image that is segmented in tiles; leave it out")
+    given = {"min_area": config.min_area} if config.min_area is not None else {}
+    return MaskLimits(**(config.options | given))
+
+
+def _refuse_foreign_file(path: Path) -> None:
+    try:
+        TiledTree.load(path)
+    except FormatError as error:
+        raise InputError(
+            f"expected no foreign files where results go; got {path}; choose another output folder"
+        ) from error
