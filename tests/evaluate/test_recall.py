@@ -255,7 +255,7 @@ def test_boxes_need_no_masks():
     stats = score_image(ground_truth, found, iou_type="boxes")
     assert stats["best_iou"] == [0.952, 0.938]
     assert_equal(summarise([stats]), oracle.official([ground_truth], [found], "boxes"))
-    with pytest.raises(InputError, match=r"a: expected masks; got a ground truth of boxes"):
+    with pytest.raises(InputError, match=r"a: expected masks; got annotations with a box only; compare boxes with"):
         score_image(ground_truth, found)
 
 

@@ -232,6 +232,8 @@ def test_images_of_another_size_and_damaged_masks_fail_and_the_rest_goes_on(labe
         ("b/1.jpg", ("a/1.jpg",), None),
         ("11.jpg", ("1.jpg",), None),
         ("1", ("1.jpg",), "1.jpg"),
+        ("images/sub/1.jpg", ("1.jpg", "sub/1.jpg"), "sub/1.jpg"),
+        ("images/1.jpg", ("1.jpg", "sub/1.jpg"), "1.jpg"),
     ],
 )
 def test_an_image_is_the_photograph_whose_path_is_its_end(image, photographs, wanted):

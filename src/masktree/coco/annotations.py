@@ -84,6 +84,18 @@ def _read_numbers(annotations: Sequence[dict[str, Any]], key: str, wheres: Seque
     return np.array(values, np.float64)
 
 
+def read_crowd(annotation: dict[str, Any], where: str) -> bool:
+    """Whether an annotation is a region of many entities; some converters write null where it is none.
+
+    Raises:
+        FormatError: ``iscrowd`` is neither 0 nor 1.
+    """
+    value = annotation.get("iscrowd")
+    if value not in (None, 0, 1):
+        raise FormatError(f"{where}: expected iscrowd 0 or 1; got {reprlib.repr(value)}; {REMEDY}")
+    return bool(value)
+
+
 def parent_id(annotation: dict[str, Any]) -> Any:
     """``parent_id`` of an annotation; None where it has none."""
     return annotation.get("parent_id")

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from masktree.coco.json_entries import JsonEntry, read_entries
-from masktree.coco.masks import REMEDY
+from masktree.coco.masks import REMEDY, has_segmentation
 from masktree.errors import FormatError
 from masktree.io.files import is_relative_path, parse_json
 
@@ -47,12 +47,14 @@ class CocoImage:
 
     @property
     def file_name(self) -> str:
-        """The image's file as a POSIX path.
+        """The image's file as a POSIX path; paths of Windows have slashes for their backslashes.
 
         Raises:
             FormatError: there is none, or it climbs out of its folder.
         """
         value = self.record.get("file_name")
+        if isinstance(value, str) and "/" not in value:
+            value = value.replace("\\", "/")
         if not isinstance(value, str) or not is_relative_path(value.lstrip("/")):
             raise FormatError(
                 f"{self.path}, image {self.id}: expected a file_name below some folder; got {reprlib.repr(value)}; "
@@ -136,7 +138,7 @@ class CocoFile:
                 check(annotation, where)
             for column, value in zip(columns, (image_id, entry.start, entry.end), strict=True):
                 column.append(value)
-            has_masks = has_masks or bool(annotation.get("segmentation"))
+            has_masks = has_masks or has_segmentation(annotation)
         with path.open("rb") as handle:
             records = [_read_object(handle, start, end, path) for start, end in image_spans]
         for record in records:

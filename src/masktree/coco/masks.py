@@ -39,11 +39,18 @@ def read_mask(annotation: dict[str, Any], size: tuple[int, int], where: str) -> 
     return mask
 
 
+def has_segmentation(annotation: dict[str, Any]) -> bool:
+    """Whether an annotation has a segmentation. Tools that write boxes beside masks give those an empty list, or a list
+    of an empty list."""
+    segmentation = annotation.get("segmentation")
+    return any(piece != [] for piece in segmentation) if isinstance(segmentation, list) else segmentation is not None
+
+
 def encode_segmentation(annotation: dict[str, Any], size: tuple[int, int], where: str) -> bytes:
     """As :func:`read_mask`; the run lengths of a compressed string are passed on unchecked."""
     segmentation = annotation.get("segmentation")
-    if isinstance(segmentation, list) and segmentation:
-        return _rasterise(segmentation, size, where)
+    if isinstance(segmentation, list) and has_segmentation(annotation):
+        return _rasterise([piece for piece in segmentation if piece != []], size, where)
     if not isinstance(segmentation, dict):
         got = reprlib.repr(segmentation) if "segmentation" in annotation else "none"
         raise FormatError(f"{where}: expected a segmentation of polygons or run lengths; got {got}; {REMEDY}")
@@ -81,11 +88,12 @@ def _rasterise(polygons: list[Any], size: tuple[int, int], where: str) -> bytes:
     if not all(_is_polygon(polygon) for polygon in polygons):
         raise FormatError(f"{where}: expected polygons as lists [x1, y1, x2, y2, ...]; got others; {REMEDY}")
     values = np.array(list(chain.from_iterable(polygons)), np.float64)
-    low, high, reach = values.min(), values.max(), max(size)
-    # Rasterising takes memory in proportion to the length of the edges, so that distant points would exhaust it.
-    if not (-reach <= low and high <= 2 * reach):  # also refuses NaN
+    low, high = values.min(), values.max()
+    # Points beyond the image are right, what they enclose is clipped. Rasterising takes memory in proportion to the
+    # length of the edges, so that distant points would exhaust it.
+    if not (low >= -_MAX_OUTLINE and high <= _MAX_OUTLINE):  # also refuses NaN
         raise FormatError(
-            f"{where}: expected polygons in or near the image of {size[0]} x {size[1]} pixels; "
+            f"{where}: expected polygons near the image of {size[0]} x {size[1]} pixels; "
             f"got coordinates {low} ... {high}; {REMEDY}"
         )
     if len(values) * (high - low) > _MAX_OUTLINE and _outline(polygons) > _MAX_OUTLINE:

@@ -23,7 +23,7 @@ class ImageGroundTruth:
         id: image id of the data set; COCO result files refer to it.
         name: path of the image below the data set's image folder, POSIX, with suffix; trees are found by it.
         size: (height, width) in pixels.
-        rles: n compressed COCO run-length strings (column-major); None where the data set has boxes only.
+        rles: n compressed COCO run-length strings (column-major); None where an annotation has a box only.
         boxes: (n, 4) float64 XYWH in pixels.
         areas: (n,) float64 in pixels, as annotated: they decide what is small, medium and large.
         crowd: (n,) bool: regions of many entities, which are neither to be found nor held against who finds them.
@@ -99,7 +99,7 @@ class ImageGroundTruth:
         """The run-length strings; raises InputError where the data set has boxes only."""
         if self.rles is None:
             raise InputError(
-                f"{self.name}: expected masks; got a ground truth of boxes only; choose a protocol of boxes"
+                f"{self.name}: expected masks; got annotations with a box only; compare boxes with --iou-type boxes"
             )
         return self.rles
 

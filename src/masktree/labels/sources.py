@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from masktree.coco.annotations import read_crowd
 from masktree.coco.file import CocoFile, CocoImage, open_sa1b
 from masktree.coco.json_entries import read_entries
-from masktree.coco.masks import REMEDY, read_mask
+from masktree.coco.masks import REMEDY, has_segmentation, read_mask
 from masktree.errors import FormatError, InputError
 from masktree.io.files import sha256_of
 from masktree.labels.dataset import LabelSet
@@ -76,12 +77,10 @@ class LabelSource:
         rles, scores, stabilities = [], [], []
         for index, annotation in enumerate(image.annotations()):
             where = f"{image}, annotation {annotation.get('id', f'number {index}')}"
-            if annotation.get("iscrowd", 0) not in (0, 1):
-                raise FormatError(f"{where}: expected iscrowd 0 or 1; got {annotation['iscrowd']!r}; {REMEDY}")
-            if annotation.get("iscrowd"):
+            if read_crowd(annotation, where):
                 left_out["crowd"] += 1
                 continue
-            mask = read_mask(annotation, image.size, where) if annotation.get("segmentation") else b""
+            mask = read_mask(annotation, image.size, where) if has_segmentation(annotation) else b""
             if not mask or rle.areas([mask], image.size)[0] == 0:
                 left_out["empty"] += 1
                 continue
@@ -171,8 +170,9 @@ def _open_sa1b_folder(folder: Path) -> LabelSource:
 def match_images(images: Iterable[str], names: Iterable[str], where: str) -> tuple[dict[str, str], list[str]]:
     """Which of a source's ``images`` belong to which photographs, by their names.
 
-    The same path; else one path is the end of the other, with the suffix or, failing that, without: ``val/7.jpg`` in a
-    file is the photograph ``7.jpg``, and ``7.png`` of a labelling tool is it too, but ``b/7.jpg`` is not ``a/7.jpg``.
+    The same path; else one path is the end of the other, of several photographs at the end of it the one with the
+    longest path, with the suffix or, failing that, without: ``val/7.jpg`` in a file is the photograph ``7.jpg``, and
+    ``7.png`` of a labelling tool is it too, but ``b/7.jpg`` is not ``a/7.jpg``.
 
     Args:
         names: the photographs' POSIX paths in their folder.
@@ -211,15 +211,17 @@ def _by_last_part(names: Iterable[str], key: Callable[[str], str]) -> dict[str, 
 
 
 def _ends(image: str, groups: Mapping[str, list[str]], key: Callable[[str], str]) -> list[str]:
-    """Photographs of which the image's path is the end, or the reverse."""
+    """Photographs of which the image's path is the end; else the one that is the longest end of the image's path."""
     parts = PurePosixPath(key(image)).parts
-    fits = []
+    longer, inside = [], []
     for name in groups.get(parts[-1], []):
         other = PurePosixPath(key(name)).parts
-        shorter = min(len(parts), len(other))
-        if parts[-shorter:] == other[-shorter:]:
-            fits.append(name)
-    return fits
+        if len(other) > len(parts) and other[-len(parts) :] == parts:
+            longer.append(name)
+        elif parts[-len(other) :] == other:
+            inside.append(name)
+    most = max((len(PurePosixPath(name).parts) for name in inside), default=0)
+    return longer or [name for name in inside if len(PurePosixPath(name).parts) == most]
 
 
 def _without_suffix(name: str) -> str:

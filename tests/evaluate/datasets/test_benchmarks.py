@@ -65,7 +65,7 @@ def test_objects365_boxes_are_read_without_fakes(tmp_path):
     assert ground_truth.rles is None
     assert ground_truth.crowd.tolist() == [False, False, True]
     assert ground_truth.boxes[0].tolist() == [1.5, 2, 3, 4]
-    with pytest.raises(InputError, match="boxes only"):
+    with pytest.raises(InputError, match="a box only; compare boxes with --iou-type boxes"):
         ground_truth.masks()
 
 

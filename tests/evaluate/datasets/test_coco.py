@@ -123,6 +123,42 @@ def test_annotations_may_have_boxes_alone(tmp_path):
     assert ground_truth.areas.tolist() == [13.5, 3]
 
 
+def test_boxes_beside_masks_are_compared_as_boxes(tmp_path):
+    """Label Studio's converter writes an empty list for the mask of a box."""
+    mask = box_mask(2, 3, 4, 2)
+    for nothing in ({"segmentation": []}, {"segmentation": [[]]}, {"segmentation": None}, {}):
+        records = [annotation(1, mask), {"id": 2, "image_id": 1, "bbox": [1, 1, 3, 2]} | nothing]
+        ground_truth = read_one(tmp_path / "a.json", records)
+        assert ground_truth.boxes.tolist() == [[2, 3, 4, 2], [1, 1, 3, 2]]
+        assert ground_truth.areas.tolist() == [8, 6]
+        with pytest.raises(InputError, match="got annotations with a box only; compare boxes with --iou-type boxes"):
+            ground_truth.masks()
+
+
+def test_null_stands_for_what_is_not_annotated(tmp_path):
+    record = annotation(1, box_mask(2, 3, 4, 2)) | {"bbox": None, "area": None, "iscrowd": None, "parent_id": None}
+    ground_truth = read_one(tmp_path / "a.json", [record])
+    assert ground_truth.boxes.tolist() == [[2, 3, 4, 2]]
+    assert ground_truth.areas.tolist() == [8]
+    assert ground_truth.crowd.tolist() == [False]
+
+
+def test_polygons_beyond_the_image_are_clipped_as_by_coco(tmp_path):
+    coco = pytest.importorskip("pycocotools.mask", reason="pycocotools is not installed.")
+    polygons = [[[3, 2, 400, 2, 400, 6, 3, 6]], [[-90, -50, 5, -50, 5, 5, -90, 5], []], [[50, 50, 60, 50, 60, 60]]]
+    records = [{"id": i, "image_id": 1, "segmentation": pieces} for i, pieces in enumerate(polygons)]
+    ground_truth = read_one(tmp_path / "a.json", records)
+    for mask, pieces in zip(ground_truth.masks(), polygons, strict=True):
+        assert mask == coco.frPyObjects(pieces[:1], 8, 10)[0]["counts"]
+    assert ground_truth.areas.tolist() == [28, 25, 0]
+
+
+def test_names_of_windows_and_byte_order_marks_are_read(tmp_path):
+    write(tmp_path / "a.json", document([image(1, "images\\sub\\a.jpg")], [annotation(1, box_mask(2, 3, 4, 2))]))
+    (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "a.json").read_bytes())
+    assert [i.name for i in read_ground_truth("json", tmp_path / "a.json").images] == ["images/sub/a.jpg"]
+
+
 GOOD = document([image()], [annotation(i, box_mask(i, 1, 3, 3), area=9, bbox=[i, 1, 3, 3]) for i in (1, 2)])
 
 
@@ -161,12 +197,11 @@ DAMAGE = {
     "annotation twice": (set_in([*FIRST, "id"], 2), "annotation 2: expected each annotation id once"),
     "annotation without id": (set_in([*FIRST, "id"], KeyError), "image 1, entry 0: expected a whole number 'id'"),
     "unknown image": (set_in([*FIRST, "image_id"], 9), "image 9, annotation 1: expected an image of the file"),
-    "no segmentation": (
-        set_in(MASK, KeyError),
-        r"image 1 \(a.jpg\), annotation 1: expected a segmentation .* got none",
-    ),
     "segmentation number": (set_in(MASK, 5), "annotation 1: expected a segmentation"),
-    "segmentation empty": (set_in(MASK, []), "annotation 1: expected a segmentation"),
+    "neither mask nor box": (
+        lambda d: d["annotations"][0].update(segmentation=[], bbox=None),
+        r"image 1 \(a.jpg\), annotation 1: expected a segmentation or a bbox; got neither",
+    ),
     "other size": (set_in([*MASK, "size"], [10, 8]), r"size \[8, 10\] \(height, width\); got \[10, 8\]"),
     "string cut off": (set_in([*MASK, "counts"], "1o"), "annotation 1: .*ends inside a number"),
     "string of another size": (set_in([*MASK, "counts"], "5"), "annotation 1: .*= 80 pixels .* got 5 pixels"),
@@ -179,8 +214,8 @@ DAMAGE = {
     "odd numbers": (set_in(MASK, [[1, 1, 5, 5, 3, 3, 2]]), "annotation 1: expected polygons as lists"),
     "polygon of text": (set_in(MASK, [["a", "b"]]), "expected polygons as lists"),
     "polygon flat": (set_in(MASK, [1, 1, 5, 5, 3, 3]), "expected polygons as lists"),
-    "polygon far away": (set_in(MASK, [[1, 1, 5, 5, 1e9, 3]]), "annotation 1: expected polygons in or near the image"),
-    "polygon NaN": (set_in(MASK, [[1, 1, 5, 5, math.nan, 3]]), "in or near the image"),
+    "polygon far away": (set_in(MASK, [[1, 1, 5, 5, 1e9, 3]]), "annotation 1: expected polygons near the image"),
+    "polygon NaN": (set_in(MASK, [[1, 1, 5, 5, math.nan, 3]]), "near the image"),
     "bbox short": (set_in([*FIRST, "bbox"], [1, 2, 3]), r"annotation 1: expected bbox as .* got \[1, 2, 3\]"),
     "bbox negative": (set_in([*FIRST, "bbox"], [1, 2, -3, 4]), "width and height not negative"),
     "bbox text": (set_in([*FIRST, "bbox"], [1, 2, "3", 4]), "expected bbox"),

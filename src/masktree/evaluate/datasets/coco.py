@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from masktree.coco.annotations import parent_id, read_parents
+from masktree.coco.annotations import parent_id, read_crowd, read_parents
 from masktree.coco.file import Annotation, CocoFile, CocoImage, read_integer
-from masktree.coco.masks import REMEDY, read_mask
+from masktree.coco.masks import REMEDY, has_segmentation, read_mask
 from masktree.errors import FormatError, MasktreeError
 from masktree.evaluate.datasets.dataset import Counts, DatasetReading, ImageNames, is_selected, locate
 from masktree.evaluate.ground_truth import ImageGroundTruth
@@ -118,7 +118,7 @@ def read_ground_truth_of(
     Args:
         image: of a COCO file.
         name: of the image.
-        has_masks: whether annotations must have a segmentation; boxes alone are read otherwise.
+        has_masks: whether segmentations are read, where annotations have them; boxes alone are read otherwise.
         parent_of: gives the id of an annotation's parent, None for roots.
 
     Raises:
@@ -126,18 +126,20 @@ def read_ground_truth_of(
     """
     annotations, size = image.annotations(), image.size
     wheres = [f"{image}, annotation {annotation.get('id')}" for annotation in annotations]
-    masks = None
-    if has_masks:
-        masks = [read_mask(item, size, where) for item, where in zip(annotations, wheres, strict=True)]
+    masks: list[bytes | None] = [
+        read_mask(annotation, size, where) if has_masks and has_segmentation(annotation) else None
+        for annotation, where in zip(annotations, wheres, strict=True)
+    ]
+    rles = tuple(mask for mask in masks if mask is not None)
     try:
         return ImageGroundTruth(
             id=image.id,
             name=name,
             size=size,
-            rles=None if masks is None else tuple(masks),
+            rles=None if len(rles) < len(masks) or not has_masks else rles,
             boxes=_boxes(annotations, wheres, masks, size),
             areas=_areas(annotations, wheres, masks, size),
-            crowd=np.array([_crowd(*item) for item in zip(annotations, wheres, strict=True)], np.bool_),
+            crowd=np.array([read_crowd(*item) for item in zip(annotations, wheres, strict=True)], np.bool_),
             parents=read_parents(annotations, wheres, parent_of),
         )
     except FormatError:
@@ -147,18 +149,17 @@ def read_ground_truth_of(
 
 
 def _boxes(
-    annotations: list[Annotation], wheres: list[str], masks: list[bytes] | None, size: tuple[int, int]
+    annotations: list[Annotation], wheres: list[str], masks: list[bytes | None], size: tuple[int, int]
 ) -> np.ndarray:
     """(n, 4) float64: as annotated, else of the mask."""
-    missing = [i for i, annotation in enumerate(annotations) if "bbox" not in annotation]
-    if missing and masks is None:
-        raise FormatError(f"{wheres[missing[0]]}: expected a segmentation or a bbox; got neither; {REMEDY}")
     result = np.zeros((len(annotations), 4))
-    if missing and masks is not None:
-        result = rle.boxes(masks, size)
-    for i, annotation in enumerate(annotations):
-        if "bbox" in annotation:
-            box = annotation["bbox"]
+    for i, (annotation, mask) in enumerate(zip(annotations, masks, strict=True)):
+        box = annotation.get("bbox")  # some converters write null
+        if box is None and mask is None:
+            raise FormatError(f"{wheres[i]}: expected a segmentation or a bbox; got neither; {REMEDY}")
+        if box is None and mask is not None:
+            result[i] = rle.boxes([mask], size)[0]
+        else:
             if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)) or min(box[2:]) < 0:
                 raise FormatError(
                     f"{wheres[i]}: expected bbox as [x, y, width, height], width and height not negative; "
@@ -169,27 +170,18 @@ def _boxes(
 
 
 def _areas(
-    annotations: list[Annotation], wheres: list[str], masks: list[bytes] | None, size: tuple[int, int]
+    annotations: list[Annotation], wheres: list[str], masks: list[bytes | None], size: tuple[int, int]
 ) -> np.ndarray:
     """(n,) float64: as annotated, else of the mask, else of the box."""
-    mask_areas: np.ndarray | None = None
     result = np.zeros(len(annotations))
-    for i, annotation in enumerate(annotations):
-        if "area" in annotation:
+    for i, (annotation, mask) in enumerate(zip(annotations, masks, strict=True)):
+        if annotation.get("area") is not None:
             area = annotation["area"]
             if not is_number(area, 0):
                 raise FormatError(f"{wheres[i]}: expected an area of at least 0; got {reprlib.repr(area)}; {REMEDY}")
             result[i] = area
-        elif masks is None:
+        elif mask is None:
             result[i] = annotation["bbox"][2] * annotation["bbox"][3]
         else:
-            mask_areas = rle.areas(masks, size) if mask_areas is None else mask_areas
-            result[i] = mask_areas[i]
+            result[i] = rle.areas([mask], size)[0]
     return result
-
-
-def _crowd(annotation: Annotation, where: str) -> bool:
-    value = annotation.get("iscrowd", 0)
-    if value not in (0, 1):
-        raise FormatError(f"{where}: expected iscrowd 0 or 1; got {reprlib.repr(value)}; {REMEDY}")
-    return bool(value)
