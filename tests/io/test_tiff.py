@@ -245,6 +245,12 @@ def test_stacks_say_what_is_not_looked_at(tmp_path, rng):
     assert describe_image(ome).names == ("DAPI", "GFP")
 
 
+def test_planes_without_directories_are_counted(tmp_path, grey):
+    text = "ImageJ=1.54f\nimages=7\nslices=7\nhyperstack=true\n"
+    path = write(tmp_path / "a.tif", grey, description=text, metadata=None)
+    assert "the first of 7 planes shown" in decode_image(path).notes["pages"]
+
+
 def test_pages_thumbnails_and_masks(tmp_path, grey, rgb):
     path = tmp_path / "a.tif"
     valid = np.zeros((H, W), bool)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from masktree.errors import FormatError, InputError
+from masktree.io.read_options import ReadOptions
 from masktree.labels import LabelSet
 from masktree.train import label_store as module
 from masktree.train.label_store import LabelStore
@@ -195,3 +196,14 @@ def test_memory_does_not_grow_with_the_label_set(tmp_path):
         assert tracemalloc.get_traced_memory()[1] - held < 2e5
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0]
+
+
+def test_photographs_are_read_as_when_they_were_labelled(tmp_path):
+    """Labels of a channel train on that channel."""
+    labels = write_collection(tmp_path, {"a.png": (20, 30)})
+    key = LabelStore.of(labels).key
+    index = labels.index | {"config": {"read": {"channels": [2], "value_range": [1, 99]}}}
+    (labels.folder / "index.json").write_text(json.dumps(index))
+    store = LabelStore.of(LabelSet.open(labels.folder))
+    assert store.read_options == ReadOptions((2,), value_range=(1, 99))
+    assert store.key != key

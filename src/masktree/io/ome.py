@@ -18,11 +18,13 @@ class StackLayout:
         frames: of each image (a time point and z plane) the pages of the file that hold its channels.
         names: of the channels, None where there is none.
         frames_are: what the images are, such as "2 time points x 5 z planes".
+        num_unlisted: planes that the text counts and no page of the file holds.
     """
 
     frames: tuple[tuple[int, ...], ...]
     names: tuple[str | None, ...] = ()
     frames_are: str = ""
+    num_unlisted: int = 0
 
 
 def stack_layout(description: str, num_pages: int) -> StackLayout | None:
@@ -97,6 +99,9 @@ def _imagej_layout(text: str, num_pages: int) -> StackLayout | None:
         key, _, value = line.partition("=")
         if value.isdecimal() and len(value) < 8:
             values[key] = int(value)
+    count = values.get("images", 1)
+    if num_pages == 1 and count > 1:  # large stacks have one directory; the other planes follow its pixels
+        return StackLayout(((0,),), num_unlisted=count - 1)
     return _regular_layout(values.get("channels", 1), values.get("slices", 1), values.get("frames", 1), num_pages)
 
 

@@ -114,6 +114,7 @@ def open_tiff(path: Path, page: int = 0) -> Iterator[TiffPage]:
             _describe(planes[0], len(planes), layout.names),
             num_pages=len(layout.frames),
             pages_are=layout.frames_are,
+            notes=_unlisted_note(layout),
         )
         mask = next(
             (
@@ -125,6 +126,13 @@ def open_tiff(path: Path, page: int = 0) -> Iterator[TiffPage]:
         )
         colormap = planes[0].colormap if description.model == "palette" else None
         yield TiffPage(description, planes, mask, colormap)
+
+
+def _unlisted_note(layout: StackLayout) -> tuple[tuple[str, str], ...]:
+    if not layout.num_unlisted:
+        return ()
+    text = f"the first of {layout.num_unlisted + 1} planes shown; save the stack as OME-TIFF to choose another"
+    return (("pages", text),)
 
 
 def _directories(path: Path) -> list[tuple[int, int]]:

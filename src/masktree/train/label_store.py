@@ -20,12 +20,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from masktree.errors import FormatError, InputError, MasktreeError
 from masktree.io.files import LOCK, read_json, write_json
+from masktree.io.read_options import ReadOptions
 from masktree.jobs.progress import NoProgress, Progress
 from masktree.labels import LabelSet
 from masktree.trees import hierarchy, rle
@@ -86,6 +87,7 @@ class LabelStore:
         folder: of the columns.
         key: hash of the labels, 16 hexadecimal digits.
         num_masks: index of masks.
+        read_options: how the photographs were read that the labels were made from.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -106,6 +108,7 @@ class LabelStore:
             raise FormatError(f"{path}: expected {_FORMAT}, version {_VERSION}; got something else; {self._remedy}")
         self.key: str = manifest["key"]
         self.num_masks: int = manifest["masks"]
+        self.read_options = ReadOptions.from_record(manifest.get("read", {}))
         self._length: int = manifest["images"]
         self._columns = {name: self._map(name, manifest["bytes"].get(name)) for name in _COLUMNS}
         counts = {"name_starts": self._length + 1, "mask_starts": self._length + 1, "rle_starts": self.num_masks + 1}
@@ -200,7 +203,14 @@ def _slice(values: np.ndarray, starts: np.ndarray, index: int) -> np.ndarray:
 
 def _key(labels: LabelSet) -> str:
     shards = [[shard["file"], shard["sha256"]] for shard in labels.index["shards"]]
-    return hashlib.sha256(json.dumps([_VERSION, shards]).encode()).hexdigest()[:16]
+    read = _read_record(labels)
+    return hashlib.sha256(json.dumps([_VERSION, shards, *([read] if read else [])]).encode()).hexdigest()[:16]
+
+
+def _read_record(labels: LabelSet) -> Any:
+    """How the photographs were read that the labels were made from, see ``ReadOptions.record``."""
+    config = labels.index.get("config")
+    return config.get("read", {}) if isinstance(config, dict) else {}
 
 
 @contextmanager
@@ -233,7 +243,8 @@ def _write_store(labels: LabelSet, path: Path, progress: Progress) -> None:
                 os.fsync(handle.fileno())
             sizes = {name: handle.tell() for name, handle in files.items()}
         manifest = {"format": _FORMAT, "version": _VERSION, "key": path.name, "images": images, "masks": masks}
-        write_json(temporary / "store.json", manifest | {"bytes": sizes})
+        read = ReadOptions.from_record(_read_record(labels)).record()
+        write_json(temporary / "store.json", manifest | {"bytes": sizes} | ({"read": read} if read else {}))
         shutil.rmtree(path, ignore_errors=True)  # no manifest: an interrupted write
         temporary.rename(path)
     except BaseException:

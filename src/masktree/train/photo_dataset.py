@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from masktree.backbones.texture import NUM_CUES, boundary_cues
 from masktree.errors import ImageError, InputError, MasktreeError
-from masktree.io.images import read_image
+from masktree.io.images import decode_image
 from masktree.jobs.batch import single_threaded_children
 from masktree.train.augmentation import Augmentation
 from masktree.train.label_store import ImageLabels, LabelStore
@@ -231,7 +231,7 @@ class PhotoDataset(Dataset[Example | MasktreeError], ABC, Generic[Example, Item]
     def _read_pixels(self, labels: ImageLabels) -> RGB:
         path = self.root / labels.name
         try:
-            image = read_image(path)
+            image = decode_image(path, self.store.read_options).rgb  # as when it was labelled
         except ImageError as error:
             raise ImageError(f"{path}: {error}; restore it, or give the folder of the images with --root") from error
         if image.shape[:2] != labels.size:
