@@ -64,7 +64,7 @@ def render(
             f"channel {choice.alpha}, marked as opacity, is opaque nowhere and was not looked at, as infrared is often "
             "marked so; --channels chooses"
         )
-    elif (unseen := unseen_channels(description, choice)) is not None:
+    elif options.channels is None and (unseen := unseen_channels(description, choice)) is not None:
         notes["channels"] = unseen
     is_8_bit = values.dtype == np.uint8 and options.value_range is None
     nodata = (() if is_8_bit else description.nodata) + (() if options.nodata is None else (options.nodata,))
