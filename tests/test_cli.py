@@ -250,6 +250,7 @@ def test_interruption_prints_how_to_resume(tmp_path, photos):
     [
         (("nothing-here.jpg",), "expected an image, a folder with images or a glob that matches; got nothing-here.jpg"),
         (("PHOTO", "--backbone", "dino-vits9"), "did you mean"),
+        (("PHOTO", "--instance-min-score", "0.5"), "expected --instance-min-score and --instance-max-area with --ins"),
         (("PHOTO", "--granularity", "2"), "expected a granularity in [0, 1]; got 2.0"),
         (("PHOTO", "--min-area", "0"), "expected min_area of at least 1 pixel; got 0"),
         (("PHOTO", "--seed", "-1"), "expected a seed from 0 to"),
@@ -334,7 +335,7 @@ def test_draw_says_what_is_missing(tmp_path, photos, capsys):
     out = tmp_path / "out"
     assert cli.main(["segment", str(photo), "-o", str(out), *map(str, QUICK)]) == 0
     assert cli.main(["draw", str(tmp_path / "photos")]) == 2
-    assert "no trees in" in capsys.readouterr().err
+    assert "got images at" in capsys.readouterr().err
     photo.rename(tmp_path / "a.png")
     assert cli.main(["draw", str(out), "-g", "0.2"]) == 1
     assert "give its folder with --images" in " ".join(capsys.readouterr().err.split())
@@ -436,8 +437,8 @@ def test_evaluate_from_photographs_to_a_comparison(folder, tmp_path):
     ("arguments", "message"),
     [
         ((), "expected --pred with what is to be evaluated, or --compare"),
-        (("--protocol", "ar", "--pred", "nowhere", "--gt", "g.json"), "got no nowhere"),
-        (("--protocol", "ar", "--pred", "EMPTY"), "got none in"),
+        (("--protocol", "ar", "--pred", "nowhere", "--gt", "g.json"), "got nothing at nowhere"),
+        (("--protocol", "ar", "--pred", "EMPTY"), "got an empty folder at"),
         (
             ("--protocol", "ar", "--pred", "EMPTY", "--gt", "EMPTY", "--only", "nowhere"),
             "nowhere: expected a text file",

@@ -225,7 +225,7 @@ def test_commands_take_a_model(run, collection, tmp_path, capsys):
     assert cli.main(["segment", str(collection), "-o", str(out), "--model", str(run), "--method", "sohes"]) == 2
     assert "--model without --method" in capsys.readouterr().err
     assert cli.main(["segment", str(collection), "-o", str(out), "--model", str(tmp_path)]) == 2
-    assert "a folder without that file" in capsys.readouterr().err
+    assert "with config.json; got " in capsys.readouterr().err
 
 
 def test_info_describes_a_model(run, capsys):

@@ -199,7 +199,7 @@ def test_wrong_arguments_raise_an_input_error(tmp_path, ground_truth, trees, bsd
     for arguments, message in (
         (("arr", trees, ground_truth), "expected protocol to be one of ar, points"),
         (("ar", trees), "expected ground truth for the protocol ar; got none"),
-        (("ar", trees, tmp_path / "none"), "got no "),
+        (("ar", trees, tmp_path / "none"), "got nothing at "),
         (("ar", trees, tmp_path / "trees"), "expected a COCO json file or the folder of BSDS500"),
         (("bsds", trees, ground_truth), "expected the folder of BSDS500 for the protocol bsds; got the data set json"),
     ):

@@ -290,9 +290,9 @@ def test_inconsistent_documents_are_refused(tmp_path):
 
 
 def test_missing_predictions_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"got no .*nowhere"):
+    with pytest.raises(InputError, match=r"got nothing at .*nowhere"):
         open_predictions(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="got none in"):
+    with pytest.raises(InputError, match="got an empty folder at"):
         open_predictions(tmp_path)
 
 

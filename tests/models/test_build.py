@@ -112,10 +112,10 @@ def test_provenance_names_and_hashes_the_file(tiny):
 
 
 def test_what_is_missing_is_named(tiny, tmp_path):
-    with pytest.raises(WeightsError, match=r"trained model with config.json; got no folder at .*none"):
+    with pytest.raises(WeightsError, match=r"trained model, with config.json; got nothing at .*none"):
         read_model(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(WeightsError, match=r"a folder without that file at .*empty"):
+    with pytest.raises(WeightsError, match=r"got an empty folder at .*empty"):
         read_model(tmp_path / "empty")
     (tiny / "model.safetensors").unlink()
     with pytest.raises(WeightsError, match=r"weights .*model.safetensors' beside config.json; got no such file"):

@@ -245,7 +245,7 @@ def test_few_photographs_are_refused(folder, quick):
         InputError, match=f"at least {ranking.MIN_PHOTOS} photographs .*got {ranking.MIN_PHOTOS - 1}; add more"
     ):
         ranking.read_samples(folder)
-    with pytest.raises(InputError, match="expected a folder of photographs"):
+    with pytest.raises(InputError, match="expected the folder of the photographs"):
         ranking.read_samples(folder / "1.png")
 
 
@@ -311,7 +311,7 @@ def test_exit_codes_of_the_command(folder, stubs, capsys):
     assert "noise" in captured.out
     assert "left out: nosuch: expected the name" in captured.err
     assert cli.main(["info", "backbone", "--rank", str(folder / "none")]) == 2
-    assert "expected a folder of photographs" in capsys.readouterr().err
+    assert "expected the folder of the photographs" in capsys.readouterr().err
     assert cli.main(["info", "labels", "--rank", str(folder)]) == 2
     assert cli.main(["info", "backbone", "texture", "--rank", str(folder)]) == 2
     assert cli.main(["info", "backbone", "--candidates", "texture"]) == 2

@@ -261,9 +261,9 @@ def test_what_cannot_be_merged_is_refused(photos, labels, tmp_path):
         ([labels, labels], "each source once; got .*labels and .*labels with the same content"),
         ([labels, tmp_path / "copy"], "with the same content"),
         ([tmp_path / "none"], "got nothing at"),
-        ([tmp_path / "empty"], "got no such files"),
+        ([tmp_path / "empty"], "got an empty folder at"),
         ([file], "one for all sources; got none; give --images"),
-        ([photos], "got no such files"),
+        ([photos], "got images at .*; check the path, or run masktree discover"),
         ([tmp_path / "trees"], r"got trees of masktree segment \(.*a.json\); use masktree discover"),
     ):
         with pytest.raises(InputError, match=match):

@@ -237,6 +237,8 @@ def test_overwriting_begins_anew_and_leaves_foreign_files(labels, tmp_path):
         ("config.json", '{"architecture": "resnet50"}', "of something else"),
         ("model.safetensors", "weights", "of something else"),
         ("config.json", '{"format": "masktree-model", "version": 1, "model": {}}', "got .* of a model"),
+        ("cat.json", '{"format": "masktree", "version": 2}', "got trees of masktree segment in .*; choose another"),
+        ("cat.jpg", "", "got images in .*; choose another output folder"),
     ],
 )
 def test_files_of_others_are_never_touched(labels, tmp_path, name, content, words, overwrite):

@@ -57,7 +57,7 @@ def test_a_label_set_becomes_a_model_that_segments(labels, tmp_path, capsys, pre
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("LABELS/none", "-o", "OUT"), "expected a finished label set (index.json); got none"),
+        (("LABELS/none", "-o", "OUT"), "expected the folder of a finished label set, with index.json; got nothing at"),
         (
             ("LABELS", "-o", "OUT", *SMALL, "--batch-size", 16),
             "at least 16 images with masks, one batch; got 6",

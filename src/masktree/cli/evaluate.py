@@ -47,13 +47,16 @@ def evaluate(
     if compare is not None:
         if protocol or pred or gt or html:
             return print_error(
-                "expected --compare with two results alone; got --protocol, --pred, --gt or --html as well"
+                "expected --compare with two results alone; got --protocol, --pred, --gt or --html as well; omit these"
             )
         _refuse_foreign(json, None)
         refuse_inputs([json] if json else [], compare)
         return _compare(compare, resamples, seed, json)
     if pred is None:
-        return print_error("expected --pred with what is to be evaluated, or --compare with two results; got neither")
+        return print_error(
+            "expected --pred with what is to be evaluated, or --compare with two results; got neither; add --pred OUT, "
+            "where OUT is the output folder of masktree segment"
+        )
     from masktree.evaluate.find_cases import guess_protocol
     from masktree.evaluate.harness import Evaluation
 
@@ -88,7 +91,10 @@ def _refuse_foreign(json: Path | None, html: Path | None) -> None:
             continue
         check_writable(path)
         if path.exists() and not is_own(path):
-            raise InputError(f"expected the name of a new file, or of an earlier result; got {path} of something else")
+            raise InputError(
+                f"expected the name of a new file, or of an earlier result; got {path} of something else; "
+                "choose another"
+            )
 
 
 def _compare(paths: tuple[Path, Path], resamples: int, seed: int, json: Path | None) -> int:

@@ -35,13 +35,16 @@ def info(
 
     if rank is not None:
         if topic != "backbone" or name is not None:
-            return print_error("expected masktree info backbone --rank FOLDER; got another topic, or a name as well")
+            got = f"{topic} {name}" if name else topic
+            return print_error(
+                f"expected the topic backbone alone with --rank; got {got}; write masktree info backbone --rank {rank}"
+            )
         text, failures = rank_backbones(rank, candidates, device=device, seed=seed, show_progress=True)
         print(text, flush=True)
         for failure in failures:
             print_error(f"left out: {failure}")
         return 1 if failures else 0
     if candidates:
-        return print_error("expected --candidates with --rank FOLDER; got no folder of photographs")
+        return print_error("expected --candidates with --rank FOLDER; got no folder of photographs; add --rank FOLDER")
     print(describe(topic, name))
     return 0

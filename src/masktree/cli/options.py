@@ -162,10 +162,14 @@ class PictureOptions:
         """What these options describe.
 
         Raises:
-            InputError: a value out of range.
+            InputError: a value out of range, or one of instances that are not drawn.
         """
         from masktree.stages.pictures import InstanceMap, Picture, Pictures
 
+        if not self.instances and (self.instance_min_score, self.instance_max_area) != (0.7, 1.0):
+            raise InputError(
+                "expected --instance-min-score and --instance-max-area with --instances; got no --instances; add it"
+            )
         return Pictures(
             overlay=None if self.picture == "none" else Picture(self.picture, self.granularity),
             instances=InstanceMap(self.instance_min_score, self.instance_max_area) if self.instances else None,

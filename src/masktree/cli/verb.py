@@ -77,8 +77,8 @@ class Option:
             choices = get_args(kind) if get_origin(kind) is Literal else ()
             if choices and value not in choices:
                 similar = difflib.get_close_matches(value, choices, 1)
-                advice = f"; did you mean {similar[0]}?" if similar else ""
-                raise InputError(f"expected {name} to be one of {', '.join(choices)}; got {value}{advice}")
+                advice = f"did you mean {similar[0]}?" if similar else "give one of these"
+                raise InputError(f"expected {name} to be one of {', '.join(choices)}; got {value}; {advice}")
             if kind in (int, float):
                 try:
                     kind(value)

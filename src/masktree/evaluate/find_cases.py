@@ -12,6 +12,7 @@ from masktree.evaluate.case import EvaluationCase
 from masktree.evaluate.datasets import read_ground_truth
 from masktree.evaluate.options import EvaluationOptions, ProtocolName
 from masktree.evaluate.predictions import Predictions, TreeFolder, pair, without_suffix
+from masktree.io.contents import describe_contents
 from masktree.io.files import sha256_of
 from masktree.io.photos import find_photos
 
@@ -137,12 +138,15 @@ def _choose_dataset(protocol: str, path: Path, dataset: str, split: str | None) 
             dataset = "json"
         elif _bsds_folder(path) is not None:
             dataset = "bsds500"
-        elif not path.exists():
-            raise InputError(f"expected ground truth, a COCO json file or a folder; got no {path}")
         else:
-            raise InputError(f"{path}: expected a COCO json file or the folder of BSDS500; got another; add --dataset")
+            raise InputError(
+                f"expected a COCO json file or the folder of BSDS500 as ground truth; got {describe_contents(path)}; "
+                "check the path, or add --dataset for another data set"
+            )
     if protocol == "bsds" and dataset != "bsds500":
-        raise InputError(f"{path}: expected the folder of BSDS500 for the protocol bsds; got the data set {dataset}")
+        raise InputError(
+            f"{path}: expected the folder of BSDS500 for the protocol bsds; got the data set {dataset}; omit --protocol"
+        )
     if dataset == "bsds500" and split is None and (folder := _bsds_folder(path)) is not None:
         splits = sorted(inner.name for inner in (folder / "groundTruth").iterdir() if inner.is_dir())
         if len(splits) != 1:

@@ -25,6 +25,7 @@ from masktree.evaluate.predictions import Predictions, UcmFolder, open_predictio
 from masktree.evaluate.protocol import ScoringContext
 from masktree.evaluate.protocols import PROTOCOLS
 from masktree.evaluate.result import EvaluationResult
+from masktree.io.contents import check_photo_folder
 from masktree.jobs import batch
 from masktree.jobs.progress import progress_bar
 
@@ -69,6 +70,8 @@ class Evaluation:
                 raise InputError(f"expected {what} to be one of {', '.join(choices)}; got {value!r}")
         if options.iou_type == "boxes" and protocol != "ar":
             raise InputError(f"expected boxes for the protocol ar only; got {protocol}")
+        if options.images is not None:
+            check_photo_folder(options.images)
         only = None if options.only is None else read_list(options.only)
         opened = open_predictions(predictions)
         if isinstance(opened, UcmFolder) and protocol != "bsds":

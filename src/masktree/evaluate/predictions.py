@@ -18,6 +18,7 @@ from masktree.evaluate.coco_predictions import CocoPredictions
 from masktree.evaluate.detections import ImageDetections
 from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.evaluate.ucm import read_ucm
+from masktree.io.contents import describe_contents
 from masktree.jobs.record import read_run
 from masktree.trees import file as treefile
 from masktree.trees.masktree import MaskTree
@@ -124,14 +125,14 @@ class TreeFolder:
             header = treefile.read_header(file)
             if header is None or not all(isinstance(header.get(side), int) for side in ("height", "width")):
                 raise FormatError(
-                    f"{file}: expected a tree of masktree, version {treefile.FORMAT_VERSION}; got another file; "
-                    "move it elsewhere, or segment this image again"
+                    f"{file}: expected a tree of masktree, version {treefile.FORMAT_VERSION}; got another file; give "
+                    "the output folder of masktree segment, move the file elsewhere, or segment this image again"
                 )
             headers[name] = header
             if head.partition(b', "masks": [')[2].startswith(b"]"):
                 without_masks.add(name)
         if not headers:
-            raise InputError(f"expected trees written by masktree segment; got none in {path}; check the folder")
+            raise _no_predictions(path)
         return cls(path, headers, frozenset(without_masks), _recorded_run(path, next(iter(headers))))
 
     def names(self) -> Sequence[str]:
@@ -213,7 +214,7 @@ def open_predictions(path: str | Path) -> Predictions:
     if path.is_file():
         return CocoPredictions.open(path)
     if not path.is_dir():
-        raise InputError(f"expected a folder of trees, a label set or a COCO file of predictions; got no {path}")
+        raise _no_predictions(path)
     if (path / "index.json").exists() or (path / "plan.json").exists():
         return CocoPredictions.open_labels(path)
     trees, maps = (sorted(file for file in path.rglob(f"*.{kind}") if file.is_file()) for kind in ("json", "mat"))
@@ -268,6 +269,13 @@ def pair(
         if size is not None:
             check_size(f"{path}, image {image.name}", size, image.size)
     return [predictions.image(key) for key in keys], empty
+
+
+def _no_predictions(path: Path) -> InputError:
+    return InputError(
+        f"expected the output folder of masktree segment, a label set or a COCO file of predictions; got "
+        f"{describe_contents(path)}; segment the photographs first, or check the path"
+    )
 
 
 def check_size(what: str | Path, got: tuple[int, int], expected: tuple[int, int]) -> None:

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from masktree import __version__
-from masktree.errors import FormatError
+from masktree.errors import FormatError, InputError
 from masktree.evaluate.ground_truth import hash_names
 from masktree.evaluate.image_stats import ImageStats, Metrics
 from masktree.evaluate.metrics import format_value, metric_title
+from masktree.io.contents import describe_contents
 from masktree.io.files import is_number, read_json, write_json
 
 VERSION = 1
@@ -136,9 +137,14 @@ class EvaluationResult:
 
         Raises:
             FormatError: no result of an evaluation, an unknown version, or damaged.
-            FileNotFoundError: no such file.
+            InputError: no such file.
         """
         path = Path(path)
+        if not path.is_file():
+            raise InputError(
+                f"expected a file that masktree evaluate --json has written; got {describe_contents(path)}; check the "
+                "path"
+            )
         document = read_json(path, {"format": str, "version": int})
         if document["format"] != "masktree-evaluation":
             raise FormatError(f"{path}: expected a result of masktree evaluate; got {reprlib.repr(document['format'])}")

@@ -173,7 +173,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 def check_writable(path: Path) -> None:
     """Raise InputError unless a file can be written at ``path``, in folders that may have to be made; makes nothing."""
     if path.is_dir():
-        raise InputError(f"expected the name of a file to write; got the folder {path}")
+        raise InputError(f"expected the name of a file to write; got the folder {path}; add a name")
     above = path.parent
     while not above.exists() and above != above.parent:
         if above.is_symlink():

@@ -12,6 +12,7 @@ from masktree.arguments import check_path
 from masktree.coco.annotations import tree_from_annotations
 from masktree.coco.document import read_document
 from masktree.errors import FormatError, MasktreeError
+from masktree.io.contents import describe_contents
 from masktree.io.files import is_relative_path, is_whole, read_json, sha256_of
 from masktree.trees.masktree import MaskTree
 
@@ -43,15 +44,16 @@ class LabelSet:
         folder = Path(folder)
         path = folder / "index.json"
         if not path.exists():
-            state = (
-                "an unfinished one; run the same discover command again" if (folder / "plan.json").exists() else "none"
-            )
-            raise FormatError(f"{folder}: expected a finished label set (index.json); got {state}")
+            if (folder / "plan.json").exists():
+                got = f"an unfinished one at {folder}; run the same discover command again"
+            else:
+                got = f"{describe_contents(folder)}; give the output folder of masktree discover or masktree merge"
+            raise FormatError(f"expected the folder of a finished label set, with index.json; got {got}")
         index = read_json(path, {"config": dict, "weights": dict, "summary": dict, "shards": list, "root": str})
         if root is not None:
             index["root"] = str(root)
         if index.get("format") != "masktree-labels" or index.get("version") != 1:
-            raise FormatError(f"{path}: expected a masktree label set, version 1; got something else")
+            raise FormatError(f"{path}: expected a masktree label set, version 1; got something else; make it again")
         for shard in index["shards"]:
             _check_shard(shard, path)
             file = folder / shard["file"]

@@ -19,7 +19,9 @@ from masktree.coco.file import CocoFile, CocoImage, open_sa1b
 from masktree.coco.json_entries import read_entries
 from masktree.coco.masks import REMEDY, has_segmentation, read_mask
 from masktree.errors import FormatError, InputError
+from masktree.io.contents import describe_contents
 from masktree.io.files import sha256_of
+from masktree.io.photos import IMAGE_SUFFIXES
 from masktree.labels.dataset import LabelSet
 from masktree.labels.merge import MaskPool
 from masktree.trees import rle
@@ -108,6 +110,8 @@ def open_source(path: str | Path) -> LabelSource:
         FormatError: damaged, or an unfinished label set.
     """
     path = Path(path)
+    if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
+        raise _no_source(path)
     if path.is_file():
         return LabelSource(path, "coco", sha256_of(path), None, False, _coco_images([path]))
     if (path / "index.json").exists() or (path / "plan.json").exists():
@@ -123,7 +127,14 @@ def open_source(path: str | Path) -> LabelSource:
         )
     if path.is_dir():
         return _open_sa1b_folder(path)
-    raise InputError(f"expected a label set, a COCO file or a folder of SA-1B; got nothing at {str(path)!r}")
+    raise _no_source(path)
+
+
+def _no_source(path: Path) -> InputError:
+    return InputError(
+        f"expected a label set of masktree discover, a COCO file or a folder of SA-1B files; got "
+        f"{describe_contents(path)}; check the path, or run masktree discover on the photographs first"
+    )
 
 
 def _coco_images(files: Sequence[Path]) -> dict[str, CocoImage]:
@@ -131,7 +142,10 @@ def _coco_images(files: Sequence[Path]) -> dict[str, CocoImage]:
     for path in files:
         file = CocoFile.open(path)
         if file.is_results:
-            raise FormatError(f"{path}: expected a COCO file with images and annotations; got a list of results")
+            raise FormatError(
+                f"{path}: expected a COCO file with images and annotations; got a list of results; give the "
+                "annotations that it belongs to, or add images to it"
+            )
         for image in file.images:
             if image.file_name in images:
                 raise FormatError(f"{path}: expected each image once; got {image.file_name} twice; {REMEDY}")
@@ -153,7 +167,8 @@ def _open_sa1b_folder(folder: Path) -> LabelSource:
             if file.name in _OUTPUT_RECORDS:
                 continue
             raise InputError(
-                f"{folder}: expected a label set, or files of SA-1B with an image and its annotations; got {file}"
+                f"{folder}: expected a label set, or files of SA-1B with an image and its annotations; got {file}; "
+                "give a COCO file by its own name, and a label set by its folder"
             )
         image = open_sa1b(file)
         name = (file.parent.relative_to(folder) / image.file_name).as_posix()
@@ -162,7 +177,7 @@ def _open_sa1b_folder(folder: Path) -> LabelSource:
         images[name] = image
         digest.update(f"{file.relative_to(folder).as_posix()} {sha256_of(file)}\n".encode("utf-8", "surrogateescape"))
     if not images:
-        raise InputError(f"{folder}: expected a label set or a folder with files of SA-1B; got no such files")
+        raise _no_source(folder)
     has_photographs = any((folder / name).is_file() for name in list(images)[:100])
     return LabelSource(folder, "sa1b", digest.hexdigest(), folder if has_photographs else None, False, images)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from masktree.errors import FormatError, InputError, WeightsError
+from masktree.io.contents import describe_contents
 from masktree.io.download import DownloadError, from_cache_or_network
 from masktree.io.files import is_number, is_whole, parse_json, read_json, sha256_of
 from masktree.models.config import ModelConfig, from_json
@@ -69,10 +70,9 @@ def read_header(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     if not path.is_file():
-        problem = "a folder without that file" if folder.is_dir() else "no folder"
         raise WeightsError(
-            f"expected the folder of a trained model with {CONFIG}; got {problem} at {str(folder)!r}; "
-            "give the output folder of masktree train"
+            f"expected the folder of a trained model, with {CONFIG}; got {describe_contents(folder)}; give the output "
+            "folder of masktree train"
         )
     try:
         header = read_json(path, {"format": str, "version": int, "model": dict})

@@ -29,6 +29,7 @@ from masktree.backbones.weights import BUILT_IN, PUBLISHED_WEIGHTS
 from masktree.cluster import merge_tree
 from masktree.discover.masktree import build_dendrogram
 from masktree.errors import ImageError, InputError
+from masktree.io.contents import check_photo_folder
 from masktree.io.images import read_image, resize_image
 from masktree.io.photos import find_photos
 from masktree.trees.dendrogram import PartitionTree
@@ -112,8 +113,7 @@ def read_samples(folder: Path, *, seed: int = 0) -> tuple[list[RankingSample], l
     Raises:
         InputError: no such folder, or fewer than ``MIN_PHOTOS`` readable photographs.
     """
-    if not folder.is_dir():
-        raise InputError(f"expected a folder of photographs to rank backbones on; got {str(folder)!r}")
+    check_photo_folder(folder)
     photos, unreadable = find_photos([folder])
     failures = [f"{failure['path']}: {failure['error']}" for failure in unreadable]
     samples = []

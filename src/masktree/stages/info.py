@@ -18,11 +18,11 @@ def describe(topic: Literal["all", "backbone", "labels", "model"], name: str | N
     """Describe the installation, the backbones or one of them, a label set, or a trained model."""
     if topic == "labels":
         if name is None:
-            raise InputError("expected the folder of a label set: masktree info labels FOLDER")
+            raise InputError("expected the folder of a label set; got none; write masktree info labels FOLDER")
         return _describe_labels(Path(name))
     if topic == "model":
         if name is None:
-            raise InputError("expected the folder of a trained model: masktree info model FOLDER")
+            raise InputError("expected the folder of a trained model; got none; write masktree info model FOLDER")
         return _describe_model(name)
     if topic == "backbone":
         return _list_backbones() if name is None else _describe_backbone(name)

@@ -14,7 +14,8 @@ from typing import Any, Literal
 from masktree.coco.annotations import MAX_MASKS
 from masktree.coco.document import read_info
 from masktree.errors import FormatError, InputError
-from masktree.io.files import lock_folder, read_json, refuse_inputs, write_json
+from masktree.io.contents import check_photo_folder
+from masktree.io.files import check_writable, lock_folder, read_json, refuse_inputs, write_json
 from masktree.io.photos import Photo, find_photos, name_outputs
 from masktree.jobs import batch
 from masktree.jobs.record import RunRecord, run_fingerprint
@@ -77,6 +78,8 @@ def merge(
     if not sources:
         raise InputError("expected at least one source to merge; got none")
     refuse_inputs([output], map(Path, sources))
+    if to == "coco":
+        check_writable(output)
     opened = _canonical_order([open_source(path) for path in sources], rule)
     identity, weights = _identity(opened, rule), _weights(opened)
     fingerprint = run_fingerprint(identity, weights)
@@ -193,7 +196,8 @@ def _canonical_order(sources: list[LabelSource], rule: MergeRule) -> list[LabelS
     for source in ordered:
         if source.sha256 in seen:
             raise InputError(
-                f"expected each source once; got {seen[source.sha256]} and {source.path} with the same content"
+                f"expected each source once; got {seen[source.sha256]} and {source.path} with the same content; "
+                "leave one out"
             )
         seen[source.sha256] = source.path
     return ordered
@@ -218,8 +222,7 @@ def _weights(sources: Sequence[LabelSource]) -> dict[str, Any]:
 def _photo_folder(sources: Sequence[LabelSource], images: Path | None, *, required: bool) -> Path | None:
     """Folder of the photographs, or None if there is none and it is not required."""
     if images is not None:
-        if not images.is_dir():
-            raise InputError(f"expected the folder of the photographs; got {images}")
+        check_photo_folder(images)
         return images
     roots = {source.root.resolve() for source in sources if source.root is not None}
     existing = [root for root in roots if root.is_dir()]

@@ -13,6 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from masktree.arguments import check_number
 from masktree.errors import InputError
+from masktree.io.contents import check_photo_folder, describe_contents
 from masktree.io.files import has_sha256, lock_folder, write_atomically
 from masktree.io.images import decode_image
 from masktree.io.photos import OVERLAY_TEXT, find_photos, is_overlay
@@ -51,7 +52,7 @@ class Picture:
         if self.shows not in get_args(Shows):
             raise InputError(f"expected a picture of {' or '.join(get_args(Shows))}; got {self.shows!r}")
         if not 0.0 <= self.granularity <= 1.0:
-            raise InputError(f"expected a granularity in [0, 1]; got {self.granularity}")
+            raise InputError(f"expected a granularity in [0, 1]; got {self.granularity}; 0.5 is the default")
 
     @property
     def description(self) -> str:
@@ -208,7 +209,9 @@ def draw(
         InputError: no trees, or a file that masktree did not write where a picture goes.
     """
     if not folder.is_dir():
-        raise InputError(f"expected a folder of masktree segment; got no folder {folder}")
+        raise _no_trees(folder)
+    if images is not None:
+        check_photo_folder(images)
     with lock_folder(folder):
         trees = find_trees(folder, images)
         todo = [saved for saved in trees if not pictures.are_current(saved)]
@@ -233,8 +236,15 @@ def find_trees(folder: Path, images: Path | None) -> list[SavedTree]:
         photo = Path(str(header.get("file_name"))) if photos is None else photos.get(name, Path(str(images)) / name)
         found.append(SavedTree(path, photo))
     if not found:
-        raise InputError(f"expected a folder of masktree segment; got no trees in {folder}")
+        raise _no_trees(folder)
     return found
+
+
+def _no_trees(folder: Path) -> InputError:
+    return InputError(
+        f"expected the output folder of masktree segment; got {describe_contents(folder)}; segment the photographs "
+        "first, or check the path"
+    )
 
 
 def redraw(

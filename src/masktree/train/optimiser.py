@@ -62,7 +62,7 @@ class Optimisation:
             if getattr(self, name) < 1:
                 raise InputError(f"expected {name} of at least 1; got {getattr(self, name)}")
         if not 0 < self.lr < math.inf:
-            raise InputError(f"expected a learning rate above 0; got {self.lr}")
+            raise InputError(f"expected a finite learning rate above 0; got {self.lr}")
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"expected ema_decay in [0, 1); got {self.ema_decay}")
         for name in ("backbone_lr_factor", "weight_decay", "warmup_steps", "clip_norm"):

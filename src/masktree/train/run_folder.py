@@ -25,6 +25,7 @@ from typing import IO, Any
 import torch
 
 from masktree.errors import FormatError, InputError, TrainingError
+from masktree.io.contents import name_contents
 from masktree.io.files import check_locked, is_whole, parse_json, write_atomically, write_json
 from masktree.jobs.record import package_versions
 from masktree.models.build import save_pretrained
@@ -232,7 +233,7 @@ def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:
 def _refuse_foreign(folder: Path) -> None:
     """Raise InputError if the folder holds files of something else under a run's names."""
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"expected a folder for the run; got the file {folder}")
+        raise InputError(f"expected a folder for the run; got the file {folder}; choose another name")
     has_model = is_model(folder)
     if has_model and "training" not in read_header(folder):
         raise InputError(
@@ -243,6 +244,10 @@ def _refuse_foreign(folder: Path) -> None:
     if foreign:
         raise InputError(
             f"expected no file {foreign[0]} of something else; got {folder / foreign[0]}; choose another output folder"
+        )
+    if not has_model and (others := name_contents(folder)) is not None:
+        raise InputError(
+            f"expected a new folder, or that of a run; got {others} in {folder}; choose another output folder"
         )
 
 

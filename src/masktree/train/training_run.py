@@ -207,8 +207,7 @@ def open_training_run(
     """
     require_matplotlib()
     label_set = LabelSet.open(labels, root=options.root)
-    if initialisation is not None:
-        refuse_inputs([output], [initialisation.folder])
+    refuse_inputs([output], [label_set.folder, *([initialisation.folder] if initialisation is not None else [])])
     device = resolve_process_device(options.device)
     with contextlib.ExitStack() as stack:
         accelerator = stack.enter_context(accelerated(device, options.precision))

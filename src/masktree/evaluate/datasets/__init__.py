@@ -197,7 +197,7 @@ def _split(dataset: str, entry: Dataset, split: str | None) -> str:
         return entry.splits[0] if entry.splits else ""
     if split not in entry.splits:
         known = f"one of {', '.join(entry.splits)}" if entry.splits else "none, since its files are one split"
-        raise InputError(f"expected as split of {dataset} {known}; got {split!r}")
+        raise InputError(f"expected as split of {dataset} {known}; got {split!r}; change --split or leave it out")
     return split
 
 
