@@ -6,6 +6,7 @@ import itertools
 import logging
 import struct
 import tracemalloc
+import warnings
 
 import numpy as np
 import pytest
@@ -405,3 +406,45 @@ def test_reference_cases(shared):
     channels = decode_image(folder / "two_channels.ome.tif").rgb
     assert np.ptp(channels[..., 0]) == 255  # the second one; the first is empty
     assert np.ptp(channels[..., 1]) == 0
+
+
+# --- files beside a GeoTIFF ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_sidecars(tmp_path, grey):
+    """A GeoTIFF with a mask and the description of its bands in files beside it."""
+    rasterio = pytest.importorskip("rasterio")
+    path = tmp_path / "a.tif"
+    bands = np.stack([as_type(grey, "uint16"), as_type(grey, "uint16")[::-1], as_type(255 - grey, "uint16")])
+    valid = np.zeros((H, W), np.uint8)
+    valid[5:, 5:] = 255
+    options = {"driver": "GTiff", "height": H, "width": W, "count": 3, "dtype": "uint16", "photometric": "minisblack"}
+    with warnings.catch_warnings(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False):
+        warnings.simplefilter("ignore")  # of a file without a place on earth
+        with rasterio.open(path, "w", **options) as file:
+            file.write(bands)
+            file.write_mask(valid)
+    names = ("blue", "green", "red")
+    entries = [f'<PAMRasterBand band="{i + 1}"><Description>{names[i]}</Description></PAMRasterBand>' for i in range(3)]
+    (tmp_path / "a.tif.aux.xml").write_text(f"<PAMDataset>{''.join(entries)}</PAMDataset>")
+    assert (tmp_path / "a.tif.msk").exists()
+    return path, bands
+
+
+def test_files_beside_a_geotiff_are_read_with_rasterio(with_sidecars):
+    path, bands = with_sidecars
+    image = decode_image(path)
+    assert image.channels == ("red", "green", "blue")
+    assert image.rgb[:5].max() == 0
+    np.testing.assert_array_equal(image.rgb[5:, 5:], np.rint(bands[::-1].transpose(1, 2, 0)[5:, 5:] / 257))
+
+
+def test_without_rasterio_a_line_says_so(with_sidecars, monkeypatch):
+    path, _ = with_sidecars
+    monkeypatch.setattr("masktree.io.sidecars.find_spec", lambda name: None)
+    image = decode_image(path)
+    assert (
+        image.notes["sidecars"] == "a.tif.msk and a.tif.aux.xml beside the image not looked at; install masktree[geo]"
+    )
+    assert image.rgb[:5].max() > 0

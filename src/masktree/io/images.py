@@ -23,6 +23,7 @@ from masktree.io.image_description import ImageDescription, upright
 from masktree.io.pixels import ImageFormat, array_to_rgb, check_image_format, pillow_to_rgb, refuse_object, render_array
 from masktree.io.raster import DecodedImage, render
 from masktree.io.read_options import DEFAULT_OPTIONS, ReadOptions
+from masktree.io.sidecars import read_sidecars
 from masktree.io.tiff import is_tiff, open_tiff
 from masktree.types import RGB
 
@@ -144,8 +145,12 @@ def decode_image(
         with open_tiff(Path(path), options.page) as page:
             _check_pixels(page.description.size, max_pixels)
             description = _with_page_note(page.description, options.page)
+            valid = page.read_mask()
+            if options.page == 0:
+                description, mask = read_sidecars(Path(path), description)
+                valid = mask if valid is None else valid
             pixels = to_channels(page.read_samples(), description, page.colormap)
-            return render(pixels, description, options, page.read_mask())
+            return render(pixels, description, options, valid)
 
     return _decode(
         path, lambda image: _decode_pillow(image, Path(path), options), max_pixels, decode_tiff, options.page

@@ -25,7 +25,7 @@ class DecodedImage:
         channels: names or numbers of the channels that are shown.
         value_ranges: (low, high) of each of them, the values shown black and white; empty where bytes are as stored.
         notes: what a reader should be told, by kind: "channels" and "pages" that are not looked at, a fourth channel
-            that is no "opacity", and "no data" that nothing declares.
+            that is no "opacity", "no data" that nothing declares, and "sidecars" that need rasterio.
     """
 
     rgb: RGB
