@@ -6,6 +6,7 @@ from masktree.cli.discover import discover
 from masktree.cli.draw import draw
 from masktree.cli.evaluate import evaluate
 from masktree.cli.export import export
+from masktree.cli.import_trees import import_trees
 from masktree.cli.info import info
 from masktree.cli.merge import merge
 from masktree.cli.segment import segment
@@ -105,6 +106,7 @@ VERBS = {
                 "running": ("workers",),
             },
         ),
+        Verb("import", import_trees, {"input": ("source", "from", "images"), "output": ("output", "overwrite")}),
         Verb(
             "info",
             info,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +49,36 @@ def mask_to_polygons(mask: Mask) -> list[Polygon]:
         else:
             exteriors[owner] = ring
     return [Polygon(exteriors[component], tuple(holes[component])) for component in exteriors]
+
+
+def fill_rings(rings: Sequence[np.ndarray], size: tuple[int, int]) -> Mask:
+    """The (H, W) mask of the pixels whose centres lie inside an odd number of rings: the inverse of
+    :func:`mask_to_polygons` for the rings of all its polygons.
+
+    Args:
+        rings: (k, 2) x and y of the corners of each, the first one repeated or not; they may leave the image.
+        size: (height, width).
+    """
+    crossings = np.zeros((size[0], size[1] + 1), np.bool_)
+    for ring in rings:
+        if len(ring):
+            _cross(crossings, np.ascontiguousarray(ring, np.float64))
+    return np.logical_xor.accumulate(crossings, axis=1)[:, :-1]
+
+
+@kernel()
+def _cross(crossings: np.ndarray, ring: np.ndarray) -> None:  # pragma: no cover
+    """Toggle, in each row of pixel centres, the first centre to the right of every edge that the row crosses."""
+    height, width = crossings.shape[0], crossings.shape[1] - 1
+    for i in range(len(ring)):
+        x1, y1 = ring[i]
+        x2, y2 = ring[(i + 1) % len(ring)]
+        if y1 > y2:
+            x1, y1, x2, y2 = x2, y2, x1, y1
+        for row in range(int(max(0.0, np.ceil(y1 - 0.5))), int(min(float(height), np.ceil(y2 - 0.5)))):
+            x = x1 + (row + 0.5 - y1) / (y2 - y1) * (x2 - x1)
+            column = int(min(max(np.ceil(x - 0.5), 0.0), float(width)))
+            crossings[row, column] = not crossings[row, column]
 
 
 @kernel()
