@@ -136,6 +136,13 @@ def test_few_bits(tmp_path, grey, bits, photometric):
     np.testing.assert_array_equal(image[..., 0], np.rint(shown * (255 / highest)))
 
 
+@pytest.mark.parametrize("compression", ["group3", "group4", "tiff_ccitt", "tiff_lzw", "tiff_adobe_deflate"])
+def test_what_libtiff_writes(tmp_path, grey, compression):
+    bilevel = Image.fromarray(grey > 99)
+    bilevel.save(tmp_path / "a.tif", compression=compression)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif")[..., 0], np.where(grey > 99, 255, 0))
+
+
 @pytest.mark.parametrize("scale", [1, 257])
 def test_palettes_of_8_and_16_bits(tmp_path, grey, rng, scale):
     colours = rng.integers(0, 256, (256, 3))
@@ -250,6 +257,10 @@ def test_planes_without_directories_are_counted(tmp_path, grey):
     text = "ImageJ=1.54f\nimages=7\nslices=7\nhyperstack=true\n"
     path = write(tmp_path / "a.tif", grey, description=text, metadata=None)
     assert "the first of 7 planes shown" in decode_image(path).notes["pages"]
+    path = write(tmp_path / "b.tif", np.stack([grey] * 5), volumetric=True, tile=(1, 16, 16))
+    image = decode_image(path)
+    np.testing.assert_array_equal(image.rgb[..., 0], grey)
+    assert "the first of 5 planes shown" in image.notes["pages"]
 
 
 def test_pages_thumbnails_and_masks(tmp_path, grey, rgb):
@@ -444,7 +455,6 @@ def test_without_rasterio_a_line_says_so(with_sidecars, monkeypatch):
     path, _ = with_sidecars
     monkeypatch.setattr("masktree.io.sidecars.find_spec", lambda name: None)
     image = decode_image(path)
-    assert (
-        image.notes["sidecars"] == "a.tif.msk and a.tif.aux.xml beside the image not looked at; install masktree[geo]"
-    )
+    expected = "a.tif.msk and a.tif.aux.xml beside the image not looked at; install rasterio to read them"
+    assert image.notes["sidecars"] == expected
     assert image.rgb[:5].max() > 0

@@ -1,6 +1,6 @@
 """What files beside a GeoTIFF say of it: NAME.tif.msk, a mask, and NAME.tif.aux.xml, names of bands and "no data".
 
-rasterio reads them, where it is installed (``pip install masktree[geo]``). Pixels, and what the TIFF itself says, come
+rasterio reads them, where it is installed (the extra ``geo``). Pixels, and what the TIFF itself says, come
 from tifffile in any case, so that a file alone gives the same picture with and without rasterio.
 """
 
@@ -28,7 +28,7 @@ def read_sidecars(path: Path, description: ImageDescription) -> tuple[ImageDescr
         return description, None
     if find_spec("rasterio") is None:
         names = " and ".join(beside.name for beside in found)
-        note = f"{names} beside the image not looked at; install masktree[geo]"
+        note = f"{names} beside the image not looked at; install rasterio to read them"
         return replace(description, notes=(*description.notes, ("sidecars", note))), None
     import rasterio
     from rasterio.enums import MaskFlags

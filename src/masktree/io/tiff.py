@@ -114,7 +114,7 @@ def open_tiff(path: Path, page: int = 0) -> Iterator[TiffPage]:
             _describe(planes[0], len(planes), layout.names),
             num_pages=len(layout.frames),
             pages_are=layout.frames_are,
-            notes=_unlisted_note(layout),
+            notes=_plane_notes(layout, planes[0].shaped[1]),
         )
         mask = next(
             (
@@ -128,11 +128,12 @@ def open_tiff(path: Path, page: int = 0) -> Iterator[TiffPage]:
         yield TiffPage(description, planes, mask, colormap)
 
 
-def _unlisted_note(layout: StackLayout) -> tuple[tuple[str, str], ...]:
-    if not layout.num_unlisted:
+def _plane_notes(layout: StackLayout, depth: int) -> tuple[tuple[str, str], ...]:
+    """A note on planes that are no pages of the file: those of a volume of some depth, or of a large ImageJ stack."""
+    count = layout.num_unlisted + depth
+    if count == 1:
         return ()
-    text = f"the first of {layout.num_unlisted + 1} planes shown; save the stack as OME-TIFF to choose another"
-    return (("pages", text),)
+    return (("pages", f"the first of {count} planes shown; save the stack as OME-TIFF to choose another"),)
 
 
 def _directories(path: Path) -> list[tuple[int, int]]:
