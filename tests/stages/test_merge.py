@@ -264,6 +264,7 @@ def test_what_cannot_be_merged_is_refused(photos, labels, tmp_path):
         ([tmp_path / "empty"], "got an empty folder at"),
         ([file], "one for all sources; got none; give --images"),
         ([photos], "got images at .*; check the path, or run masktree discover"),
+        ([labels / "index.json"], "got the file of a label set at"),
         ([tmp_path / "trees"], r"got trees of masktree segment \(.*a.json\); use masktree discover"),
     ):
         with pytest.raises(InputError, match=match):

@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.filename is None:
             return print_error(f"{type(error).__name__}: {error}", code=1)
-        return print_error(f"expected to read or write {error.filename}; got: {error.strerror}; check the path", code=1)
+        remedy = "change its permissions" if isinstance(error, PermissionError) else "check the path"
+        return print_error(f"expected to read or write {error.filename}; got: {error.strerror}; {remedy}", code=1)
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -41,7 +41,7 @@ def name_contents(folder: Path) -> str | None:
 
 
 def _most_telling(files: Iterable[Path]) -> str | None:
-    kinds = {_kind_of(file) for file in files if file.is_file()}
+    kinds = {name_file(file) for file in files if file.is_file()}
     known = next((kind for kind in _NAMES.values() if kind in kinds), None)
     return known or ("images" if _IMAGE in kinds else None)
 
@@ -52,12 +52,8 @@ def check_photo_folder(folder: Path) -> None:
         raise InputError(f"expected the folder of the photographs; got {describe_contents(folder)}; check the path")
 
 
-def _describe_file(path: Path) -> str:
-    return f"the file of {kind}" if (kind := _kind_of(path)) in _NAMES.values() else kind or "a file"
-
-
-def _kind_of(path: Path) -> str | None:
-    """Of a file: a value of ``_NAMES``, ``_IMAGE``, "a JSON file", or None."""
+def name_file(path: Path) -> str | None:
+    """What masktree's file at a path belongs to, or "an image"; None for another file. Reads its beginning."""
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         return _IMAGE
@@ -65,4 +61,11 @@ def _kind_of(path: Path) -> str | None:
         return None
     with path.open("rb") as handle:
         found = _FORMAT.search(handle.read(_HEAD))
-    return (_NAMES.get(found[1].decode()) if found else None) or "a JSON file"
+    return _NAMES.get(found[1].decode()) if found else None
+
+
+def _describe_file(path: Path) -> str:
+    name = name_file(path)
+    if name is None:
+        return "a JSON file" if path.suffix.lower() == ".json" else "a file"
+    return name if name == _IMAGE else f"the file of {name}"

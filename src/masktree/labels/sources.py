@@ -19,9 +19,8 @@ from masktree.coco.file import CocoFile, CocoImage, open_sa1b
 from masktree.coco.json_entries import read_entries
 from masktree.coco.masks import REMEDY, has_segmentation, read_mask
 from masktree.errors import FormatError, InputError
-from masktree.io.contents import describe_contents
+from masktree.io.contents import describe_contents, name_file
 from masktree.io.files import sha256_of
-from masktree.io.photos import IMAGE_SUFFIXES
 from masktree.labels.dataset import LabelSet
 from masktree.labels.merge import MaskPool
 from masktree.trees import rle
@@ -110,7 +109,7 @@ def open_source(path: str | Path) -> LabelSource:
         FormatError: damaged, or an unfinished label set.
     """
     path = Path(path)
-    if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
+    if path.is_file() and name_file(path) is not None:
         raise _no_source(path)
     if path.is_file():
         return LabelSource(path, "coco", sha256_of(path), None, False, _coco_images([path]))

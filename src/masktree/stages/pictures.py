@@ -212,8 +212,8 @@ def draw(
         raise _no_trees(folder)
     if images is not None:
         check_photo_folder(images)
+    trees = find_trees(folder, images)  # before the lock, whose file is for folders of trees
     with lock_folder(folder):
-        trees = find_trees(folder, images)
         todo = [saved for saved in trees if not pictures.are_current(saved)]
         pictures.refuse_foreign_files(todo)
         failures = redraw(todo, pictures, workers=workers, show_progress=show_progress)
