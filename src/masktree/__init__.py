@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from masktree.backbones import load_backbone
     from masktree.io.images import read_image
     from masktree.io.read_options import ReadOptions
+    from masktree.large.segment import segment_large
     from masktree.predict import DiscoverySegmenter, ModelSegmenter
     from masktree.predict.loading import load
     from masktree.prompt.generator import AutomaticMaskGenerator
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from masktree.trees.draw import overlay, show
     from masktree.trees.masktree import MaskTree
     from masktree.trees.snap import snap_to_regions
+    from masktree.trees.tiled import TiledTree
 
 __all__ = [
     "AutomaticMaskGenerator",
@@ -33,11 +35,13 @@ __all__ = [
     "PartitionTree",
     "Predictor",
     "ReadOptions",
+    "TiledTree",
     "__version__",
     "load",
     "load_backbone",
     "overlay",
     "read_image",
+    "segment_large",
     "show",
     "snap_to_regions",
 ]
@@ -48,11 +52,13 @@ _HOMES = {
     "MaskTree": "masktree.trees.masktree",
     "PartitionTree": "masktree.trees.dendrogram",
     "Predictor": "masktree.prompt.predictor",
+    "TiledTree": "masktree.trees.tiled",
     "ReadOptions": "masktree.io.read_options",
     "DiscoverySegmenter": "masktree.predict",
     "load": "masktree.predict",
     "load_backbone": "masktree.backbones",
     "overlay": "masktree.trees.draw",
+    "segment_large": "masktree.large.segment",
     "read_image": "masktree.io.images",
     "show": "masktree.trees.draw",
     "snap_to_regions": "masktree.trees.snap",

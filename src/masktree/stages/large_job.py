@@ -54,6 +54,11 @@ class LargePhotoJob:
         if saved.dendrogram.exists():
             _refuse_foreign_file(saved.dendrogram)
         height, width = read_dimensions(photo.path)
+        if height * width >= 2**31:
+            raise InputError(
+                f"expected fewer than 2^31 pixels, as run lengths can describe; got {width} x {height}; use "
+                "masktree.segment_large, which makes the dendrogram, or scale the image down"
+            )
         notify(f"{photo.path}: {width} x {height} pixels, segmented in tiles", show=self.show_progress)
         digest, num_bytes = sha256_of(photo.path), photo.path.stat().st_size
         tiled = segment_large(

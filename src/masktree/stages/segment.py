@@ -90,7 +90,7 @@ def segment(
             unlisted=unlisted,
             workers=job.resolve_workers(workers, len(photos)),
             description="segment",
-            show_progress=show_progress,
+            show_progress=show_progress and len(large) < max(len(todo), 1),
             on_result=collect,
         )
         if large:
