@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from masktree.errors import ImageError, InputError
-from masktree.io.images import as_rgb
+from masktree.io.images import as_rgb, read_image
 from masktree.io.read_options import ReadOptions
 from masktree.io.value_range import ValueRange, find_value_ranges, to_bytes
 
@@ -141,6 +141,12 @@ def test_arrays_are_read_with_options(ground):
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(InputError, match=r"^expected .*; got "):
         ReadOptions(**options)
+
+
+def test_wrong_channels_of_a_file_are_an_input_error(tmp_path):
+    for channels in (5.0, object(), [[0]], {0}):
+        with pytest.raises(InputError, match="one, two or three channels"):
+            read_image(tmp_path / "none.png", channels=channels)
 
 
 def test_options_come_back_from_a_record():

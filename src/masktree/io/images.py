@@ -130,8 +130,8 @@ def read_image(
             that page or channel, or decoding takes longer than ``DECODE_SECONDS``.
         InputError: an option out of range.
     """
-    chosen = None if channels is None else (channels,) if isinstance(channels, (str, int)) else tuple(channels)
-    image = decode_image(path, ReadOptions(chosen, page, nodata, value_range), max_pixels=max_pixels)
+    options = ReadOptions(channels, page, nodata, value_range)  # type: ignore[arg-type]  # checked and made a tuple
+    image = decode_image(path, options, max_pixels=max_pixels)
     warn_of(image)
     return image.rgb
 
