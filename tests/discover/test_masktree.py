@@ -79,6 +79,21 @@ def test_large_images_are_segmented_at_full_size(rng, monkeypatch):
     assert min(best_overlaps(tree, truth)) > 0.9
 
 
+def test_flat_graphics_have_borders_to_the_pixel_at_any_size(monkeypatch):
+    monkeypatch.setattr(method, "WORKING_SIDE", 120)
+    image = np.full((200, 300, 3), 240, np.uint8)
+    truth = np.zeros((200, 300), np.int32)
+    for k, (rows, columns, colour) in enumerate(
+        [
+            (slice(21, 93), slice(17, 131), 60),
+            (slice(30, 50), slice(190, 260), 120),
+            (slice(150, 157), slice(40, 51), 0),
+        ]
+    ):
+        image[rows, columns], truth[rows, columns] = (colour, 90, 160), k + 1
+    assert min(best_overlaps(build_dendrogram(image), truth)) == 1
+
+
 class Painted:
     """A network with one-hot features of a given label map."""
 

@@ -138,7 +138,7 @@ def _crossings(labels: np.ndarray, boundary: np.ndarray) -> tuple[np.ndarray, np
 
 
 @kernel()
-def _find(parents: np.ndarray, node: int) -> int:
+def find_root(parents: np.ndarray, node: int) -> int:
     """Root of a node, with path halving."""
     while parents[node] != node:
         parents[node] = parents[parents[node]]
@@ -151,11 +151,11 @@ def _unite(first: np.ndarray, second: np.ndarray, areas: np.ndarray, min_area: i
     """Root of each basin after the merges; overwrites ``areas``."""
     parents = np.arange(len(areas))
     for k in range(len(first)):
-        a, b = _find(parents, first[k]), _find(parents, second[k])
+        a, b = find_root(parents, first[k]), find_root(parents, second[k])
         if a != b and min(areas[a], areas[b]) < min_area:
             a, b = min(a, b), max(a, b)
             parents[b] = a
             areas[a] += areas[b]
     for node in range(len(parents)):
-        parents[node] = _find(parents, node)
+        parents[node] = find_root(parents, node)
     return parents

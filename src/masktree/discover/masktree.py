@@ -17,6 +17,7 @@ from masktree.backbones.base import Backbone
 from masktree.backbones.embedded import EmbeddedBackbone
 from masktree.backbones.texture import BoundaryCues, Vocabulary, boundary_cues
 from masktree.backbones.weights import BUILT_IN
+from masktree.cluster.flat import FlatLeaves, flat_leaves
 from masktree.cluster.leaves import adjacency, watershed_leaves
 from masktree.cluster.merge import merge_regions
 from masktree.cluster.upsample import upsample_leaves
@@ -91,7 +92,10 @@ def build_cost_dendrogram(
     grid, weight = features[0].embeddings, EMBEDDING_WEIGHT
     if grid is None and backbone is not None and backbone.name not in BUILT_IN:
         grid, weight = backbone(working[None])[0], FEATURE_WEIGHT
-    tree = merge_leaves(leaves, boundary, [one.cues for one in features], grid, weight)
+    cues = [one.cues for one in features]
+    if (flat := flat_leaves(image, working, leaves)) is not None:
+        return merge_leaves(flat, _resize_map(boundary, image.shape[:2]), cues, grid, weight)
+    tree = merge_leaves(leaves, boundary, cues, grid, weight)
     return tree if working is image else tree.with_leaves(upsample_leaves(leaves, working, image))
 
 
@@ -105,10 +109,18 @@ def costs_to_granularities(costs: np.ndarray, *, learned: bool) -> np.ndarray:
 
 
 def merge_leaves(
-    leaves: Labels, boundary: np.ndarray, cues: list[BoundaryCues], grid: Features | None, grid_weight: float
+    leaves: Labels | FlatLeaves,
+    boundary: np.ndarray,
+    cues: list[BoundaryCues],
+    grid: Features | None,
+    grid_weight: float,
 ) -> PartitionTree:
     """Merge tree of leaves by boundary (H, W), histograms of the cues' words, and the features of a grid, if any."""
-    edges, strengths, lengths = adjacency(leaves, boundary)
+    if isinstance(leaves, FlatLeaves):
+        edges, strengths, lengths = leaves.adjacency(boundary)
+        leaves = leaves.labels
+    else:
+        edges, strengths, lengths = adjacency(leaves, boundary)
     areas = np.bincount(leaves.ravel()).astype(np.float64)
     return merge_regions(
         leaves,
