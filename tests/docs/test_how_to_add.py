@@ -17,6 +17,7 @@ import pytest
 
 from masktree.discover.methods import METHODS
 from masktree.evaluate.datasets import DATASETS
+from masktree.export.formats import FORMATS
 from tests.docs.blocks import ROOT, Block, read_blocks
 
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs/how-to").glob("*.md"))
@@ -24,13 +25,15 @@ PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs/how-t
 
 @pytest.fixture
 def restored() -> Iterator[None]:
-    """The dictionaries of methods and data sets are afterwards as they were."""
-    methods, datasets = set(METHODS), set(DATASETS)
+    """The dictionaries of methods, data sets and formats are afterwards as they were."""
+    methods, datasets, formats = set(METHODS), set(DATASETS), set(FORMATS)
     yield
     for name in set(METHODS) - methods:
         del METHODS[name]
     for name in set(DATASETS) - datasets:
         del DATASETS[name]
+    for name in set(FORMATS) - formats:
+        del FORMATS[name]
 
 
 def install(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from masktree.errors import FormatError
 from masktree.labels import LabelSet
 from masktree.predict import SegmenterConfig
 from masktree.stages.discover import discover
+from masktree.stages.export import export
 from masktree.stages.merge import merge
 from masktree.stages.rounds import run_rounds
 from masktree.stages.segment import segment
@@ -119,7 +120,7 @@ def check_labels(output: Path) -> None:
         labels = LabelSet.open(output, verify=True)
         assert len(list(labels)) == len(labels)
     else:
-        with pytest.raises(FormatError, match=r"got (an unfinished one|none)"):
+        with pytest.raises(FormatError, match=r"got (an unfinished one|none|nothing at|an empty folder)"):
             LabelSet.open(output)
 
 
@@ -203,17 +204,27 @@ def test_relabelling_a_changed_photograph_survives_a_crash(photos, tmp_path):
         assert files(folder / "labels/annotations") == expected
 
 
-@pytest.mark.parametrize("to", ["labels", "coco", "sa1b"])
-def test_merge_survives_a_crash_at_any_change(sources, photos, tmp_path, to):
+def test_merge_survives_a_crash_at_any_change(sources, photos, tmp_path):
     def command(output: Path) -> object:
         output.mkdir(exist_ok=True)
-        return merge(sources, output / "merged", to=to, images=photos, workers=1)
+        return merge(sources, output / "merged", images=photos, workers=1)
 
     def check(output: Path) -> None:
-        if to == "labels":
-            check_labels(output / "merged")
+        check_labels(output / "merged")
 
-    check_crashes(command, tmp_path, check, step=1 if to == "labels" else 3)
+    check_crashes(command, tmp_path, check, step=1)
+
+
+@pytest.mark.parametrize("to", ["sa1b", "yolo", "cvat"])
+def test_export_survives_a_crash_at_any_change(sources, tmp_path, to):
+    def command(output: Path) -> object:
+        output.mkdir(exist_ok=True)
+        return export(sources[0], output / ("masks.xml" if to == "cvat" else "masks"), to, workers=1)
+
+    def check(output: Path) -> None:
+        pass
+
+    check_crashes(command, tmp_path, check, step=2)
 
 
 def test_evaluate_writes_its_files_whole_or_not_at_all(photos, sources, tmp_path):

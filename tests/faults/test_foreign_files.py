@@ -128,25 +128,15 @@ def test_merge_does_not_write_over_its_sources(sources, photos, tmp_path, overwr
     before = files(tmp_path / "sources")
     shard = sources[0] / "annotations/00000.json"
     (tmp_path / "link").symlink_to(sources[0])
-    for given, output, to in (
-        (sources, sources[0], "labels"),
-        (sources, tmp_path / "link", "labels"),
-        ([shard, sources[1]], sources[0], "labels"),
-        (sources, tmp_path / "sources", "labels"),
-        ([shard, sources[1]], shard, "coco"),
+    for given, output in (
+        (sources, sources[0]),
+        (sources, tmp_path / "link"),
+        ([shard, sources[1]], sources[0]),
+        (sources, tmp_path / "sources"),
     ):
         with pytest.raises(InputError, match="expected an output apart from the inputs"):
-            merge(given, output, to=to, images=photos, overwrite=overwrite, workers=1)
+            merge(given, output, images=photos, overwrite=overwrite, workers=1)
     assert files(tmp_path / "sources") == before
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_merge_refuses_files_of_others(sources, photos, tmp_path, overwrite):
-    path = tmp_path / "all.json"
-    path.write_text(MINE["a.json"])
-    with pytest.raises(InputError, match=r"all\.json with other content"):
-        merge(sources, path, to="coco", images=photos, overwrite=overwrite, workers=1)
-    assert path.read_text() == MINE["a.json"]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The stage: sources on disk become a label set, a COCO file or a folder of SA-1B."""
+"""The stage: sources on disk become a label set."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from masktree.labels import LabelSet
 from masktree.labels.merge import MergeRule
 from masktree.labels.sources import match_images, open_source
 from masktree.predict import SegmenterConfig
+from masktree.stages.export import export
 from masktree.stages.merge import merge
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
@@ -135,14 +136,13 @@ def test_a_merge_that_is_stopped_goes_on_to_the_same_result(labels, tmp_path, mo
                 raise KeyboardInterrupt
             yield result
 
-    for to in ("labels", "coco"):
-        monkeypatch.setattr(batch, "run", stops_after_three)
-        with pytest.raises(KeyboardInterrupt):
-            merge(sources, tmp_path / f"out.{to}", shard_size=2, to=to)
-        monkeypatch.setattr(batch, "run", real)
-        assert merge(sources, tmp_path / f"out.{to}", shard_size=2, to=to).outcome.skipped >= 3
-        assert merge(sources, tmp_path / f"out.{to}", shard_size=2, to=to).outcome.completed == 0
-    assert content(tmp_path / "out.labels") == content(tmp_path / "whole")
+    monkeypatch.setattr(batch, "run", stops_after_three)
+    with pytest.raises(KeyboardInterrupt):
+        merge(sources, tmp_path / "out", shard_size=2)
+    monkeypatch.setattr(batch, "run", real)
+    assert merge(sources, tmp_path / "out", shard_size=2).outcome.skipped >= 3
+    assert merge(sources, tmp_path / "out", shard_size=2).outcome.completed == 0
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
 def test_results_for_others_are_read_by_their_tools_and_by_ours(labels, tmp_path):
@@ -152,13 +152,15 @@ def test_results_for_others_are_read_by_their_tools_and_by_ours(labels, tmp_path
 
     sources = [human(tmp_path / "human.json"), labels]
     merge(sources, tmp_path / "both", MergeRule("fill"))
-    merge(sources, tmp_path / "both.json", MergeRule("fill"), to="coco")
-    merge(sources, tmp_path / "files", MergeRule("fill"), to="sa1b")
-    assert not list(tmp_path.glob(".*.merge"))  # the label set in between is gone
+    export(tmp_path / "both", tmp_path / "both.json", "coco")
+    export(tmp_path / "both", tmp_path / "files", "sa1b")
     wanted = {image["file_name"]: tree for image, tree in LabelSet.open(tmp_path / "both")}
     coco = COCO(str(tmp_path / "both.json"))
     assert [image["file_name"] for image in coco.imgs.values()] == list(wanted)
-    assert list(coco.anns.values()) == written_annotations(tmp_path / "both")
+    for annotation, written in zip(coco.anns.values(), written_annotations(tmp_path / "both"), strict=True):
+        assert {key: annotation[key] for key in written.keys() - {"id", "parent_id"}} == {
+            key: value for key, value in written.items() if key not in ("id", "parent_id")
+        }
     assert all(coco.annToMask(a).sum() == a["area"] for a in coco.anns.values())
     files = sorted((tmp_path / "files").glob("sa_*.json"))
     assert [file.name for file in files] == ["sa_1.json", "sa_2.json", "sa_3.json", "sa_4.json"]
@@ -180,7 +182,7 @@ def test_results_for_others_are_read_by_their_tools_and_by_ours(labels, tmp_path
             assert sorted(again[name].scores) == sorted(tree.scores)
 
 
-def test_sa1b_keeps_its_numbers_and_needs_no_photographs(tmp_path):
+def test_sa1b_keeps_its_numbers(tmp_path):
     folder = tmp_path / "pack"
     folder.mkdir()
     for number, estimate in ((3, 1.02), (10, 0.9)):
@@ -189,22 +191,17 @@ def test_sa1b_keeps_its_numbers_and_needs_no_photographs(tmp_path):
         image = {"image_id": number, "width": 50, "height": 40, "file_name": f"sa_{number}.jpg"}
         annotation = {"id": 1, "segmentation": segmentation, "predicted_iou": estimate, "stability_score": 0.95}
         (folder / f"sa_{number}.json").write_text(json.dumps({"image": image, "annotations": [annotation]}))
-    merge([folder, human(tmp_path / "human.json", names=("sa_3.jpg",))], tmp_path / "out", to="sa1b")
-    assert {p.name for p in (tmp_path / "out").glob("sa_*")} == {"sa_3.json", "sa_10.json"}
-    records = {a["predicted_iou"] for a in json.loads((tmp_path / "out/sa_3.json").read_text())["annotations"]}
-    assert records == {1.0}
-    before = (tmp_path / "out/sa_3.json").stat().st_mtime_ns
-    assert merge([folder, tmp_path / "human.json"], tmp_path / "out", to="sa1b").outcome.skipped == 2
-    assert (tmp_path / "out/sa_3.json").stat().st_mtime_ns == before
-    with pytest.raises(InputError, match=r"the sources and the rule of .*out; got others"):
-        merge([folder], tmp_path / "out", to="sa1b")
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/sa_10.json").write_text("{}")
-    with pytest.raises(InputError, match=r"no foreign files where results go; got .*sa_10.json"):
-        merge([folder], tmp_path / "mine", to="sa1b", overwrite=True)
-    (folder / "sa_7.jpg").touch()
+    others = human(tmp_path / "human.json", names=("sa_3.jpg",))
     with pytest.raises(InputError, match="one for all sources; got none; give --images FOLDER"):
-        merge([folder], tmp_path / "labels")
+        merge([folder, others], tmp_path / "out")
+    for number in (3, 10):
+        Image.new("RGB", SIZE[::-1]).save(folder / f"sa_{number}.jpg")
+    merge([folder, others], tmp_path / "out")
+    export(tmp_path / "out", tmp_path / "files", "sa1b")
+    assert {p.name for p in (tmp_path / "files").glob("sa_*")} == {"sa_3.json", "sa_10.json"}
+    document = json.loads((tmp_path / "files/sa_3.json").read_text())
+    assert document["image"]["image_id"] == 3
+    assert {a["predicted_iou"] for a in document["annotations"]} == {1.0}
 
 
 def test_images_of_another_size_and_damaged_masks_fail_and_the_rest_goes_on(labels, tmp_path):
@@ -284,11 +281,6 @@ def test_what_cannot_be_merged_is_refused(photos, labels, tmp_path):
     with pytest.raises(InputError, match=r"sources \("):
         merge([labels, file], tmp_path / "out", MergeRule("fill"))
     merge([labels, file], tmp_path / "out", MergeRule("fill"), overwrite=True)
-    (tmp_path / "mine.json").write_text('{"mine": 1}')
-    with pytest.raises(InputError, match="with other content"):
-        merge([labels], tmp_path / "mine.json", to="coco")
-    with pytest.raises(InputError, match=r"one name of an image in all sources; got (x/a.png|a.png)"):
-        merge([file, human(tmp_path / "x.json", names=("x/a.png",))], tmp_path / "o.json", to="coco")
     index["root"] = str(tmp_path / "moved")
     shard = tmp_path / "copy/annotations/00000.json"
     shard.write_text(shard.read_text().replace('"score": 0.4', '"score": 0.5'))

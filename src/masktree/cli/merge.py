@@ -17,7 +17,6 @@ def merge(
     batch: Batch = DEFAULT_BATCH,
     rule: Literal["union", "fill"] = "union",
     iou: float | None = None,
-    to: Literal["labels", "coco", "sa1b"] = "labels",
     images: Path | None = None,
     shard_size: int | None = None,
 ) -> int:
@@ -27,13 +26,12 @@ def merge(
 
     Args:
         sources: Label sets, COCO files or folders of SA-1B files; with --rule fill the trusted one first.
-        output: Folder of the new label set or of SA-1B files, or name of the COCO file.
+        output: Folder of the new label set.
         batch: How the batch is run.
         rule: union: masks of all sources, without near-duplicates of higher-scored masks. fill: all masks of the first
             source, and those masks of the others that overlap with none of them (UnSAM+).
         iou: Threshold of the rule: union takes masks with a higher IoU for duplicates, fill does not add them.
             Default: 0.9 for union, 0.02 for fill.
-        to: labels: a label set for masktree train. coco: one COCO file. sa1b: one file per image, as in SA-1B.
         images: Folder of the photographs. Default: that of the label sets.
         shard_size: Number of images in each COCO file of a label set. Default: 1000.
     """
@@ -45,7 +43,6 @@ def merge(
         sources,
         output,
         MergeRule(rule, iou),
-        to=to,
         images=images,
         shard_size=shard_size,
         workers=batch.workers,

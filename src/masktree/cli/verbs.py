@@ -58,7 +58,7 @@ VERBS = {
             {
                 "input": ("sources", "images"),
                 "method": ("rule", "iou"),
-                "output": ("output", "to", "shard-size", "overwrite"),
+                "output": ("output", "shard-size", "overwrite"),
                 "running": ("workers",),
             },
         ),

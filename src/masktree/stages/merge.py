@@ -1,35 +1,30 @@
-"""Merge stage: label sets, COCO files and SA-1B folders into one label set, COCO file or SA-1B folder."""
+"""Merge stage: label sets, COCO files and SA-1B folders into one label set."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 from masktree.coco.annotations import MAX_MASKS
-from masktree.coco.document import read_info
-from masktree.errors import FormatError, InputError
+from masktree.errors import InputError
 from masktree.io.contents import check_photo_folder
-from masktree.io.files import check_writable, lock_folder, read_json, refuse_inputs, write_json
-from masktree.io.photos import Photo, find_photos, name_outputs
+from masktree.io.files import lock_folder, refuse_inputs, write_json
+from masktree.io.photos import Photo, find_photos
 from masktree.jobs import batch
 from masktree.jobs.record import RunRecord, run_fingerprint
 from masktree.jobs.recorded_batch import BatchOutcome, run_recorded_batch
 from masktree.labels import LabelSet, LabelSetWriter
-from masktree.labels.exports import write_coco, write_sa1b
 from masktree.labels.merge import MaskPool, MergeRule
 from masktree.labels.sources import LabelSource, match_images, open_source
 from masktree.labels.writer import pending_folder
 from masktree.trees import file as treefile
 
-OutputFormat = Literal["labels", "coco", "sa1b"]
 MISSING_FILE = "missing.json"  # names of images without a photograph, by source
-MANIFEST_FILE = "merge.json"  # of an SA-1B folder, written last
 _MAX_IMAGES_SINGLE = 500  # up to which one process is faster than starting others (our choice)
 
 
@@ -46,7 +41,6 @@ def merge(
     output: Path,
     rule: MergeRule | None = None,
     *,
-    to: OutputFormat = "labels",
     images: Path | None = None,
     shard_size: int | None = None,
     workers: int = 0,
@@ -61,11 +55,9 @@ def merge(
     Args:
         sources: label sets, COCO files, SA-1B folders; see ``masktree.labels.sources``. The rule fill trusts the
             first; otherwise their order does not matter.
-        output: label set folder, SA-1B folder or COCO file.
+        output: folder of the label set.
         rule: default: union at IoU 0.9.
-        to: labels: a label set for ``masktree train``. coco: one file. sa1b: one file per image.
         images: folder of the photographs; default: that of the label sets, or of the photographs beside SA-1B files.
-            Required for label sets only.
         shard_size: as for ``discover``.
         workers: processes; 0: one per core, or one for a few images.
 
@@ -78,23 +70,15 @@ def merge(
     if not sources:
         raise InputError("expected at least one source to merge; got none")
     refuse_inputs([output], map(Path, sources))
-    if to == "coco":
-        check_writable(output)
     opened = _canonical_order([open_source(path) for path in sources], rule)
     identity, weights = _identity(opened, rule), _weights(opened)
     fingerprint = run_fingerprint(identity, weights)
-    folder = output if to == "labels" else output.with_name(f".{output.name}.merge")
-    done = None if to == "labels" else _read_manifest(output, to, None if overwrite else fingerprint)
-    if done is not None:
-        shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed before it could remove it
-        return MergeResult(BatchOutcome(0, done["images"], done["failures"]), done["sources"])
-    root = _photo_folder(opened, images, required=to == "labels")
+    root = _photo_folder(opened, images)
     photos, matches, missing = _match_photos(opened, root)
-    job = MergeJob(opened, rule, matches, pending_folder(folder), fingerprint)
-    with lock_folder(folder):
-        record = RunRecord.open(folder, identity, weights, overwrite=overwrite)
-        base = Path() if root is None else root
-        writer = LabelSetWriter.open(folder, base, photos, shard_size=shard_size, overwrite=overwrite)
+    job = MergeJob(opened, rule, matches, pending_folder(output), fingerprint)
+    with lock_folder(output):
+        record = RunRecord.open(output, identity, weights, overwrite=overwrite)
+        writer = LabelSetWriter.open(output, root, photos, shard_size=shard_size, overwrite=overwrite)
         todo = [photo for photo in photos if not writer.has(photo) and not job.finished(photo)]
         workers = batch.resolve_workers(workers, single=len(todo) <= _MAX_IMAGES_SINGLE)
         outcome = run_recorded_batch(
@@ -110,16 +94,12 @@ def merge(
         )
         missing_names = {str(source.path): names for source, names in zip(opened, missing, strict=True) if names}
         if missing_names:
-            write_json(folder / MISSING_FILE, missing_names)
+            write_json(output / MISSING_FILE, missing_names)
         else:
-            (folder / MISSING_FILE).unlink(missing_ok=True)
+            (output / MISSING_FILE).unlink(missing_ok=True)
         counts = [{"images": len(match), "missing": len(names)} for match, names in zip(matches, missing, strict=True)]
         writer.close(record, [s.record() | count for s, count in zip(opened, counts, strict=True)])
-    summary = LabelSet.open(folder).index["sources"]
-    if to != "labels":
-        manifest = {"images": outcome.completed + outcome.skipped, "failures": record.failures, "sources": summary}
-        _convert(folder, output, to, identity | {"run": fingerprint} | manifest, overwrite)
-    return MergeResult(outcome, summary)
+    return MergeResult(outcome, LabelSet.open(output).index["sources"])
 
 
 def describe(result: MergeResult) -> str:
@@ -219,8 +199,8 @@ def _weights(sources: Sequence[LabelSource]) -> dict[str, Any]:
     return {"name": "merge", "sha256": digest, "label_free": all(source.label_free for source in sources)}
 
 
-def _photo_folder(sources: Sequence[LabelSource], images: Path | None, *, required: bool) -> Path | None:
-    """Folder of the photographs, or None if there is none and it is not required."""
+def _photo_folder(sources: Sequence[LabelSource], images: Path | None) -> Path:
+    """Folder of the photographs."""
     if images is not None:
         check_photo_folder(images)
         return images
@@ -228,28 +208,16 @@ def _photo_folder(sources: Sequence[LabelSource], images: Path | None, *, requir
     existing = [root for root in roots if root.is_dir()]
     if len(roots) == 1 and existing:
         return existing[0]
-    if not required and not existing:
-        return None
     got = ", ".join(map(str, sorted(roots))) or "none"
     raise InputError(f"expected the folder of the photographs, one for all sources; got {got}; give --images FOLDER")
 
 
 def _match_photos(
-    sources: Sequence[LabelSource], root: Path | None
+    sources: Sequence[LabelSource], root: Path
 ) -> tuple[list[Photo], list[dict[Path, str]], list[list[str]]]:
-    """Photographs that a source has, its image names by photograph, and its images without a photograph.
-
-    Without a folder of photographs the image names replace it; then all sources must use the same names.
-    """
-    if root is None:
-        names = sorted({name for source in sources for name in source.images}, key=_walk_order)
-        if any(PurePosixPath(name).is_absolute() for name in names):
-            raise InputError("expected image names relative to a folder; got absolute paths; give --images FOLDER")
-        _check_unambiguous(sources, names)
-        photos = name_outputs([(Path(name), name) for name in names])
-    else:
-        photos, _ = find_photos([root])
-    paths = {photo.path.relative_to(root or "").as_posix(): photo.path for photo in photos}
+    """Photographs that a source has, its image names by photograph, and its images without a photograph."""
+    photos, _ = find_photos([root])
+    paths = {photo.path.relative_to(root).as_posix(): photo.path for photo in photos}
     matches, missing = [], []
     for source in sources:
         matched, unmatched = match_images(source.images, paths, str(source.path))
@@ -262,58 +230,3 @@ def _match_photos(
         missing.append(unmatched)
     used = set().union(*matches)
     return [photo for photo in photos if photo.path in used], matches, missing
-
-
-def _check_unambiguous(sources: Sequence[LabelSource], names: Sequence[str]) -> None:
-    """Without photographs it is unknown whether 7.jpg of one source is val/7.jpg of another."""
-    for source in sources:
-        others = [name for name in names if name not in source.images]
-        matched, _ = match_images(others, source.images, str(source.path))
-        if matched:
-            name, other = next(iter(matched.items()))
-            raise InputError(
-                f"expected one name of an image in all sources; got {name} in {source.path} and {other} elsewhere; "
-                "give the folder of the photographs with --images"
-            )
-
-
-def _walk_order(name: str) -> tuple[tuple[bool, str], ...]:
-    """Sort key in the order of ``find_photos``: the files of a folder, then its folders."""
-    *folders, last = PurePosixPath(name).parts
-    return (*((True, folder) for folder in folders), (False, last))
-
-
-def _read_manifest(output: Path, to: OutputFormat, fingerprint: str | None) -> dict[str, Any] | None:
-    """Manifest of the finished merge in ``output``; None if there is none yet, or ``fingerprint`` is None.
-
-    Raises:
-        InputError: the output is of another merge or not of a merge.
-    """
-    path = output if to == "coco" else output / MANIFEST_FILE
-    if not path.exists():
-        return None
-    schema: dict[str, type] = {"run": str, "images": int, "failures": list, "sources": list}
-    try:
-        manifest = read_info(output) if to == "coco" else read_json(path, schema)
-    except FormatError:
-        manifest = {}
-    if any(not isinstance(manifest.get(key), kind) for key, kind in schema.items()):
-        raise InputError(f"expected the path of a new output; got {output} with other content; choose another")
-    if fingerprint is None:
-        return None
-    if manifest["run"] != fingerprint:
-        raise InputError(
-            f"expected the sources and the rule of {output}; got others; choose another output, or --overwrite"
-        )
-    return manifest
-
-
-def _convert(folder: Path, output: Path, to: OutputFormat, manifest: dict[str, Any], overwrite: bool) -> None:
-    """Convert the label set in ``folder`` to another format, then remove it."""
-    labels = LabelSet.open(folder, verify=True)
-    if to == "coco":
-        write_coco(labels, output, manifest)
-    else:
-        write_sa1b(labels, output, manifest["run"], overwrite=overwrite)
-        write_json(output / MANIFEST_FILE, manifest, indent=1)
-    shutil.rmtree(folder)
