@@ -60,6 +60,15 @@ def test_shapes_across_seams_are_whole(segmented):
     assert all((labels == labels[truth == region][0])[truth == region].mean() > 0.97 for region in range(3))
 
 
+def test_seams_are_hardly_seen_in_the_finest_cut(segmented):
+    _, _, tree = segmented
+    labels = tree.cut(0.0)
+    changes = (labels[:, 1:] != labels[:, :-1]).mean(axis=0)
+    seams = [BLOCK - 1, 2 * BLOCK - 1]
+    assert changes[seams].max() < 0.75  # 1 if every leaf ended there
+    assert len(np.unique(labels)) < tree.graph.n_leaves
+
+
 def test_masks_are_those_of_the_whole_leaf_map(segmented):
     _, _, tree = segmented
     masks = tree.mask_tree(min_area=50, max_masks=40)

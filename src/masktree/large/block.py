@@ -27,6 +27,7 @@ class BlockGraph:
     Attributes:
         leaves: (h, w) int32 labels from 0.
         areas: (n,) int64 pixels.
+        lowest: (n,) float32, lowest boundary.
         histograms: (n, k) float32 pixels per word.
         embeddings: (n, d) float32 sums of the network's embeddings; d = 0 without the network.
         edges, strengths, lengths: see ``masktree.cluster.leaves.adjacency``.
@@ -37,6 +38,7 @@ class BlockGraph:
 
     leaves: np.ndarray
     areas: np.ndarray
+    lowest: np.ndarray
     histograms: np.ndarray
     embeddings: np.ndarray
     edges: np.ndarray
@@ -79,10 +81,13 @@ def analyse_block(
     leaves = watershed_leaves(boundary, min_area=min_leaf_area)
     edges, strengths, lengths = adjacency(leaves, boundary)
     areas = np.bincount(leaves.ravel())
+    lowest = np.full(len(areas), np.inf, np.float32)
+    np.minimum.at(lowest, leaves.ravel(), boundary.ravel())
     none = np.zeros((len(areas), 0), np.float32)
     return BlockGraph(
         leaves=leaves,
         areas=areas,
+        lowest=lowest,
         histograms=inner.cues.histograms(leaves, len(areas)),
         embeddings=none if inner.embeddings is None else sums_over_leaves(inner.embeddings, leaves),
         edges=edges,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from masktree.io.block_grid import BlockGrid
+from masktree.large.basins import continued_leaves
 from masktree.large.block import BlockGraph
 from masktree.large.overview import overview_factor, overview_pixels
 from masktree.types import RGB, Labels
@@ -22,6 +23,7 @@ class RegionGraph:
         areas: (n,) int64.
         histograms, embeddings: (n, k) and (n, d) float32.
         edges, strengths, lengths: of all neighbours, also across seams.
+        continued: (k, 2) int64 pairs of leaves that are parts of one basin, see ``masktree.large.basins``.
         overview, overview_leaves: the small picture, and the leaf at each of its pixels.
         is_blank: whether every block is.
     """
@@ -33,6 +35,7 @@ class RegionGraph:
     edges: np.ndarray
     strengths: np.ndarray
     lengths: np.ndarray
+    continued: np.ndarray
     overview: RGB
     overview_leaves: Labels
     is_blank: bool
@@ -40,17 +43,31 @@ class RegionGraph:
 
 @dataclass(frozen=True)
 class _Sides:
-    """Leaf and boundary along each side of a block."""
+    """Leaf, boundary and the lowest boundary of that leaf, along each side of a block."""
 
     leaves: dict[str, np.ndarray]
     boundary: dict[str, np.ndarray]
+    lowest: dict[str, np.ndarray]
 
     @classmethod
     def of(cls, block: BlockGraph, first: int) -> _Sides:
-        leaves = block.leaves.astype(np.int64) + first
+        leaves = block.leaves.astype(np.int64)
+        sides = {"top": leaves[0], "bottom": leaves[-1], "left": leaves[:, 0], "right": leaves[:, -1]}
         return cls(
-            {"top": leaves[0], "bottom": leaves[-1], "left": leaves[:, 0], "right": leaves[:, -1]},
+            {side: labels + first for side, labels in sides.items()},
             {"top": block.top, "bottom": block.bottom, "left": block.left, "right": block.right},
+            {side: block.lowest[labels] for side, labels in sides.items()},
+        )
+
+    def continued(self, side: str, other: _Sides, facing: str, *, ties: bool) -> np.ndarray:
+        """Pairs of leaves of this block and of the other one that they continue in."""
+        return continued_leaves(
+            self.leaves[side],
+            self.boundary[side],
+            self.lowest[side],
+            other.leaves[facing],
+            other.boundary[facing],
+            ties=ties,
         )
 
 
@@ -64,6 +81,7 @@ def collect_blocks(grid: BlockGrid, load: Callable[[int], BlockGraph]) -> Region
         name: [] for name in ("areas", "histograms", "embeddings", "edges", "strengths", "lengths")
     }
     sides, is_blank = [], True
+    continued = [np.zeros((0, 2), np.int64)]
     for index in range(len(grid)):
         block = load(index)
         first = int(first_leaves[index])
@@ -82,9 +100,12 @@ def collect_blocks(grid: BlockGrid, load: Callable[[int], BlockGraph]) -> Region
         parts["edges"].append(edges)
         parts["strengths"].append(strengths)
         parts["lengths"].append(lengths)
+        continued.append(sides[one].continued(names[0], sides[other], names[1], ties=False))
+        continued.append(sides[other].continued(names[1], sides[one], names[0], ties=True))
     joined = {name: np.concatenate(parts.pop(name)) for name in list(parts)}  # one at a time: they are large
     return RegionGraph(
         first_leaves=first_leaves,
+        continued=np.concatenate(continued),
         overview=overview,
         overview_leaves=overview_leaves,
         is_blank=is_blank,

@@ -1,7 +1,7 @@
 """One dendrogram of an image of any size.
 
 The image is analysed in blocks of a fixed grid, each with a halo. Leaves end at the sides of the blocks; edges across
-these have the strength of the boundary there, so what continues beyond a side merges as if there were none. One greedy
+these have the strength of the boundary there, and basins that the side has cut are joined first. One greedy
 merge over the graph of all leaves makes the dendrogram. Nothing depends on how many blocks are read at once.
 """
 
@@ -21,6 +21,7 @@ from masktree.io.files import check_writable
 from masktree.io.windows import fingerprint
 from masktree.jobs import batch
 from masktree.jobs.progress import notify, progress_bar
+from masktree.large.basins import Basins
 from masktree.large.block import BLOCK, HALO
 from masktree.large.region_graph import RegionGraph, collect_blocks
 from masktree.large.scene import read_scene, save_scene
@@ -143,20 +144,23 @@ def _analyse(job: TileJob, tile: int, workers: int, *, show_progress: bool) -> N
 def merge_blocks(graph: RegionGraph) -> PartitionTree:
     """The hierarchy over all leaves, on a (1, n) leaf map, with granularities as altitudes."""
     learned = graph.embeddings.shape[1] > 0
+    basins = Basins.from_pairs(graph.continued, len(graph.areas))
+    edges, strengths, lengths = basins.edges(graph.edges, graph.strengths, graph.lengths)
     merges, costs = merge_graph(
-        graph.edges,
-        graph.areas.astype(np.float64),
+        edges,
+        np.bincount(basins.basin_of, graph.areas),
         image_area=int(graph.areas.sum()),
-        embeddings=graph.embeddings if learned else None,
-        histograms=graph.histograms,
-        boundary=graph.strengths,
-        lengths=graph.lengths,
+        embeddings=basins.sums(graph.embeddings) if learned else None,
+        histograms=basins.sums(graph.histograms),
+        boundary=strengths,
+        lengths=lengths,
         histogram_weight=HISTOGRAM_WEIGHT,
         size_power=SIZE_POWER,
         embedding_weight=EMBEDDING_WEIGHT if learned else 0.0,
     )
     leaves = np.arange(len(graph.areas), dtype=np.int32)[None]
-    tree = PartitionTree.from_merges(leaves, merges, costs)
+    costs = np.concatenate([np.zeros(len(basins.merges)), costs])
+    tree = PartitionTree.from_merges(leaves, basins.expand(merges), costs)
     if graph.is_blank and is_blank(graph.overview):
         return tree.with_altitudes(np.zeros_like(tree.altitudes))
     return tree.with_altitudes(costs_to_granularities(tree.altitudes, learned=learned))
