@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -32,6 +33,17 @@ def ground_truth(tmp_path):
 def shifted(document, **changes):
     """The first entry changed."""
     return [document[0] | changes, *document[1:]]
+
+
+def test_folders_before_all_names_are_left_out(tmp_path, ground_truth):
+    """As Label Studio's converter writes them: images/sub/a.jpg for sub/a.jpg."""
+    predictions = open_predictions(write_trees(tmp_path / "trees"))
+    longer = [replace(image, name=f"data/images/{image.name}") for image in ground_truth]
+    pairs = [pair(predictions, images)[0] for images in (ground_truth, longer)]
+    assert [cast(TreeFile, image).path for image in pairs[1]] == [cast(TreeFile, image).path for image in pairs[0]]
+    different = [replace(image, name=f"{index}/{image.name}") for index, image in enumerate(ground_truth)]
+    with pytest.raises(InputError, match="got none for 0/"):
+        pair(predictions, different)
 
 
 def test_all_kinds_give_the_same_masks(tmp_path, ground_truth):

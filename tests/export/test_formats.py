@@ -31,7 +31,8 @@ def image(tmp_path):
 def write(to, image, path, **options):
     """One image in a format."""
     entry = FORMATS[to]
-    entry.write(image if entry.scope == "image" else iter([image]), path, ExportOptions(**options))
+    chosen = ExportOptions(**options)
+    entry.write(image if entry.scope == "image" else iter([entry.prepare(image, chosen)]), path, chosen)
     return path
 
 
@@ -362,7 +363,7 @@ def test_parquet_without_pyarrow_names_the_remedy(image, tmp_path):
     try:
         from pyarrow import parquet
     except ImportError:
-        with pytest.raises(InputError, match="pip install pyarrow, or export to csv"):
+        with pytest.raises(InputError, match="pip install pyarrow; or export to csv"):
             write("parquet", image, tmp_path / "a.parquet")
         return
     table = parquet.read_table(write("parquet", image, tmp_path / "a.parquet")).to_pylist()

@@ -148,9 +148,18 @@ def test_label_sets_are_exported_with_their_sources(photos, tmp_path):
 
 def test_photographs_are_found_where_they_are_now(trees, photos, tmp_path):
     os.rename(photos, tmp_path / "moved")
-    with pytest.raises(InputError, match="give its folder with --images"):
-        export(trees, tmp_path / "yolo", "yolo")
-    assert export(trees, tmp_path / "yolo", "yolo", images=tmp_path / "moved").completed == 3
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "moved/b.png").rename(tmp_path / "photos/b.png")
+    outcome = export(trees, tmp_path / "yolo", "yolo")
+    assert outcome.completed == 1
+    assert all("give its folder with --images" in failure["error"] for failure in outcome.failures)
+    (tmp_path / "photos/b.png").rename(tmp_path / "moved/b.png")
+    assert export(trees, tmp_path / "yolo", "yolo", images=tmp_path / "moved", overwrite=True).completed == 3
+    Image.new("RGB", (7, 7)).save(tmp_path / "moved/b.png")
+    outcome = export(trees, tmp_path / "a.csv", "csv", images=tmp_path / "moved")
+    assert outcome.completed == 2
+    assert "a photograph of 30 x 44 pixels; got 7 x 7" in outcome.failures[0]["error"]
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 1 + 2 * 6
 
 
 def test_a_selection_is_exported(trees, tmp_path):

@@ -7,8 +7,9 @@ headers as far as there are any; the masks themselves are read image by image.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
@@ -242,7 +243,7 @@ def pair(
         InputError: a prediction is missing, extra, empty or of another size; nothing has been scored by then.
     """
     path, shown = predictions.path, predictions.names()
-    found = {image.name: predictions.find(image) for image in images}
+    found = _find_all(images, predictions)
     missing = [name for name, key in found.items() if key is None]
     if missing:
         raise InputError(
@@ -269,6 +270,21 @@ def pair(
         if size is not None:
             check_size(f"{path}, image {image.name}", size, image.size)
     return [predictions.image(key) for key in keys], empty
+
+
+def _find_all(images: Sequence[ImageGroundTruth], predictions: Predictions) -> dict[str, str | None]:
+    """The name of the prediction of each image. Tools write the names of images with folders before them that the
+    photographs' own folder does not have: where no name fits, those that all names share are left out."""
+    found = {image.name: predictions.find(image) for image in images}
+    names = {image.name: PurePosixPath(image.name).parts for image in images}
+    levels = zip(*(parts[:-1] for parts in names.values()), strict=False)
+    num_shared = len(list(takewhile(lambda folders: len(set(folders)) == 1, levels)))
+    for depth in range(1, num_shared + 1):
+        if any(key is not None for key in found.values()):
+            break
+        inner = {image.name: replace(image, name="/".join(names[image.name][depth:])) for image in images}
+        found = {name: predictions.find(image) for name, image in inner.items()}
+    return found
 
 
 def _no_predictions(path: Path) -> InputError:

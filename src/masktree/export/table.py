@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,24 +29,24 @@ _COLUMNS = (
 )
 
 
-def write_csv(images: Iterable[LabelledImage], path: Path, options: ExportOptions) -> None:
-    """Rows with image, label (number of the mask in its tree), parent (empty for roots), class, level, depth,
-    granularity, score and stability; shape in pixels, rows and columns; mean and standard deviation of red, green and
-    blue, from 0 to 255 (empty where the photograph is missing).
-    """
+Row = dict[str, Any]
+
+
+def write_csv(tables: Iterable[list[Row]], path: Path, options: ExportOptions) -> None:
+    """The rows of :func:`measure`, image after image."""
 
     def write(handle: IO[bytes]) -> None:
         text = io.TextIOWrapper(handle, encoding="utf-8", errors="surrogateescape", newline="")
         writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
         writer.writeheader()
-        for image in images:
-            writer.writerows(_rows(image))
+        for rows in tables:
+            writer.writerows(rows)
         text.detach()
 
     write_atomically(path, write)
 
 
-def write_parquet(images: Iterable[LabelledImage], path: Path, options: ExportOptions) -> None:
+def write_parquet(tables: Iterable[list[Row]], path: Path, options: ExportOptions) -> None:
     """The same table as Parquet, a row group per image.
 
     Raises:
@@ -57,7 +57,7 @@ def write_parquet(images: Iterable[LabelledImage], path: Path, options: ExportOp
         from pyarrow import parquet
     except ImportError as error:
         raise InputError(
-            "expected pyarrow, which writes Parquet; got none; pip install pyarrow, or export to csv"
+            "expected pyarrow, which writes Parquet; got none; pip install pyarrow; or export to csv"
         ) from error
     types = {name: pa.float64() for name in _COLUMNS}
     types |= dict.fromkeys(("image", "class", "level"), pa.string())
@@ -66,13 +66,24 @@ def write_parquet(images: Iterable[LabelledImage], path: Path, options: ExportOp
 
     def write(handle: IO[bytes]) -> None:
         with parquet.ParquetWriter(handle, schema) as writer:
-            for image in images:
-                writer.write_table(pa.Table.from_pylist(list(_rows(image)), schema))
+            for rows in tables:
+                writer.write_table(pa.Table.from_pylist(rows, schema))
 
     write_atomically(path, write)
 
 
-def _rows(image: LabelledImage) -> Iterator[dict[str, Any]]:
+def measure(image: LabelledImage, options: ExportOptions) -> list[Row]:
+    """A row per mask: image, label (number of the mask in its tree), parent (None for roots), class, level, depth,
+    granularity, score and stability; shape in pixels, rows and columns; mean and standard deviation of red, green and
+    blue, from 0 to 255.
+
+    Where the photograph is missing there are no intensities, and a warning.
+
+    Raises:
+        ImageError: a photograph that cannot be read.
+        InputError: a photograph of another size than the masks.
+    """
+    rows = []
     photo = read_image(image.photo) if image.photo.is_file() else None
     if photo is None:
         text = f"no photograph {image.photo}: intensities in the table are empty; give its folder with --images"
@@ -92,7 +103,8 @@ def _rows(image: LabelledImage) -> Iterator[dict[str, Any]]:
             height, width = crop.inside.shape
             window = photo[crop.top : crop.top + height, crop.left : crop.left + width]
             row |= _intensities(window[crop.inside])
-        yield row
+        rows.append(row)
+    return rows
 
 
 def _shape(crop: MaskCrop) -> dict[str, Any]:

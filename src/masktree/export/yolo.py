@@ -26,12 +26,13 @@ def write_yolo(images: Iterable[LabelledImage], folder: Path, options: ExportOpt
     without width. (A line per piece would make two objects of one.) Photographs are copied, since training looks for
     the labels beside them; hierarchy between the levels is lost.
 
-    Raises:
-        InputError: a photograph that is not there.
+    Args:
+        images: of :func:`check_photo`.
+        folder: where the files go.
+        options: not used.
     """
     classes: dict[str, dict[str, int]] = {}  # numbers by name, by level
     for image in images:
-        _check_photo(image)
         for number, level in enumerate(LEVELS):
             keep = image.tree.levels == number
             if not keep.any():
@@ -47,12 +48,14 @@ def write_yolo(images: Iterable[LabelledImage], folder: Path, options: ExportOpt
         write_atomically(folder / level / "data.yaml", lambda handle, text=text: handle.write(text.encode()))  # type: ignore[misc]
 
 
-def _check_photo(image: LabelledImage) -> None:
+def check_photo(image: LabelledImage, options: ExportOptions) -> LabelledImage:
+    """The image; raises InputError if its photograph is not there."""
     if not image.photo.is_file():
         raise InputError(
             f"expected the photograph {image.photo}, which YOLO's data sets hold; got none; give its folder with "
             "--images"
         )
+    return image
 
 
 def _write_level(image: LabelledImage, folder: Path, classes: dict[str, dict[str, int]], level: str) -> None:

@@ -219,10 +219,11 @@ class _Reading:
     failures: list[dict[str, str]] = field(default_factory=list)
     completed: int = 0
 
-    def __iter__(self) -> Iterator[LabelledImage]:
+    def __iter__(self) -> Iterator[Any]:
         for masks in self.saved:
             try:
-                image = _selected(FORMATS[self.job.to], masks.load(), self.job.options)
+                entry, options = FORMATS[self.job.to], self.job.options
+                image = entry.prepare(_selected(entry, masks.load(), options), options)
             except (MasktreeError, OSError) as error:
                 text = batch.describe_error(error)
                 self.failures.append({"path": str(masks.path), "error": text})
