@@ -87,7 +87,22 @@ def test_georeferences_are_read(picture, tmp_path):
     assert open_windows(tmp_path / "b.tif", tmp_path).geotiff_tags == geotiff_tags
 
 
+@pytest.mark.parametrize(("kind", "expected"), [("unassalpha", 205), ("assocalpha", 255), ("unspecified", 100)])
+def test_a_fourth_channel_is_opacity_where_it_is_marked_so(tmp_path, kind, expected):
+    pixels = np.full((20, 20, 4), 100, np.uint8)
+    pixels[..., 3] = 82  # 100 over white: 255 - (255 - 100) * 82 / 255 = 205; premultiplied 100 + 255 - 82 > 255
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", extrasamples=[kind], tile=(16, 16))
+    windows = open_windows(tmp_path / "a.tif", tmp_path)
+    assert (windows.read(Window(3, 3, 19, 20)) == expected).all()
+    assert ("first three" in windows.note) == (kind == "unspecified")
+
+
 def test_what_cannot_be_read_is_said(picture, tmp_path):
+    tifffile.imwrite(tmp_path / "inverted.tif", picture[..., 0], photometric="miniswhite", tile=(16, 16))
+    tifffile.imwrite(tmp_path / "inks.tif", np.dstack([picture, picture[..., 0]]), photometric="separated")
+    for name in ("inverted.tif", "inks.tif"):
+        with pytest.raises(ImageError, match="grey or RGB"):
+            open_windows(tmp_path / name, tmp_path)
     tifffile.imwrite(tmp_path / "deep.tif", picture.astype(np.uint16), photometric="rgb", tile=(16, 16))
     (tmp_path / "damaged.tif").write_bytes(b"II*\0damaged")
     (tmp_path / "text.png").write_text("text")

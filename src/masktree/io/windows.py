@@ -26,6 +26,8 @@ _TIFF_SUFFIXES = frozenset({".tif", ".tiff", ".btf", ".tf8"})
 _CACHE_BYTES = 2**27  # of decoded segments: strips of an image 20,000 pixels wide, as tall as a window, take 77 MB
 _MAX_SEGMENT_BYTES = 2**27  # a larger strip or tile is decoded once, into a file
 _STRIP_ROWS = 512  # converted at once
+_RGB_CODECS = (6, 7, 33003, 33004, 33005, 34712)  # JPEG and JPEG 2000, from which tifffile makes RGB
+_PREMULTIPLIED, _STRAIGHT = 1, 2  # of the tag ExtraSamples: opacity
 
 
 class Window(NamedTuple):
@@ -52,10 +54,12 @@ class ImageWindows(Protocol):
     Attributes:
         size: (height, width).
         geotiff_tags: of a GeoTIFF.
+        note: what of the image is not looked at, if anything.
     """
 
     size: tuple[int, int]
     geotiff_tags: GeoTiffTags
+    note: str
 
     def read(self, window: Window) -> RGB:
         """The pixels of a window inside the image, (h, w, 3) uint8 RGB."""
@@ -65,16 +69,20 @@ class ImageWindows(Protocol):
 class ArrayWindows:
     """An array, or a file of one that is mapped into memory: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8."""
 
-    def __init__(self, array: np.ndarray, geotiff_tags: GeoTiffTags | None = None) -> None:
+    note = ""
+
+    def __init__(
+        self, array: np.ndarray, geotiff_tags: GeoTiffTags | None = None, opacity: int | None = _STRAIGHT
+    ) -> None:
         _check_pixels(array.shape[2] if array.ndim == 3 else 1, array.dtype, "the array")
         if array.ndim not in (2, 3) or 0 in array.shape:
             raise InputError(f"expected an image (H, W), (H, W, 3) or (H, W, 4); got shape {array.shape}")
-        self._array = array
+        self._array, self._opacity = array, opacity
         self.size = array.shape[0], array.shape[1]
         self.geotiff_tags = geotiff_tags or GeoTiffTags({})
 
     def read(self, window: Window) -> RGB:
-        return _to_rgb(np.asarray(self._array[window.slices()]))
+        return _to_rgb(np.asarray(self._array[window.slices()]), self._opacity)
 
 
 class TiffWindows:
@@ -84,9 +92,11 @@ class TiffWindows:
 
     Attributes:
         page: its first page.
+        opacity: how the fourth channel is opacity; None: it is not.
     """
 
     page: TiffPage
+    note = ""
 
     def __init__(self, path: Path) -> None:
         from tifffile import TiffFile
@@ -98,7 +108,10 @@ class TiffWindows:
             self._tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
             self._decode = page.decode
             self.geotiff_tags = GeoTiffTags.from_page(page)
+            self.opacity = _opacity(page)
         self.size = page.imagelength, page.imagewidth
+        if page.samplesperpixel == 4 and self.opacity is None:
+            self.note = "the first three of four channels are looked at, as the fourth is not marked as opacity"
         self._segments: OrderedDict[int, np.ndarray | None] = OrderedDict()
         self._bytes = 0
 
@@ -116,7 +129,7 @@ class TiffWindows:
                     segment = self._segment(plane * per_plane + row * across + column)
                     if segment is not None:
                         _paste(out, segment, row * height - window.top, column * width - window.left, plane)
-        return _to_rgb(out)
+        return _to_rgb(out, self.opacity)
 
     def _segment(self, index: int) -> np.ndarray | None:
         """(h, w, samples) pixels of a tile or strip; None if the file leaves it out."""
@@ -167,11 +180,12 @@ def open_windows(image: str | Path | np.ndarray, work: Path) -> ImageWindows:
         if page.is_memmappable and page.planarconfig == 1:
             from tifffile import memmap
 
-            return ArrayWindows(np.asarray(memmap(path, page=page.index, mode="r")), windows.geotiff_tags)
+            mapped = np.asarray(memmap(path, page=page.index, mode="r"))
+            return ArrayWindows(mapped, windows.geotiff_tags, windows.opacity)
         if not decoded.exists():
             from tifffile import imread
 
-            _save(imread(path, key=0), decoded)
+            _save(imread(path, key=0), decoded, windows.opacity)
         return ArrayWindows(np.load(decoded, mmap_mode="r"), windows.geotiff_tags)
 
 
@@ -227,6 +241,23 @@ def _first_page(file: Any) -> TiffPage:
     return page
 
 
+def _opacity(page: TiffPage) -> int | None:
+    """How the fourth channel is opacity, if it is.
+
+    Raises:
+        ImageError: pixels that are neither grey nor RGB.
+    """
+    photometric, compression = int(page.photometric), int(page.compression)
+    if photometric not in (1, 2) and not (photometric == 6 and compression in _RGB_CODECS):
+        name = getattr(page.photometric, "name", str(photometric))
+        raise ImageError(
+            f"expected grey or RGB in an image that is read by window; got {name}; convert it to RGB, with "
+            "gdal_translate -expand rgb for instance"
+        )
+    kind = int(page.extrasamples[0]) if page.extrasamples else 0
+    return kind if kind in (_PREMULTIPLIED, _STRAIGHT) else None
+
+
 def _check_pixels(channels: int, dtype: Any, what: str) -> None:
     if dtype != np.uint8 or channels not in (1, 3, 4):
         raise ImageError(
@@ -244,17 +275,19 @@ def _paste(out: np.ndarray, segment: np.ndarray, top: int, left: int, plane: int
     out[rows, columns, channels] = part
 
 
-def _to_rgb(pixels: np.ndarray) -> RGB:
-    """Grey repeated, opacity composited over white."""
+def _to_rgb(pixels: np.ndarray, opacity: int | None = _STRAIGHT) -> RGB:
+    """Grey repeated, opacity composited over white; ``opacity``: what a fourth channel is."""
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.shape[2] == 1:
         return np.repeat(pixels, 3, axis=2)
-    if pixels.shape[2] == 4:
-        opacity = pixels[..., 3:].astype(np.uint16)
-        mixed = pixels[..., :3] * opacity + 255 * (255 - opacity)
-        return ((mixed + 127) // 255).astype(np.uint8)
-    return np.ascontiguousarray(pixels)
+    colours = pixels[..., :3]
+    if pixels.shape[2] == 4 and opacity is not None:
+        alpha = pixels[..., 3:].astype(np.uint16)
+        if opacity == _PREMULTIPLIED:
+            return np.minimum(colours + (255 - alpha), 255).astype(np.uint8)
+        return ((colours * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return np.ascontiguousarray(colours)
 
 
 def _open_with_pillow(path: Path) -> Image.Image:
@@ -289,7 +322,7 @@ def _decode_with_pillow(path: Path, target: Path) -> None:
         _save(image, target)
 
 
-def _save(image: Any, target: Path) -> None:
+def _save(image: Any, target: Path, opacity: int | None = _STRAIGHT) -> None:
     """Write a picture as an array file, by strips: a converted copy of all of it would double the memory."""
     is_array = isinstance(image, np.ndarray)
     height, width = image.shape[:2] if is_array else (image.height, image.width)
@@ -300,7 +333,7 @@ def _save(image: Any, target: Path) -> None:
         for top in range(0, height, _STRIP_ROWS):
             bottom = min(top + _STRIP_ROWS, height)
             if is_array:
-                strip = _to_rgb(np.asarray(image[top:bottom]))
+                strip = _to_rgb(np.asarray(image[top:bottom]), opacity)
             else:
                 strip = pillow_to_rgb(image.crop((0, top, width, bottom)))
             handle.write(np.ascontiguousarray(strip).tobytes())

@@ -7,6 +7,7 @@ merge over the graph of all leaves makes the dendrogram. Nothing depends on how 
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from masktree import __version__
 from masktree.cluster.leaves import MIN_LEAF_AREA
 from masktree.cluster.merge import merge_graph
 from masktree.discover.masktree import EMBEDDING_WEIGHT, HISTOGRAM_WEIGHT, SIZE_POWER, costs_to_granularities
-from masktree.errors import InputError
+from masktree.errors import InputError, MasktreeWarning
 from masktree.io.block_grid import BlockGrid
 from masktree.io.files import check_writable
 from masktree.io.windows import fingerprint
@@ -117,6 +118,8 @@ def _prepare(source: Path | np.ndarray, config: SegmenterConfig, work: WorkFolde
     if block < 32 or block % 32:
         raise InputError(f"expected blocks of a multiple of 32 pixels; got {block}")
     job = TileJob(source, config, BlockGrid((1, 1), block), work, 0)
+    if job.windows.note:
+        warnings.warn(job.windows.note, MasktreeWarning, stacklevel=3)
     job.grid = BlockGrid(job.windows.size, block)
     job.min_leaf_area = min_leaf_area(job.grid.size)
     if not work.scene.exists():

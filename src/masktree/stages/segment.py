@@ -119,6 +119,8 @@ def _segment_large(
 
     def report(result: JobResult[Photo]) -> None:
         collect(result)
+        for text in result.warnings:
+            notify(f"warning: {result.item.path}: {text}", show=job.show_progress)
         if result.error is not None:
             notify(f"failed: {result.item.path}: {result.error}", show=job.show_progress)
 
