@@ -257,7 +257,9 @@ def _decode(
         try:
             return _call_within_time(read)
         except Image.DecompressionBombError as error:
-            raise ImageError(f"expected at most {max_pixels:,} pixels; {error}; scale the image down") from error
+            raise ImageError(
+                f"expected at most {max_pixels:,} pixels; {error}; scale the image down, or use masktree.segment_large"
+            ) from error
         except UnidentifiedImageError as error:
             got = f"no image format of {', '.join(FORMATS)}, or a damaged header"
             if path.stat().st_size == 0:
@@ -268,7 +270,10 @@ def _decode(
 def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
     height, width = size
     if width * height > max_pixels:
-        raise ImageError(f"expected at most {max_pixels:,} pixels; got {width} x {height}; scale the image down")
+        raise ImageError(
+            f"expected at most {max_pixels:,} pixels; got {width} x {height}; scale the image down, or use "
+            "masktree.segment_large"
+        )
     if width * height == 0:
         raise ImageError(f"expected at least one pixel; got {width} x {height}; the file is damaged")
 
