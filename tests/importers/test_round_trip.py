@@ -201,6 +201,19 @@ def test_foreign_files_and_other_imports_stay(trees, tmp_path):
     assert "of the photograph's size, 9 x 9; got 30 x 44" in failure["error"]
 
 
+def test_what_is_no_mask_is_said_to_be_left_out(tmp_path, capsys):
+    shape = {"label": "x", "points": [[1, 1], [5, 1], [5, 5]], "shape_type": "polygon"}
+    shapes = [shape, shape | {"shape_type": "point", "points": [[2, 2]]}]
+    document = {"shapes": shapes, "imagePath": "a.png", "imageHeight": 9, "imageWidth": 9}
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    image = {"id": 1, "file_name": "a.png", "height": 9, "width": 9}
+    boxes = [{"id": 1, "image_id": 1, "segmentation": [], "bbox": [1, 1, 2, 2]}]
+    (tmp_path / "b.json").write_text(json.dumps({"images": [image], "annotations": boxes, "categories": []}))
+    for name, text in (("a", "1 points, lines or circles left out"), ("b", "1 crowds and boxes left out")):
+        assert cli.main(["import", str(tmp_path / f"{name}.json"), "-o", str(tmp_path / name)]) == 0
+        assert text in " ".join(capsys.readouterr().err.split())
+
+
 def test_parents_are_checked_and_empty_masks_left_out():
     masks = [rle.encode(mask) for mask in planted_masks()[:3]]
     nothing = rle.encode(np.zeros(SIZE, bool))

@@ -228,7 +228,7 @@ def test_wrong_options_are_answered_in_one_line(trees, tmp_path, capsys, argumen
 def test_what_is_no_source_is_refused(tmp_path, photos):
     for source, match in (
         (tmp_path / "none", "got nothing at"),
-        (photos, "got no trees in"),
+        (photos, "got images at"),
         (photos / "a.png", "expected a tree file"),
     ):
         with pytest.raises(InputError, match=match):

@@ -11,7 +11,7 @@ from masktree.coco.file import CocoFile, CocoImage, open_sa1b
 from masktree.coco.json_entries import read_entries
 from masktree.coco.masks import has_segmentation, read_mask
 from masktree.errors import FormatError
-from masktree.importers.image import ForeignImage, ForeignMask, checked_score, foreign
+from masktree.importers.image import ForeignImage, ForeignMask, checked_score, foreign, warn_of_others
 
 
 def read_coco(path: Path) -> Iterator[ForeignImage]:
@@ -40,7 +40,8 @@ def read_sa1b(path: Path) -> Iterator[ForeignImage]:
 def _image(image: CocoImage, path: Path, names: dict[Any, str]) -> ForeignImage:
     def read(_: tuple[int, int] | None) -> tuple[tuple[int, int], list[ForeignMask]]:
         masks = []
-        for annotation in image.annotations():
+        annotations = image.annotations()
+        for annotation in annotations:
             where = f"{image}, annotation {annotation.get('id')}"
             if read_crowd(annotation, where) or not has_segmentation(annotation):
                 continue
@@ -52,6 +53,7 @@ def _image(image: CocoImage, path: Path, names: dict[Any, str]) -> ForeignImage:
                 masks.append(
                     ForeignMask(mask, annotation.get("id"), annotation.get("parent_id"), name, checked_score(score))
                 )
+        warn_of_others(len(annotations) - len(masks), "crowds and boxes")
         return image.size, masks
 
     return ForeignImage(image.file_name, read, path)

@@ -18,6 +18,7 @@ from masktree.importers.image import (
     filled,
     foreign,
     placed,
+    warn_of_others,
 )
 
 
@@ -43,7 +44,9 @@ def _reader(element: ET.Element) -> Any:
     def read(_: tuple[int, int] | None) -> tuple[tuple[int, int], list[ForeignMask]]:
         with foreign("masks as CVAT for images 1.1 has them"):
             size = checked_size(element.attrib["height"], element.attrib["width"])
-            return size, [_mask(child, size) for child in element if child.tag in ("mask", "polygon")]
+            known = [child for child in element if child.tag in ("mask", "polygon")]
+            warn_of_others(len(element) - len(known), "boxes, points or other shapes")
+            return size, [_mask(child, size) for child in known]
 
     return read
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from masktree.errors import FormatError, MasktreeError
+from masktree.errors import FormatError, MasktreeError, MasktreeWarning
 from masktree.trees import hierarchy, rle
 from masktree.trees.masktree import MaskTree
 from masktree.trees.polygons import fill_rings
@@ -100,6 +101,12 @@ def foreign(what: str) -> Iterator[None]:
         # the last two are Pillow's, of damaged pictures
         text = reprlib.repr(f"{type(error).__name__}: {error}")
         raise FormatError(f"expected {what}; got other values ({text}); correct the file or get it again") from error
+
+
+def warn_of_others(count: int, what: str) -> None:
+    """Warn of ``count`` entries of a file that are no masks and are left out."""
+    if count:
+        warnings.warn(f"{count} {what} left out, which are no masks", MasktreeWarning, stacklevel=3)
 
 
 def filled(rings: Sequence[Any], size: tuple[int, int]) -> bytes:

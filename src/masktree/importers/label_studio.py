@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 
 from masktree.errors import FormatError
-from masktree.importers.image import ForeignImage, ForeignMask, checked_score, checked_size, filled, foreign
+from masktree.importers.image import (
+    ForeignImage,
+    ForeignMask,
+    checked_score,
+    checked_size,
+    filled,
+    foreign,
+    warn_of_others,
+)
 from masktree.io.files import parse_json
 from masktree.kernels import kernel
 from masktree.trees import rle
@@ -48,6 +56,7 @@ def _reader(regions: Any) -> Any:
     def read(size: tuple[int, int] | None) -> tuple[tuple[int, int], list[ForeignMask]]:
         with foreign("regions as Label Studio exports them"):
             known = [r for r in regions if r.get("type") in ("brushlabels", "polygonlabels")]
+            warn_of_others(len(regions) - len(known), "boxes, points or other regions")
             sizes = {checked_size(region["original_height"], region["original_width"]) for region in known}
             if len(sizes) > 1 or (not sizes and size is None):
                 raise ValueError("no size of the image" if not sizes else f"several sizes of one image, {sizes}")

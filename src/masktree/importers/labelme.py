@@ -20,6 +20,7 @@ from masktree.importers.image import (
     filled,
     foreign,
     placed,
+    warn_of_others,
 )
 from masktree.io.files import parse_json
 
@@ -45,7 +46,9 @@ def _reader(document: dict[str, Any]) -> Any:
             if size is None:
                 raise ValueError("no imageHeight and no photograph")
             kinds = ("mask", "polygon", "rectangle")
-            return size, [_mask(s, size) for s in document["shapes"] if s.get("shape_type", "polygon") in kinds]
+            known = [shape for shape in document["shapes"] if shape.get("shape_type", "polygon") in kinds]
+            warn_of_others(len(document["shapes"]) - len(known), "points, lines or circles")
+            return size, [_mask(shape, size) for shape in known]
 
     return read
 

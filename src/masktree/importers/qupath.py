@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from masktree.errors import FormatError
-from masktree.importers.image import ForeignImage, ForeignMask, checked_score, filled, foreign
+from masktree.importers.image import ForeignImage, ForeignMask, checked_score, filled, foreign, warn_of_others
 from masktree.io.files import parse_json
 
 _MAX_BYTES = 2**30  # of a decompressed file (our choice)
@@ -50,15 +50,19 @@ def _reader(features: list[Any]) -> Any:
             )
         with foreign("objects as QuPath writes them"):
             masks: list[ForeignMask] = []
+            num_others = 0
             stack: list[tuple[Any, Any]] = [(feature, None) for feature in reversed(features)]
             while stack:
                 feature, parent = stack.pop()
                 properties = feature.get("properties") or {}
                 mask = _mask(feature, properties, parent, len(masks), size)
-                if mask is not None:
+                if mask is None:
+                    num_others += 1
+                else:
                     masks.append(mask)
                 below = parent if mask is None else mask.id
                 stack += [(child, below) for child in reversed(properties.get("childObjects") or [])]
+            warn_of_others(num_others, "points or lines")
             return size, masks
 
     return read

@@ -9,6 +9,7 @@ from masktree.coco.annotations import tree_from_annotations
 from masktree.coco.file import CocoFile, CocoImage
 from masktree.errors import FormatError, InputError
 from masktree.export.image import LabelledImage
+from masktree.io.contents import describe_contents
 from masktree.io.files import sha256_of
 from masktree.io.photos import Photo, find_photos, name_outputs
 from masktree.labels import LabelSet
@@ -75,12 +76,14 @@ def find_masks(source: Path, images: Path | None = None) -> list[SavedMasks]:
             )
         return _saved_trees([(source, source.stem)], images)
     if not source.is_dir():
-        raise InputError(f"expected a tree file, a folder of masktree segment or a label set; got nothing at {source}")
+        raise InputError(
+            f"expected a tree file, a folder of masktree segment or a label set; got {describe_contents(source)}"
+        )
     if (source / "index.json").exists() or (source / "plan.json").exists():
         return _label_set(source, images)
     files = [path for path in sorted(source.rglob("*.json")) if path.is_file() and treefile.is_tree_file(path)]
     if not files:
-        raise InputError(f"expected a folder of masktree segment or a label set; got no trees in {source}")
+        raise InputError(f"expected a folder of masktree segment or a label set; got {describe_contents(source)}")
     return _saved_trees([(path, path.relative_to(source).with_suffix("").as_posix()) for path in files], images)
 
 
