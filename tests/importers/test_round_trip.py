@@ -16,6 +16,7 @@ from masktree.export.formats import FORMATS
 from masktree.export.options import ExportOptions
 from masktree.importers.formats import IMPORTERS, guess_format
 from masktree.importers.image import ForeignMask, filled, to_tree
+from masktree.importers.label_image import read_label_image
 from masktree.importers.label_studio import decode_brush
 from masktree.stages.export import export
 from masktree.stages.import_trees import import_trees
@@ -160,6 +161,7 @@ def test_brushes_of_several_values_are_read():
         ("e.json", '[{"data": 5}]', "the image of a task"),
         ("f.xml", "<annotations><image name='a.png' width='0' height='4'/></annotations>", "masks as CVAT"),
         ("g.xml", "<annotations>", "XML of CVAT; got a damaged file"),
+        ("l.xml", "<?xml version='1.0' encoding='utf-9'?><annotations/>", "XML of CVAT; got a damaged file"),
         ("h.geojson", '{"features": [{"geometry": null}]}', "give its folder with --images"),
         ("i.json", '{"hello": 1}', "name its format with --from"),
         ("j.tif", "II*", "a label image"),
@@ -212,6 +214,14 @@ def test_what_is_no_mask_is_said_to_be_left_out(tmp_path, capsys):
     for name, text in (("a", "1 points, lines or circles left out"), ("b", "1 crowds and boxes left out")):
         assert cli.main(["import", str(tmp_path / f"{name}.json"), "-o", str(tmp_path / name)]) == 0
         assert text in " ".join(capsys.readouterr().err.split())
+
+
+def test_label_images_of_absurd_sizes_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("masktree.importers.label_image.MAX_PIXELS", 99)
+    Image.fromarray(np.ones((10, 10), np.uint8)).save(tmp_path / "a.tif")
+    [image] = read_label_image(tmp_path / "a.tif")
+    with pytest.raises(FormatError, match="whole numbers as labels, at most 99 of them; got 100 values"):
+        image.read(None)
 
 
 def test_parents_are_checked_and_empty_masks_left_out():

@@ -30,7 +30,7 @@ def read_cvat(path: Path) -> Iterator[ForeignImage]:
     """
     try:
         root = ET.parse(path).getroot()
-    except ET.ParseError as error:
+    except (ET.ParseError, LookupError, ValueError) as error:  # the last two for unknown encodings
         raise FormatError(f"{path}: expected XML of CVAT; got a damaged file ({error}); get it again") from error
     if root.tag != "annotations":
         raise FormatError(f"{path}: expected CVAT for images 1.1; got a file of <{root.tag}>")

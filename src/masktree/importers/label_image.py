@@ -70,5 +70,8 @@ def _read_channels(path: Path) -> np.ndarray:
 
 
 def _check(dtype: np.dtype[Any], count: int, path: Path) -> None:
-    if dtype.kind not in "iub" or not 0 < count <= 16 * MAX_PIXELS:
-        raise FormatError(f"{path}: expected whole numbers as labels; got {count:,} values of type {dtype}")
+    if dtype.kind not in "iub" or not 0 < count <= MAX_PIXELS:
+        raise FormatError(
+            f"{path}: expected whole numbers as labels, at most {MAX_PIXELS:,} of them; got {count:,} values of type "
+            f"{dtype}"
+        )
