@@ -20,7 +20,7 @@ from masktree.kernels import kernel
 from masktree.types import RGB, Labels, checked
 
 FLAT_SHARE = 0.1  # of the blocks with more than one colour: the least of flat graphics (our choice, see the log)
-MAX_LEAVES = 3000  # a page has more letters, but the time of merging is quadratic in the neighbours of its ground
+MAX_LEAVES = 2000  # a page has more letters, but the time of merging is quadratic in the neighbours of its ground
 _MIN_AREA = 4  # pixels of a leaf: a full stop, or what a small letter encloses (our choice)
 _EQUAL_SHARE = 0.4  # of neighbours with one colour, below which an image is not looked at further (our choice)
 _BLOCK = 64  # side of a block in pixels (our choice)
@@ -84,38 +84,36 @@ def flat_leaves(image: RGB, small: np.ndarray, basins: np.ndarray) -> FlatLeaves
     if _flat_share(image, components) < FLAT_SHARE:
         return None
     nearest, contrast = _explain(image, components, components < 0)
-    basins = basins if small is image else upsample_leaves(basins, small, image)
-    labels, kinds = _label(components, nearest, _find_strokes(nearest, contrast), basins)
+    strokes, count = ndimage.label(_find_strokes(nearest, contrast), np.ones((3, 3)))  # 0: none
+    first_stroke = int(components.max()) + 1
+    labels = np.where(strokes > 0, strokes + first_stroke, nearest)
+    beyond_reach = np.bincount(strokes[nearest < 0], minlength=count + 1)
+    textured = 2 * beyond_reach > np.bincount(strokes[strokes > 0], minlength=count + 1)
+    first_basin = first_stroke + count + 1
+    if textured.any():
+        basins = basins if small is image else upsample_leaves(basins, small, image)
+        _divide(labels, strokes, textured, basins, first_basin)
+    present = np.bincount(labels.ravel()) > 0
+    labels = (np.cumsum(present, dtype=np.int32) - 1)[labels]
+    kinds = np.searchsorted([first_stroke, first_basin], np.flatnonzero(present), side="right")
     labels, kinds = _bound(*_unite_strokes(labels, kinds, components, nearest, image))
-    colours = np.rint(_mean_colours(labels, image)).astype(np.uint8)
+    colours = np.rint(_colours(labels, components, image, len(kinds))).astype(np.uint8)
     return FlatLeaves(labels, kinds == _BASIN, lab(colours[None])[0])
 
 
-def _label(
-    components: np.ndarray, nearest: np.ndarray, is_stroke: np.ndarray, basins: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of the leaves, and the kind of each."""
-    strokes, count = ndimage.label(is_stroke, np.ones((3, 3)))  # 0: none
-    areas = np.bincount(strokes.ravel(), minlength=count + 1)
-    beyond_reach = np.bincount(strokes.ravel(), nearest.ravel() < 0, minlength=count + 1)
-    textured = beyond_reach > areas / 2
+def _divide(
+    labels: np.ndarray, strokes: np.ndarray, textured: np.ndarray, basins: np.ndarray, first_basin: int
+) -> None:
+    """Replace the labels of textured strokes by those of basins, from ``first_basin``; a stroke without any stays."""
     inside = textured[strokes]
     # A basin with most of its pixels elsewhere has only strayed into the texture, by the error of the boundary map.
     pixels = np.bincount(basins[inside], minlength=int(basins.max()) + 1)
     kept = (pixels >= MIN_LEAF_AREA) & (pixels > np.bincount(basins.ravel()) / 2)
     seeds = inside & kept[basins]
-    textured &= np.bincount(strokes[seeds], minlength=count + 1) > 0
-    inside = textured[strokes]
-
-    first_stroke = int(components.max()) + 1
-    first_basin = first_stroke + count + 1
-    labels = np.where(strokes > 0, strokes + first_stroke, nearest)
+    inside = (textured & (np.bincount(strokes[seeds], minlength=len(textured)) > 0))[strokes]
     labels[inside] = -1
     labels[seeds] = basins[seeds] + first_basin
     _flood(labels, inside)
-    present = np.bincount(labels.ravel()) > 0
-    kinds = np.searchsorted([first_stroke, first_basin], np.flatnonzero(present), side="right")
-    return (np.cumsum(present, dtype=np.int32) - 1)[labels], kinds
 
 
 def _unite_strokes(
@@ -125,18 +123,17 @@ def _unite_strokes(
 
     Of a letter, only some parts may be wide enough to have its full colour.
     """
-    inside = components >= 0
-    colours = _mean_colours(labels, image)
-    colours[labels[inside]] = image[inside]
-    leaf_of = np.zeros(int(components.max()) + 1, np.int64)
-    leaf_of[components[inside]] = labels[inside]
-    is_stroke = (kinds[labels] == _STROKE) & (nearest >= 0)
-    pairs, counts = np.unique(
-        labels[is_stroke].astype(np.int64) * len(kinds) + leaf_of[nearest[is_stroke]], return_counts=True
-    )
+    n = len(kinds)
+    colours = _colours(labels, components, image, n)
+    leaf_of = np.zeros(int(components.max()) + 2, np.int64)  # the last one stands for -1
+    leaf_of[components] = labels
+    pixels = np.flatnonzero((components < 0) & (nearest >= 0))
+    pixels = pixels[kinds[labels.ravel()[pixels]] == _STROKE]
+    grounds = leaf_of[nearest.ravel()[pixels]]
+    pairs, counts = np.unique(labels.ravel()[pixels].astype(np.int64) * n + grounds, return_counts=True)
     pairs = pairs[np.argsort(counts, kind="stable")]
-    ground = np.arange(len(kinds))
-    ground[pairs // len(kinds)] = pairs % len(kinds)  # the last one stays: what most of the pixels contrast with
+    ground = np.arange(n)
+    ground[pairs // n] = pairs % n  # the last one stays: what most of the pixels contrast with
     edges = adjacency(labels, np.zeros(labels.shape, np.float32))[0]
     edges = np.concatenate([edges, edges[:, ::-1]])
     first, second = edges.T
@@ -152,7 +149,7 @@ def _unite_strokes(
         & is_mixture
     )
     united |= (kinds[edges] == _COMPONENT).all(axis=1) & (offsets == 0).all(axis=1)
-    graph = coo_matrix((np.ones(united.sum()), edges[united].T), shape=(len(kinds), len(kinds)))
+    graph = coo_matrix((np.ones(united.sum()), edges[united].T), shape=(n, n))
     count, numbers = connected_components(graph, directed=False)
     shape_kinds = np.full(count, _BASIN)
     np.minimum.at(shape_kinds, numbers, kinds)
@@ -171,11 +168,26 @@ def _bound(labels: np.ndarray, kinds: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return labels, kinds[large]
 
 
-def _mean_colours(labels: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """(n, 3) float64 mean colours of the leaves."""
-    counts = np.bincount(labels.ravel())
-    sums = [np.bincount(labels.ravel(), channel.ravel()) for channel in np.moveaxis(image, 2, 0)]
-    return np.stack(sums, axis=1) / counts[:, None]
+@kernel()
+def _colours(labels: np.ndarray, components: np.ndarray, image: np.ndarray, count: int) -> np.ndarray:
+    """(count, 3) float64: mean colour of the components of each leaf, or of all its pixels if it has none."""
+    H, W = labels.shape
+    areas = np.zeros(count)
+    sums = np.zeros((count, 3))
+    is_component = np.zeros(count, np.bool_)
+    for i in range(H):
+        for j in range(W):
+            is_component[labels[i, j]] |= components[i, j] >= 0
+    for i in range(H):
+        for j in range(W):
+            label = labels[i, j]
+            if components[i, j] >= 0 or not is_component[label]:
+                areas[label] += 1
+                for c in range(3):
+                    sums[label, c] += image[i, j, c]
+    for label in range(count):
+        sums[label] /= areas[label]
+    return sums
 
 
 def _has_equal_neighbours(image: np.ndarray) -> bool:
@@ -373,15 +385,23 @@ def _flood(labels: np.ndarray, domain: np.ndarray) -> None:
     """Give each pixel of label -1 the label of the nearest one, of 8-neighbours within the domain or outside of it."""
     H, W = labels.shape
     queue = np.empty(H * W, np.int32)
+    found = np.empty(H * W, np.int32)
     end = 0
     for pixel in range(H * W):
         i, j = pixel // W, pixel % W
         if labels[i, j] >= 0:
-            for y in range(max(i - 1, 0), min(i + 2, H)):
-                for x in range(max(j - 1, 0), min(j + 2, W)):
-                    if labels[y, x] < 0 and (end == 0 or queue[end - 1] != pixel):
-                        queue[end] = pixel
-                        end += 1
+            continue
+        label = np.int32(-1)
+        for y in range(max(i - 1, 0), min(i + 2, H)):
+            for x in range(max(j - 1, 0), min(j + 2, W)):
+                if labels[y, x] >= 0 and domain[y, x] == domain[i, j]:
+                    label = labels[y, x]
+        if label >= 0:
+            queue[end] = pixel
+            found[end] = label
+            end += 1
+    for k in range(end):
+        labels[queue[k] // W, queue[k] % W] = found[k]
     start = 0
     while start < end:
         i, j = queue[start] // W, queue[start] % W
