@@ -22,6 +22,7 @@ from masktree.types import RGB, Labels, checked
 FLAT_SHARE = 0.1  # of the blocks with more than one colour: the least of flat graphics (our choice, see the log)
 MAX_LEAVES = 2000  # a page has more letters, but the time of merging is quadratic in the neighbours of its ground
 _MIN_AREA = 4  # pixels of a leaf: a full stop, or what a small letter encloses (our choice)
+_COMMON_AREA = 64  # pixels of a crisp component, from which others of its colour are crisp too (our choice)
 _EQUAL_SHARE = 0.4  # of neighbours with one colour, below which an image is not looked at further (our choice)
 _BLOCK = 64  # side of a block in pixels (our choice)
 _BLOCK_SHARE = 0.95  # of a flat block is within reach of components of ``MIN_LEAF_AREA`` (our choice)
@@ -229,7 +230,10 @@ def _find_strokes(nearest: np.ndarray, contrast: np.ndarray) -> np.ndarray:
 
 @kernel()
 def _crisp_components(image: np.ndarray) -> np.ndarray:
-    """(H, W) int32: components of one colour, large enough and with steps around them, from 0; -1 elsewhere."""
+    """(H, W) int32: components of one colour, large enough and with steps around them, from 0; -1 elsewhere.
+
+    So are others of the colour of one of them, such as the ground inside a letter, whose border is antialiased.
+    """
     H, W, _ = image.shape
     parents = np.arange(H * W).astype(np.int32)
     for i in range(H):
@@ -241,11 +245,8 @@ def _crisp_components(image: np.ndarray) -> np.ndarray:
             if above and not (left and _step(image, i - 1, j - 1, i - 1, j) == 0):  # else they are united already
                 a, b = find_root(parents, i * W + j), find_root(parents, (i - 1) * W + j)
                 parents[max(a, b)] = min(a, b)
-    _unite_diagonals(image, parents)
-    areas = np.zeros(H * W, np.int32)
-    for pixel in range(H * W):
-        parents[pixel] = parents[parents[pixel]]  # the root: that of the parent, a lower pixel, is known
-        areas[parents[pixel]] += 1
+    _unite_diagonals(image, parents, _areas(parents))
+    areas = _areas(parents)
     border = np.zeros(H * W, np.int32)
     steps = np.zeros(H * W, np.int32)
     for i in range(H):
@@ -258,11 +259,18 @@ def _crisp_components(image: np.ndarray) -> np.ndarray:
                         for root in (parents[i * W + j], parents[y * W + x]):
                             border[root] += 1
                             steps[root] += step > _MIN_STEP
+    is_crisp = (areas >= _MIN_AREA) & (steps >= _CRISP_SHARE * border)
+    colours = image[..., 0].astype(np.int32) * 65536 + image[..., 1].astype(np.int32) * 256 + image[..., 2]
+    colours = colours.reshape(H * W)
+    common = np.sort(colours[is_crisp & (areas >= _COMMON_AREA)])
     labels = np.full(H * W, -1, np.int32)
     count = 0
     for pixel in range(H * W):
         root = parents[pixel]
-        if areas[root] >= _MIN_AREA and steps[root] >= _CRISP_SHARE * border[root]:
+        if root == pixel and not is_crisp[root] and areas[root] >= _MIN_AREA:
+            k = np.searchsorted(common, colours[root])
+            is_crisp[root] = k < len(common) and common[k] == colours[root]
+        if is_crisp[root]:
             if root == pixel:
                 labels[pixel] = count
                 count += 1
@@ -271,8 +279,21 @@ def _crisp_components(image: np.ndarray) -> np.ndarray:
 
 
 @kernel()
-def _unite_diagonals(image: np.ndarray, parents: np.ndarray) -> None:
-    """Unite components of one colour that touch at a corner, as thin slanted strokes do, unless others cross there."""
+def _areas(parents: np.ndarray) -> np.ndarray:
+    """Pixels of each component, at its root; points all pixels to their roots."""
+    areas = np.zeros(len(parents), np.int32)
+    for pixel in range(len(parents)):
+        parents[pixel] = parents[parents[pixel]]  # the root: that of the parent, a lower pixel, is known
+        areas[parents[pixel]] += 1
+    return areas
+
+
+@kernel()
+def _unite_diagonals(image: np.ndarray, parents: np.ndarray, areas: np.ndarray) -> None:
+    """Unite components of one colour that touch at a corner, as thin slanted strokes do; overwrites ``areas``.
+
+    Where two pairs of components cross, the smaller ones are united: strokes, rather than the ground.
+    """
     H, W, _ = image.shape
     for i in range(H - 1):
         for j in range(W - 1):
@@ -282,8 +303,11 @@ def _unite_diagonals(image: np.ndarray, parents: np.ndarray) -> None:
                     continue
                 a, b = find_root(parents, i * W + x), find_root(parents, (i + 1) * W + other)
                 c, d = find_root(parents, i * W + other), find_root(parents, (i + 1) * W + x)
-                if c == d or _step(image, i, other, i + 1, x) > 0:
-                    parents[max(a, b)] = min(a, b)
+                crosses = c != d and _step(image, i, other, i + 1, x) == 0
+                if a != b and not (crosses and max(areas[a], areas[b]) > max(areas[c], areas[d])):
+                    a, b = min(a, b), max(a, b)
+                    parents[b] = a
+                    areas[a] += areas[b]
 
 
 @kernel()
