@@ -81,9 +81,15 @@ def flat_leaves(image: RGB, small: np.ndarray, basins: np.ndarray) -> FlatLeaves
     """
     if not _has_equal_neighbours(image):
         return None
-    components = _without_antialiasing(_crisp_components(image), image)
+    all_components, areas, is_crisp, colours = _components(image)
+    components = _select(all_components, is_crisp, np.int32(-1))
+    components = _without_antialiasing(components, image)
     if _flat_share(image, components) < FLAT_SHARE:
         return None
+    # The ground inside an antialiased letter has no steps around it, but the colour of the ground around the letter.
+    codes = colours.astype(np.int64) @ (65536, 256, 1)
+    is_ground = ~is_crisp & np.isin(codes, codes[is_crisp & (areas >= _COMMON_AREA)])
+    components = _select(all_components, is_ground, components)
     nearest, contrast = _explain(image, components, components < 0)
     strokes, count = ndimage.label(_find_strokes(nearest, contrast), np.ones((3, 3)))  # 0: none
     first_stroke = int(components.max()) + 1
@@ -98,8 +104,8 @@ def flat_leaves(image: RGB, small: np.ndarray, basins: np.ndarray) -> FlatLeaves
     labels = (np.cumsum(present, dtype=np.int32) - 1)[labels]
     kinds = np.searchsorted([first_stroke, first_basin], np.flatnonzero(present), side="right")
     labels, kinds = _bound(*_unite_strokes(labels, kinds, components, nearest, image))
-    colours = np.rint(_colours(labels, components, image, len(kinds))).astype(np.uint8)
-    return FlatLeaves(labels, kinds == _BASIN, lab(colours[None])[0])
+    means = np.rint(_colours(labels, components, image, len(kinds))).astype(np.uint8)
+    return FlatLeaves(labels, kinds == _BASIN, lab(means[None])[0])
 
 
 def _divide(
@@ -201,11 +207,16 @@ def _has_equal_neighbours(image: np.ndarray) -> bool:
 def _flat_share(image: np.ndarray, components: np.ndarray) -> float:
     """Share of the blocks with several large components and little beyond them, of all blocks with several colours."""
     is_large = np.bincount(components[components >= 0], minlength=int(components.max()) + 1) >= MIN_LEAF_AREA
-    large = np.where(np.append(is_large, False)[components], components, np.int32(-1))
+    large = _select(components, is_large, np.int32(-1))
     if np.count_nonzero(large >= 0) < FLAT_SHARE * large.size:  # most photographs; saves the time of the rest
         return 0.0
     nearest, _ = _explain(image, large, large < 0)
     return float(_share_of_blocks(image, large, nearest))
+
+
+def _select(components: np.ndarray, selected: np.ndarray, others: np.ndarray | np.int32) -> np.ndarray:
+    """The components selected by (n,) bool, and ``others`` where there is none."""
+    return np.where(np.append(selected, False)[components], components, others)  # the last one stands for -1
 
 
 def _without_antialiasing(components: np.ndarray, image: np.ndarray) -> np.ndarray:
@@ -218,7 +229,7 @@ def _without_antialiasing(components: np.ndarray, image: np.ndarray) -> np.ndarr
     _, contrast = _explain(image, components, lines)
     sums = np.bincount(components[lines], contrast[lines], minlength=count)
     is_mixture = is_line[:-1] & (sums <= _MIXTURE_ERROR * np.bincount(components[lines], minlength=count))
-    return np.where(np.append(is_mixture, True)[components], np.int32(-1), components)
+    return _select(components, ~is_mixture, np.int32(-1))
 
 
 def _find_strokes(nearest: np.ndarray, contrast: np.ndarray) -> np.ndarray:
@@ -229,10 +240,14 @@ def _find_strokes(nearest: np.ndarray, contrast: np.ndarray) -> np.ndarray:
 
 
 @kernel()
-def _crisp_components(image: np.ndarray) -> np.ndarray:
-    """(H, W) int32: components of one colour, large enough and with steps around them, from 0; -1 elsewhere.
+def _components(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Components of at least ``_MIN_AREA`` pixels of one colour.
 
-    So are others of the colour of one of them, such as the ground inside a letter, whose border is antialiased.
+    Returns:
+        labels: (H, W) int32, their numbers from 0; -1 elsewhere.
+        areas: (n,) int32.
+        is_crisp: (n,) bool, whether there are steps around them.
+        colours: (n, 3) uint8.
     """
     H, W, _ = image.shape
     parents = np.arange(H * W).astype(np.int32)
@@ -259,23 +274,16 @@ def _crisp_components(image: np.ndarray) -> np.ndarray:
                         for root in (parents[i * W + j], parents[y * W + x]):
                             border[root] += 1
                             steps[root] += step > _MIN_STEP
-    is_crisp = (areas >= _MIN_AREA) & (steps >= _CRISP_SHARE * border)
-    colours = image[..., 0].astype(np.int32) * 65536 + image[..., 1].astype(np.int32) * 256 + image[..., 2]
-    colours = colours.reshape(H * W)
-    common = np.sort(colours[is_crisp & (areas >= _COMMON_AREA)])
     labels = np.full(H * W, -1, np.int32)
-    count = 0
+    roots = np.flatnonzero((areas >= _MIN_AREA) & (parents == np.arange(H * W)))
+    labels[roots] = np.arange(len(roots))
     for pixel in range(H * W):
-        root = parents[pixel]
-        if root == pixel and not is_crisp[root] and areas[root] >= _MIN_AREA:
-            k = np.searchsorted(common, colours[root])
-            is_crisp[root] = k < len(common) and common[k] == colours[root]
-        if is_crisp[root]:
-            if root == pixel:
-                labels[pixel] = count
-                count += 1
-            labels[pixel] = labels[root]
-    return labels.reshape(H, W)
+        labels[pixel] = labels[parents[pixel]]
+    is_crisp = steps[roots] >= _CRISP_SHARE * border[roots]
+    colours = np.empty((len(roots), 3), np.uint8)
+    for k in range(len(roots)):
+        colours[k] = image[roots[k] // W, roots[k] % W]
+    return labels.reshape(H, W), areas[roots], is_crisp, colours
 
 
 @kernel()
