@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -21,13 +21,25 @@ from masktree.cluster.flat import FlatLeaves, flat_leaves
 from masktree.cluster.leaves import adjacency, watershed_leaves
 from masktree.cluster.merge import merge_regions
 from masktree.cluster.upsample import upsample_leaves
+from masktree.discover.detail import (
+    FINE_FACTORS,
+    LARGE_SIDE,
+    WORKING_SIDE,
+    Detail,
+    check_detail,
+    shows_small_things,
+)
+from masktree.discover.pooling import pool_dendrograms
 from masktree.errors import InputError
 from masktree.trees.dendrogram import PartitionTree
-from masktree.trees.masktree import MaskTree
+from masktree.trees.masktree import MAX_MASKS, MaskTree
 from masktree.types import RGB, Features, Labels, checked
 
-WORKING_SIDE = 640  # larger images are downsampled to this longer side; the cues' 5-20 pixel windows suit this size
-SCALES = {"fast": (1.0,), "best": (1.0, 1.5, 2.0)}  # of the images whose boundaries are averaged, in working sizes
+Quality: TypeAlias = Literal["fast", "best"]
+
+# In working sizes: scales of the images whose boundaries are averaged.
+SCALES = {"fast": (1.0,), "best": (1.0, 1.5, 2.0)}
+LARGE_SCALES = (1.0, 2.0)  # of images from LARGE_SIDE pixels on
 HISTOGRAM_WEIGHT = 0.3  # of the regions' chi-square distance, added to the mean boundary (our choice)
 SIZE_POWER = 0.05  # small regions merge first (our choice; .05 to .1 were compared on BSDS500 val)
 LEARNED_SHARE = np.float32(0.5)  # weight of the predicted boundaries, the rest is that of the cues (our choice)
@@ -48,45 +60,101 @@ _GRANULARITIES = (0.0, 0.02, *(k / 20 for k in range(1, 20)), 0.98, 1.0)
 
 
 def discover_masks(
-    image: RGB, backbone: Backbone | None = None, *, quality: Literal["fast", "best"] = "fast", **options: Any
+    image: RGB,
+    backbone: Backbone | None = None,
+    *,
+    quality: Quality = "fast",
+    detail: Detail = "auto",
+    min_area: int = 32,
+    max_area: float = 0.9,
+    max_masks: int | None = MAX_MASKS,
+    duplicate_iou: float = 0.9,
 ) -> MaskTree:
-    """Stable nodes of the dendrogram of an image; ``options`` are those of ``MaskTree.from_dendrogram``."""
-    return MaskTree.from_dendrogram(build_dendrogram(image, backbone=backbone, quality=quality), **options)
+    """Stable nodes of the dendrograms of an image.
+
+    Args:
+        image, backbone, quality, detail: see ``build_dendrogram``. With several working sizes the tree has nodes of all
+            of them, see ``masktree.discover.pooling``.
+        min_area, max_area, max_masks, duplicate_iou: see ``MaskTree.from_dendrogram``.
+    """
+    sizes = _working_sizes(image, quality, detail)
+    return pool_dendrograms(
+        [_build_at(image, backbone, *size) for size in sizes],
+        [working_side for _, working_side in sizes],
+        min_area=min_area,
+        max_area=max_area,
+        max_masks=max_masks,
+        duplicate_iou=duplicate_iou,
+    )
 
 
 @checked
 def build_dendrogram(
-    image: RGB, *, backbone: Backbone | None = None, quality: Literal["fast", "best"] = "fast"
+    image: RGB, *, backbone: Backbone | None = None, quality: Quality = "fast", detail: Detail = "auto"
 ) -> PartitionTree:
     """Dendrogram of an image of any size.
 
     Args:
-        image: (H, W, 3) uint8 RGB; above ``WORKING_SIDE`` it is clustered at that size and the leaves are upsampled.
+        image: (H, W, 3) uint8 RGB.
         backbone: a network whose features enter the merge cost; None or the texture backbone: boundary cues alone.
         quality: ``fast`` computes boundaries at one scale, ``best`` at three, up to twice the working size, where the
             leaves are then found: finer, about seven times the time.
+        detail: the working size, that of the image at which it is analysed; leaves are upsampled from there. A number
+            is its longer side in pixels, or that of the image if it is smaller. ``auto``: ``WORKING_SIDE``; with
+            boundaries at twice that as well from ``LARGE_SIDE`` pixels on (5 times the time); and ``fine`` where the
+            image shows small things on one ground, see ``masktree.discover.detail``. ``fine``: at once, twice and
+            three times the working size (14 times the time); this is the dendrogram of the last.
 
     Returns:
         ``PartitionTree`` with leaves of shape (H, W) and altitudes in [0, 1]: the granularity g of each merge,
         calibrated so that a typical photograph of N leaves has about N^(1-g) regions at g.
 
     Raises:
-        InputError: empty image or unknown quality.
+        InputError: empty image, or unknown quality or detail.
     """
+    return _build_at(image, backbone, *_working_sizes(image, quality, detail)[-1])
+
+
+def _working_sizes(image: RGB, quality: str, detail: Detail) -> list[tuple[tuple[float, ...], int]]:
+    """Scales and working side of each dendrogram of an image; checks the arguments."""
     if quality not in SCALES or image.size == 0:
         raise InputError(f"expected a non-empty image and quality 'fast' or 'best'; got {image.shape}, {quality!r}")
-    tree = build_cost_dendrogram(image, backbone=backbone, scales=SCALES[quality])
+    check_detail(detail)
+    scales, longer = SCALES[quality], max(image.shape[:2])
+    base = min(WORKING_SIDE, longer)
+    if detail == "fine" or (detail == "auto" and shows_small_things(image)):
+        return [(scales, base), *((SCALES["fast"], round(base * factor)) for factor in FINE_FACTORS)]
+    if detail == "auto":
+        return [(LARGE_SCALES if longer >= LARGE_SIDE and quality == "fast" else scales, base)]
+    return [(scales, min(int(detail), longer))]
+
+
+def _build_at(image: RGB, backbone: Backbone | None, scales: tuple[float, ...], working_side: int) -> PartitionTree:
+    """Dendrogram at one working size, with calibrated altitudes."""
+    tree = build_cost_dendrogram(image, backbone=backbone, scales=scales, working_side=working_side)
     learned = isinstance(backbone, EmbeddedBackbone)
     return tree.with_altitudes(costs_to_granularities(tree.altitudes, learned=learned))
 
 
 def build_cost_dendrogram(
-    image: RGB, *, backbone: Backbone | None = None, scales: tuple[float, ...] = SCALES["fast"]
+    image: RGB,
+    *,
+    backbone: Backbone | None = None,
+    scales: tuple[float, ...] = SCALES["fast"],
+    working_side: int | None = None,
 ) -> PartitionTree:
-    """The tree of ``build_dendrogram`` with uncalibrated merge costs as altitudes, and boundaries at any scales."""
-    scale = WORKING_SIDE / max(WORKING_SIDE, *image.shape[:2])
+    """The tree of ``build_dendrogram`` with uncalibrated merge costs as altitudes.
+
+    Args:
+        image, backbone: see ``build_dendrogram``.
+        scales: in working sizes, of the images whose boundaries are averaged.
+        working_side: longer side at scale 1, which may be larger than the image's; None: at most ``WORKING_SIDE``.
+    """
+    longer = max(image.shape[:2])
+    scale = (min(WORKING_SIDE, longer) if working_side is None else working_side) / longer
     features = [merge_features(_rescale(image, scale * factor), backbone) for factor in scales]
-    working = _rescale(image, min(1.0, scale * max(scales)))
+    # Leaves of an enlarged image only where all of the analysis is enlarged: else they are no finer than its pixels.
+    working = _rescale(image, min(max(1.0, scale), scale * max(scales)))
     boundary = np.stack([_resize_map(one.boundary, working.shape[:2]) for one in features]).mean(axis=0)
     leaves = watershed_leaves(boundary)
     grid, weight = features[0].embeddings, EMBEDDING_WEIGHT

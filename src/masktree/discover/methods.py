@@ -37,8 +37,6 @@ class Method:
         quality_sets: effect of the quality: ``argument`` passes it to the function as ``quality``; ``refiner`` refines
             with the guided filter at ``fast`` and the function's own refiner, the dense CRF, at ``best``; None has one
             quality.
-        load_keywords: imports and returns the function whose keyword-only arguments are the options, where that is not
-            the function itself.
         score_knots: of the map from the method's scores to those of a segmenter, made by ``recipes/scores.py``. The
             default leaves scores as they are.
     """
@@ -47,7 +45,6 @@ class Method:
     citation: str
     load: Callable[[], Callable[..., MaskTree]]
     quality_sets: Literal["argument", "refiner"] | None = None
-    load_keywords: Callable[[], Callable[..., object]] | None = None
     score_knots: Knots = ((0.0, 1.0), (0.0, 1.0))
 
     def __call__(self, image: RGB, backbone: Backbone, *, quality: Quality = "fast", **options: Any) -> MaskTree:
@@ -74,21 +71,15 @@ class Method:
         return ScoreCalibration(*self.score_knots)
 
     def options(self) -> dict[str, Any]:
-        """Names and defaults of the keyword arguments of the method."""
-        parameters = inspect.signature((self.load_keywords or self.load)()).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind == p.KEYWORD_ONLY}
+        """Names and defaults of the keyword arguments of the method, without the quality."""
+        parameters = inspect.signature(self.load()).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind == p.KEYWORD_ONLY and p.name != "quality"}
 
 
 def _masktree() -> Callable[..., MaskTree]:
     from masktree.discover.masktree import discover_masks
 
     return discover_masks
-
-
-def _masktree_keywords() -> Callable[..., MaskTree]:
-    from masktree.trees.masktree import MaskTree
-
-    return MaskTree.from_dendrogram
 
 
 def _hassod() -> Callable[..., MaskTree]:
@@ -116,7 +107,6 @@ METHODS: dict[str, Method] = {
         load=_masktree,
         score_knots=calibrations.MASKTREE,
         quality_sets="argument",
-        load_keywords=_masktree_keywords,
     ),
     "hassod": Method(
         summary="hierarchical adaptive clustering; wholes, parts, subparts",

@@ -1,0 +1,142 @@
+"""The working size: chosen by looking at the image, and masks of several sizes in one tree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from masktree.discover import detail as rule
+from masktree.discover import masktree as method
+from masktree.discover.masktree import build_dendrogram, discover_masks
+from masktree.discover.pooling import unite_leaves
+from masktree.errors import InputError
+from masktree.io.images import read_image
+from masktree.trees import rle
+from masktree.trees.dendrogram import PartitionTree
+from masktree.trees.hierarchy import depths
+from masktree.trees.masktree import MaskTree
+
+
+@pytest.fixture(scope="module")
+def dots() -> tuple[np.ndarray, np.ndarray]:
+    """(112, 112, 3) image of 121 coloured discs of radius 3 on one noisy ground, and their (121, H, W) masks."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:112, :112]
+    masks = np.stack([(y - 6 - 10 * i) ** 2 + (x - 6 - 10 * j) ** 2 <= 9 for i in range(11) for j in range(11)])
+    image = np.full((112, 112, 3), (90, 120, 90), np.float64)
+    image[masks.any(axis=0)] = (190, 150, 60)
+    blurred = ndimage.gaussian_filter(image, (0.8, 0.8, 0)) + rng.normal(0, 5, image.shape)
+    return blurred.clip(0, 255).astype(np.uint8), masks
+
+
+@pytest.fixture(scope="module")
+def dots_tree(dots) -> MaskTree:
+    return discover_masks(dots[0], detail="fine", min_area=12)
+
+
+def recall(tree: MaskTree, masks: np.ndarray) -> float:
+    """Share of the masks that one of the tree has an IoU above .75 with."""
+    overlap = rle.iou(list(tree.rles), [rle.encode(mask) for mask in masks], tree.size)
+    return float((overlap.max(axis=0) > 0.75).mean())
+
+
+def test_small_things_on_one_ground_are_recognised(dots):
+    assert rule.ground_share(dots[0]) > rule.GROUND_SHARE
+    assert rule.shows_small_things(dots[0])
+
+
+def test_images_without_colour_count_as_well():
+    grey = np.random.default_rng(0).integers(0, 256, (60, 80, 1), np.uint8).repeat(3, axis=2)
+    assert rule.ground_share(grey) < rule.GROUND_SHARE
+    assert rule.shows_small_things(grey)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (5, 4)])
+def test_tiny_images_have_a_ground(size):
+    assert rule.ground_share(np.full((*size, 3), 7, np.uint8)) == 1
+
+
+def test_photographs_are_told_from_fields_of_small_things(photos):
+    small = {path.stem: rule.shows_small_things(read_image(path)) for path in photos}
+    assert small["galaxies"]
+    assert not any(small[name] for name in ("astronaut", "cat", "coffee", "rocket"))
+
+
+def test_more_small_things_are_found_at_finer_sizes(dots, dots_tree):
+    assert recall(discover_masks(dots[0], detail=640, min_area=12), dots[1]) < 0.3
+    assert recall(dots_tree, dots[1]) > 0.9
+
+
+def test_auto_is_fine_for_small_things(dots, dots_tree):
+    assert discover_masks(dots[0], min_area=12).rles == dots_tree.rles
+
+
+def test_children_lie_inside_their_parents_and_granularities_grow(dots_tree):
+    children = np.flatnonzero(dots_tree.parents >= 0)
+    parents = dots_tree.parents[children]
+    shared = rle.intersections(list(dots_tree.rles), dots_tree.size)
+    assert len(children) > 20
+    assert np.array_equal(shared[children, parents], dots_tree.areas[children])
+    assert (dots_tree.granularities[parents] >= dots_tree.granularities[children]).all()
+    assert depths(dots_tree.parents).max() >= 1
+
+
+def test_masks_of_all_sizes_are_unions_of_the_leaves(dots_tree):
+    leaves = dots_tree.dendrogram.leaves
+    areas = np.bincount(leaves.ravel())
+    for index in range(len(dots_tree)):
+        inside = np.bincount(leaves[dots_tree.mask(index)], minlength=len(areas))
+        assert np.isin(inside / np.maximum(areas, 1), (0, 1)).all()
+
+
+def test_the_finest_dendrogram_is_that_of_the_tree(dots, dots_tree):
+    assert np.array_equal(build_dendrogram(dots[0], detail="fine").leaves, dots_tree.dendrogram.leaves)
+
+
+def test_maximum_of_masks_holds_over_all_sizes(dots, dots_tree):
+    few = discover_masks(dots[0], detail="fine", min_area=12, max_masks=10)
+    assert len(few) == 10
+    assert few.omitted >= len(dots_tree) - 10
+
+
+@pytest.fixture
+def analysed(monkeypatch) -> list[tuple[int, ...]]:
+    """Shapes of the images whose boundaries are computed, in order."""
+    shapes: list[tuple[int, ...]] = []
+
+    def record_shape(image: np.ndarray, *rest: Any) -> method.MergeFeatures:
+        shapes.append(image.shape)
+        return compute(image, *rest)
+
+    compute = method.merge_features
+    monkeypatch.setattr(method, "merge_features", record_shape)
+    return shapes
+
+
+def test_a_number_is_the_longer_side_of_the_analysis(dots, analysed):
+    build_dendrogram(dots[0], detail=64)
+    build_dendrogram(dots[0], detail=5000)
+    assert analysed == [(64, 64, 3), (112, 112, 3)]
+
+
+def test_large_images_are_seen_at_two_sizes(dots, analysed, monkeypatch):
+    monkeypatch.setattr(method, "shows_small_things", lambda image: False)
+    monkeypatch.setattr(method, "LARGE_SIDE", 112)
+    monkeypatch.setattr(method, "WORKING_SIDE", 32)
+    assert build_dendrogram(dots[0]).size == (112, 112)
+    assert analysed == [(32, 32, 3), (64, 64, 3)]
+
+
+@pytest.mark.parametrize("detail", ["coarse", 0, 31, -5, 3.5, True, None])
+def test_wrong_detail_is_an_input_error(dots, detail):
+    with pytest.raises(InputError, match="expected detail as auto, fine or a number of pixels"):
+        rule.check_detail(detail)
+
+
+def test_leaves_go_to_the_region_that_they_share_most_pixels_with():
+    leaves = np.array([[0, 0, 0, 2], [2, 2, 3, 3]], np.int32)  # no pixel has label 1
+    coarse = PartitionTree.from_merges(np.array([[0, 0, 1, 1], [1, 1, 1, 1]], np.int32), np.array([[0, 1]]), np.ones(1))
+    assert unite_leaves(leaves, coarse).leaves.tolist() == [[0, 0, 0, 1], [1, 1, 1, 1]]
