@@ -69,27 +69,19 @@ class FlatLeaves:
 def flat_leaves(image: RGB, small: np.ndarray, basins: np.ndarray) -> FlatLeaves | None:
     """Leaves of a flat image; None if too little of it is flat, as in photographs.
 
-    Components of at least ``_MIN_AREA`` pixels of one colour are leaves if their borders are steps.
-    An antialiased pixel belongs to the component that is nearest in colour, of those within ``_REACH`` pixels. What
-    contrasts with these components is a stroke, a leaf of its own, such as a letter without a pixel of its full colour;
-    basins divide what is not within their reach.
+    Components of at least ``_MIN_AREA`` pixels of one colour are leaves if their borders are steps. Antialiased pixels
+    belong to the component that is nearest in colour, of those within ``_REACH`` pixels. What contrasts with these
+    components is a stroke, a leaf of its own, such as a letter without a pixel of its full colour; basins divide what
+    is not within their reach.
 
     Args:
         image: (H, W, 3) uint8.
         small: (h, w, 3) uint8, the image at the working size.
         basins: (h, w) int32 watershed leaves of ``small``.
     """
-    if not _has_equal_neighbours(image):
+    components = _find_components(image)
+    if components is None:
         return None
-    all_components, areas, is_crisp, colours = _components(image)
-    components = _select(all_components, is_crisp, np.int32(-1))
-    components = _without_antialiasing(components, image)
-    if _flat_share(image, components) < FLAT_SHARE:
-        return None
-    # The ground inside an antialiased letter has no steps around it, but the colour of the ground around the letter.
-    codes = colours.astype(np.int64) @ (65536, 256, 1)
-    is_ground = ~is_crisp & np.isin(codes, codes[is_crisp & (areas >= _COMMON_AREA)])
-    components = _select(all_components, is_ground, components)
     nearest, contrast = _explain(image, components, components < 0)
     strokes, count = ndimage.label(_find_strokes(nearest, contrast), np.ones((3, 3)))  # 0: none
     first_stroke = int(components.max()) + 1
@@ -104,8 +96,22 @@ def flat_leaves(image: RGB, small: np.ndarray, basins: np.ndarray) -> FlatLeaves
     labels = (np.cumsum(present, dtype=np.int32) - 1)[labels]
     kinds = np.searchsorted([first_stroke, first_basin], np.flatnonzero(present), side="right")
     labels, kinds = _bound(*_unite_strokes(labels, kinds, components, nearest, image))
-    means = np.rint(_colours(labels, components, image, len(kinds))).astype(np.uint8)
-    return FlatLeaves(labels, kinds == _BASIN, lab(means[None])[0])
+    colours = np.rint(_colours(labels, components, image, len(kinds))).astype(np.uint8)
+    return FlatLeaves(labels, kinds == _BASIN, lab(colours[None])[0])
+
+
+def _find_components(image: np.ndarray) -> np.ndarray | None:
+    """(H, W) int32 numbers of the shapes of a flat image, -1 where there are none; None if too little is flat."""
+    if not _has_equal_neighbours(image):
+        return None
+    everything, areas, is_crisp, colours = _components(image)
+    crisp = _without_antialiasing(_select(everything, is_crisp, np.int32(-1)), image)
+    if _flat_share(image, crisp) < FLAT_SHARE:
+        return None
+    # The ground inside an antialiased letter has no steps around it, but the colour of the ground around the letter.
+    codes = colours.astype(np.int64) @ (65536, 256, 1)
+    is_ground = ~is_crisp & np.isin(codes, codes[is_crisp & (areas >= _COMMON_AREA)])
+    return _select(everything, is_ground, crisp)
 
 
 def _divide(
