@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+import masktree
 from masktree.discover import detail as rule
 from masktree.discover import masktree as method
 from masktree.discover.masktree import build_dendrogram, discover_masks
@@ -140,3 +141,14 @@ def test_leaves_go_to_the_region_that_they_share_most_pixels_with():
     leaves = np.array([[0, 0, 0, 2], [2, 2, 3, 3]], np.int32)  # no pixel has label 1
     coarse = PartitionTree.from_merges(np.array([[0, 0, 1, 1], [1, 1, 1, 1]], np.int32), np.array([[0, 1]]), np.ones(1))
     assert unite_leaves(leaves, coarse).leaves.tolist() == [[0, 0, 0, 1], [1, 1, 1, 1]]
+
+
+def test_details_are_read_from_text():
+    assert [rule.parse_detail(text) for text in ("auto", "fine", "640")] == ["auto", "fine", 640]
+    with pytest.raises(InputError, match="got '31.5'"):
+        rule.parse_detail("31.5")
+
+
+def test_segmenters_refuse_a_wrong_detail_at_once():
+    with pytest.raises(InputError, match="expected detail as auto"):
+        masktree.load("texture", detail="coarse")

@@ -54,7 +54,7 @@ class SegmenterOptions:
     method: Annotated[MethodName | None, tyro.conf.arg(help=_METHOD_HELP)] = None
     backbone: str | None = None
     quality: Literal["fast", "best"] | None = None
-    detail: Literal["auto", "fine"] | int = "auto"
+    detail: Annotated[str, tyro.conf.arg(metavar="{auto,fine,PIXELS}")] = "auto"
     min_area: int | None = None
     min_score: float = 0.0
     max_masks: int = 1000
@@ -70,16 +70,20 @@ class SegmenterOptions:
         Raises:
             InputError: options of a model without one, or options that do not go together.
         """
+        from masktree.discover.detail import parse_detail
         from masktree.predict import SegmenterConfig
 
         if self.crops and self.model is None:
             raise InputError("expected --crops with --model; got a method, which has crops of its own (sohes, unsam)")
         if self.snap and self.model is None:
             raise InputError("expected --snap with --model; got a method, whose masks follow regions already")
-        if self.detail != "auto" and self.model is not None:
-            raise InputError(f"expected --model without --detail, which is of the method masktree; got {self.detail}")
+        method = default_method if self.method is None and self.model is None else self.method
+        if self.detail != "auto" and method != "masktree":
+            raise InputError(
+                f"expected --detail with the method masktree; got {method or 'a model'}, which has a size of its own"
+            )
         given: dict[str, Any] = {
-            "detail": self.detail,
+            "detail": parse_detail(self.detail),
             "min_score": self.min_score,
             "max_masks": self.max_masks,
             "crops": self.crops,
@@ -88,7 +92,7 @@ class SegmenterOptions:
         defaults = {"detail": "auto", "min_score": 0.0, "max_masks": 1000, "crops": False, "snap": False}
         return SegmenterConfig(
             backbone=self.backbone,
-            method=default_method if self.method is None and self.model is None else self.method,
+            method=method,
             quality=self.quality,
             model=self.model,
             min_area=self.min_area,

@@ -7,7 +7,7 @@ there: windows of 5 to 20 pixels reach from one to the next.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -37,6 +37,14 @@ def check_detail(detail: object) -> None:
     is_number = isinstance(detail, (int, np.integer)) and not isinstance(detail, bool) and detail >= MIN_DETAIL
     if detail not in ("auto", "fine") and not is_number:
         raise InputError(f"expected detail as auto, fine or a number of pixels from {MIN_DETAIL}; got {detail!r}")
+
+
+def parse_detail(text: str) -> Detail:
+    """``auto``, ``fine`` or the number of pixels that a text means; InputError if it is another."""
+    detail: Any = int(text) if text.isdecimal() and len(text) < 10 else text
+    check_detail(detail)
+    parsed: Detail = detail
+    return parsed
 
 
 def shows_small_things(image: RGB) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from masktree.discover.detail import check_detail
 from masktree.discover.methods import METHODS, QUALITIES, Quality
 from masktree.errors import InputError
 from masktree.io.images import ImageInput, as_rgb, list_images
@@ -54,6 +55,8 @@ class DiscoverySegmenter:
         for min_area in (self.min_area, self.options.get("min_area")):
             if min_area is not None and not (isinstance(min_area, (int, np.integer)) and min_area >= 1):
                 raise InputError(f"expected min_area of at least 1 pixel; got {min_area!r}; give a whole number")
+        if "detail" in self.options:
+            check_detail(self.options["detail"])
         check_limits(self.min_score, self.max_masks)
         known = METHODS[self.method].options() if self.options else {}
         unknown = [name for name in self.options if name not in known]
