@@ -117,6 +117,14 @@ def analysed(monkeypatch) -> list[tuple[int, ...]]:
     return shapes
 
 
+def test_flat_graphics_need_no_further_size(analysed):
+    chart = np.full((120, 160, 3), 255, np.uint8)
+    chart[20:60, 20:50], chart[30:90, 80:140], chart[70:100, 10:60] = 30, 120, 200
+    assert rule.shows_small_things(chart)
+    build_dendrogram(chart)
+    assert analysed == [(120, 160, 3)]
+
+
 def test_a_number_is_the_longer_side_of_the_analysis(dots, analysed):
     build_dendrogram(dots[0], detail=64)
     build_dendrogram(dots[0], detail=5000)
@@ -145,7 +153,7 @@ def test_leaves_go_to_the_region_that_they_share_most_pixels_with():
 
 def test_details_are_read_from_text():
     assert [rule.parse_detail(text) for text in ("auto", "fine", "640")] == ["auto", "fine", 640]
-    with pytest.raises(InputError, match="got '31.5'"):
+    with pytest.raises(InputError, match=r"got '31\.5'"):
         rule.parse_detail("31.5")
 
 

@@ -33,12 +33,10 @@ class SegmenterOptions:
 
     Attributes:
         model: Use a trained model instead of a method: folder of masktree train, or owner/name on the hub.
-        backbone: Feature extractor of the method; `masktree info backbone` lists them. Default: embedded, which needs
-            no download.
+        backbone: Feature extractor; see `masktree info backbone`. Default: embedded, which needs no download.
         quality: best is slower and finer. Default: fast.
-        detail: Longer side, in pixels, at which the method masktree analyses a photograph, at most its own. auto: 640,
-            with twice that for large photographs, and fine where there are many small things on one ground. fine:
-            640 pixels or the side of the photograph, twice and three times that; 14 times the time.
+        detail: Size of the analysis by the method masktree: at most so many pixels (auto: 640 or 1280), or fine, for
+            small things: up to three times the size, 14 times the time. auto is fine where it sees them.
         min_area: Area of the smallest mask in pixels. Default: that of the method or model.
         min_score: Lowest score of a mask: its agreement, from 0 to 1, when the photograph changes a little.
         max_masks: Most masks of a photograph; those of highest score are kept.
@@ -108,12 +106,10 @@ class ReadingOptions:
     """How photographs are read, where there is a choice.
 
     Attributes:
-        channels: Channels or bands to show, as numbers from 0 or names: one in grey, two in green and magenta, three as
-            red, green and blue. Default: the colours, or the first three.
-        page: Page of a file with several; of a stack of time points and z planes the number of the plane.
+        channels: One to three channels or bands, as numbers from 0 or names. Default: the colours, or the first three.
+        page: Page of a file with several, or plane of a stack.
         nodata: Value of pixels without data. Default: the one that the file names.
-        range: Percentiles of the values to show black and white, such as 1,99. Default: 8 bits as they are; all values
-            of deeper images but hot pixels.
+        range: Percentiles of the values shown as black and white, such as 1,99. Default: 0,100 without hot pixels.
     """
 
     channels: Annotated[str | None, tyro.conf.arg(metavar="A,B,C", aliases=["--bands"])] = None

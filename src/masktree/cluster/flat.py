@@ -100,6 +100,11 @@ def flat_leaves(image: RGB, small: np.ndarray, basins: np.ndarray) -> FlatLeaves
     return FlatLeaves(labels, kinds == _BASIN, lab(colours[None])[0])
 
 
+def is_flat(image: RGB) -> bool:
+    """Whether ``flat_leaves`` finds leaves in an image; cheap for most photographs, 0.1 s for 1920 x 1080 if it is."""
+    return _find_components(image) is not None
+
+
 def _find_components(image: np.ndarray) -> np.ndarray | None:
     """(H, W) int32 numbers of the shapes of a flat image, -1 where there are none; None if too little is flat."""
     if not _has_equal_neighbours(image):

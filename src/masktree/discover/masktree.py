@@ -17,7 +17,7 @@ from masktree.backbones.base import Backbone
 from masktree.backbones.embedded import EmbeddedBackbone
 from masktree.backbones.texture import BoundaryCues, Vocabulary, boundary_cues
 from masktree.backbones.weights import BUILT_IN
-from masktree.cluster.flat import FlatLeaves, flat_leaves
+from masktree.cluster.flat import FlatLeaves, flat_leaves, is_flat
 from masktree.cluster.leaves import adjacency, watershed_leaves
 from masktree.cluster.merge import merge_regions
 from masktree.cluster.upsample import upsample_leaves
@@ -122,10 +122,14 @@ def _working_sizes(image: RGB, quality: str, detail: Detail) -> list[tuple[tuple
     check_detail(detail)
     scales, longer = SCALES[quality], max(image.shape[:2])
     base = min(WORKING_SIDE, longer)
-    if detail == "fine" or (detail == "auto" and shows_small_things(image)):
+    shows_small = detail == "auto" and shows_small_things(image)
+    # Flat graphics have leaves at the size of the image anyway.
+    if detail == "auto" and ((longer < LARGE_SIDE and not shows_small) or is_flat(image)):
+        return [(scales, base)]
+    if detail == "fine" or shows_small:
         return [(scales, base), *((SCALES["fast"], round(base * factor)) for factor in FINE_FACTORS)]
     if detail == "auto":
-        return [(LARGE_SCALES if longer >= LARGE_SIDE and quality == "fast" else scales, base)]
+        return [(LARGE_SCALES if quality == "fast" else scales, base)]
     return [(scales, min(int(detail), longer))]
 
 
