@@ -28,7 +28,7 @@ def select_instances(
     more certain. Exact, by dynamic programming from the leaves to the roots in O(n). (HDBSCAN selects clusters from
     their hierarchy in this way, with another gain: Campello et al. 2013, 10.1007/978-3-642-37456-2_14.)
 
-    Masks of different branches may overlap, except those of a dendrogram. Such pixels belong to the mask with the
+    Masks of different branches may overlap, except the nodes of one dendrogram. Such pixels belong to the mask with the
     higher score; a mask of which less than half remains visible is left out.
 
     Args:

@@ -50,7 +50,8 @@ class MaskTree:
         granularities: (N,) float32 in [0, 1]: 0 the finest, 1 the whole image; never decreases towards the root.
         stabilities: (N,) float32 in [0, 1]: range of granularities over which the mask is a region of the cut.
         levels: (N,) int8: 0 whole, 1 part, 2 subpart; the depth, at most 2, unless given.
-        dendrogram: the dendrogram that the masks are nodes of, or None; with it, cuts are exact.
+        dendrogram: the dendrogram of the cuts, or None. Masks are its nodes, and further unions of its leaves if the
+            image was analysed at several sizes (``detail``).
         omitted: number of further masks, of lower scores, that ``max_masks`` left out when the tree was made.
     """
 
@@ -290,7 +291,7 @@ class MaskTree:
     def record(self, index: int) -> dict[str, Any]:
         """One mask as plain values: id, parent_id, level, depth, granularity, score, stability, area, bbox,
         segmentation (COCO compressed RLE). Scores and granularities have five decimals; the granularity is rounded up,
-        so that ``cut`` at it still has the mask as a region."""
+        so that ``cut`` at it still has the mask, a node of the dendrogram, as a region."""
         check_index(index, len(self))
         parent = int(self.parents[index])
         return {
@@ -327,9 +328,10 @@ class MaskTree:
     def cut(self, granularity: float) -> Labels:
         """(H, W) int32 label map that covers every pixel once, at a granularity from 0 (finest) to 1 (coarsest).
 
-        With a dendrogram: its partition at that altitude; ``cut(granularities[i])`` has mask i as a region. Without:
-        each pixel belongs to the largest mask on it whose granularity is at most ``granularity``, else to the smallest
-        mask on it; each connected component of uncovered pixels is one more region.
+        With a dendrogram: its partition at that altitude; ``cut(granularities[i])`` has mask i as a region if that is a
+        node of the dendrogram. Without: each pixel belongs to the largest mask on it whose granularity is at most
+        ``granularity``, else to the smallest mask on it; each connected component of uncovered pixels is one more
+        region.
         """
         check_number(granularity, "a granularity", 0, 1)
         if self.dendrogram is not None:
