@@ -296,7 +296,7 @@ def test_bad_input_raises_an_input_error():
     tree = tree_of(masks, parents)
     with pytest.raises(InputError, match=r"a.jpg: expected masks of 16 x 8 .* got 8 x 16"):
         score_image(truth_of(masks.transpose(0, 2, 1)), tree)
-    with pytest.raises(InputError, match=r"a.jpg: .*boxes only"):
+    with pytest.raises(InputError, match=r"a.jpg: expected masks; got annotations with a box only"):
         score_image(replace(truth_of(masks), rles=None), tree)
     damaged = replace(truth_of(masks), rles=(b"~", *truth_of(masks).rles[1:]))
     with pytest.raises(InputError, match=r"a.jpg: .*mask 0"):

@@ -203,7 +203,7 @@ def test_bad_input_raises_an_input_error(tree):
     boxes_only = ImageGroundTruth(
         1, "a.jpg", SIZE, None, np.ones((1, 4)), np.ones(1), np.zeros(1, bool), np.full(1, -1)
     )
-    with pytest.raises(InputError, match="boxes only"):
+    with pytest.raises(InputError, match="expected masks; got annotations with a box only"):
         score_image(Predictor(tree), None, boxes_only)
     with pytest.raises(InputError, match="at least one image"):
         summarise([])

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from masktree.coco.json_entries import read_entries
 from masktree.errors import InputError
-from masktree.importers.image import ForeignImage
+
+if TYPE_CHECKING:
+    from masktree.importers.image import ForeignImage
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ def guess_format(path: Path) -> str:
     Raises:
         InputError: none that is known.
     """
+    from masktree.coco.json_entries import read_entries  # imports numpy, which pages of help do without
+
     name = path.name.lower()
     if not name.endswith(".json"):
         for key, importer in IMPORTERS.items():

@@ -97,7 +97,7 @@ def test_embedding_of_words_spans_that_of_numpy():
     op.name_value(_pmi_embedding(op, _one_hot(op, "words")), "embedding")
     session = session_of(op, {"words": (INT64, ["h", "w"])}, {"embedding": (FLOAT, ["words", "dim"])})
     (got,) = session.run(None, {"words": words})
-    expected = pmi_embedding(words.astype(np.int32), NUM_WORDS)
+    expected = pmi_embedding([words.astype(np.int32)], NUM_WORDS)
     assert np.abs(expected).max() > 0.5
     np.testing.assert_allclose(got @ got.T, expected @ expected.T, atol=1e-5)
 
