@@ -122,15 +122,14 @@ def _working_sizes(image: RGB, quality: str, detail: Detail) -> list[tuple[tuple
     check_detail(detail)
     scales, longer = SCALES[quality], max(image.shape[:2])
     base = min(WORKING_SIDE, longer)
-    shows_small = detail == "auto" and shows_small_things(image)
-    # Flat graphics have leaves at the size of the image anyway.
-    if detail == "auto" and ((longer < LARGE_SIDE and not shows_small) or is_flat(image)):
-        return [(scales, base)]
-    if detail == "fine" or shows_small:
+    if detail not in ("auto", "fine"):
+        return [(scales, min(int(detail), longer))]
+    is_fine, is_large = detail == "fine" or shows_small_things(image), longer >= LARGE_SIDE
+    if detail == "auto" and (is_fine or is_large) and is_flat(image):
+        return [(scales, base)]  # flat graphics have leaves at the size of the image anyway
+    if is_fine:
         return [(scales, base), *((SCALES["fast"], round(base * factor)) for factor in FINE_FACTORS)]
-    if detail == "auto":
-        return [(LARGE_SCALES if quality == "fast" else scales, base)]
-    return [(scales, min(int(detail), longer))]
+    return [(LARGE_SCALES if is_large and quality == "fast" else scales, base)]
 
 
 def _build_at(image: RGB, backbone: Backbone | None, scales: tuple[float, ...], working_side: int) -> PartitionTree:
