@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import base64
+import io
 import json
+import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
@@ -356,10 +360,25 @@ def test_a_tree_is_described_in_one_line(forest, partitioned):
     for tree in (forest, partitioned):
         assert "\n" not in repr(tree)
         assert len(repr(tree)) < 160
-    assert repr(forest) in forest._repr_html_()
-    assert forest._repr_html_().startswith('<img src="data:image/png;base64,')
     with pytest.raises(InputError, match="omitted as a whole number"):
         replace(forest, omitted=-1)
+
+
+def test_a_notebook_shows_the_line_a_picture_and_a_row_per_level(forest):
+    shown = forest._repr_html_()
+    page = ET.fromstring(f"<body>{shown}</body>".replace('0.5">', '0.5"/>'))
+    assert page.findtext("div") == repr(forest)
+    data = base64.b64decode(page.find("img").get("src").removeprefix("data:image/png;base64,"))
+    assert Image.open(io.BytesIO(data)).size == (30, 20)
+    rows = [[cell.text for cell in row] for row in page.find("table")]
+    assert rows[1:] == [
+        ["whole", "2", "120", "188", "256", "0.45 to 0.65", "1.00"],
+        ["part", "1", "64", "64", "64", "0.33 to 0.33", "1.00"],
+        ["subpart", "1", "9", "9", "9", "0.12 to 0.12", "1.00"],
+    ]
+    large = MaskTree.from_rles([rle.encode(np.ones((3000, 4000), bool))] * 50, (3000, 4000), np.full(50, -1))
+    assert len(large._repr_html_()) < 20_000
+    assert "<table>" not in MaskTree.from_masks(np.zeros((0, 4, 5), bool))._repr_html_()
 
 
 def test_to_coco_is_a_document_that_the_coco_tools_load(forest, tmp_path):

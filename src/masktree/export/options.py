@@ -12,6 +12,7 @@ from masktree.arguments import check_number
 from masktree.errors import InputError
 from masktree.export.image import LabelledImage
 from masktree.trees import rle
+from masktree.trees.mask_selection import check_selection, select_masks
 from masktree.trees.masktree import LEVELS, MaskTree
 
 
@@ -45,15 +46,12 @@ class ExportOptions:
     compress: bool = False
 
     def __post_init__(self) -> None:
-        unknown = [level for level in (*self.levels, *self.classes) if level not in LEVELS]
-        if unknown or not self.levels:
-            raise InputError(f"expected levels of {', '.join(LEVELS)}; got {unknown[0] if unknown else 'none'}")
-        for value in (*self.granularity_range, *self.granularities):
+        check_selection(self.levels, self.granularity_range, self.min_area, self.min_score)
+        unknown = [level for level in self.classes if level not in LEVELS]
+        if unknown:
+            raise InputError(f"expected classes of the levels {', '.join(LEVELS)}; got {unknown[0]}")
+        for value in self.granularities:
             check_number(value, "a granularity", 0, 1)
-        if self.granularity_range[0] > self.granularity_range[1]:
-            raise InputError(f"expected a range from low to high; got {self.granularity_range}; exchange the numbers")
-        check_number(self.min_score, "min_score", 0, 1)
-        check_number(self.min_area, "min_area", 0, float("inf"))
         if self.granularities and self.selects_masks:
             raise InputError(
                 "expected masks of certain levels, scores or granularities, or a cut; got both; leave out granularity, "
@@ -80,10 +78,14 @@ class ExportOptions:
                 )
             image = replace(image, tree=cut_tree(image.tree, self.granularities[0]), classes=None, extras={})
         tree = image.tree
-        low, high = self.granularity_range
         level_names = np.array(LEVELS)[tree.levels] if len(tree) else np.zeros(0, str)
-        keep = (tree.areas >= max(self.min_area, 1)) & (tree.scores >= self.min_score)
-        keep &= (tree.granularities >= low) & (tree.granularities <= high) & np.isin(level_names, self.levels)
+        keep = select_masks(
+            tree,
+            levels=self.levels,
+            granularity_range=self.granularity_range,
+            min_area=self.min_area,
+            min_score=self.min_score,
+        )
         kept = np.flatnonzero(keep).tolist()
         selected = replace(tree[keep], levels=tree.levels[keep])
         classes = image.classes

@@ -19,7 +19,7 @@ from masktree.errors import InputError
 from masktree.io.images import ImageInput, as_rgb
 from masktree.io.pixels import ImageFormat
 from masktree.trees.dendrogram import renumber
-from masktree.trees.masktree import MaskTree
+from masktree.trees.masktree import LEVELS, MaskTree
 from masktree.types import RGB, Labels, checked
 
 Shows = Literal["masks", "cut"]  # what a picture shows
@@ -114,7 +114,7 @@ def show(
 
 
 def html_preview(tree: MaskTree) -> str:
-    """A small picture of the masks at granularity 0.5, grey where there is none, above ``repr(tree)``."""
+    """``repr(tree)``, a small picture of the masks at granularity 0.5, grey where there is none, and a table of levels."""
     owners = tree.owners(0.5)
     step = max(1, -(-max(tree.size) // _PREVIEW_SIDE))
     labels = renumber(np.ascontiguousarray(owners[::step, ::step]) + 1)
@@ -123,7 +123,28 @@ def html_preview(tree: MaskTree) -> str:
     buffer = io.BytesIO()
     Image.fromarray(colours).save(buffer, format="PNG")
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img src="data:image/png;base64,{data}" alt="masks at granularity 0.5"><br>{html.escape(repr(tree))}'
+    picture = f'<img src="data:image/png;base64,{data}" alt="masks at granularity 0.5">'
+    return f"<div>{html.escape(repr(tree))}</div>{picture}{_level_table(tree)}"
+
+
+def _level_table(tree: MaskTree) -> str:
+    """Number, areas, granularities and highest score of the masks of each level that has some, as an HTML table."""
+    names = ("level", "masks", "smallest, pixels", "median", "largest", "granularity", "best score")
+    rows = ["".join(f"<th>{name}</th>" for name in names)]
+    for level, name in enumerate(LEVELS):
+        chosen = tree.levels == level
+        if not chosen.any():
+            continue
+        areas, granularities = tree.areas[chosen], tree.granularities[chosen]
+        values = (
+            name,
+            f"{len(areas):,}",
+            *(f"{area:,.0f}" for area in (areas.min(), np.median(areas), areas.max())),
+            f"{granularities.min():.2f} to {granularities.max():.2f}",
+            f"{tree.scores[chosen].max():.2f}",
+        )
+        rows.append("".join(f"<td>{html.escape(value)}</td>" for value in values))
+    return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>" if len(rows) > 1 else ""
 
 
 @checked

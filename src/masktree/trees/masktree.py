@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Real
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from scipy import ndimage
@@ -22,6 +22,9 @@ from masktree.trees.instances import MIN_SCORE, select_instances
 from masktree.trees.node_selection import select_nodes
 from masktree.trees.polygons import Polygon, mask_to_polygons
 from masktree.types import RGB, Labels, Mask, Masks, checked
+
+if TYPE_CHECKING:
+    from supervision import Detections
 
 LEVELS = ("whole", "part", "subpart")
 CATEGORY: Final = {"id": 1, "name": "entity", "supercategory": "entity"}  # of COCO files: masks have no classes
@@ -213,7 +216,7 @@ class MaskTree:
         return f"MaskTree({self.size[0]} x {self.size[1]}, {len(self)} masks: {levels}{leaves}{omitted})"
 
     def _repr_html_(self) -> str:
-        """The same line over a small picture of the masks, in notebooks."""
+        """In notebooks: the same line, a small picture of the masks and a table of the levels."""
         from masktree.trees.draw import html_preview
 
         return html_preview(self)
@@ -417,6 +420,36 @@ class MaskTree:
     def polygons(self) -> list[list[Polygon]]:
         """Each mask as polygons with holes along the edges of its pixels, see ``masktree.trees.polygons``."""
         return [mask_to_polygons(mask) for mask in rle.decode_runs(self._runs, self.size)]
+
+    def to_detections(
+        self,
+        *,
+        levels: Sequence[str] = LEVELS,
+        min_score: float = 0.0,
+        min_area: float = 0,
+        compact: bool = False,
+    ) -> Detections:
+        """The masks as ``supervision.Detections``, in the order of the tree.
+
+        ``xyxy`` are the outer edges of the boxes in pixels, ``confidence`` is the score, ``class_id`` the level (0
+        whole, 1 part, 2 subpart), so that annotators colour by level. ``data`` has ``id`` (index in this tree),
+        ``parent_id`` (the ``id`` of the nearest ancestor that is kept; -1 for roots), ``level``, ``granularity`` and
+        ``class_name`` (the level again, where annotators look for a name).
+
+        Args:
+            levels: of whole, part and subpart.
+            min_score: lowest score, in [0, 1].
+            min_area: smallest area in pixels.
+            compact: masks as supervision's ``CompactMask`` instead of an (n, H, W) bool array. The array takes n * H *
+                W bytes, 2 GB for 1000 masks of 1920 x 1080 pixels; a ``CompactMask`` holds run lengths, and decodes one
+                mask at a time where it is drawn or indexed.
+
+        Raises:
+            InputError: supervision is not installed or too old for ``compact``, or a value out of range.
+        """
+        from masktree.trees.detections import to_detections
+
+        return to_detections(self, levels=levels, min_score=min_score, min_area=min_area, compact=compact)
 
     def save(self, path: str | Path, *, image: dict[str, Any] | None = None) -> None:
         """Write as JSON, atomically. ``image`` adds keys such as file_name to the image record."""
