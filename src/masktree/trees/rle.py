@@ -18,7 +18,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int, Int64
+from jaxtyping import Float64, Int, Int32, Int64
 
 from masktree.arguments import check_rles, check_size
 from masktree.errors import InputError
@@ -114,8 +114,7 @@ def encode_intervals(labels: Labels, low: Int[np.ndarray, " k"], high: Int[np.nd
         raise InputError(f"expected as many low as high ends; got {len(low)} and {len(high)}; pass pairs")
     if pixels == 0:
         return [b"0"] * len(low)
-    starts = _edges(labels).astype(np.int32)
-    run_labels = labels[starts[:-1] % labels.shape[0], starts[:-1] // labels.shape[0]]
+    starts, run_labels = label_runs(labels)
     first, last = int(run_labels.min()), int(run_labels.max())
     if first < 0 or last >= pixels:
         raise InputError(f"expected labels 0 ... {pixels - 1}; got {first} ... {last}; renumber the regions")
@@ -126,6 +125,14 @@ def encode_intervals(labels: Labels, low: Int[np.ndarray, " k"], high: Int[np.nd
         _compress(_interval_counts(starts, run_labels, order, offsets, a, max(a, b))).tobytes()
         for a, b in zip(lows, highs, strict=True)
     ]
+
+
+@checked
+def label_runs(labels: Labels) -> tuple[Int32[np.ndarray, " m"], Int32[np.ndarray, " r"]]:
+    """The r column-major runs of equal labels of a map that is not empty: the position at which each starts, then the
+    number of pixels (m = r + 1), and the label of each."""
+    starts = _edges(labels).astype(np.int32)
+    return starts, labels[starts[:-1] % labels.shape[0], starts[:-1] // labels.shape[0]]
 
 
 @checked
