@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from masktree.predict.loading import load
     from masktree.prompt.generator import AutomaticMaskGenerator
     from masktree.prompt.predictor import Predictor
+    from masktree.stages.hub import push_to_hub
     from masktree.trees.dendrogram import PartitionTree
     from masktree.trees.draw import overlay, show
     from masktree.trees.masktree import MaskTree
@@ -40,6 +41,7 @@ __all__ = [
     "load",
     "load_backbone",
     "overlay",
+    "push_to_hub",
     "read_image",
     "segment_large",
     "show",
@@ -58,6 +60,7 @@ _HOMES = {
     "load": "masktree.predict",
     "load_backbone": "masktree.backbones",
     "overlay": "masktree.trees.draw",
+    "push_to_hub": "masktree.stages.hub",
     "segment_large": "masktree.large.segment",
     "read_image": "masktree.io.images",
     "show": "masktree.trees.draw",

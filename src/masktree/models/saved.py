@@ -58,7 +58,12 @@ def is_model(path: Path) -> bool:
 
 def is_hub_id(name: str) -> bool:
     """Whether a name has the form ``owner/name`` and is not an existing path."""
-    return _HUB_ID.fullmatch(name) is not None and not Path(name).exists()
+    return is_hub_name(name) and not Path(name).exists()
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name has the form ``owner/name``."""
+    return _HUB_ID.fullmatch(name) is not None
 
 
 def read_header(folder: Path) -> dict[str, Any]:
@@ -147,11 +152,12 @@ def provenance(folder: Path, source: str) -> Provenance:
         kind=config.kind,
         backbone=config.backbone,
         sha256=sha256_of(weight_file(folder)),
-        label_free=_is_label_free(read_header(folder)),
+        label_free=is_label_free(read_header(folder)),
     )
 
 
-def _is_label_free(header: dict[str, Any]) -> bool | None:
+def is_label_free(header: dict[str, Any]) -> bool | None:
+    """Whether no human label was used for the training labels, by the ``config.json`` of a run; None if unknown."""
     record = header.get("record")
     weights = record.get("label_weights") if isinstance(record, dict) else None
     label_free = weights.get("label_free") if isinstance(weights, dict) else None

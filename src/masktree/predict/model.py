@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -64,6 +65,21 @@ class ModelSegmenter:
         if self.min_area is not None and not (isinstance(self.min_area, (int, np.integer)) and self.min_area >= 1):
             raise InputError(f"expected min_area of at least 1 pixel; got {self.min_area!r}; give a whole number")
         check_limits(self.min_score, self.max_masks)
+
+    @classmethod
+    def from_pretrained(cls, model: str | Path, **options: Any) -> ModelSegmenter:
+        """The segmenter of a run's folder or of ``owner/name`` on the hub, as of ``masktree.load``.
+
+        Args:
+            model: folder or name; backbones are refused.
+            options: device, dtype, min_area, min_score, max_masks, crops, snap and calibrated, see ``masktree.load``.
+
+        Raises:
+            WeightsError, FormatError, InputError: as ``masktree.load``.
+        """
+        from masktree.predict.loading import load_model
+
+        return load_model(model, **options)
 
     @property
     def device(self) -> str:

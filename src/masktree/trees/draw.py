@@ -114,7 +114,7 @@ def show(
 
 
 def html_preview(tree: MaskTree) -> str:
-    """``repr(tree)``, a small picture of the masks at granularity 0.5, grey where there is none, and a table of levels."""
+    """``repr(tree)``, a small picture of the masks at granularity 0.5, grey where there are none, a row per level."""
     owners = tree.owners(0.5)
     step = max(1, -(-max(tree.size) // _PREVIEW_SIDE))
     labels = renumber(np.ascontiguousarray(owners[::step, ::step]) + 1)
