@@ -100,8 +100,9 @@ def test_the_card_says_what_the_model_is_and_no_private_path(run, hub, tmp_path)
     result.write(tmp_path / "result.json")
     masktree.push_to_hub(run, "someone/cells", licence="Apache-2.0", evaluations=[tmp_path / "result.json"])
     card = ModelCard(hub.files["someone/cells/README.md"].decode())
-    assert (card.data.license, card.data.library_name) == ("apache-2.0", "masktree")
-    assert "mask-generation" in card.data.pipeline_tag
+    metadata = card.data.to_dict()
+    assert (metadata["license"], metadata["library_name"]) == ("apache-2.0", "masktree")
+    assert metadata["pipeline_tag"] == "mask-generation"
     for text in (
         "No human label was used",
         'masktree.load("someone/cells")',

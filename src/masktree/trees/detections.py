@@ -29,7 +29,7 @@ def to_detections(
     if compact and not hasattr(supervision, "CompactMask"):
         raise InputError(
             f"expected a supervision with CompactMask; got version {supervision.__version__}; "
-            "pip install --upgrade supervision, or leave out compact"
+            "leave out compact, or pip install --upgrade supervision"
         )
     keep = select_masks(tree, levels=levels, min_score=min_score, min_area=min_area)
     ids = np.flatnonzero(keep)
