@@ -18,7 +18,7 @@ from masktree.backbones.timm_backbone import TimmBackbone
 from masktree.backbones.timm_networks import load_timm_network
 from masktree.backbones.weights import IMAGENET_MEAN, IMAGENET_STD, PUBLISHED_WEIGHTS
 from masktree.errors import InputError, WeightsError
-from tests.oracles import attention
+from tests.oracles import attention, released
 
 
 @dataclass(frozen=True)
@@ -390,3 +390,30 @@ def test_cuda_equals_the_published_formulas(name, folders, rng):
     got = backbone(image[None])
     assert error(got[0], keys) <= 2e-5
     np.testing.assert_array_equal(backbone(image[None]), got)
+
+
+@pytest.mark.parametrize("cells", [(4, 4), (9, 9), (3, 5)])
+def test_positions_are_resized_as_in_the_code_of_dino(cells, folders, rng):
+    image = pictures(rng, 1, cells[0] * 8, cells[1] * 8)
+    network, weights = load_timm_network(str(folders["dino"]))
+    network.eval()
+    with torch.no_grad():
+        stored = network.pos_embed.numpy()
+        patches = network.patch_embed(torch.zeros(1, 3, *image.shape[1:3])).numpy().reshape(1, -1, 32)
+        expected = np.concatenate([network.cls_token.numpy(), patches], 1) + released.dino_positions(stored, *cells)
+    backbone = TimmBackbone(network, weights, positions="dino")
+    with torch.no_grad():
+        got = network._pos_embed(network.patch_embed(torch.zeros(1, 3, *image.shape[1:3]))).numpy()
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    as_timm = load(folders["dino"])(image)
+    assert error(backbone(image), as_timm) == 0 if cells == (4, 4) else error(backbone(image), as_timm) > 1e-3
+
+
+def test_positions_of_dino_need_a_learned_embedding_of_patches_and_class_token(folders):
+    for name in ("dinov2-reg", "dinov3"):
+        with pytest.raises(WeightsError, match="learned position embedding"):
+            load(folders[name], positions="dino")
+    with pytest.raises(InputError, match="which has no positions"):
+        load_backbone("texture", positions="dino")
+    with pytest.raises(InputError, match="positions 'timm' or 'dino'; got 'x'"):
+        load(folders["dino"], positions="x")

@@ -19,23 +19,26 @@ def load_backbone(
     dtype: str = "float32",
     *,
     features: Literal["keys", "tokens"] = "keys",
+    positions: Literal["timm", "dino"] = "timm",
     batch: int = 8,
 ) -> Backbone:
     """Backbone by name, file or folder; never replaced by another one.
 
     Args:
         name: ``embedded`` (no download): the small network of the package. ``texture``: a hand-crafted extractor of
-            colour and texture without weights, on the CPU in float32. Neither uses ``features`` and ``batch``.
-            ``embedded@PATH``: other weights of the embedded network, from ``recipes/embedded_backbone.py``. A key of
-            ``PUBLISHED_WEIGHTS`` (``dino-vitb8``, ``dinov2-vits14-reg`` ...): from the cache, else downloaded once.
-            ``NAME@PATH``: a local file for such a network: safetensors, or .pth/.pt of tensors; timm's or the original
-            authors' layout; checkpoints with ``teacher`` or ``state_dict`` inside. A folder with ``config.json``
-            (timm's ``architecture``, ``model_args``, and ``mean`` and ``std`` in ``pretrained_cfg``) and
-            ``model.safetensors``.
+            colour and texture without weights, on the CPU in float32. Neither uses ``features`` and
+            ``batch`` or has ``positions``. ``embedded@PATH``: other weights of the embedded network, from
+            ``recipes/embedded_backbone.py``. A key of ``PUBLISHED_WEIGHTS`` (``dino-vitb8``, ``dinov2-vits14-reg``
+            ...): from the cache, else downloaded once. ``NAME@PATH``: a local file for such a network: safetensors, or
+            .pth/.pt of tensors; timm's or the original authors' layout; checkpoints with ``teacher`` or ``state_dict``
+            inside. A folder with ``config.json`` (timm's ``architecture``, ``model_args``, and ``mean`` and ``std`` in
+            ``pretrained_cfg``) and ``model.safetensors``.
         device: ``auto`` (cuda, else mps, else cpu), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         dtype: ``float32`` or ``bfloat16`` for the computation; results are always float32.
         features: of a ViT, ``keys`` of the last attention block (as clustered by HASSOD, SOHES and UnSAM) or
             ``tokens``, the patch tokens after the last layer and the final norm. A ResNet has one feature map.
+        positions: how a ViT's learned position embeddings are resized: by timm, or as in DINO's own code, which the
+            published methods run on; see ``TimmBackbone``. Neither built-in backbone has any.
         batch: maximum number of images in one forward pass, >= 1; bounds memory.
 
     Returns:
@@ -43,8 +46,9 @@ def load_backbone(
         of a local file are ``unknown`` unless it is a copy of a published one.
 
     Raises:
-        WeightsError: unknown name; not cached and no network; wrong, damaged or mismatching file; device missing.
-        InputError: unknown ``dtype``, ``device`` or ``features``; ``batch`` below 1.
+        WeightsError: unknown name; not cached and no network; wrong, damaged or mismatching file; device missing;
+            ``positions="dino"`` for a network without such positions.
+        InputError: unknown ``dtype``, ``device``, ``features`` or ``positions``; ``batch`` below 1.
     """
     for argument, value in (("name", name), ("device", device), ("dtype", dtype), ("features", features)):
         check_type(value, str, argument)
@@ -53,6 +57,10 @@ def load_backbone(
         raise InputError(f"expected dtype 'float32' or 'bfloat16'; got {dtype!r}; give one of these")
     if features not in ("keys", "tokens"):
         raise InputError(f"expected features 'keys' or 'tokens'; got {features!r}; give one of these")
+    if positions not in ("timm", "dino"):
+        raise InputError(f"expected positions 'timm' or 'dino'; got {positions!r}; give one of these")
+    if positions == "dino" and name.partition("@")[0] in ("embedded", "texture"):
+        raise InputError(f"expected positions 'dino' with a ViT; got {name!r}, which has no positions; omit them")
     if batch < 1:
         raise InputError(f"expected a batch of at least 1 image; got {batch}; 1 needs the least memory")
     if name == "texture":
@@ -75,4 +83,6 @@ def load_backbone(
     from masktree.backbones.timm_networks import load_timm_network
 
     network, provenance = load_timm_network(name)
-    return TimmBackbone(network, provenance, features=features, device=target, dtype=dtype, batch=batch)
+    return TimmBackbone(
+        network, provenance, features=features, positions=positions, device=target, dtype=dtype, batch=batch
+    )

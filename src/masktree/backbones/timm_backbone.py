@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from masktree.backbones.timm_networks import RESNET_STAGE, is_resnet
 from masktree.backbones.weights import Weights
 from masktree.errors import WeightsError
 
+Positions = Literal["timm", "dino"]  # how learned position embeddings are resized
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -27,13 +29,15 @@ class TimmBackbone:
     ``features="tokens"``: patch tokens after the last block and the final norm. The features of a ResNet are the output
     of layer3 (stride 16), whatever ``features`` is.
 
-    Learned position embeddings are resized to the grid by timm (bicubic, antialiased), which differs slightly from
-    DINO's own bicubic; rotary embeddings are computed for the grid in float32.
+    Learned position embeddings are resized to the grid. ``positions="timm"``: bicubic, antialiased. ``"dino"``: as in
+    DINO's own code, on which HASSOD, MaskCut and UnSAM run: bicubic with a scale that is a tenth of a cell too large.
+    Rotary embeddings are computed for the grid in float32.
 
     Results do not depend on ``batch`` except for the rounding of matrix products. bfloat16 loses 2-3 digits.
 
     Raises:
-        WeightsError: the network has no such keys (only one block, or normalised keys).
+        WeightsError: the network has no such keys (only one block, or normalised keys); or ``positions="dino"`` for
+            a network without a learned embedding of each patch and of the class token.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class TimmBackbone:
         provenance: Weights,
         *,
         features: Literal["keys", "tokens"] = "keys",
+        positions: Positions = "timm",
         device: torch.device | str = "cpu",
         dtype: str = "float32",
         batch: int = 8,
@@ -53,6 +58,10 @@ class TimmBackbone:
         self.features = "map" if is_resnet(network) else features
         if self.features == "keys":
             _check_keys(network, self.name)
+        if positions == "dino":
+            _check_positions(network, self.name)
+            # timm calls this method for the sum of patch and position embeddings
+            setattr(network, "_pos_embed", partial(_add_dino_positions, network))  # noqa: B010  # unknown to nn.Module
         self.dim = _key_weight(network).shape[0] if self.features == "keys" else provenance.dim
         self._dtype = _DTYPES[dtype]
         self._device = torch.device(device)
@@ -107,6 +116,28 @@ class TimmBackbone:
         h, w = pixels.shape[2] // self.stride, pixels.shape[3] // self.stride
         features: torch.Tensor = cells.unflatten(1, (h, w))
         return features
+
+
+def _check_positions(network: Any, name: str) -> None:
+    stored = getattr(network, "pos_embed", None)
+    if is_resnet(network) or stored is None or network.num_prefix_tokens != 1 or network.no_embed_class:
+        raise WeightsError(
+            "expected a ViT with a learned position embedding of each patch and of the class token, as DINO's; got "
+            f"{name!r}; use positions='timm'"
+        )
+
+
+def _add_dino_positions(network: Any, patches: torch.Tensor) -> torch.Tensor:
+    """(b, 1 + h * w, d) tokens of (b, h, w, d) patch embeddings, with DINO's resized position embeddings."""
+    (b, h, w, d), (rows, columns) = patches.shape, network.patch_embed.grid_size
+    stored = network.pos_embed
+    cells = stored[:, 1:].unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
+    if (h, w) != (rows, columns):
+        scale = ((h + 0.1) / rows, (w + 0.1) / columns)  # so that rounding never loses a cell (DINO's issue 8)
+        cells = interpolate(cells, scale_factor=scale, mode="bicubic")
+    positions = torch.cat([stored[:, :1], cells.flatten(2).transpose(1, 2)], dim=1)
+    tokens: torch.Tensor = torch.cat([network.cls_token.expand(b, -1, -1), patches.reshape(b, h * w, d)], dim=1)
+    return tokens + positions
 
 
 def _check_keys(network: Any, name: str) -> None:

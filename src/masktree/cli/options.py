@@ -34,6 +34,7 @@ class SegmenterOptions:
     Attributes:
         model: Use a trained model instead of a method: folder of masktree train, or owner/name on the hub.
         backbone: Feature extractor; see `masktree info backbone`. Default: embedded, which needs no download.
+        positions: Resize positions of a ViT as timm, or as DINO's own code.
         quality: best is slower and finer. Default: fast.
         detail: Size of the analysis by the method masktree: at most so many pixels (auto: 640 or 1280), or fine, for
             small things: up to three times the size, 14 times the time. auto is fine where it sees them.
@@ -51,6 +52,7 @@ class SegmenterOptions:
     model: str | None = None
     method: Annotated[MethodName | None, tyro.conf.arg(help=_METHOD_HELP)] = None
     backbone: str | None = None
+    positions: Literal["timm", "dino"] = "timm"
     quality: Literal["fast", "best"] | None = None
     detail: Annotated[str, tyro.conf.arg(metavar="{auto,fine,PIXELS}")] = "auto"
     min_area: int | None = None
@@ -90,6 +92,7 @@ class SegmenterOptions:
         defaults = {"detail": "auto", "min_score": 0.0, "max_masks": 1000, "crops": False, "snap": False}
         return SegmenterConfig(
             backbone=self.backbone,
+            positions=self.positions,
             method=method,
             quality=self.quality,
             model=self.model,
@@ -161,7 +164,7 @@ class PictureOptions:
         granularity: Granularity of the entities in the picture, from 0 (finest) to 1 (coarsest).
         instances: Also write a label map of objects that do not overlap, NAME.instances.png, where 0 is background.
         instance_min_score: Lowest score of an instance, from 0 to 1.
-        instance_max_area: Largest instance as a fraction of the photograph.
+        instance_max_area: Largest instance as a share of the image.
     """
 
     picture: Literal["masks", "cut", "none"] = "masks"

@@ -14,7 +14,7 @@ from masktree.cli.self_train import self_train
 from masktree.cli.train import train
 from masktree.cli.verb import Verb
 
-_METHOD = ("method", "backbone", "quality", "detail", "min-area", "min-score", "max-masks")
+_METHOD = ("method", "backbone", "positions", "quality", "detail", "min-area", "min-score", "max-masks")
 _PICTURES = ("picture", "granularity", "instances", "instance-min-score", "instance-max-area")
 _READING = ("channels", "page", "nodata", "range")
 _MODEL = "model (instead of a method)"

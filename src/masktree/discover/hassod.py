@@ -7,13 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from masktree.backbones.base import Backbone
-from masktree.discover.region_masks import Window, build_forest, check_settings, cluster, resize_in_window
-from masktree.io.images import resize_image
+from masktree.discover.region_masks import (
+    Window,
+    build_forest,
+    check_settings,
+    cluster,
+    resize_in_window,
+    resize_soft_in_window,
+)
+from masktree.io.images import Resample, resize_image
 from masktree.kernels import kernel
-from masktree.refine import Refiner, dense_crf, fill_holes, upsample_labels
+from masktree.refine import Refiner, dense_crf, elementwise_iou, fill_holes, upsample_labels
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
-from masktree.types import RGB, Labels, Mask
+from masktree.types import RGB, Labels, Mask, Masks
 
 
 def hassod(
@@ -21,8 +28,10 @@ def hassod(
     backbone: Backbone,
     *,
     side: int = 480,
+    resample: Resample = "lanczos",
     thresholds: Sequence[float] = (0.4, 0.2, 0.1),
     refiner: Refiner = dense_crf,
+    soft_masks: bool = True,
     refine_iou: float = 0.5,
     min_area: int = 100,
     max_corners: int = 2,
@@ -36,8 +45,12 @@ def hassod(
         image: (H, W, 3) uint8 RGB.
         backbone: the paper's is DINO ViT-B/8 with the keys of its last block (``dino-vitb8``).
         side: working resolution in pixels; the aspect is not kept.
+        resample: filter of the resize to it (the authors' code: lanczos).
         thresholds: merge thresholds, whose partitions are pooled.
         refiner: one joint multi-label refinement per threshold; the paper's is the dense CRF.
+        soft_masks: a mask is where its label has a probability of at least one half, and probabilities are resized to
+            the image before that is decided (the authors' code). False: every pixel belongs to its most probable
+            label, and masks are resized.
         refine_iou: masks whose IoU with their refined version is below this are dropped.
         min_area: smallest mask in pixels of the original image.
         max_corners: masks on more image corners are background and dropped (paper: 3 or more).
@@ -53,20 +66,23 @@ def hassod(
     """
     check_settings(backbone, thresholds, side, min_area=min_area)
     size = (image.shape[0], image.shape[1])
-    working = resize_image(image, (side, side))
-    tree = cluster(image, backbone, side)
+    working = resize_image(image, (side, side), resample)
+    tree = cluster(working, backbone)
     rles: list[bytes] = []
     scores: list[float] = []
     # The cuts are nested: those with equal numbers of regions are the same partition.
     partitions = {int(cut.max()): cut for cut in map(tree.cut, thresholds)}
     for cut in partitions.values():
         labels, n = _limit_labels(cut, max_labels)
-        probabilities = upsample_labels(labels, side, side)
-        before = _argmax(probabilities)
-        after = _argmax(refiner(working, probabilities)) if len(probabilities) > 1 else before
-        stable = _label_iou(before, after, len(probabilities))[:n]
+        before = upsample_labels(labels, side, side)
+        after = refiner(working, before) if len(before) > 1 else before
+        masks = _masks_of_labels(after, soft_masks)
+        stable = elementwise_iou(_masks_of_labels(before, soft_masks), masks)[:n]
         for label in np.flatnonzero((stable >= refine_iou) & (stable > 0)):
-            part, window = resize_in_window(after == label, size)
+            if soft_masks:
+                part, window = resize_soft_in_window(after[label], size)
+            else:
+                part, window = resize_in_window(masks[label], size)
             if part.sum() >= min_area and _corners(part, window, size) <= max_corners:
                 rles.append(rle.encode_at(fill_holes(part[None])[0], window[0], window[2], size))
                 scores.append(float(stable[label]))
@@ -83,12 +99,12 @@ def _limit_labels(labels: Labels, limit: int) -> tuple[Labels, int]:
     return np.minimum(rank, limit - 1)[labels].astype(np.int32), limit - 1
 
 
-def _label_iou(before: np.ndarray, after: np.ndarray, n: int) -> np.ndarray:
-    """(n,) IoU of each label's region in two label maps; 0 for empty regions."""
-    intersection = np.bincount(before[before == after], minlength=n)
-    union = np.bincount(before.ravel(), minlength=n) + np.bincount(after.ravel(), minlength=n) - intersection
-    ious: np.ndarray = intersection / np.maximum(union, 1)
-    return ious
+def _masks_of_labels(probabilities: np.ndarray, soft_masks: bool) -> Masks:
+    """(k, H, W) bool: where each label has at least one half, or where it is the first of the most probable ones."""
+    if soft_masks:
+        return probabilities >= np.float32(0.5)
+    masks: Masks = _argmax(probabilities) == np.arange(len(probabilities))[:, None, None]
+    return masks
 
 
 def _corners(part: Mask, window: Window, size: tuple[int, int]) -> int:

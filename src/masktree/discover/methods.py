@@ -109,20 +109,20 @@ METHODS: dict[str, Method] = {
         quality_sets="argument",
     ),
     "hassod": Method(
-        summary="hierarchical adaptive clustering; wholes, parts, subparts",
+        summary="hierarchical adaptive clustering in three levels",
         citation="Cao et al., NeurIPS 2023, arXiv 2402.03311",
         load=_hassod,
         score_knots=calibrations.HASSOD,
     ),
     "sohes": Method(
-        summary="self-exploration; small regions are clustered again in crops",
+        summary="clustering, and again in crops of small regions",
         citation="Cao et al., ICLR 2024, arXiv 2404.12386",
         load=_sohes,
         score_knots=calibrations.SOHES,
         quality_sets="refiner",
     ),
     "unsam": Method(
-        summary="divide and conquer; MaskCut objects, then their parts",
+        summary="objects of MaskCut, and clustering in these",
         citation="Wang et al., NeurIPS 2024, arXiv 2406.20081",
         load=_unsam,
         score_knots=calibrations.UNSAM,

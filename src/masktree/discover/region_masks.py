@@ -11,8 +11,8 @@ from PIL import Image
 from masktree.backbones.base import Backbone
 from masktree.cluster import merge_tree
 from masktree.errors import InputError
-from masktree.io.images import resize_image
-from masktree.refine import Refiner, elementwise_iou, refine_masks
+from masktree.io.images import Resample, find_filter, resize_image
+from masktree.refine import Refiner, elementwise_iou, refine_masks, resize_probabilities
 from masktree.trees import hierarchy, rle
 from masktree.trees.dendrogram import PartitionTree
 from masktree.trees.masktree import MaskTree
@@ -48,9 +48,9 @@ def check_settings(
         raise InputError(f"expected min_area as a whole number of at least 1 pixel; got {min_area!r}")
 
 
-def cluster(image: RGB, backbone: Backbone, side: int) -> PartitionTree:
-    """Merge tree of the image's features at side x side pixels (aspect not kept, as in the authors' code)."""
-    return merge_tree(backbone(resize_image(image, (side, side))[None])[0])
+def cluster(image: RGB, backbone: Backbone) -> PartitionTree:
+    """Merge tree of the features of an image at its working size."""
+    return merge_tree(backbone(image[None])[0])
 
 
 def pooled_regions(tree: PartitionTree, thresholds: Sequence[float]) -> Masks:
@@ -65,14 +65,14 @@ def pooled_regions(tree: PartitionTree, thresholds: Sequence[float]) -> Masks:
     return masks
 
 
-def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
-    """Bilinear resize of a mask to (H, W), thresholded at one half."""
-    return mask if mask.shape == size else _resample(mask, size, (0, size[0], 0, size[1]))
+def resize_mask(mask: Mask, size: tuple[int, int], resample: Resample = "bilinear") -> Mask:
+    """Resize of a mask to (H, W), thresholded at one half."""
+    return mask if mask.shape == size else _resample(mask, size, (0, size[0], 0, size[1]), resample)
 
 
-def resize_masks(masks: Masks, size: tuple[int, int]) -> Masks:
+def resize_masks(masks: Masks, size: tuple[int, int], resample: Resample = "bilinear") -> Masks:
     """``resize_mask`` of each."""
-    return np.array([resize_mask(mask, size) for mask in masks], np.bool_).reshape(len(masks), *size)
+    return np.array([resize_mask(mask, size, resample) for mask in masks], np.bool_).reshape(len(masks), *size)
 
 
 def resize_in_window(mask: Mask, size: tuple[int, int]) -> tuple[Mask, Window]:
@@ -80,21 +80,33 @@ def resize_in_window(mask: Mask, size: tuple[int, int]) -> tuple[Mask, Window]:
 
     Time and memory are those of the window, which matters for small masks of large images.
     """
+    window = _window_at(mask, size)
+    return _resample(mask, size, window, "bilinear"), window
+
+
+def resize_soft_in_window(probabilities: np.ndarray, size: tuple[int, int]) -> tuple[Mask, Window]:
+    """Probabilities (h, w) float32, one half somewhere, resized and thresholded at one half, in a window; and the
+    window. The resize is torch's bilinear one, which does not antialias, as in HASSOD's code."""
+    window = _window_at(probabilities >= 0.5, size)
+    return resize_probabilities(probabilities, size, window) >= 0.5, window
+
+
+def _window_at(mask: Mask, size: tuple[int, int]) -> Window:
+    """Window of the image at ``size`` outside of which the resized non-empty mask is empty."""
     top, bottom, left, right = box_window(mask)
     h, w = mask.shape
     # A bilinear filter reaches one pixel of the coarser image: a margin of one pixel in both images suffices.
     padded = max(top - 1, 0), min(bottom + 1, h), max(left - 1, 0), min(right + 1, w)
     top, bottom, left, right = scale_window(padded, (h, w), size)
-    window = max(top - 1, 0), min(bottom + 1, size[0]), max(left - 1, 0), min(right + 1, size[1])
-    return _resample(mask, size, window), window
+    return max(top - 1, 0), min(bottom + 1, size[0]), max(left - 1, 0), min(right + 1, size[1])
 
 
-def _resample(mask: Mask, size: tuple[int, int], window: Window) -> Mask:
+def _resample(mask: Mask, size: tuple[int, int], window: Window, resample: Resample) -> Mask:
     """Window of the mask resized to ``size``."""
     top, bottom, left, right = window
     y, x = mask.shape[0] / size[0], mask.shape[1] / size[1]
     scaled = Image.fromarray(mask.astype(np.uint8) * 255).resize(
-        (right - left, bottom - top), Image.Resampling.BILINEAR, box=(left * x, top * y, right * x, bottom * y)
+        (right - left, bottom - top), find_filter(resample), box=(left * x, top * y, right * x, bottom * y)
     )
     return np.asarray(scaled) >= 128
 
@@ -121,10 +133,10 @@ def scale_window(window: Window, size: tuple[int, int], other: tuple[int, int]) 
     return top * H // h, -(-bottom * H // h), left * W // w, -(-right * W // w)
 
 
-def crop(image: RGB, window: Window, size: tuple[int, int], side: int) -> RGB:
+def crop(image: RGB, window: Window, size: tuple[int, int], side: int, resample: Resample) -> RGB:
     """Crop of the full image at side x side pixels; the window is in the coordinates of ``size``."""
     top, bottom, left, right = scale_window(window, size, (image.shape[0], image.shape[1]))
-    return resize_image(np.ascontiguousarray(image[top:bottom, left:right]), (side, side))
+    return resize_image(np.ascontiguousarray(image[top:bottom, left:right]), (side, side), resample)
 
 
 def cluster_crops(
@@ -135,6 +147,7 @@ def cluster_crops(
     *,
     side: int,
     thresholds: Sequence[float],
+    resample: Resample = "bicubic",
     batch: int = 8,
 ) -> list[Masks]:
     """Regions of crops of the full image at side x side pixels; windows are in the coordinates of ``size``.
@@ -146,16 +159,16 @@ def cluster_crops(
     """
     regions: list[Masks] = []
     for start in range(0, len(windows), batch):
-        crops = [crop(image, window, size, side) for window in windows[start : start + batch]]
+        crops = [crop(image, window, size, side, resample) for window in windows[start : start + batch]]
         for grid in backbone(np.stack(crops)):
             regions.append(pooled_regions(merge_tree(grid), thresholds))
     return regions
 
 
-def paste(region: Mask, window: Window) -> Mask:
+def paste(region: Mask, window: Window, resample: Resample = "bicubic") -> Mask:
     """A mask of a crop's feature grid at the size of its window."""
     top, bottom, left, right = window
-    return resize_mask(region, (bottom - top, right - left))
+    return resize_mask(region, (bottom - top, right - left), resample)
 
 
 @dataclass

@@ -21,7 +21,7 @@ from masktree.discover.region_masks import (
     scale_window,
     suppress_duplicates,
 )
-from masktree.io.images import resize_image
+from masktree.io.images import Resample, resize_image
 from masktree.refine import Refiner, dense_crf
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
@@ -33,10 +33,12 @@ def sohes(
     backbone: Backbone,
     *,
     side: int = 480,
+    resample: Resample = "lanczos",
     thresholds: Sequence[float] = (0.6, 0.5, 0.4, 0.3, 0.2, 0.1),
     duplicate_iou: float = 0.9,
     small_area: float = 1 / 1024,
     crop_side: int = 256,
+    crop_resample: Resample = "bicubic",
     crop_scale: float = 3.0,
     max_crops: int = 64,
     refiner: Refiner = dense_crf,
@@ -51,6 +53,8 @@ def sohes(
         image: (H, W, 3) uint8 RGB.
         backbone: the paper's is DINO ViT-B/8.
         side: global resolution S (480..1024, our choice).
+        resample, crop_resample: filters of the resize of the image and of crops (our choices: those in the code of
+            HASSOD, by the same authors, and of UnSAM).
         thresholds: merge thresholds, pooled (UnSAM's list, our choice; the paper gives none).
         duplicate_iou: NMS threshold (our choice).
         small_area: regions below this fraction of the image are clustered again in crops (authors' rebuttal).
@@ -76,17 +80,21 @@ def sohes(
     """
     check_settings(backbone, thresholds, side, crop_side, min_area=min_area, crop_scale=crop_scale)
     size = (image.shape[0], image.shape[1])
-    regions = pooled_regions(cluster(image, backbone, side), thresholds)
+    working = resize_image(image, (side, side), resample)
+    regions = pooled_regions(cluster(working, backbone), thresholds)
     is_small = regions.mean(axis=(1, 2)) < small_area
     windows, uncovered = _crop_windows(regions[is_small], (side, side), crop_scale, max_crops)
     pool = [rle.encode(resize_mask(region, (side, side))) for region in [*regions[~is_small], *uncovered]]
     refined = RefinedMasks(size, refiner, refine_iou, min_area, max_area)
-    refined.add(suppress_duplicates(pool, (side, side), iou_threshold=duplicate_iou), resize_image(image, (side, side)))
-    crops = cluster_crops(image, windows, (side, side), backbone, side=crop_side, thresholds=thresholds)
+    refined.add(suppress_duplicates(pool, (side, side), iou_threshold=duplicate_iou), working)
+    crops = cluster_crops(
+        image, windows, (side, side), backbone, side=crop_side, thresholds=thresholds, resample=crop_resample
+    )
     for window, crop_regions in zip(windows, crops, strict=True):
         inner = crop_regions[~_touches_crop_border(crop_regions, window, (side, side))]
         crop_rles = [rle.encode(resize_mask(region, (crop_side, crop_side))) for region in inner]
-        refined.add(crop_rles, crop(image, window, (side, side), crop_side), scale_window(window, (side, side), size))
+        close_up = crop(image, window, (side, side), crop_side, crop_resample)
+        refined.add(crop_rles, close_up, scale_window(window, (side, side), size))
     return build_forest(refined.rles, refined.scores, size, duplicate_iou=duplicate_iou, min_coverage=min_coverage)
 
 

@@ -20,7 +20,7 @@ from masktree.discover.region_masks import (
     suppress_duplicates,
 )
 from masktree.errors import InputError
-from masktree.io.images import resize_image
+from masktree.io.images import Resample, resize_image
 from masktree.refine import Refiner, dense_crf, elementwise_iou, fill_holes, refine_masks
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
@@ -35,11 +35,13 @@ def unsam(
     *,
     detector: Detector | None = None,
     side: int = 480,
+    resample: Resample = "lanczos",
     tau: float = 0.15,
     n_cuts: int = 3,
     sign: Literal["lapack", "seed"] = "lapack",
     thresholds: Sequence[float] = (0.6, 0.5, 0.4, 0.3, 0.2, 0.1),
     crop_side: int = 256,
+    crop_resample: Resample = "bicubic",
     min_cells: int = 4,
     min_inside: float = 0.9,
     duplicate_iou: float = 0.9,
@@ -57,11 +59,13 @@ def unsam(
         detector: the divide step: image -> (n, H, W) bool masks of whole objects. None uses MaskCut; UnSAM uses a
             detector trained on MaskCut's masks, such as one trained by this package.
         side: resolution of MaskCut's features and of the masks.
+        resample: filter of the resize to it (MaskCut's code: lanczos).
         tau, n_cuts: MaskCut's affinity threshold and number of cuts.
         sign: which side of an eigenvector is foreground, see ``maskcut``: ``lapack`` as in the authors' code, ``seed``
             never the side with three or more image corners.
         thresholds: merge thresholds of the conquer step.
         crop_side: size to which the crop of each divide mask is resized.
+        crop_resample: filter of that resize, and of the regions back to the crop (UnSAM's code: Pillow's default).
         min_cells: regions with fewer feature cells are dropped.
         min_inside: a region is kept if more than this fraction of it is inside its divide mask.
         duplicate_iou: NMS threshold over all masks (the authors compare only the next four masks by area).
@@ -77,12 +81,12 @@ def unsam(
     """
     check_settings(backbone, thresholds, side, crop_side, min_area=min_area)
     size = (image.shape[0], image.shape[1])
-    working = resize_image(image, (side, side))
+    working = resize_image(image, (side, side), resample)
     if detector is None:
         wholes = _divide(working, maskcut(backbone(working[None])[0], tau, n_cuts, sign=sign), refiner, refine_iou)
     else:
         wholes = resize_masks(_check_masks(detector(image), size), (side, side))
-    parts = _conquer(image, wholes, backbone, thresholds, crop_side, min_cells, min_inside)
+    parts = _conquer(image, wholes, backbone, thresholds, crop_side, crop_resample, min_cells, min_inside)
     refined = RefinedMasks(size, refiner, refine_iou, min_area, max_area)
     refined.add(
         suppress_duplicates([*map(rle.encode, wholes), *parts], (side, side), iou_threshold=duplicate_iou), working
@@ -100,7 +104,7 @@ def _check_masks(masks: object, size: tuple[int, int]) -> Masks:
 
 def _divide(working: RGB, patches: Masks, refiner: Refiner, refine_iou: float) -> Masks:
     """Refined whole objects with holes filled, of MaskCut's patch masks; those that change too much are dropped."""
-    cuts = resize_masks(patches, (working.shape[0], working.shape[1]))
+    cuts = resize_masks(patches, (working.shape[0], working.shape[1]), "nearest")  # as MaskCut's code
     refined = fill_holes(refine_masks(working, cuts, refiner))
     return refined[elementwise_iou(cuts, refined) >= refine_iou]
 
@@ -111,6 +115,7 @@ def _conquer(
     backbone: Backbone,
     thresholds: Sequence[float],
     crop_side: int,
+    crop_resample: Resample,
     min_cells: int,
     min_inside: float,
 ) -> list[bytes]:
@@ -118,12 +123,12 @@ def _conquer(
     size = (wholes.shape[1], wholes.shape[2])
     nonempty = [whole for whole in wholes if whole.any()]
     windows = [box_window(whole) for whole in nonempty]
-    crops = cluster_crops(image, windows, size, backbone, side=crop_side, thresholds=thresholds)
+    crops = cluster_crops(image, windows, size, backbone, side=crop_side, thresholds=thresholds, resample=crop_resample)
     rles = []
     for window, whole, regions in zip(windows, nonempty, crops, strict=True):
         top, bottom, left, right = window
         for region in regions[regions.sum(axis=(1, 2)) >= min_cells]:
-            part = paste(region, window)
+            part = paste(region, window, crop_resample)
             if (part & whole[top:bottom, left:right]).sum() > min_inside * part.sum():
                 rles.append(rle.encode_at(part, top, left, size))
     return rles

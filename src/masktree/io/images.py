@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -56,6 +56,7 @@ _ORIENTATIONS = {  # of EXIF: what shows the image upright
     8: Image.Transpose.ROTATE_90,
 }
 
+Resample = Literal["nearest", "bilinear", "bicubic", "lanczos"]  # filters of Pillow
 ImageInput: TypeAlias = str | Path | np.ndarray | Image.Image  # what ``as_rgb`` takes
 
 T = TypeVar("T")
@@ -423,9 +424,25 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
-def resize_image(image: RGB, size: tuple[int, int]) -> RGB:
-    """Bilinear (antialiased) resize of an RGB image to (height, width)."""
+def resize_image(image: RGB, size: tuple[int, int], resample: Resample = "bilinear") -> RGB:
+    """Resize of an RGB image to (height, width) by a filter of Pillow, antialiased unless ``nearest``.
+
+    Raises:
+        InputError: unknown filter.
+    """
+    pillow_filter = find_filter(resample)
     if image.shape[:2] == size:
         return image
-    resized = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    resized = Image.fromarray(image).resize((size[1], size[0]), pillow_filter)
     return np.ascontiguousarray(np.asarray(resized))
+
+
+def find_filter(resample: Resample) -> Image.Resampling:
+    """Pillow's filter of that name.
+
+    Raises:
+        InputError: unknown filter.
+    """
+    if resample not in get_args(Resample):
+        raise InputError(f"expected a filter {', '.join(get_args(Resample))}; got {resample!r}")
+    return Image.Resampling[resample.upper()]

@@ -6,7 +6,7 @@ import random
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,12 +26,12 @@ class SegmenterConfig:
     Attributes:
         backbone, method, quality: see ``masktree.load``; default embedded, masktree, fast.
         model: a trained model instead of these three; see ``masktree.predict.load_model``.
-        min_area, device, dtype: see ``masktree.load``.
+        positions, min_area, device, dtype: see ``masktree.load``.
         seed: of every random generator; reset for each image, so that results do not depend on order or workers.
         options: further keyword arguments of the method or the model.
 
     Raises:
-        InputError: a seed out of range, or a model together with a backbone, method or quality.
+        InputError: a seed out of range, or a model together with a backbone, method, quality or positions.
     """
 
     backbone: str | None = None
@@ -43,6 +43,7 @@ class SegmenterConfig:
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
     model: str | None = None
+    positions: Literal["timm", "dino"] = "timm"
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
@@ -55,10 +56,13 @@ class SegmenterConfig:
                     f"expected --model without --{name}, which a trained model does not take; got "
                     f"{getattr(self, name)!r}; leave out one of the two"
                 )
+        if self.model is not None and self.positions != "timm":
+            raise InputError("expected --model without --positions, which a trained model does not take; got both")
 
     def record(self) -> dict[str, Any]:
-        """Plain values for the record of a run; ``model`` only if there is one."""
-        return {name: value for name, value in asdict(self).items() if name != "model" or value is not None}
+        """Plain values for the record of a run; ``model`` and ``positions`` only if they are not the default."""
+        optional = {"model": None, "positions": "timm"}
+        return {name: value for name, value in asdict(self).items() if name not in optional or value != optional[name]}
 
     @classmethod
     def from_folder(cls, folder: Path) -> SegmenterConfig:
@@ -89,6 +93,7 @@ class SegmenterConfig:
             dtype=self.dtype,
             method=self.method,
             quality=self.quality,
+            positions=self.positions,
             min_area=self.min_area,
             **self.options,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from masktree.arguments import check_path, check_type
 from masktree.backbones import load_backbone
@@ -23,6 +23,7 @@ def load(
     dtype: str = "float32",
     method: str | None = None,
     quality: Quality | None = None,
+    positions: Literal["timm", "dino"] = "timm",
     min_area: int | None = None,
     min_score: float = 0.0,
     max_masks: int | None = MAX_MASKS,
@@ -37,6 +38,7 @@ def load(
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: precision of the network, float32 or bfloat16.
         method, quality: see ``DiscoverySegmenter``; default masktree and fast. Not for a trained model.
+        positions: how a ViT's position embeddings are resized, see ``load_backbone``. Not for a trained model.
         min_area, min_score, max_masks, options: see ``DiscoverySegmenter``. Options of a trained model: ``crops``, see
             ``ModelSegmenter``, ``snap``: whether to snap its masks to the regions of the default method, and
             ``calibrated``, see ``load_model``.
@@ -56,6 +58,7 @@ def load(
     model = str(model)
     if saved.is_model(Path(model).expanduser()) or saved.is_hub_id(model):
         given = {name: value for name, value in (("method", method), ("quality", quality)) if value is not None}
+        given |= {} if positions == "timm" else {"positions": positions}
         if given:
             raise InputError(
                 f"expected a trained model without {' and '.join(given)}; got {model!r} with "
@@ -64,7 +67,7 @@ def load(
         limits: dict[str, Any] = {"min_area": min_area, "min_score": min_score, "max_masks": max_masks}
         return load_model(model, device=device, dtype=dtype, **limits, **options)
     return DiscoverySegmenter(
-        load_backbone(model, device, dtype),
+        load_backbone(model, device, dtype, positions=positions),
         method or "masktree",
         quality or "fast",
         min_area,

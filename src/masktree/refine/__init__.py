@@ -3,7 +3,7 @@
 from masktree.refine.crf import dense_crf
 from masktree.refine.filters import elementwise_iou, fill_holes
 from masktree.refine.guided import guided
-from masktree.refine.masks import refine_masks, upsample_labels
+from masktree.refine.masks import refine_masks, resize_probabilities, upsample_labels
 from masktree.refine.refiner import Refiner
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "fill_holes",
     "guided",
     "refine_masks",
+    "resize_probabilities",
     "upsample_labels",
 ]

@@ -73,6 +73,27 @@ def upsample_labels(labels: LabelGrid, height: int, width: int) -> Probabilities
     return probabilities
 
 
+def resize_probabilities(
+    probabilities: np.ndarray, size: tuple[int, int], window: tuple[int, int, int, int] | None = None
+) -> np.ndarray:
+    """Probabilities of one mask, resized bilinearly as by torch with ``align_corners=False``, without antialiasing.
+
+    Args:
+        probabilities: (h, w) float32.
+        size: (height, width) of the result.
+        window: top, bottom, left, right of the part of the result to compute; None for all.
+
+    Returns:
+        (bottom - top, right - left) float32.
+    """
+    top, bottom, left, right = window or (0, size[0], 0, size[1])
+    above, below, down = (axis[top:bottom] for axis in _neighbours(size[0], probabilities.shape[0]))
+    before, after, across = (axis[left:right] for axis in _neighbours(size[1], probabilities.shape[1]))
+    rows = probabilities[above] * (1 - down)[:, None] + probabilities[below] * down[:, None]
+    resized: np.ndarray = rows[:, before] * (1 - across) + rows[:, after] * across
+    return resized
+
+
 @checked
 def refine_masks(
     image: RGB,
