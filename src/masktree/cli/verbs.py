@@ -11,6 +11,7 @@ from masktree.cli.info import info
 from masktree.cli.merge import merge
 from masktree.cli.segment import segment
 from masktree.cli.self_train import self_train
+from masktree.cli.serve import serve
 from masktree.cli.train import train
 from masktree.cli.verb import Verb
 
@@ -107,6 +108,16 @@ VERBS = {
             },
         ),
         Verb("import", import_trees, {"input": ("source", "from", "images"), "output": ("output", "overwrite")}),
+        Verb(
+            "serve",
+            serve,
+            {
+                "input": ("source", "images"),
+                "output": ("output",),
+                "address": ("port", "host", "no-browser", "token"),
+                "running": ("max-upload", "workers"),
+            },
+        ),
         Verb(
             "info",
             info,

@@ -170,12 +170,16 @@ def _start_worker(job: Callable[[Any], Any], has_started: Event, compiles: Event
     call_at_compilation(compiles.set)
     has_started.set()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    end_with_parent()
     _worker_job = job
 
 
-def _exit_with_parent() -> None:
+def end_with_parent() -> None:
     """End this worker when its parent process ends, even if that was killed."""
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from masktree.coco.annotations import MAX_MASKS
 from masktree.errors import InputError
@@ -24,6 +24,7 @@ from masktree.trees import file as treefile
 from masktree.trees.scores import limit_masks
 
 SINGLE_PROCESS_IMAGES = 4  # up to this many images, worker processes cost more to start than they save (our choice)
+Step = Literal["read", "segment", "write"]
 
 
 @dataclass(frozen=True)
@@ -94,14 +95,19 @@ class SegmentJob:
 
         Loads the weights, so that a wrong name fails before any work.
         """
+        config, weights = self.identify()
+        config |= settings | {"pictures": asdict(self.pictures)}
+        return RunRecord.open(folder, config, weights, overwrite=overwrite, ignored_keys=frozenset({"pictures"}))
+
+    def identify(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Set the fingerprint; returns the settings and the weights that decide the trees. Loads the weights."""
         weights = asdict(self.segmenter.provenance)
         config = self.config.record() | {"device": self.segmenter.device}
         config |= {"labels_per_image": self.max_labels} if self.for_labels else {}
         config |= {"read": given} if (given := self.read_options.record()) else {}
         config |= {"in_tiles": True} if self.in_tiles else {}
         self.fingerprint = run_fingerprint(config, weights)
-        config |= settings | {"pictures": asdict(self.pictures)}
-        return RunRecord.open(folder, config, weights, overwrite=overwrite, ignored_keys=frozenset({"pictures"}))
+        return config, weights
 
     def resolve_workers(self, requested: int, num_images: int) -> int:
         """Number of processes; 0 means one per core, or one on an accelerator and for a few images."""
@@ -127,13 +133,15 @@ class SegmentJob:
             finished = list(threads.map(self.is_finished, photos))
         return [photo for photo, is_done in zip(photos, finished, strict=True) if not is_done]
 
-    def __call__(self, photo: Photo) -> SegmentResult:
-        """Write the tree and the pictures."""
+    def __call__(self, photo: Photo, report: Callable[[Step], object] = lambda _: None) -> SegmentResult:
+        """Write the tree and the pictures; ``report`` is called when a step begins."""
         files = self.files(photo)
         self.config.seed_generators()
         # Hashed before it is read: if the file changes in between, the next run sees another hash and does it again.
         digest, num_bytes = sha256_of(photo.path), photo.path.stat().st_size
+        report("read")
         image = decode_image(photo.path, self.read_options)
+        report("segment")
         tree = self.segmenter(image.rgb)
         if self.max_labels is not None:
             tree = limit_masks(tree, min_score=0.0, max_masks=self.max_labels)
@@ -141,6 +149,7 @@ class SegmentJob:
             if len(tree) > MAX_MASKS:
                 raise InputError(f"expected at most {MAX_MASKS} masks; got {len(tree)}; raise min_area")
             tree = replace(tree, dendrogram=None)
+        report("write")
         source: dict[str, Any] = {"file_name": os.fspath(photo.path), "bytes": num_bytes, "sha256": digest}
         given = self.read_options.record()
         source |= image.record() | ({"read": given} if given else {})

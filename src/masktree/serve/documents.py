@@ -1,0 +1,188 @@
+"""Trees that are open, with their edits: what the page reads of them, and the one place where edits are applied."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+
+from masktree.errors import InputError
+from masktree.serve.answers import RefusalError
+from masktree.serve.cache import BoundedCache
+from masktree.serve.folder import Entry, Folder
+
+if TYPE_CHECKING:
+    from masktree.edits import EditedTree
+    from masktree.trees.masktree import MaskTree
+
+T = TypeVar("T")
+
+_CACHE_BYTES = 2**29  # of open trees: eight of 12 megapixels with their dendrograms (our choice)
+_MAX_EDIT_THREADS = 8  # they wait for the disk most of the time (our choice)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A tree with its edits at one version; nothing of it changes.
+
+    Attributes:
+        key: the image and this opening of it, so that what is computed of it can be kept.
+        version: number of edits.
+        tree: the present masks, rejected ones too.
+        ids, status, names, classes: of each mask; None for no status, name or class.
+        class_names: the user's list.
+        can_undo, can_redo: whether there is anything to undo and to redo.
+    """
+
+    key: tuple[Any, ...]
+    version: int
+    tree: MaskTree
+    ids: tuple[int, ...]
+    status: tuple[str | None, ...]
+    names: tuple[str | None, ...]
+    classes: tuple[str | None, ...]
+    class_names: tuple[str, ...]
+    can_undo: bool
+    can_redo: bool
+
+    def record(self) -> dict[str, Any]:
+        """As the interface tells it."""
+        from masktree.trees.masktree import LEVELS
+
+        tree, ids = self.tree, self.ids
+        parents = [None if parent < 0 else ids[parent] for parent in tree.parents.tolist()]
+        columns = {
+            "id": ids,
+            "parent": parents,
+            "score": [round(score, 4) for score in tree.scores.tolist()],
+            "granularity": [round(value, 5) for value in tree.granularities.tolist()],
+            "stability": [round(value, 4) for value in tree.stabilities.tolist()],
+            "level": [LEVELS[level] for level in tree.levels.tolist()],
+            "area": tree.areas.tolist(),
+            "bbox": tree.boxes.astype(int).tolist(),
+            "status": self.status,
+            "class": self.classes,
+            "name": self.names,
+        }
+        return {
+            "version": self.version,
+            "size": list(tree.size),
+            "classes": list(self.class_names),
+            "undo": self.can_undo,
+            "redo": self.can_redo,
+            "masks": [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)],
+        }
+
+
+class _Opened(NamedTuple):
+    """An open tree, and the number of its opening."""
+
+    number: int
+    document: EditedTree
+
+
+class Documents:
+    """The open trees of a folder; the least recently used are closed. Edits of one image are applied one after the
+    other, each on disk before it is acknowledged."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._open: BoundedCache[_Opened] = BoundedCache(_CACHE_BYTES, _size_of)
+        self._numbers = count()
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._threads = CapacityLimiter(_MAX_EDIT_THREADS)
+
+    async def read(self, entry: Entry) -> Snapshot:
+        """The tree as it is now.
+
+        Raises:
+            RefusalError: there is none.
+            MasktreeError: it is damaged, or its edits belong to another tree.
+        """
+        return await self._with_document(entry, lambda opened: _snapshot(entry, opened))
+
+    async def apply(self, entry: Entry, version: int, edit: dict[str, Any]) -> Snapshot:
+        """Apply an edit to a version of the tree; when this returns, the edit is on disk.
+
+        Raises:
+            RefusalError: another version is the present one.
+            InputError: an edit that cannot be applied; everything stays as it was.
+        """
+
+        def work(opened: _Opened) -> Snapshot:
+            document = opened.document
+            if version != document.version:
+                raise RefusalError(
+                    409, f"expected an edit of version {document.version}; got one of {version}; load the tree again"
+                )
+            document.apply(edit)
+            return _snapshot(entry, opened)
+
+        return await self._with_document(entry, work)
+
+    async def result(self, entry: Entry) -> tuple[MaskTree, list[str | None], list[str | None]]:
+        """The masks that are exported, and the class and name of each."""
+
+        def work(opened: _Opened) -> tuple[MaskTree, list[str | None], list[str | None]]:
+            tree, classes, names = opened.document.result()
+            return tree, list(classes), list(names)
+
+        return await self._with_document(entry, work)
+
+    def forget(self, entry: Entry) -> None:
+        """Close a tree whose file is replaced."""
+        self._open.remove(entry.id)
+
+    def alone(self, entry: Entry) -> asyncio.Lock:
+        """Held by whoever may not be disturbed by edits of an image, and by every edit."""
+        return self._locks.setdefault(entry.id, asyncio.Lock())
+
+    async def _with_document(self, entry: Entry, work: Callable[[_Opened], T]) -> T:
+        """What ``work`` returns, in a thread, alone with the tree of an image."""
+        async with self.alone(entry):
+            # Neither may be abandoned when a client goes away: the edit may be half written.
+            return await anyio.to_thread.run_sync(lambda: work(self._document(entry)), limiter=self._threads)
+
+    def _document(self, entry: Entry) -> _Opened:
+        from masktree.edits import EditedTree
+
+        path = self._folder.tree(entry)
+
+        def open_tree() -> _Opened:
+            header = self._folder.header(entry) or {}
+            if header.get("dendrogram") is not None:
+                raise InputError(
+                    f"expected an image of at most 150 megapixels; got {entry.label}, which was segmented in tiles; "
+                    f"look at its picture {entry.name}.png, or use masktree.TiledTree"
+                )
+            return _Opened(next(self._numbers), EditedTree.open(path))
+
+        return self._open.get(entry.id, open_tree)
+
+
+def _snapshot(entry: Entry, opened: _Opened) -> Snapshot:
+    document = opened.document
+    return Snapshot(
+        key=(entry.id, opened.number, document.version),
+        version=document.version,
+        tree=document.tree,
+        ids=tuple(int(i) for i in document.ids),
+        status=tuple(document.status),
+        names=tuple(document.names),
+        classes=tuple(document.classes),
+        class_names=tuple(document.class_names),
+        can_undo=document.can_undo,
+        can_redo=document.can_redo,
+    )
+
+
+def _size_of(opened: _Opened) -> int:
+    """Bytes of an open tree, about: its leaf map, and its run lengths four times (text, runs and caches)."""
+    tree = opened.document.tree
+    pixels = 0 if tree.dendrogram is None else tree.size[0] * tree.size[1]
+    return 4 * pixels + 4 * sum(map(len, tree.rles)) + 1000 * len(tree)
