@@ -67,7 +67,9 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
 
 
 async def _index(request: Request) -> Response:
-    return FileResponse(STATIC / "index.html", media_type="text/html")
+    if not (STATIC / "index.html").is_file():
+        raise RefusalError(404, "expected the files of the page; got none; install masktree again")
+    return FileResponse(STATIC / "index.html")
 
 
 def _public(request: Request, text: str) -> str:

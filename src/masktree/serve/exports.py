@@ -41,6 +41,8 @@ def read_options(given: Mapping[str, Any]) -> ExportOptions:
         ):
             raise InputError(f"expected {name} as {type(known[name]).__name__}; got {str(value)[:40]}")
     values: dict[str, Any] = {name: tuple(value) if name in _TUPLES else value for name, value in given.items()}
+    if len(values.get("granularity_range", (0, 1))) != 2:
+        raise InputError("expected granularity_range as two numbers; got another count; mend the request")
     try:
         return ExportOptions(**values)
     except (TypeError, ValueError) as error:
