@@ -38,7 +38,9 @@ class SelectionOptions:
         granularity: Write the regions of the cut at this granularity instead of masks; label-tiff takes several.
         min_area: Smallest mask in pixels.
         min_score: Lowest score of a mask, from 0 to 1.
-        class_map: Names of the classes by level, such as whole=cell part=nucleus. Default: the names of the levels.
+        class_map: Classes by level of masks without one of their own: whole=cell part=nucleus. Default: level names.
+        only: All masks, those with a class (classified), or those that people have accepted.
+        edits: Apply the edits of people beside the trees.
         image_prefix: What stands before the names of images, for label-studio.
         flat: One flat list instead of nested objects, for qupath.
         compress: Compress with gzip, for qupath and geojson.
@@ -50,6 +52,8 @@ class SelectionOptions:
     min_area: int = 0
     min_score: float = 0.0
     class_map: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LEVEL=NAME ...")] = ()
+    only: Literal["all", "classified", "accepted"] = "all"
+    edits: bool = True
     image_prefix: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
     flat: bool = False
     compress: bool = False
@@ -73,6 +77,7 @@ class SelectionOptions:
             min_score=self.min_score,
             granularities=self.granularity,
             classes={level: name for level, _, name in (item.partition("=") for item in self.class_map)},
+            only=self.only,
             image_prefix=self.image_prefix or "",
             flat=self.flat,
             compress=self.compress,
@@ -121,6 +126,7 @@ def export(
         to,
         selection.options(),
         images=images,
+        edits=selection.edits,
         workers=batch.workers,
         overwrite=batch.overwrite,
         show_progress=True,

@@ -103,7 +103,16 @@ VERBS = {
             {
                 "input": ("source", "images"),
                 "output": ("output", "to", "overwrite", "image-prefix", "flat", "compress", "image-size"),
-                "masks": ("level", "granularity-range", "min-area", "min-score", "granularity", "class-map"),
+                "masks": (
+                    "level",
+                    "granularity-range",
+                    "min-area",
+                    "min-score",
+                    "granularity",
+                    "class-map",
+                    "only",
+                    "no-edits",
+                ),
                 "running": ("workers",),
             },
         ),

@@ -5,6 +5,6 @@ object per edit, in the order in which they were made. Replaying the file gives 
 """
 
 from masktree.edits.edited_tree import EditedTree
-from masktree.edits.log import log_path
+from masktree.edits.log import count_edits, log_path, refuse_edited
 
-__all__ = ["EditedTree", "log_path"]
+__all__ = ["EditedTree", "count_edits", "log_path", "refuse_edited"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -158,12 +158,21 @@ class EditedTree:
 
     def result(self) -> tuple[MaskTree, tuple[str | None, ...], tuple[str | None, ...]]:
         """The tree that the edits come to, without rejected masks, with the class and the name of each mask. Children
-        of rejected masks have the nearest ancestor that is not."""
-        keep = np.array([status != "rejected" for status in self.status], np.bool_)
-        if keep.all():
-            return self.tree, self.classes, self.names
+        of rejected masks have the nearest ancestor that is not.
+
+        If masks have changed it has no dendrogram, which does not know of that: its cuts are those of the masks.
+        """
+        keep = self.kept
         kept = np.flatnonzero(keep).tolist()
-        return self.tree[keep], tuple(self.classes[i] for i in kept), tuple(self.names[i] for i in kept)
+        tree = self.tree if keep.all() else self.tree[keep]
+        if tree.rles != self._machine.rles:
+            tree = replace(tree, dendrogram=None)
+        return tree, tuple(self.classes[i] for i in kept), tuple(self.names[i] for i in kept)
+
+    @property
+    def kept(self) -> np.ndarray:
+        """(N,) bool: the masks that are not rejected, those of ``result``."""
+        return np.array([status != "rejected" for status in self.status], np.bool_)
 
     # --- how it changes --------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,23 @@ _LOCK_SECONDS = 10
 def log_path(tree_file: Path) -> Path:
     """Where the edits of a tree file are: ``photo.edits.jsonl`` beside ``photo.json``."""
     return tree_file.with_name(tree_file.name.removesuffix(".json") + SUFFIX)
+
+
+def refuse_edited(tree_files: Iterable[Path]) -> None:
+    """Raise InputError if a tree file that would be replaced has edits, which belong to no other tree."""
+    logs = [log_path(path) for path in tree_files if path.exists() and log_path(path).exists()]
+    if logs:
+        more = f" and {len(logs) - 1} more" if len(logs) > 1 else ""
+        raise InputError(
+            f"expected trees without edits where trees are replaced; got {logs[0]}{more}, which would be of no use; "
+            "export the corrected masks, then move the files of edits away, or choose another output folder"
+        )
+
+
+def count_edits(tree_file: Path) -> int:
+    """Number of edits beside a tree file, from the number of lines."""
+    path = log_path(tree_file)
+    return max(path.read_bytes().count(b"\n") - 1, 0) if path.is_file() else 0
 
 
 class EditLog:

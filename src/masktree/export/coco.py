@@ -18,6 +18,11 @@ class Categories:
     def __init__(self) -> None:
         self._ids: dict[str, int] = {}
 
+    def expect(self, names: Iterable[str]) -> None:
+        """Number the classes of a user's list in its order, before masks of them come up."""
+        for name in names:
+            self.id_of(name)
+
     def id_of(self, name: str) -> int:
         return self._ids.setdefault(name, len(self._ids) + 1)
 
@@ -29,7 +34,8 @@ def write_coco(images: Iterable[LabelledImage], path: Path, options: ExportOptio
     """Annotations with compressed run lengths and masktree's keys: parent_id, level, depth, granularity, score,
     stability. ``attributes`` has parent_id and level again, where datumaro and CVAT look for further values.
 
-    Categories are the classes of the masks, or ``entity``. Images stand after the annotations, so that one image is in
+    Categories are the user's classes in their order, those of the masks, and ``entity`` for masks without one. Names
+    and decisions of people are the keys name and status. Images stand after the annotations, so that one image is in
     memory at a time.
     """
     categories = Categories()
@@ -40,6 +46,7 @@ def write_coco(images: Iterable[LabelledImage], path: Path, options: ExportOptio
         for image in images:
             height, width = image.tree.size
             records.append({"id": image.number, "file_name": image.file_name, "width": width, "height": height})
+            categories.expect(image.class_list)
             names = image.class_names(default=CLASS)
             for index, annotation in enumerate(image.tree.coco_annotations(image.number, first_id)):
                 annotation["category_id"] = categories.id_of(names[index])

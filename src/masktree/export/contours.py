@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from masktree.errors import InputError
 from masktree.export.image import LabelledImage
 from masktree.export.options import ExportOptions
 from masktree.io.files import write_atomically
@@ -32,4 +33,9 @@ def write_contours_tiff(image: LabelledImage, path: Path, options: ExportOptions
 
 
 def _contours(image: LabelledImage) -> np.ndarray:
+    if image.tree.dendrogram is None:
+        raise InputError(
+            "expected a tree with a dendrogram; got masks only, as of edited and imported trees and other methods; add "
+            "--no-edits for the machine's contours of an edited tree"
+        )
     return np.round(image.tree.ucm() * _LARGEST).astype(np.uint16)

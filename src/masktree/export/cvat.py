@@ -13,12 +13,12 @@ from masktree.export.image import LabelledImage, MaskCrop, mask_crops
 from masktree.export.options import ExportOptions
 from masktree.io.files import write_atomically
 
-_ATTRIBUTES = ("id", "parent_id", "level", "granularity", "score")  # declared for each label: CVAT drops others
+_ATTRIBUTES = ("id", "parent_id", "level", "granularity", "score", "name")  # declared for each label: CVAT drops others
 
 
 def write_cvat(images: Iterable[LabelledImage], path: Path, options: ExportOptions) -> None:
     """An ``image`` per image with a ``mask`` per mask; id, parent_id (empty for roots), level, granularity and score
-    are attributes. Parts lie above their wholes (``z_order`` is the depth).
+    are attributes, and the name that people gave it. Parts lie above their wholes (``z_order`` is the depth).
 
     The labels, which stand first, are collected from the images while these are written to a file of their own.
     """
@@ -46,7 +46,7 @@ def _images(images: Iterable[LabelledImage], labels: dict[str, None]) -> Iterato
         header = {"id": str(image.number - 1), "name": image.file_name, "width": str(width), "height": str(height)}
         element = ET.Element("image", header)
         names = image.class_names()
-        labels.update(dict.fromkeys(names))
+        labels.update(dict.fromkeys((*image.class_list, *names)))
         for index, crop in enumerate(mask_crops(image.tree)):
             element.append(_mask(image, index, names[index], crop))
         yield element
@@ -67,6 +67,7 @@ def _mask(image: LabelledImage, index: int, name: str, crop: MaskCrop) -> ET.Ele
         "z_order": str(record["depth"]),
     }
     element = ET.Element("mask", values)
+    record["name"] = image.given_name(index)
     for key in _ATTRIBUTES:
         value = record[key]
         ET.SubElement(element, "attribute", {"name": key}).text = "" if value is None else str(value)

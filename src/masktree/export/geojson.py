@@ -19,8 +19,8 @@ ATTRIBUTES = ("level", "depth", "granularity", "score", "stability", "area")  # 
 
 
 def write_geojson(image: LabelledImage, path: Path, options: ExportOptions) -> None:
-    """A feature per mask with mask_id, parent_id (null for roots), class, level, depth, granularity, score, stability,
-    and area in pixels."""
+    """A feature per mask with mask_id, parent_id (null for roots), class, name (null for most), level, depth,
+    granularity, score, stability, and area in pixels."""
     reference = read_georeference(image.photo)
     transform = None if reference is None else reference.transform
     collection: dict[str, Any] = {"type": "FeatureCollection", "name": Path(image.name).name}
@@ -45,5 +45,6 @@ def attributes(image: LabelledImage, index: int) -> dict[str, Any]:
         "mask_id": index,
         "parent_id": record["parent_id"],
         "class": image.class_names()[index],
+        "name": image.given_name(index),
         **{key: record[key] for key in ATTRIBUTES},
     }

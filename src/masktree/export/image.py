@@ -29,8 +29,10 @@ class LabelledImage:
         photo: where the photograph is; it may be missing.
         number: of the image in its collection, from 1.
         tree: n masks.
-        classes: a name for each mask, or None.
-        extras: further values of each mask by key, n each, for the formats that take any keys.
+        classes: a name for each mask, None for those without a class; or None for all.
+        extras: further values of each mask by key, n each, for the formats that take any keys; ``name`` and ``status``
+            are those that people gave.
+        class_list: the user's classes, whose order numbers them; masks may have others.
     """
 
     name: str
@@ -38,8 +40,9 @@ class LabelledImage:
     photo: Path
     number: int
     tree: MaskTree
-    classes: tuple[str, ...] | None = None
+    classes: tuple[str | None, ...] | None = None
     extras: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    class_list: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for what, values in (("classes", self.classes), *self.extras.items()):
@@ -47,10 +50,13 @@ class LabelledImage:
                 raise InputError(f"expected {what} for each of {len(self.tree)} masks; got {len(values)}")
 
     def class_names(self, default: str | None = None) -> tuple[str, ...]:
-        """The class of each mask; where there are none ``default``, or the names of the levels."""
-        if self.classes is not None:
-            return self.classes
-        return tuple(default or LEVELS[level] for level in self.tree.levels)
+        """The class of each mask; of those without one ``default``, or the name of the level."""
+        classes = self.classes or (None,) * len(self.tree)
+        return tuple(name or default or LEVELS[level] for name, level in zip(classes, self.tree.levels, strict=True))
+
+    def given_name(self, index: int) -> str | None:
+        """The name that a mask was given, or None."""
+        return self.extras["name"][index] if "name" in self.extras else None
 
 
 class MaskCrop(NamedTuple):

@@ -25,13 +25,16 @@ _RECTANGLE, _TRACED = 1, 8
 _MOVE, _LINE, _CLOSE = 0.0, 1.0, 4.0  # segments of a composite path
 _MAX_SIDE = 60_000  # coordinates are 16-bit numbers, of which ImageJ takes those above 60,535 for negative ones
 _MAX_POINTS = 65_535  # of a traced region
+_MAX_GROUP = 255
 _DATE = (1980, 1, 1, 0, 0, 0)  # the same masks give the same bytes
 
 
 def write_rois(image: LabelledImage, path: Path, options: ExportOptions) -> None:
     """A region per mask along the edges of its pixels: traced, or a composite path where there are holes or pieces.
 
-    Names are ``NUMBER-LEVEL``; parent, score and granularity are properties, the level is the group (1 to 3).
+    Names are ``NUMBER-LEVEL``, or with the mask's name or class instead of the level; parent, level, score and
+    granularity are properties. The group is the place of the class in the user's list (0 for masks without a class), or
+    where there is no list the level (1 to 3).
 
     Raises:
         InputError: an image with a side of more than 60,000 pixels.
@@ -43,13 +46,20 @@ def write_rois(image: LabelledImage, path: Path, options: ExportOptions) -> None
     def write(handle: IO[bytes]) -> None:
         with zipfile.ZipFile(handle, "w", zipfile.ZIP_DEFLATED) as archive:
             for index, crop in enumerate(mask_crops(image.tree)):
-                name = f"{index:04d}-{names[index]}"
-                content = _encode(crop, name, _properties(image.tree, index), int(image.tree.levels[index]) + 1)
+                name = f"{index:04d}-{image.given_name(index) or names[index]}"
+                content = _encode(crop, name, _properties(image.tree, index), _group(image, index, names[index]))
                 member = zipfile.ZipInfo(f"{name}.roi".replace("/", "_"), _DATE)
                 member.compress_type = zipfile.ZIP_DEFLATED
                 archive.writestr(member, content)
 
     write_atomically(path, write)
+
+
+def _group(image: LabelledImage, index: int, name: str) -> int:
+    if not image.class_list:
+        return int(image.tree.levels[index]) + 1
+    place = image.class_list.index(name) + 1 if name in image.class_list else 0
+    return place if place <= _MAX_GROUP else 0
 
 
 def _properties(tree: MaskTree, index: int) -> str:

@@ -55,7 +55,7 @@ def _task(image: LabelledImage, options: ExportOptions) -> dict[str, Any]:
 def _region(image: LabelledImage, index: int, name: str, crop: MaskCrop) -> dict[str, Any]:
     record = image.tree.record(index)
     height, width = image.tree.size
-    region = {
+    region: dict[str, Any] = {
         "id": f"mask{index}",
         "type": "brushlabels",
         "from_name": "tag",
@@ -67,6 +67,8 @@ def _region(image: LabelledImage, index: int, name: str, crop: MaskCrop) -> dict
         "score": record["score"],
         "meta": {"level": record["level"], "granularity": record["granularity"]},
     }
+    if (note := image.given_name(index)) is not None:
+        region["meta"]["text"] = [note]  # shown as the note of a region
     if record["parent_id"] is not None:
         region["parentID"] = f"mask{record['parent_id']}"
     return region

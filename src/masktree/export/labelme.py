@@ -58,7 +58,7 @@ def _shape(image: LabelledImage, index: int, name: str, root: int, crop: MaskCro
         "label": name,
         "points": [[crop.left, crop.top], [crop.left + width - 1, crop.top + height - 1]],  # both inside
         "group_id": root,
-        "description": "",
+        "description": image.given_name(index) or "",
         "shape_type": "mask",
         "flags": {},
         "mask": base64.b64encode(buffer.getvalue()).decode("ascii"),

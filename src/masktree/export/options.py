@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from masktree.export.image import LabelledImage
 from masktree.trees import rle
 from masktree.trees.mask_selection import check_selection, select_masks
 from masktree.trees.masktree import LEVELS, MaskTree
+
+Only = Literal["all", "classified", "accepted"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,9 @@ class ExportOptions:
         min_area: smallest mask in pixels.
         min_score: lowest score, in [0, 1].
         granularities: cuts instead of masks, at these granularities in [0, 1]; their regions cover every pixel.
-        classes: name of the class of each level; a level without one keeps its own name.
+        classes: name of the class of the masks of each level that have none of their own; a level without one keeps its
+            own name.
+        only: ``all`` masks, those with a class (``classified``), or those that people have ``accepted``.
         image_prefix: stands before the names of the images, as tools that fetch them from a server want it.
         flat: whether formats that nest objects in each other write a flat list.
         compress: whether to compress with gzip where the tool reads that.
@@ -41,12 +45,15 @@ class ExportOptions:
     min_score: float = 0.0
     granularities: tuple[float, ...] = ()
     classes: Mapping[str, str] = field(default_factory=dict)
+    only: Only = "all"
     image_prefix: str = ""
     flat: bool = False
     compress: bool = False
 
     def __post_init__(self) -> None:
         check_selection(self.levels, self.granularity_range, self.min_area, self.min_score)
+        if self.only not in get_args(Only):
+            raise InputError(f"expected only as {', '.join(get_args(Only))}; got {self.only!r}")
         unknown = [level for level in self.classes if level not in LEVELS]
         if unknown:
             raise InputError(f"expected classes of the levels {', '.join(LEVELS)}; got {unknown[0]}")
@@ -61,7 +68,12 @@ class ExportOptions:
     @property
     def selects_masks(self) -> bool:
         """Whether masks are chosen by what regions of a cut do not have."""
-        return set(self.levels) != set(LEVELS) or self.granularity_range != (0.0, 1.0) or self.min_score > 0
+        return (
+            set(self.levels) != set(LEVELS)
+            or self.granularity_range != (0.0, 1.0)
+            or self.min_score > 0
+            or self.only != "all"
+        )
 
     def select(self, image: LabelledImage) -> LabelledImage:
         """The image with the chosen masks, or the regions of the cut as masks.
@@ -76,7 +88,8 @@ class ExportOptions:
                 raise InputError(
                     f"expected one granularity; got {len(self.granularities)}; only label images hold several cuts"
                 )
-            image = replace(image, tree=cut_tree(image.tree, self.granularities[0]), classes=None, extras={})
+            cut = cut_tree(image.tree, self.granularities[0])
+            image = replace(image, tree=cut, classes=None, extras={}, class_list=())
         tree = image.tree
         level_names = np.array(LEVELS)[tree.levels] if len(tree) else np.zeros(0, str)
         keep = select_masks(
@@ -86,11 +99,14 @@ class ExportOptions:
             min_area=self.min_area,
             min_score=self.min_score,
         )
+        keep &= _chosen(image, self.only)
         kept = np.flatnonzero(keep).tolist()
         selected = replace(tree[keep], levels=tree.levels[keep])
         classes = image.classes
-        if self.classes and classes is None:
-            classes = tuple(self.classes.get(name, name) for name in level_names.tolist())
+        if self.classes:
+            given = classes or (None,) * len(tree)
+            pairs = zip(given, level_names.tolist(), strict=True)
+            classes = tuple(name or self.classes.get(level, level) for name, level in pairs)
         return replace(
             image,
             tree=selected,
@@ -107,10 +123,21 @@ class ExportOptions:
             "min_score": self.min_score,
             "granularities": list(self.granularities),
             "classes": dict(self.classes),
+            **({} if self.only == "all" else {"only": self.only}),
             "image_prefix": self.image_prefix,
             "flat": self.flat,
             "compress": self.compress,
         }
+
+
+def _chosen(image: LabelledImage, only: Only) -> np.ndarray:
+    """(n,) bool: the masks that people have classified or accepted, or all."""
+    n = len(image.tree)
+    if only == "classified":
+        return np.array([bool(name) for name in image.classes or (None,) * n], np.bool_)
+    if only == "accepted":
+        return np.array([status == "accepted" for status in image.extras.get("status", (None,) * n)], np.bool_)
+    return np.ones(n, np.bool_)
 
 
 def cut_tree(tree: MaskTree, granularity: float) -> MaskTree:

@@ -14,7 +14,10 @@ from masktree.export.image import LabelledImage, MaskCrop, mask_crops
 from masktree.export.options import ExportOptions
 
 _NAMESPACE = uuid.UUID("b1d4a2a6-3a0e-5b57-9d0c-6f1c1c5b7a11")  # of our ids, so that they are the same every time
-_COLORS = ([31, 119, 180], [255, 127, 14], [44, 160, 44])  # of whole, part and subpart (our choice: matplotlib's first)
+_COLORS = (  # of whole, part and subpart, or of the user's classes (our choice: those of matplotlib)
+    *([31, 119, 180], [255, 127, 14], [44, 160, 44], [214, 39, 40], [148, 103, 189]),
+    *([140, 86, 75], [227, 119, 194], [127, 127, 127], [188, 189, 34], [23, 190, 207]),
+)
 
 
 def write_qupath(image: LabelledImage, path: Path, options: ExportOptions) -> None:
@@ -32,6 +35,12 @@ def write_qupath(image: LabelledImage, path: Path, options: ExportOptions) -> No
     write_collection(path, {"type": "FeatureCollection", "features": roots}, compress=options.compress)
 
 
+def _color(image: LabelledImage, index: int, name: str) -> list[int]:
+    """By the place of the class in the user's list; of masks without one by level."""
+    place = image.class_list.index(name) if name in image.class_list else int(image.tree.levels[index])
+    return _COLORS[place % len(_COLORS)]
+
+
 def _feature(image: LabelledImage, index: int, name: str, crop: MaskCrop) -> dict[str, Any]:
     record = image.tree.record(index)
     metadata = {"mask_id": str(index), "level": record["level"]}
@@ -44,8 +53,8 @@ def _feature(image: LabelledImage, index: int, name: str, crop: MaskCrop) -> dic
         "geometry": geometry(crop),
         "properties": {
             "objectType": "annotation",
-            "name": f"{name} {index}",
-            "classification": {"name": name, "color": _COLORS[image.tree.levels[index]]},
+            "name": image.given_name(index) or f"{name} {index}",
+            "classification": {"name": name, "color": _color(image, index, name)},
             "measurements": measurements,
             "metadata": metadata,
         },

@@ -19,7 +19,7 @@ def write_sa1b(image: LabelledImage, path: Path, options: ExportOptions) -> None
         index = record["id"]
         record |= {key: values[index] for key, values in image.extras.items()}
         if image.classes is not None:
-            record["class"] = image.classes[index]
+            record["class"] = image.classes[index]  # null for none
         record["id"] = first + index
         if record["parent_id"] is not None:
             record["parent_id"] += first

@@ -22,7 +22,7 @@ from masktree.io.images import read_image
 
 _SHAPE = ("area", "perimeter", "axis_major_length", "axis_minor_length", "eccentricity", "orientation")
 _COLUMNS = (
-    *("image", "label", "parent", "class", "level", "depth", "granularity", "score", "stability"),
+    *("image", "label", "parent", "class", "name", "level", "depth", "granularity", "score", "stability"),
     *_SHAPE,
     *("centroid-0", "centroid-1", "bbox-0", "bbox-1", "bbox-2", "bbox-3"),
     *(f"intensity_{statistic}-{channel}" for statistic in ("mean", "std") for channel in range(3)),
@@ -60,7 +60,7 @@ def write_parquet(tables: Iterable[list[Row]], path: Path, options: ExportOption
             "expected pyarrow, which writes Parquet; got none; pip install pyarrow; or export to csv"
         ) from error
     types = {name: pa.float64() for name in _COLUMNS}
-    types |= dict.fromkeys(("image", "class", "level"), pa.string())
+    types |= dict.fromkeys(("image", "class", "name", "level"), pa.string())
     types |= dict.fromkeys(("label", "parent", "depth", "area", *(f"bbox-{i}" for i in range(4))), pa.int64())
     schema = pa.schema(list(types.items()))
 
@@ -73,9 +73,9 @@ def write_parquet(tables: Iterable[list[Row]], path: Path, options: ExportOption
 
 
 def measure(image: LabelledImage, options: ExportOptions) -> list[Row]:
-    """A row per mask: image, label (number of the mask in its tree), parent (None for roots), class, level, depth,
-    granularity, score and stability; shape in pixels, rows and columns; mean and standard deviation of red, green and
-    blue, from 0 to 255.
+    """A row per mask: image, label (number of the mask in its tree), parent (None for roots), class, name (None for
+    most), level, depth, granularity, score and stability; shape in pixels, rows and columns; mean and standard
+    deviation of red, green and blue, from 0 to 255.
 
     Where the photograph is missing there are no intensities, and a warning.
 
@@ -97,6 +97,7 @@ def measure(image: LabelledImage, options: ExportOptions) -> list[Row]:
     for index, crop in enumerate(mask_crops(image.tree)):
         record = image.tree.record(index)
         row = {"image": image.file_name, "label": index, "parent": record["parent_id"], "class": names[index]}
+        row["name"] = image.given_name(index)
         row |= {key: record[key] for key in ("level", "depth", "granularity", "score", "stability")}
         row |= _shape(crop)
         if photo is not None:

@@ -24,7 +24,8 @@ def write_yolo(images: Iterable[LabelledImage], folder: Path, options: ExportOpt
 
     A line per mask: its class and one polygon, relative to the image, in which pieces and holes are joined by bridges
     without width. (A line per piece would make two objects of one.) Photographs are copied, since training looks for
-    the labels beside them; hierarchy between the levels is lost.
+    the labels beside them; hierarchy between the levels is lost. Classes are numbered from 0 as images bring them,
+    those of the user's list in its order.
 
     Args:
         images: of :func:`check_photo`.
@@ -60,6 +61,8 @@ def check_photo(image: LabelledImage, options: ExportOptions) -> LabelledImage:
 
 def _write_level(image: LabelledImage, folder: Path, classes: dict[str, dict[str, int]], level: str) -> None:
     numbers = classes.setdefault(level, {})
+    for name in image.class_list:
+        numbers.setdefault(name, len(numbers))
     lines = []
     for name, crop in zip(image.class_names(), mask_crops(image.tree), strict=True):
         ring = bridged_polygon(crop) / np.array([image.tree.size[1], image.tree.size[0]])

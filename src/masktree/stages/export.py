@@ -34,6 +34,7 @@ class ExportJob:
     to: str
     options: ExportOptions
     output: Path
+    edits: bool = True
 
     def path(self, saved: SavedMasks) -> Path:
         """The file of an image."""
@@ -56,6 +57,7 @@ def export(
     options: ExportOptions | None = None,
     *,
     images: Path | None = None,
+    edits: bool = True,
     workers: int = 0,
     overwrite: bool = False,
     show_progress: bool = False,
@@ -68,6 +70,7 @@ def export(
         to: a name of ``masktree.export.formats.FORMATS``.
         options: which masks are written.
         images: folder of the photographs; None takes them from where they were segmented.
+        edits: whether corrections of people, in the file beside a tree, are applied.
         workers: processes, for formats with a file per image; 0 chooses.
         overwrite: whether to replace earlier files.
 
@@ -79,18 +82,27 @@ def export(
         raise InputError(f"expected a format of {', '.join(FORMATS)}; got {to!r}")
     _check_options(to, options)
     refuse_inputs([output], [source] if images is None else [source, images])
-    saved = find_masks(source, images)
+    saved = find_masks(source, images, edits=edits)
     if FORMATS[to].is_numbered:
         saved = _numbered(saved)
-    job = ExportJob(to, options, output)
+    job = ExportJob(to, options, output, edits=edits)
     scope = FORMATS[to].scope
     if scope == "image" and source.is_file() and output.name.endswith(suffix_of(to, options)):
-        return _export_one(job, saved[0], overwrite)
-    if scope == "image":
-        return _export_images(job, saved, workers, overwrite, show_progress)
-    if scope == "file":
-        return _export_file(job, saved, overwrite, show_progress)
-    return _export_folder(job, saved, overwrite, show_progress)
+        outcome = _export_one(job, saved[0], overwrite)
+    elif scope == "image":
+        outcome = _export_images(job, saved, workers, overwrite, show_progress)
+    elif scope == "file":
+        outcome = _export_file(job, saved, overwrite, show_progress)
+    else:
+        outcome = _export_folder(job, saved, overwrite, show_progress)
+    return replace(outcome, notes=outcome.notes + _edit_notes(saved))
+
+
+def _edit_notes(saved: Sequence[SavedMasks]) -> tuple[str, ...]:
+    """What the user should know of edits: that they are in the files."""
+    count = sum(masks.edits is not None for masks in saved)
+    images = "1 image" if count == 1 else f"{count} images"
+    return (f"edits of {images} applied; --no-edits for the machine's masks",) if count else ()
 
 
 def suffix_of(to: str, options: ExportOptions) -> str:
@@ -169,7 +181,7 @@ def _export_images(
 
 
 def _open_record(job: ExportJob, overwrite: bool) -> RunRecord:
-    config = {"stage": "export", "to": job.to, **job.options.record()}
+    config = {"stage": "export", "to": job.to, **job.options.record()} | ({} if job.edits else {"edits": False})
     return RunRecord.open(job.output, config, {}, overwrite=overwrite, ignored_keys=frozenset({_WRITTEN, _FILES}))
 
 

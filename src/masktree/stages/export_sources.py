@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from masktree.coco.annotations import tree_from_annotations
 from masktree.coco.file import CocoFile, CocoImage
+from masktree.edits import EditedTree, log_path
 from masktree.errors import FormatError, InputError
 from masktree.export.image import LabelledImage
 from masktree.io.contents import describe_contents
@@ -28,6 +31,7 @@ class SavedMasks(Photo):
         number: of the image, from 1.
         labels: its annotations in a label set, or None.
         shard_sha256: of the file of those annotations.
+        edits: file of the edits that are applied to the tree, or None.
     """
 
     file_name: str
@@ -35,19 +39,26 @@ class SavedMasks(Photo):
     number: int
     labels: CocoImage | None = None
     shard_sha256: str = ""
+    edits: Path | None = None
 
     def fingerprint(self) -> str:
         """Changes with the masks."""
-        return sha256_of(self.path) if self.labels is None else f"{self.shard_sha256} {self.number}"
+        if self.labels is not None:
+            return f"{self.shard_sha256} {self.number}"
+        return sha256_of(self.path) + ("" if self.edits is None else f" {sha256_of(self.edits)}")
 
     def load(self) -> LabelledImage:
         """Read the masks.
 
         Raises:
             FormatError: damaged.
+            InputError: damaged edits, or those of another tree.
         """
+        if self.edits is not None:
+            return self._load_edited()
         if self.labels is None:
-            tree, classes = treefile.read_tree_and_classes(self.path)
+            tree, names = treefile.read_tree_and_classes(self.path)
+            classes = None if names is None else tuple(name or None for name in names)
             return LabelledImage(self.name, self.file_name, self.photo, self.number, tree, classes)
         annotations = self.labels.annotations()
         tree = tree_from_annotations(annotations, self.labels.size, str(self.labels))
@@ -55,13 +66,25 @@ class SavedMasks(Photo):
         extras = {"source": [annotation["source"] for annotation in annotations]} if has_sources else {}
         return LabelledImage(self.name, self.file_name, self.photo, self.number, tree, None, extras)
 
+    def _load_edited(self) -> LabelledImage:
+        """The corrected masks with their classes; names and decisions of people are extras, where there are any."""
+        edited = EditedTree.open(self.path)
+        tree, classes, names = edited.result()
+        status = [text for text, is_kept in zip(edited.status, edited.kept, strict=True) if is_kept]
+        extras: dict[str, Sequence[Any]] = {"name": names} if any(names) else {}
+        extras |= {"status": status} if set(status) != {"none"} else {}
+        return LabelledImage(
+            self.name, self.file_name, self.photo, self.number, tree, classes, extras, edited.class_names
+        )
 
-def find_masks(source: Path, images: Path | None = None) -> list[SavedMasks]:
+
+def find_masks(source: Path, images: Path | None = None, *, edits: bool = True) -> list[SavedMasks]:
     """The masks at a path, in the order of their files.
 
     Args:
         source: folder of ``masktree segment``, searched recursively; a tree file; or a label set.
         images: folder of the photographs; None takes them from where they were.
+        edits: whether trees are corrected by the edits beside them.
 
     Raises:
         InputError: something else, or no trees.
@@ -74,7 +97,7 @@ def find_masks(source: Path, images: Path | None = None) -> list[SavedMasks]:
             raise InputError(
                 f"expected a tree file, a folder of them or a label set; got {source}; see masktree import"
             )
-        return _saved_trees([(source, source.stem)], images)
+        return _saved_trees([(source, source.stem)], images, edits)
     if not source.is_dir():
         raise InputError(
             f"expected a tree file, a folder of masktree segment or a label set; got {describe_contents(source)}"
@@ -84,10 +107,10 @@ def find_masks(source: Path, images: Path | None = None) -> list[SavedMasks]:
     files = [path for path in sorted(source.rglob("*.json")) if path.is_file() and treefile.is_tree_file(path)]
     if not files:
         raise InputError(f"expected a folder of masktree segment or a label set; got {describe_contents(source)}")
-    return _saved_trees([(path, path.relative_to(source).with_suffix("").as_posix()) for path in files], images)
+    return _saved_trees([(path, path.relative_to(source).with_suffix("").as_posix()) for path in files], images, edits)
 
 
-def _saved_trees(files: list[tuple[Path, str]], images: Path | None) -> list[SavedMasks]:
+def _saved_trees(files: list[tuple[Path, str]], images: Path | None, edits: bool) -> list[SavedMasks]:
     photos = None if images is None else {photo.name: photo.path for photo in find_photos([images])[0]}
     found = []
     for number, (path, name) in enumerate(files, start=1):
@@ -95,7 +118,9 @@ def _saved_trees(files: list[tuple[Path, str]], images: Path | None) -> list[Sav
         recorded = Path(str(header.get("file_name") or name))
         photo = recorded if photos is None else photos.get(name, Path(str(images)) / recorded.name)
         file_name = PurePosixPath(name).with_name(photo.name).as_posix()
-        found.append(SavedMasks(path, name, file_name, photo, number))
+        log = log_path(path)
+        corrected = log if edits and log.is_file() else None
+        found.append(SavedMasks(path, name, file_name, photo, number, edits=corrected))
     return found
 
 

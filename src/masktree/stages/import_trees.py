@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from masktree.edits import refuse_edited
 from masktree.errors import InputError
 from masktree.importers.formats import IMPORTERS, guess_format
 from masktree.importers.image import ForeignImage, to_tree
@@ -105,6 +106,7 @@ def import_trees(
         record = RunRecord.open(output, config, {}, overwrite=overwrite)
         job = ImportJob(by_name, output, run_fingerprint(config, {}))
         todo = [photo for photo in photos if overwrite or not job.is_finished(photo)]
+        refuse_edited(job.path(photo) for photo in todo)
         is_ours = (output / RECORD).exists()
         for photo in todo:
             path = job.path(photo)

@@ -12,6 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from masktree.arguments import check_number
+from masktree.edits import EditedTree, count_edits
 from masktree.errors import InputError
 from masktree.io.contents import check_photo_folder, describe_contents
 from masktree.io.files import has_sha256, lock_folder, write_atomically
@@ -61,10 +62,10 @@ class Picture:
             return f"regions of the cut at granularity {self.granularity:g} and of its parts; they cover every pixel"
         return f"masks up to granularity {self.granularity:g} and their parts; grey: in no such mask"
 
-    def write(self, path: Path, image: RGB, tree: MaskTree) -> None:
-        """Draw a tree over its image and write it as PNG, atomically."""
+    def write(self, path: Path, image: RGB, tree: MaskTree, edits: str = "") -> None:
+        """Draw a tree over its image and write it as PNG, atomically; ``edits`` ends its description."""
         pixels = overlay(image, tree, granularity=self.granularity, shows=self.shows)
-        _write_png(path, pixels, self.description)
+        _write_png(path, pixels, self.description + edits)
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,12 @@ class InstanceMap:
         """One line, written into the file as its ``Description``."""
         return f"label of each pixel, 0 for background: instances of score {self.min_score:g} to area {self.max_area:g}"
 
-    def write(self, path: Path, tree: MaskTree) -> None:
-        """Write the label map as 16-bit PNG, atomically."""
+    def write(self, path: Path, tree: MaskTree, edits: str = "") -> None:
+        """Write the label map as 16-bit PNG, atomically; ``edits`` ends its description."""
         labels = tree.instances(min_score=self.min_score, max_area=self.max_area)
         if labels.max() > _MAX_LABEL:
             raise InputError(f"expected at most {_MAX_LABEL} instances; got {labels.max()}; raise min_score")
-        _write_png(path, labels.astype(np.uint16), self.description)
+        _write_png(path, labels.astype(np.uint16), self.description + edits)
 
 
 @dataclass(frozen=True)
@@ -109,14 +110,15 @@ class Pictures:
     def write(self, saved: SavedTree, image: RGB, tree: MaskTree) -> None:
         """Write the files of a tree."""
         if self.overlay is not None:
-            self.overlay.write(saved.picture, image, tree)
+            self.overlay.write(saved.picture, image, tree, saved.edits_note)
         if self.instances is not None:
-            self.instances.write(saved.instances, tree)
+            self.instances.write(saved.instances, tree, saved.edits_note)
 
     def files(self, saved: SavedTree) -> dict[Path, str]:
         """The files of a tree with their descriptions."""
         paths = ((self.overlay, saved.picture), (self.instances, saved.instances))
-        return {path: content.description for content, path in paths if content is not None}
+        edits = saved.edits_note
+        return {path: content.description + edits for content, path in paths if content is not None}
 
     def are_current(self, saved: SavedTree) -> bool:
         """Whether the files of a tree are there and show this."""
@@ -150,6 +152,13 @@ class SavedTree(NamedTuple):
     def instances(self) -> Path:
         """File of the label map of instances."""
         return self.tree.with_suffix(".instances.png")
+
+    @property
+    def edits_note(self) -> str:
+        """What the description of a picture says of the edits that it shows, so that it is drawn again after others.
+        Pictures of photographs that were segmented in tiles show the machine's masks."""
+        count = 0 if self.dendrogram.exists() else count_edits(self.tree)
+        return f"; with {count} edits" if count else ""
 
     @property
     def dendrogram(self) -> Path:
@@ -190,7 +199,7 @@ class PictureJob:
             return
         # As it was read when it was segmented: the same page, channels and range of values.
         image = decode_image(saved.photo, ReadOptions.from_record(header.get("read", {})))
-        self.pictures.write(saved, image.rgb, MaskTree.load(saved.tree))
+        self.pictures.write(saved, image.rgb, EditedTree.open(saved.tree).result()[0])
 
 
 def draw(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from masktree.edits import refuse_edited
 from masktree.errors import InputError
 from masktree.io.files import lock_folder
 from masktree.io.photos import Photo, find_photos, find_unread
@@ -57,7 +58,8 @@ def segment(
         show_progress: whether to show a progress bar on standard error.
 
     Raises:
-        InputError: no such input, or the folder holds results of another configuration or other files.
+        InputError: no such input, the folder holds results of another configuration or other files, or a tree that
+            would be segmented again has edits.
         WeightsError: the backbone or model cannot be loaded.
     """
     photos, unlisted = find_photos(inputs)
@@ -80,6 +82,7 @@ def segment(
         outdated = [files for files in finished if not pictures.are_current(files)]
         _check_existing_files(job, todo, record, overwrite)
         pictures.refuse_foreign_files(outdated)
+        refuse_edited(job.files(photo).tree for photo in todo)
         large = [photo for photo in todo if tile is not None or is_large(photo.path)]
         large_names = {photo.name for photo in large}
         outcome = run_recorded_batch(
