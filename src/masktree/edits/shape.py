@@ -37,7 +37,8 @@ def erase(state: EditState, edit: dict[str, Any]) -> Change:
     smaller: dict[int, EditedMask] = {}
     for below in [identity, *state.descendants(identity)]:
         mask = state.masks[below]
-        smaller[below] = mask.with_runs(subtract(mask.runs, pixels))
+        if shared_area(mask.runs, pixels):
+            smaller[below] = mask.with_runs(subtract(mask.runs, pixels))
     changed = removal(state, [below for below, mask in smaller.items() if len(mask.runs.starts) == 0])
     for below, mask in smaller.items():
         kept = changed.get(below, mask)

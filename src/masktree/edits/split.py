@@ -204,6 +204,9 @@ def _replace_by(state: EditState, identity: int, pieces: Sequence[RunSet], granu
         held = [number for number, area in enumerate(areas) if number == main or area > least]
         above = piece_ids[part.parent]
         for number in held:
+            if areas[number] == part.area and above.get(number) == part.parent:  # nothing changes
+                piece_ids[below] = {number: below}
+                continue
             runs = _without(part.runs, pieces, main) if number == main else intersect(part.runs, pieces[number])
             parent = above.get(number, piece_ids[identity][number])
             if len(held) == 1:

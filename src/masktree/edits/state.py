@@ -16,6 +16,8 @@ from masktree.trees.run_sets import RunSet
 
 Status = Literal["none", "accepted", "rejected"]
 
+_VALUES = ("parent", "score", "granularity", "stability", "level", "status", "name", "class_name")  # beside the pixels
+
 
 @dataclass(frozen=True, eq=False)
 class EditedMask:
@@ -66,12 +68,11 @@ class EditedMask:
 
     def is_same(self, other: EditedMask | None) -> bool:
         """Whether nothing tells the two masks apart."""
-        if other is None or not (
-            np.array_equal(self.runs.starts, other.runs.starts) and np.array_equal(self.runs.ends, other.runs.ends)
-        ):
+        if other is None or any(getattr(self, key) != getattr(other, key) for key in _VALUES):
             return False
-        keys = ("parent", "score", "granularity", "stability", "level", "status", "name", "class_name")
-        return all(getattr(self, key) == getattr(other, key) for key in keys)
+        if self.runs is other.runs:
+            return True
+        return np.array_equal(self.runs.starts, other.runs.starts) and np.array_equal(self.runs.ends, other.runs.ends)
 
 
 class LeafRuns(NamedTuple):

@@ -59,8 +59,10 @@ def to_tree(size: tuple[int, int], masks: Sequence[ForeignMask]) -> tuple[MaskTr
     (:func:`masktree.trees.hierarchy.parents_by_coverage`).
 
     Raises:
-        FormatError: a parent that is not in the image, or an id twice.
+        FormatError: a parent that is not in the image, an id twice or of another kind, or a class that is no text.
     """
+    for mask in masks:
+        _check_labels(mask)
     areas = rle.areas([mask.rle for mask in masks], size)
     kept = np.flatnonzero(areas > 0).tolist()
     rles = [masks[index].rle for index in kept]
@@ -72,6 +74,15 @@ def to_tree(size: tuple[int, int], masks: Sequence[ForeignMask]) -> tuple[MaskTr
     names = [masks[index].name for index in kept]
     classes = tuple(name or "" for name in names) if any(names) else None
     return MaskTree.from_rles(rles, size, parents, scores=scores), classes
+
+
+def _check_labels(mask: ForeignMask) -> None:
+    """Raise FormatError unless the ids can be looked up and the class is text."""
+    for value in (mask.id, mask.parent_id):
+        if isinstance(value, (list, dict)):
+            raise FormatError(f"expected the id of a mask as a number or text; got {reprlib.repr(value)}")
+    if mask.name is not None and not isinstance(mask.name, str):
+        raise FormatError(f"expected the class of a mask as text; got {reprlib.repr(mask.name)}")
 
 
 def _parents(masks: Sequence[ForeignMask]) -> np.ndarray:
