@@ -20,9 +20,12 @@ NOTEBOOK = ROOT / "examples" / "tour.ipynb"
 def run_cell(source: str, names: dict[str, Any]) -> Any:
     """Run a cell; the value of its last line if that is an expression, which a notebook displays."""
     body = ast.parse(source).body
-    last = body.pop() if isinstance(body[-1], ast.Expr) else None
-    exec(compile(ast.Module(body, []), str(NOTEBOOK), "exec"), names)
-    return None if last is None else eval(compile(ast.Expression(last.value), str(NOTEBOOK), "eval"), names)
+    last = body[-1]
+    if not isinstance(last, ast.Expr):
+        exec(compile(source, str(NOTEBOOK), "exec"), names)
+        return None
+    exec(compile(ast.Module(body[:-1], []), str(NOTEBOOK), "exec"), names)
+    return eval(compile(ast.Expression(last.value), str(NOTEBOOK), "eval"), names)
 
 
 def test_notebook_runs(
