@@ -22,18 +22,23 @@ _PATH = re.compile(r"(?<![\w.:/\\-])(?:/|[A-Za-z]:\\)(?:[^\s/\\:;,'\"]+[/\\])*([
 class RefusalError(Exception):
     """A request that is not answered: the status, and one line that says what was expected, what was got, what to do.
 
-    ``retry_after``: seconds after which the same request may succeed.
+    ``retry_after``: seconds after which the same request may succeed. ``version``: the present one of the tree, where
+    another was named.
     """
 
-    def __init__(self, status: int, message: str, retry_after: int | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, *, retry_after: int | None = None, version: int | None = None
+    ) -> None:
         super().__init__(message)
-        self.status, self.message, self.retry_after = status, message, retry_after
+        self.status, self.message, self.retry_after, self.version = status, message, retry_after, version
 
 
-def error_response(status: int, message: str, retry_after: int | None = None) -> Response:
-    """The JSON answer of a refusal."""
+def error_response(
+    status: int, message: str, *, retry_after: int | None = None, version: int | None = None
+) -> Response:
+    """The JSON answer of a refusal; arguments as of ``RefusalError``."""
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
-    return JSONResponse({"error": message}, status, headers)
+    return JSONResponse({"error": message} | ({} if version is None else {"version": version}), status, headers)
 
 
 def public_text(text: str, folders: Sequence[Path]) -> str:

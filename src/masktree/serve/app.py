@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import AsyncIterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +64,15 @@ def create_app(site: Site, policy: Policy) -> Guard:
 
 @contextlib.asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    threading.Thread(target=_import_early, daemon=True).start()
     yield
     app.state.site.jobs.close()
+
+
+def _import_early() -> None:
+    """Import what the first image needs while the user looks at the list: half a second."""
+    for name in ("masktree.edits", "masktree.serve.maps", "masktree.prompt.predictor"):
+        import_module(name)
 
 
 async def _index(request: Request) -> Response:
@@ -78,7 +87,9 @@ def _public(request: Request, text: str) -> str:
 
 
 async def _refusal(request: Request, error: Any) -> Response:
-    return error_response(error.status, _public(request, error.message), error.retry_after)
+    return error_response(
+        error.status, _public(request, error.message), retry_after=error.retry_after, version=error.version
+    )
 
 
 async def _wrong_input(request: Request, error: Exception) -> Response:

@@ -118,7 +118,9 @@ class Documents:
             document = opened.document
             if version != document.version:
                 raise RefusalError(
-                    409, f"expected an edit of version {document.version}; got one of {version}; load the tree again"
+                    409,
+                    f"expected an edit of version {document.version}; got one of {version}; load the tree again",
+                    version=document.version,
                 )
             document.apply(edit)
             return _snapshot(entry, opened)

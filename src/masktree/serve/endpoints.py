@@ -174,7 +174,11 @@ async def _snapshot_at(request: Request) -> Snapshot:
     """The tree, if it is the version that is asked for."""
     version, snapshot = _whole_number(request, "version", None), await _site(request).documents.read(_entry(request))
     if version is not None and version != snapshot.version:
-        raise RefusalError(409, f"expected version {snapshot.version}; got {version}; load the tree again")
+        raise RefusalError(
+            409,
+            f"expected version {snapshot.version}; got {version}; load the tree again",
+            version=snapshot.version,
+        )
     return snapshot
 
 

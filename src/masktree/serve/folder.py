@@ -17,7 +17,7 @@ from typing import Any
 
 from masktree.errors import InputError, MasktreeError
 from masktree.io.files import sha256_of
-from masktree.io.images import describe_image
+from masktree.io.images import describe_image, read_size
 from masktree.io.photos import Photo, find_photos
 from masktree.io.read_options import ReadOptions
 from masktree.serve.answers import RefusalError
@@ -276,6 +276,7 @@ class Folder:
                 width, height = header.get("width"), header.get("height")
                 masks = entry.tree.read_bytes().count(_MASK_MARK)
             elif self._contains(entry.photo):
+                read_size(entry.photo)  # refuses images that are too large to be read
                 height, width = describe_image(entry.photo).upright_size
             if entry.log.is_file():
                 edits = max(entry.log.read_bytes().count(b"\n") - 1, 0)

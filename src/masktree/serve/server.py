@@ -136,15 +136,15 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
+    except socket.gaierror as error:
+        raise InputError(f"expected --host as an address of this machine; got {host}; omit it for 127.0.0.1") from error
+    listener = socket.socket(family, kind, protocol)
+    try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(MAX_CONNECTIONS)
-    except socket.gaierror as error:
-        raise InputError(
-            f"expected --host as an address of this machine; got {host}; 127.0.0.1 is the usual one"
-        ) from error
     except OSError as error:
+        listener.close()
         remedy = "; stop what uses it, or give another --port" if error.errno == errno.EADDRINUSE else ""
         raise InputError(f"expected a free port; got {host} port {port}: {error.strerror}{remedy}") from error
     return listener

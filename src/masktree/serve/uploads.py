@@ -9,9 +9,9 @@ import shutil
 from pathlib import Path
 from typing import IO
 
-from masktree.errors import ImageError, InputError, MasktreeError
+from masktree.errors import InputError, MasktreeError
 from masktree.io.files import write_atomically
-from masktree.io.images import MAX_PIXELS, describe_image
+from masktree.io.images import read_size
 from masktree.io.photos import IMAGE_SUFFIXES
 from masktree.serve.folder import UPLOADS, Entry, Folder
 
@@ -46,21 +46,11 @@ def store(folder: Folder, name: str, content: IO[bytes]) -> Entry:
     if not path.exists():
         write_atomically(path, lambda handle: shutil.copyfileobj(content, handle))
         try:
-            check_image(path)
+            read_size(path)  # of the header; refuses images that are too large to be read
         except MasktreeError:
             path.unlink(missing_ok=True)
             raise
     return folder.add_upload(path)
-
-
-def check_image(path: Path) -> None:
-    """Raise ImageError unless the header of a file is that of an image of a size that is read."""
-    height, width = describe_image(path).upright_size
-    if not 0 < height * width <= MAX_PIXELS:
-        raise ImageError(
-            f"expected an image of at most {MAX_PIXELS // 10**6} megapixels; got {width} x {height}; use masktree "
-            "segment, which works in tiles"
-        )
 
 
 def safe_stem(name: str) -> str:
