@@ -151,7 +151,7 @@ def test_exports_have_the_edits(server):
     annotations = answer.json["annotations"]
     assert len(annotations) == 5
     names = {category["id"]: category["name"] for category in answer.json["categories"]}
-    assert [names[a["category_id"]] for a in annotations] == ["whole", "part", "part", "part", "cell"]
+    assert [names[a["category_id"]] for a in annotations] == ["entity"] * 4 + ["cell"]
     archive = server.post("/api/export", {"format": "qupath", "images": None, "options": {"flat": True}})
     with zipfile.ZipFile(io.BytesIO(archive.body)) as files:
         assert sorted(files.namelist()) == ["planted.geojson", "sub/random.geojson"]

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio.to_thread
 from anyio import CapacityLimiter
@@ -14,7 +14,7 @@ from anyio import CapacityLimiter
 from masktree.errors import InputError
 from masktree.serve.answers import RefusalError
 from masktree.serve.cache import BoundedCache
-from masktree.serve.folder import Entry, Folder
+from masktree.serve.folder import Entry, Folder, signature
 
 if TYPE_CHECKING:
     from masktree.edits import EditedTree
@@ -79,11 +79,13 @@ class Snapshot:
         }
 
 
-class _Opened(NamedTuple):
-    """An open tree, and the number of its opening."""
+@dataclass
+class _Opened:
+    """An open tree, the number of its opening, and the state of its files after its last edit."""
 
     number: int
     document: EditedTree
+    state: tuple[Any, ...]
 
 
 class Documents:
@@ -123,22 +125,14 @@ class Documents:
                     version=document.version,
                 )
             document.apply(edit)
+            opened.state = _state(entry)
             return _snapshot(entry, opened)
 
         return await self._with_document(entry, work)
 
-    async def result(self, entry: Entry) -> tuple[MaskTree, list[str | None], list[str | None]]:
-        """The masks that are exported, and the class and name of each."""
-
-        def work(opened: _Opened) -> tuple[MaskTree, list[str | None], list[str | None]]:
-            tree, classes, names = opened.document.result()
-            return tree, list(classes), list(names)
-
-        return await self._with_document(entry, work)
-
-    def forget(self, entry: Entry) -> None:
-        """Close a tree whose file is replaced."""
-        self._open.remove(entry.id)
+    async def call(self, entry: Entry, function: Callable[[EditedTree], T]) -> T:
+        """What a function that changes nothing returns of the open tree, in a thread."""
+        return await self._with_document(entry, lambda opened: function(opened.document))
 
     def alone(self, entry: Entry) -> asyncio.Lock:
         """Held by whoever may not be disturbed by edits of an image, and by every edit."""
@@ -162,9 +156,18 @@ class Documents:
                     f"expected an image of at most 150 megapixels; got {entry.label}, which was segmented in tiles; "
                     f"look at its picture {entry.name}.png, or use masktree.TiledTree"
                 )
-            return _Opened(next(self._numbers), EditedTree.open(path))
+            state = _state(entry)
+            return _Opened(next(self._numbers), EditedTree.open(path), state)
 
+        opened = self._open.get(entry.id, open_tree)
+        if opened.state == _state(entry):
+            return opened
+        self._open.remove(entry.id)  # it was segmented again, or another program has edited it
         return self._open.get(entry.id, open_tree)
+
+
+def _state(entry: Entry) -> tuple[Any, ...]:
+    return signature(entry.tree), signature(entry.log)
 
 
 def _snapshot(entry: Entry, opened: _Opened) -> Snapshot:

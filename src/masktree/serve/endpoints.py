@@ -270,6 +270,7 @@ async def upload(request: Request) -> Response:
 async def export(request: Request) -> Response:
     """The trees with their edits as files of another tool."""
     from masktree.serve import exports
+    from masktree.stages.export import check_options
 
     site, body = _site(request), await read_object(request)
     to, ids = take(body, "format", str), take(body, "images", list, None)
@@ -277,12 +278,13 @@ async def export(request: Request) -> Response:
     entries = [e for e in site.folder.entries() if e.tree.is_file()] if ids is None else _chosen(site, ids)
     if not 0 < len(entries) <= _MAX_EXPORTED:
         raise InputError("expected images that are segmented; got none; segment them first")
+    saved = exports.saved_masks(entries, to)
+    check_options(to, options)
 
     def images() -> Iterator[LabelledImage]:
         """One after the other, in the thread of the export."""
-        for number, entry in enumerate(entries, start=1):
-            result = anyio.from_thread.run(site.documents.result, entry)
-            yield exports.labelled(entry.name, entry.photo, number, *result)
+        for entry, masks in zip(entries, saved, strict=True):
+            yield anyio.from_thread.run(site.documents.call, entry, masks.label)
 
     folder = Path(tempfile.mkdtemp(prefix="masktree-export-"))
     clean = lambda: shutil.rmtree(folder, ignore_errors=True)  # noqa: E731

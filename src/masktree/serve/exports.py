@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from masktree.errors import InputError
 from masktree.export.formats import FORMATS
 from masktree.export.image import LabelledImage
 from masktree.export.options import ExportOptions
-from masktree.trees.masktree import LEVELS, MaskTree
+from masktree.serve.folder import Entry
+from masktree.stages.export import numbered, suffix_of
+from masktree.stages.export_sources import SavedMasks
 
 _TUPLES = ("levels", "granularity_range", "granularities")
 
@@ -23,6 +24,21 @@ def formats() -> list[dict[str, str]]:
         {"name": name, "help": entry.summary, "extension": entry.suffix if entry.scope == "image" else ".zip"}
         for name, entry in FORMATS.items()
     ]
+
+
+def saved_masks(entries: Sequence[Entry], to: str) -> list[SavedMasks]:
+    """Images as the export stage takes them.
+
+    Raises:
+        InputError: unknown format.
+    """
+    if to not in FORMATS:
+        raise InputError(f"expected a format of {', '.join(FORMATS)}; got {to[:40]!r}")
+    saved = [
+        SavedMasks(entry.tree, entry.name, entry.label, entry.photo, number)
+        for number, entry in enumerate(entries, start=1)
+    ]
+    return numbered(saved) if FORMATS[to].is_numbered else saved
 
 
 def read_options(given: Mapping[str, Any]) -> ExportOptions:
@@ -51,36 +67,16 @@ def read_options(given: Mapping[str, Any]) -> ExportOptions:
         raise InputError("expected options of export; got values of another type; mend the request") from error
 
 
-def labelled(
-    name: str, photo: Path, number: int, tree: MaskTree, classes: Sequence[str | None], names: Sequence[str | None]
-) -> LabelledImage:
-    """An image as exporters take it; a mask without a class has that of its level, if others have classes."""
-    classes_or_levels = tuple(
-        given or LEVELS[level] for given, level in zip(classes, tree.levels.tolist(), strict=True)
-    )
-    return LabelledImage(
-        name,
-        PurePosixPath(name).with_name(PurePosixPath(name).name + photo.suffix).as_posix(),
-        photo,
-        number,
-        tree,
-        classes_or_levels if any(classes) else None,
-        {"name": [given or "" for given in names]} if any(names) else {},
-    )
-
-
 def write(images: Iterator[LabelledImage], to: str, options: ExportOptions, folder: Path) -> Path:
     """Write images in a format below ``folder``; returns the file, a zip archive if there are several.
 
     Raises:
-        InputError: unknown format, options that it does not have, or an image that it cannot hold.
+        InputError: an image that the format cannot hold.
     """
-    if to not in FORMATS:
-        raise InputError(f"expected a format of {', '.join(FORMATS)}; got {to[:40]!r}")
     entry, content = FORMATS[to], folder / "content"
     content.mkdir()
-    suffix = entry.suffix + (".gz" if options.compress and "compress" in entry.options else "")
-    selected = (_selected(image, to, options) for image in images)
+    suffix = suffix_of(to, options)
+    selected = (options.select(image) if entry.cuts is None else image for image in images)
     if entry.scope == "image":
         for image in selected:
             path = content / f"{image.name}{suffix}"
@@ -91,12 +87,6 @@ def write(images: Iterator[LabelledImage], to: str, options: ExportOptions, fold
         entry.write(_prepared(selected, to, options), target, options)
     files = sorted(path for path in content.rglob("*") if path.is_file())
     return files[0] if len(files) == 1 else _zipped(files, content, folder / f"{to}.zip")
-
-
-def _selected(image: LabelledImage, to: str, options: ExportOptions) -> LabelledImage:
-    entry = FORMATS[to]
-    image = replace(image, name=f"sa_{image.number}") if entry.is_numbered else image
-    return options.select(image) if entry.cuts is None else image
 
 
 def _prepared(images: Iterator[LabelledImage], to: str, options: ExportOptions) -> Iterator[Any]:

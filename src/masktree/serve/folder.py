@@ -24,7 +24,6 @@ from masktree.serve.answers import RefusalError
 
 DEFAULT_OUTPUT = Path("out/serve")
 UPLOADS = "uploads"  # below the output folder
-LOG_SUFFIX = ".edits.jsonl"
 _ID_DIGITS = 12  # of a SHA-256: two of a million images share one with a probability of .002
 _MASK_MARK = b'"parent_id": '  # once in the record of each mask of a tree file; in texts its quotes are escaped
 
@@ -52,7 +51,9 @@ class Entry:
     @property
     def log(self) -> Path:
         """File of the edits."""
-        return self.tree.with_suffix(LOG_SUFFIX)
+        from masktree.edits import log_path  # imports numba, which takes half a second
+
+        return log_path(self.tree)
 
 
 @dataclass(frozen=True)
@@ -267,6 +268,8 @@ class Folder:
         return known[1] == expected
 
     def _read_facts(self, entry: Entry) -> Facts:
+        from masktree.edits import count_edits  # imports numba, which takes half a second
+
         width = height = masks = edits = error = None
         try:
             if entry.tree.is_file() and self._contains(entry.tree):
@@ -279,7 +282,7 @@ class Folder:
                 read_size(entry.photo)  # refuses images that are too large to be read
                 height, width = describe_image(entry.photo).upright_size
             if entry.log.is_file():
-                edits = max(entry.log.read_bytes().count(b"\n") - 1, 0)
+                edits = count_edits(entry.tree)
         except (MasktreeError, OSError) as problem:
             error = str(problem) if isinstance(problem, MasktreeError) else f"cannot read it: {problem.strerror}"
         return Facts(width, height, masks, edits, error)

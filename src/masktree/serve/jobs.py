@@ -36,6 +36,7 @@ class Request:
     method: str = "masktree"
     quality: str = "fast"
     detail: str = "auto"
+    backbone: str = "embedded"
 
     def __post_init__(self) -> None:
         for name, value, choices in (("method", self.method, METHODS), ("quality", self.quality, QUALITIES)):
@@ -55,7 +56,7 @@ class Request:
 
         options = {} if self.detail == "auto" else {"detail": parse_detail(self.detail)}
         quality: Any = self.quality
-        return SegmenterConfig(method=self.method, quality=quality, options=options)
+        return SegmenterConfig(self.backbone, self.method, quality=quality, options=options)
 
 
 @dataclass
@@ -77,11 +78,10 @@ class Jobs:
     Args:
         output: folder of the trees.
         workers: number of processes, started when they are first needed; each keeps its segmenter.
-        on_done: called, in a thread, with an image whose tree was written.
     """
 
-    def __init__(self, output: Path, workers: int, on_done: Callable[[Entry], None] = lambda _: None) -> None:
-        self._output, self._on_done = output, on_done
+    def __init__(self, output: Path, workers: int) -> None:
+        self._output = output
         self._single_threaded = workers > 1
         self._jobs: dict[str, Job] = {}  # the latest of each image, until it is done
         self._waiting: deque[Job] = deque()
@@ -166,8 +166,6 @@ class Jobs:
                 )
             except InputError as problem:
                 error = str(problem)
-            if error is None:
-                self._on_done(job.entry)  # first, as the image may be edited from the moment that its job is gone
             with self._changed:
                 job.worker = None
                 if error is not None:

@@ -54,4 +54,4 @@ class Site:
     def open(cls, folder: Folder, workers: int = 1) -> Site:
         """All parts for a folder; worker processes start when they are needed."""
         documents = Documents(folder)
-        return cls(folder, Jobs(folder.output, workers, documents.forget), documents, Pictures(folder))
+        return cls(folder, Jobs(folder.output, workers), documents, Pictures(folder))

@@ -80,11 +80,11 @@ def export(
     options = options or ExportOptions()
     if to not in FORMATS:
         raise InputError(f"expected a format of {', '.join(FORMATS)}; got {to!r}")
-    _check_options(to, options)
+    check_options(to, options)
     refuse_inputs([output], [source] if images is None else [source, images])
     saved = find_masks(source, images, edits=edits)
     if FORMATS[to].is_numbered:
-        saved = _numbered(saved)
+        saved = numbered(saved)
     job = ExportJob(to, options, output, edits=edits)
     scope = FORMATS[to].scope
     if scope == "image" and source.is_file() and output.name.endswith(suffix_of(to, options)):
@@ -110,7 +110,7 @@ def suffix_of(to: str, options: ExportOptions) -> str:
     return FORMATS[to].suffix + (".gz" if options.compress else "")
 
 
-def _numbered(saved: Sequence[SavedMasks]) -> list[SavedMasks]:
+def numbered(saved: Sequence[SavedMasks]) -> list[SavedMasks]:
     """Named as SA-1B's files: by the numbers of the photographs if all are called ``sa_1.jpg``, else by our own."""
     matches = [_SA1B_NAME.fullmatch(PurePosixPath(masks.name).name) for masks in saved]
     numbers = [int(match[1]) for match in matches if match is not None]
@@ -119,7 +119,8 @@ def _numbered(saved: Sequence[SavedMasks]) -> list[SavedMasks]:
     return [replace(m, name=f"sa_{number}", number=number) for m, number in zip(saved, numbers, strict=True)]
 
 
-def _check_options(to: str, options: ExportOptions) -> None:
+def check_options(to: str, options: ExportOptions) -> None:
+    """Raise InputError for options that a format does not have."""
     cuts = FORMATS[to].cuts
     most = 1 if cuts is None else cuts
     if len(options.granularities) > most:

@@ -67,8 +67,10 @@ class SavedMasks(Photo):
         return LabelledImage(self.name, self.file_name, self.photo, self.number, tree, None, extras)
 
     def _load_edited(self) -> LabelledImage:
+        return self.label(EditedTree.open(self.path))
+
+    def label(self, edited: EditedTree) -> LabelledImage:
         """The corrected masks with their classes; names and decisions of people are extras, where there are any."""
-        edited = EditedTree.open(self.path)
         tree, classes, names = edited.result()
         status = [text for text, is_kept in zip(edited.status, edited.kept, strict=True) if is_kept]
         extras: dict[str, Sequence[Any]] = {"name": names} if any(names) else {}
