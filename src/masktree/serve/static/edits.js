@@ -7,6 +7,7 @@ import { ApiError, ConnectionLost, requestJson } from "./api.js";
 import { announce, notice } from "./announce.js";
 
 const RETRY_SECONDS = [1, 2, 4, 5];
+const MAX_SELECTED = 50; // new masks; more come from undoing something large
 const BUSY = new Set([429, 502, 503, 504]);
 
 /** @typedef {{image: string, edit: object, message: string, tries: number, version?: number, done: (applied: boolean) => void}} Waiting */
@@ -89,8 +90,9 @@ export class Edits extends EventTarget {
     const isNew = (id) => !before.has(id);
     const hadPixels = this.scene.map;
     await this.scene.setTree(tree);
-    const added = this.scene.tree.masks.filter((mask) => isNew(mask.id)).map((mask) => mask.id);
-    if (added.length && added.length <= 50) this.scene.select(added);
+    // New masks are selected: of those that were divided with their parent, the parent alone.
+    const added = this.scene.tree.masks.filter((mask) => isNew(mask.id) && !(mask.parent !== null && isNew(mask.parent)));
+    if (added.length && added.length <= MAX_SELECTED) this.scene.select(added.map((mask) => mask.id));
     if (this.scene.map !== hadPixels && this.scene.display.mode === "regions") this.scene.setDisplay({ mode: "masks" });
   }
 

@@ -72,7 +72,7 @@ scene.addEventListener("selection", describeSelection);
 images.addEventListener("opened", () => sheets.open(""));
 
 // For the benchmark and for questions asked in the browser's console
-Object.assign(window, { masktree: { scene, viewer, edits, treeList } });
+Object.assign(window, { masktree: { scene, viewer, edits, tools } });
 
 try {
   await images.load();

@@ -56,8 +56,8 @@ export class Viewer extends EventTarget {
   fit() {
     const { image } = this.scene;
     if (image) {
-      this.view.imageWidth = image.width;
-      this.view.imageHeight = image.height;
+      this.view.imageWidth = image.width ?? 1; // unknown if the file cannot be read
+      this.view.imageHeight = image.height ?? 1;
       this.view.fit();
     }
     this.moved();
