@@ -2,9 +2,9 @@
 
     python benchmarks/serve_page.py
 
-Cost: 1 minute. Expected: table "The page" in docs/benchmarks.md. Milliseconds are medians. Those of drawing are of the page's own
-work, from the event to the end of the frame that it causes, without what the browser does to show the frame; those of
-edits and clicks are from the key to the answer on the screen. Needs Chromium and the packages playwright and starlette.
+Cost: 1 minute. Expected: table "The page" in docs/benchmarks.md. Milliseconds are medians. Those of drawing are of the
+page's own work, from the event to the end of the frame that it causes, without what the browser does to show the frame;
+those of edits and clicks last until the answer is on the screen. Needs Chromium and the package playwright.
 """
 
 from __future__ import annotations
@@ -101,18 +101,24 @@ class Measured:
         return statistics.median(self.page.evaluate(script))
 
 
-_POINTER = """const box = viewer.area.getBoundingClientRect();
-viewer.area.dispatchEvent(new PointerEvent("pointermove", {
-  clientX: box.left + box.width * (0.2 + 0.6 * ((k * 0.618) % 1)), clientY: box.top + box.height * (0.2 + 0.6 * ((k * 0.382) % 1)) }));"""
-_SLIDER = "document.getElementById('granularity').value = (k % 97) / 96; document.getElementById('granularity').dispatchEvent(new Event('input'));"
+_POINTER = """
+const box = viewer.area.getBoundingClientRect();
+const place = (start, side, step) => start + side * (0.2 + 0.6 * ((k * step) % 1));
+const [clientX, clientY] = [place(box.left, box.width, 0.618), place(box.top, box.height, 0.382)];
+viewer.area.dispatchEvent(new PointerEvent("pointermove", { clientX, clientY }));"""
+_SLIDER = """
+const slider = document.getElementById("granularity");
+slider.value = (k % 97) / 96;
+slider.dispatchEvent(new Event("input"));"""
+_VIEWS = {"whole image": "viewer.fit();", "pixel by pixel": "viewer.fit(); viewer.zoom(1 / viewer.view.scale);"}
 
 
 def measure(page: Any) -> list[tuple[str, float]]:
     measured = Measured(page)
     rows = []
-    for name, view in (("whole image", "viewer.fit();"), ("pixel by pixel", "viewer.fit(); viewer.zoom(1 / viewer.view.scale);")):
+    for name, view in _VIEWS.items():
         for mode in ("regions", "masks"):
-            prepare = f"{view} scene.setDisplay({{ mode: '{mode}', granularity: 0.3 }}); await new Promise(requestAnimationFrame);"
+            prepare = f"{view} scene.setDisplay({{ mode: '{mode}' }}); await new Promise(requestAnimationFrame);"
             rows.append((f"slider, {mode}, {name}", measured.frames(prepare, _SLIDER, 100)))
         rows.append((f"hover, {name}", measured.frames(view, _POINTER, 200)))
         rows.append((f"moving the image, {name}", measured.frames(view, "viewer.pan(k % 2 ? 9 : -9, 0);", 60)))

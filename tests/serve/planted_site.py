@@ -20,7 +20,13 @@ from masktree.trees.dendrogram import PartitionTree
 
 WIDTH, HEIGHT = 240, 160
 # Corners (left, top, right, bottom) of the leaves; leaf 0 is the ground
-BOXES = {1: (30, 30, 70, 80), 2: (30, 80, 70, 130), 3: (70, 30, 110, 130), 4: (150, 40, 210, 80), 5: (150, 80, 210, 120)}
+BOXES = {
+    1: (30, 30, 70, 80),
+    2: (30, 80, 70, 130),
+    3: (70, 30, 110, 130),
+    4: (150, 40, 210, 80),
+    5: (150, 80, 210, 120),
+}
 TOKEN = "planted"
 _COLOURS = [(230, 228, 220), (200, 60, 50), (220, 120, 60), (90, 90, 200), (60, 160, 90), (30, 110, 60)]
 

@@ -74,7 +74,7 @@ def overlaps(tree: MaskTree) -> list[dict[str, Any]]:
     """The parts of masks that are not on the chain of the smallest mask there; none where all masks are nested.
 
     Returns:
-        One dictionary for each such mask: ``i`` its index, ``bbox`` [x, y, width, height] in pixels of the image,
+        One dictionary for each such mask: ``index``, ``bbox`` [x, y, width, height] in pixels of the image,
         ``counts`` lengths of alternating background and foreground runs of that box, down its columns.
     """
     height, width = tree.size
@@ -160,7 +160,7 @@ def _crop(index: int, starts: np.ndarray, ends: np.ndarray, height: int) -> dict
     borders = np.concatenate([[0], np.stack([first, last], 1).ravel(), [width * tall]])
     counts = np.diff(borders)
     return {
-        "i": index,
+        "index": index,
         "bbox": [left, top, width, tall],
         "counts": (counts if counts[-1] else counts[:-1]).tolist(),
     }

@@ -44,7 +44,7 @@ export function covers(extra, x, y) {
   return column >= 0 && row >= 0 && column < extra.width && row < extra.height && extra.pixels[column * extra.height + row] > 0;
 }
 
-function readExtra({ i, index = i, bbox, counts }) {
+function readExtra({ index, bbox, counts }) {
   const [x, y, width, height] = bbox;
   const pixels = new Uint8Array(width * height); // column by column, as COCO's run lengths are
   let place = 0;
