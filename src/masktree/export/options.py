@@ -123,7 +123,7 @@ class ExportOptions:
             "min_score": self.min_score,
             "granularities": list(self.granularities),
             "classes": dict(self.classes),
-            **({} if self.only == "all" else {"only": self.only}),
+            "only": self.only,
             "image_prefix": self.image_prefix,
             "flat": self.flat,
             "compress": self.compress,
