@@ -91,8 +91,8 @@ def test_from_a_folder_to_corrected_qupath_and_yolo_files(trees: Path, capsys: p
             ring = np.array(numbers, float).reshape(-1, 2) * [tree.size[1], tree.size[0]]
             found[int(number)] = fill([ring], tree.size)
     assert sorted(found) == [0, 1]
-    for number, name in enumerate(("coin", "stain")):
-        np.testing.assert_array_equal(found[number], tree.mask(classes.index(name)))
+    for place, name in enumerate(("coin", "stain")):
+        np.testing.assert_array_equal(found[place], tree.mask(classes.index(name)))
     assert not list((trees / "yolo").rglob("coffee*"))
 
 

@@ -32,6 +32,7 @@ class LabelledImage:
         classes: a name for each mask, None for those without a class; or None for all.
         extras: further values of each mask by key, n each, for the formats that take any keys; ``name`` and ``status``
             are those that people gave.
+        page: of the photograph's file, from 0.
         class_list: the user's classes, whose order numbers them; masks may have others.
     """
 
@@ -43,6 +44,7 @@ class LabelledImage:
     classes: tuple[str | None, ...] | None = None
     extras: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     class_list: tuple[str, ...] = ()
+    page: int = 0
 
     def __post_init__(self) -> None:
         for what, values in (("classes", self.classes), *self.extras.items()):

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -21,7 +21,7 @@ from masktree.errors import ImageError, InputError, MasktreeError, MasktreeWarni
 from masktree.io.colour_model import to_channels
 from masktree.io.image_description import ImageDescription, upright
 from masktree.io.pixels import ImageFormat, array_to_rgb, check_image_format, pillow_to_rgb, refuse_object, render_array
-from masktree.io.raster import DecodedImage, render
+from masktree.io.raster import DecodedImage, is_no_opacity, render
 from masktree.io.read_options import DEFAULT_OPTIONS, ReadOptions
 from masktree.io.sidecars import read_sidecars
 from masktree.io.tiff import is_tiff, open_tiff
@@ -29,6 +29,7 @@ from masktree.types import RGB
 
 MAX_PIXELS = 150_000_000  # our choice: more than any camera has, and few enough for an int32 label map in memory
 MAX_FILE_BYTES = 2**30  # of the formats that Pillow reads into memory whole before it looks at the size (our choice)
+_MAX_NAME = 100  # characters of a channel's name (our choice)
 DECODE_SECONDS = 120.0  # our choice: the largest image that is read takes about 10 seconds
 
 # What a file may contain, whatever its suffix: the formats of ``photos.IMAGE_SUFFIXES``, all of which are pixels only.
@@ -155,6 +156,70 @@ def decode_image(
 
     return _decode(
         path, lambda image: _decode_pillow(image, Path(path), options), max_pixels, decode_tiff, options.page
+    )
+
+
+class ImageChannels(NamedTuple):
+    """The stored values of an image, for measurements.
+
+    Attributes:
+        values: (H, W, C), upright, of the file's own type.
+        names: of the C channels as the file gives them; the numbers of those without a name of their own.
+        valid: (H, W, C) bool, values that are data; None: all.
+    """
+
+    values: np.ndarray
+    names: tuple[str, ...]
+    valid: np.ndarray | None
+
+
+def read_channels(path: str | Path, page: int = 0, *, max_pixels: int = MAX_PIXELS) -> ImageChannels:
+    """All channels of a page with the values that the file stores, nothing scaled. An opacity is none of them;
+    palettes, CMYK, YCbCr and Lab are red, green and blue, as in ``masktree.io.colour_model.to_channels``.
+
+    Raises:
+        ImageError: as ``read_image``.
+    """
+
+    def read_tiff() -> ImageChannels:
+        with open_tiff(Path(path), page) as opened:
+            _check_pixels(opened.description.size, max_pixels)
+            description, valid = opened.description, opened.read_mask()
+            if page == 0:
+                description, mask = read_sidecars(Path(path), description)
+                valid = mask if valid is None else valid
+            return _channels_of(to_channels(opened.read_samples(), description, opened.colormap), description, valid)
+
+    def read_pillow(image: Image.Image) -> ImageChannels:
+        description = _describe_pillow(image, Path(path))
+        if _is_deep_png(Path(path)):
+            pixels = _deep_png(Path(path))
+        elif image.mode in _SCALED_MODES:
+            pixels = np.asarray(image)
+        else:
+            pixels = np.asarray(image.convert({1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[description.num_samples]))
+        return _channels_of(pixels.reshape(*pixels.shape[:2], -1), description, None)
+
+    return _decode(path, read_pillow, max_pixels, read_tiff, page)
+
+
+def _channels_of(pixels: np.ndarray, description: ImageDescription, valid: np.ndarray | None) -> ImageChannels:
+    channels = list(range(pixels.shape[2]))
+    if description.alpha is not None and not is_no_opacity(pixels[..., description.alpha], description):
+        channels.remove(description.alpha)
+    values = pixels[..., channels]
+    given = [(description.names[c] or "")[:_MAX_NAME] if c < len(description.names) else "" for c in channels]
+    names = [name if name and given.count(name) == 1 else str(c) for c, name in zip(channels, given, strict=True)]
+    is_data = np.isfinite(values) if values.dtype.kind in "fc" else None
+    for nodata in description.nodata:
+        differs = values != nodata
+        is_data = differs if is_data is None else is_data & differs
+    if valid is not None:
+        is_data = np.broadcast_to(valid[..., None], values.shape) & (True if is_data is None else is_data)
+    return ImageChannels(
+        upright(values, description.orientation),
+        tuple(names),
+        None if is_data is None else upright(is_data, description.orientation),
     )
 
 

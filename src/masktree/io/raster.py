@@ -58,7 +58,7 @@ def render(
     notes = dict(description.notes)
     values = _take(channels, choice.channels)
     alpha = None if choice.alpha is None else channels[..., choice.alpha]
-    if alpha is not None and not description.is_premultiplied and _is_no_opacity(alpha, description):
+    if alpha is not None and not description.is_premultiplied and is_no_opacity(alpha, description):
         alpha = None
         notes["opacity"] = (
             f"channel {choice.alpha}, marked as opacity, is opaque nowhere and was not looked at, as infrared is often "
@@ -103,7 +103,7 @@ def _take(channels: np.ndarray, chosen: tuple[int, ...]) -> np.ndarray:
     return channels[..., list(chosen)]
 
 
-def _is_no_opacity(alpha: np.ndarray, description: ImageDescription) -> bool:
+def is_no_opacity(alpha: np.ndarray, description: ImageDescription) -> bool:
     """Whether a channel that is marked as opacity has neither opaque nor transparent pixels.
 
     Aerial photographs of four bands have their infrared marked so. A picture that is opaque nowhere shows nothing.

@@ -13,7 +13,7 @@ from masktree.edits import EditedTree, log_path
 from masktree.errors import FormatError, InputError
 from masktree.export.image import LabelledImage
 from masktree.io.contents import describe_contents
-from masktree.io.files import sha256_of
+from masktree.io.files import is_whole, sha256_of
 from masktree.io.photos import Photo, find_photos, name_outputs
 from masktree.labels import LabelSet
 from masktree.trees import file as treefile
@@ -32,6 +32,7 @@ class SavedMasks(Photo):
         labels: its annotations in a label set, or None.
         shard_sha256: of the file of those annotations.
         edits: file of the edits that are applied to the tree, or None.
+        page: of the photograph's file that was segmented, from 0.
     """
 
     file_name: str
@@ -40,6 +41,7 @@ class SavedMasks(Photo):
     labels: CocoImage | None = None
     shard_sha256: str = ""
     edits: Path | None = None
+    page: int = 0
 
     def fingerprint(self) -> str:
         """Changes with the masks."""
@@ -59,7 +61,7 @@ class SavedMasks(Photo):
         if self.labels is None:
             tree, names = treefile.read_tree_and_classes(self.path)
             classes = None if names is None else tuple(name or None for name in names)
-            return LabelledImage(self.name, self.file_name, self.photo, self.number, tree, classes)
+            return LabelledImage(self.name, self.file_name, self.photo, self.number, tree, classes, page=self.page)
         annotations = self.labels.annotations()
         tree = tree_from_annotations(annotations, self.labels.size, str(self.labels))
         has_sources = bool(annotations) and all("source" in annotation for annotation in annotations)
@@ -76,7 +78,7 @@ class SavedMasks(Photo):
         extras: dict[str, Sequence[Any]] = {"name": names} if any(names) else {}
         extras |= {"status": status} if set(status) != {"none"} else {}
         return LabelledImage(
-            self.name, self.file_name, self.photo, self.number, tree, classes, extras, edited.class_names
+            self.name, self.file_name, self.photo, self.number, tree, classes, extras, edited.class_names, self.page
         )
 
 
@@ -122,7 +124,10 @@ def _saved_trees(files: list[tuple[Path, str]], images: Path | None, edits: bool
         file_name = PurePosixPath(name).with_name(photo.name).as_posix()
         log = log_path(path)
         corrected = log if edits and log.is_file() else None
-        found.append(SavedMasks(path, name, file_name, photo, number, edits=corrected))
+        read = header.get("read")
+        page = read.get("page", 0) if isinstance(read, dict) else 0
+        page = page if is_whole(page) else 0
+        found.append(SavedMasks(path, name, file_name, photo, number, edits=corrected, page=page))
     return found
 
 
