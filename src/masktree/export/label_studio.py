@@ -17,6 +17,7 @@ from masktree.export.image import SOFTWARE, LabelledImage, MaskCrop, mask_crops
 from masktree.export.options import ExportOptions
 from masktree.io.files import write_atomically
 from masktree.kernels import kernel
+from masktree.trees.masktree import MaskTree
 
 _WORD_SIZE = 8  # bits of a value
 _LENGTH_SIZES = np.array([3, 4, 8, 16])  # bits that a length may have
@@ -40,35 +41,42 @@ def write_label_studio(images: Iterable[LabelledImage], path: Path, options: Exp
 
 
 def _task(image: LabelledImage, options: ExportOptions) -> dict[str, Any]:
-    names = image.class_names()
-    regions = [_region(image, index, names[index], crop) for index, crop in enumerate(mask_crops(image.tree))]
-    order = np.lexsort((-image.tree.areas, image.tree.depths)).tolist()
-    scores = image.tree.scores
-    prediction = {
+    return {"data": {"image": options.image_prefix + image.file_name}, "predictions": [prediction(image)]}
+
+
+def prediction(image: LabelledImage, *, from_name: str = "tag", to_name: str = "image") -> dict[str, Any]:
+    """The masks of an image as a prediction, as it stands in a task or in the answer of an ML backend.
+
+    Args:
+        image: the masks and their classes.
+        from_name, to_name: names of the tags BrushLabels and Image in the labelling interface.
+    """
+    names, tree = image.class_names(), image.tree
+    regions = [
+        _region(tree, index, names[index], crop) | {"from_name": from_name, "to_name": to_name}
+        for index, crop in enumerate(mask_crops(tree))
+    ]
+    order = np.lexsort((-tree.areas, tree.depths)).tolist()
+    return {
         "model_version": SOFTWARE,
-        "score": round(float(scores.mean()), 5) if len(scores) else 0.0,
+        "score": round(float(tree.scores.mean()), 5) if len(tree) else 0.0,
         "result": [regions[index] for index in order],
     }
-    return {"data": {"image": options.image_prefix + image.file_name}, "predictions": [prediction]}
 
 
-def _region(image: LabelledImage, index: int, name: str, crop: MaskCrop) -> dict[str, Any]:
-    record = image.tree.record(index)
-    height, width = image.tree.size
-    region: dict[str, Any] = {
+def _region(tree: MaskTree, index: int, name: str, crop: MaskCrop) -> dict[str, Any]:
+    record = tree.record(index)
+    height, width = tree.size
+    region = {
         "id": f"mask{index}",
         "type": "brushlabels",
-        "from_name": "tag",
-        "to_name": "image",
         "original_width": width,
         "original_height": height,
         "image_rotation": 0,
-        "value": {"format": "rle", "rle": encode_brush(crop, image.tree.size), "brushlabels": [name]},
+        "value": {"format": "rle", "rle": encode_brush(crop, tree.size), "brushlabels": [name]},
         "score": record["score"],
         "meta": {"level": record["level"], "granularity": record["granularity"]},
     }
-    if (note := image.given_name(index)) is not None:
-        region["meta"]["text"] = [note]  # shown as the note of a region
     if record["parent_id"] is not None:
         region["parentID"] = f"mask{record['parent_id']}"
     return region

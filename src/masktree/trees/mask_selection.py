@@ -9,6 +9,7 @@ import numpy as np
 from masktree.arguments import check_number
 from masktree.errors import InputError
 from masktree.trees.masktree import LEVELS, MaskTree
+from masktree.trees.scores import check_limits
 
 
 def check_selection(
@@ -33,6 +34,7 @@ def select_masks(
     granularity_range: tuple[float, float] = (0.0, 1.0),
     min_area: float = 0,
     min_score: float = 0.0,
+    max_masks: int | None = None,
 ) -> np.ndarray:
     """Boolean array (N,) of the masks of certain levels, granularities, areas and scores; empty masks are left out.
 
@@ -42,13 +44,18 @@ def select_masks(
         granularity_range: lowest and highest granularity, in [0, 1].
         min_area: smallest area in pixels, at least 0.
         min_score: lowest score, in [0, 1].
+        max_masks: of those, as many as this of highest score; None for all.
 
     Raises:
         InputError: no level or an unknown one, or a value out of range.
     """
     check_selection(levels, granularity_range, min_area, min_score)
+    check_limits(min_score, max_masks)
     low, high = granularity_range
     keep: np.ndarray = (tree.areas >= max(min_area, 1)) & (tree.scores >= min_score)
     keep &= (tree.granularities >= low) & (tree.granularities <= high)
     keep &= np.isin(tree.levels, [LEVELS.index(level) for level in levels])
+    if max_masks is not None:
+        chosen = np.flatnonzero(keep)
+        keep[chosen[np.argsort(-tree.scores[chosen], kind="stable")[max_masks:]]] = False
     return keep
