@@ -6,7 +6,7 @@ from matplotlib.path import Path
 from scipy import ndimage
 
 from masktree.trees.masktree import MaskTree
-from masktree.trees.polygons import Polygon, mask_to_polygons
+from masktree.trees.polygons import Polygon, fill_rings, mask_rings, mask_to_polygons
 
 
 def fill(polygon: Polygon, size: tuple[int, int]) -> np.ndarray:
@@ -32,6 +32,14 @@ def test_filled_polygons_give_the_mask_again(rng, sigma):
         assert len(polygons) == ndimage.label(mask)[1]
         rings = [ring for polygon in polygons for ring in (polygon.exterior, *polygon.holes)]
         assert all(len(set(map(tuple, ring.tolist()))) == len(ring) for ring in rings)  # none meets itself
+
+
+@pytest.mark.parametrize("sigma", [0.0, 1.0])
+def test_filled_rings_give_the_mask_again(rng, sigma):
+    for _ in range(40):
+        size = tuple(rng.integers(1, 25, 2).tolist())
+        mask = ndimage.gaussian_filter(rng.random(size), sigma) > 0.5
+        np.testing.assert_array_equal(fill_rings(mask_rings(mask), size), mask)
 
 
 def test_corners_of_a_planted_frame():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
@@ -38,6 +39,26 @@ class Candidates:
     agreement: np.ndarray
 
 
+class ChosenRegions(NamedTuple):
+    """C regions, best first, each a union of some of s disjoint segments.
+
+    Attributes:
+        membership: (C, s) bool.
+        scores: (C,) float32 expected IoU in [0, 1].
+    """
+
+    membership: np.ndarray
+    scores: np.ndarray
+
+
+def select_regions(candidates: Candidates, num_masks: int, granularity: float | None) -> ChosenRegions:
+    """The regions that ``rank_candidates`` chooses; none if there is no candidate."""
+    if len(candidates.costs) == 0:
+        return ChosenRegions(candidates.membership[:0], np.zeros(0, np.float32))
+    order, scores = rank_candidates(candidates, num_masks, granularity)
+    return ChosenRegions(candidates.membership[order], scores.astype(np.float32))
+
+
 def select_masks(
     candidates: Candidates,
     render: Callable[[np.ndarray], np.ndarray],
@@ -45,7 +66,7 @@ def select_masks(
     num_masks: int,
     granularity: float | None,
 ) -> PromptResult:
-    """The masks that ``rank_candidates`` chooses; one empty mask of score 0 if there is no candidate.
+    """The masks of the regions that are chosen; one empty mask of score 0 if there is no candidate.
 
     Args:
         candidates: regions to choose from; may be none.
@@ -54,12 +75,12 @@ def select_masks(
         num_masks: at most that many masks.
         granularity: in [0.1, 1], or None.
     """
-    if len(candidates.costs) == 0:
+    chosen = select_regions(candidates, num_masks, granularity)
+    if len(chosen.scores) == 0:
         low_res = np.full((1, LOW_RES_SIZE, LOW_RES_SIZE), -MASK_LOGIT, np.float32)
         return PromptResult(np.zeros((1, *size), np.bool_), np.zeros(1, np.float32), low_res)
-    order, scores = rank_candidates(candidates, num_masks, granularity)
-    masks = np.stack([render(candidates.membership[index]) for index in order])
-    return PromptResult(masks, scores.astype(np.float32), low_res_logits(masks))
+    masks = np.stack([render(region) for region in chosen.membership])
+    return PromptResult(masks, chosen.scores, low_res_logits(masks))
 
 
 def rank_candidates(candidates: Candidates, num_masks: int, granularity: float | None) -> tuple[np.ndarray, np.ndarray]:

@@ -12,9 +12,11 @@ from masktree.prompt.candidates import (
     IOU_EXPONENT,
     MIN_PROBABILITY,
     Candidates,
+    ChosenRegions,
     click_costs,
     iou_with_mask,
     select_masks,
+    select_regions,
 )
 from masktree.prompt.prompt import Prompt
 from masktree.prompt.prompter import PromptResult
@@ -71,6 +73,19 @@ class DendrogramPrompter:
 
     def predict(self, prompt: Prompt, num_masks: int) -> PromptResult:
         """See ``Prompter``; the masks are bool and agree with every click."""
+        labels, candidates = self._candidates(prompt)
+        return select_masks(candidates, lambda region: region[labels], self.size, num_masks, prompt.granularity)
+
+    def regions(self, prompt: Prompt, num_masks: int) -> tuple[np.ndarray, ChosenRegions]:
+        """As ``predict``, without looking at every pixel: the (H, W) int32 segments and the regions, unions of these.
+
+        Segments are the leaves, ``tree.leaves`` itself, unless leaves with clicks of both labels had to be divided.
+        """
+        labels, candidates = self._candidates(prompt)
+        return labels, select_regions(candidates, num_masks, prompt.granularity)
+
+    def _candidates(self, prompt: Prompt) -> tuple[np.ndarray, Candidates]:
+        """The segments and the regions to choose from."""
         segments = self._split_leaves(prompt)
         box_match = None if prompt.box is None else self._box_match(prompt)
         tops, costs, membership = self._cut(prompt, segments, self._top_nodes(prompt, segments, box_match))
@@ -88,10 +103,7 @@ class DendrogramPrompter:
         areas = membership @ segments.areas
         valid = (costs < _VIOLATION_COST / 2) & (areas > 0)
         costs = costs - IOU_EXPONENT * np.log(np.maximum(agreement, MIN_PROBABILITY)) + click_costs(prompt, areas)
-        candidates = Candidates(membership[valid], segments.areas, costs[valid], agreement[valid])
-        return select_masks(
-            candidates, lambda region: region[segments.labels], self.size, num_masks, prompt.granularity
-        )
+        return segments.labels, Candidates(membership[valid], segments.areas, costs[valid], agreement[valid])
 
     def _split_leaves(self, prompt: Prompt) -> _Segments:
         tree, pixels = self.tree, prompt.pixels
@@ -110,7 +122,10 @@ class DendrogramPrompter:
         segments = labels[pixels[:, 1], pixels[:, 0]]
         first_half = len(tree.parents) - n_leaves  # node of a half minus its segment
         click_nodes = np.where(segments < n_leaves, segments, segments + first_half).tolist()
-        areas = np.bincount(labels.ravel(), minlength=n_leaves + len(half_leaves)).astype(np.float64)
+        if ambiguous:
+            areas = np.bincount(labels.ravel(), minlength=n_leaves + len(half_leaves)).astype(np.float64)
+        else:
+            areas = tree.areas[:n_leaves].astype(np.float64)
         return _Segments(labels, areas, click_nodes, half_leaves)
 
     def _top_nodes(self, prompt: Prompt, segments: _Segments, box_match: np.ndarray | None) -> list[int]:

@@ -1,8 +1,13 @@
-"""Masks for clicks and boxes: a ``Predictor`` for each image that is clicked in."""
+"""Masks for clicks and boxes: what answers prompts is kept for each image that is clicked in.
+
+``Predictor`` renders its masks and makes low-resolution logits of them, which takes 100 ms for 16 megapixels. On a
+dendrogram the regions that it would choose are encoded from the runs of the leaves instead.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -11,21 +16,28 @@ from masktree.serve.cache import BoundedCache
 from masktree.serve.documents import Snapshot
 
 if TYPE_CHECKING:
-    from masktree.prompt.predictor import Predictor
+    from masktree.prompt.prompt import Prompt
+    from masktree.trees.dendrogram import PartitionTree
+    from masktree.trees.masktree import MaskTree
 
 MAX_POINTS = 100  # of a prompt (our choice)
-_MAX_PREDICTORS = 4  # that are kept: each holds arrays of the size of its dendrogram (our choice)
+NUM_MASKS = 3  # for an ambiguous prompt, as of ``Predictor``
+_MAX_IMAGES = 4  # that are kept: each holds arrays of the size of its dendrogram (our choice)
+
+
+class _Answerer(Protocol):
+    """Answers prompts on one image."""
+
+    def answer(self, prompt: Prompt, num_masks: int) -> list[tuple[bytes, float]]:
+        """Run-length masks and scores, best first."""
+        ...
 
 
 class Clicks:
-    """Answers clicks; the predictors of the last images that were clicked in are kept."""
+    """Answers clicks; what is needed for the last images that were clicked in is kept."""
 
     def __init__(self) -> None:
-        self._predictors: BoundedCache[Predictor] = BoundedCache(_MAX_PREDICTORS)
-
-    def warm(self, snapshot: Snapshot) -> None:
-        """Make the predictor of an image before its first click."""
-        self._predictor(snapshot)
+        self._images: BoundedCache[_Answerer] = BoundedCache(_MAX_IMAGES)
 
     def answer(
         self,
@@ -35,33 +47,81 @@ class Clicks:
         box: list[Any] | None,
         granularity: float | None,
     ) -> list[dict[str, Any]]:
-        """Masks for a prompt, best first, without repetition; arguments as of ``Predictor.predict``.
+        """Masks for a prompt, best first; arguments as of ``Predictor.predict``.
 
         Raises:
             InputError: a prompt that makes no sense.
         """
+        from masktree.prompt.prompt import Prompt
+
         if len(points) > MAX_POINTS:
             raise InputError(f"expected at most {MAX_POINTS} clicks; got {len(points)}; start a new mask")
-        masks, scores, _ = self._predictor(snapshot).predict(
-            np.asarray(_numbers(points, 2)) if points else None,
-            np.asarray(_numbers([labels], len(points))[0]) if points else None,
-            None if box is None else np.asarray(_numbers([box], 4)[0]),
+        prompt = Prompt.read(
+            snapshot.tree.size,
+            _numbers(points, 2) if points else None,
+            _numbers([labels], len(points))[0] if points else None,
+            None if box is None else _numbers([box], 4)[0],
             granularity=granularity,
         )
-        answers: list[dict[str, Any]] = []
-        for mask, score in zip(masks, scores.tolist(), strict=True):
-            answer = _describe(mask, score)
-            if answer["area"] and all(answer["rle"] != other["rle"] for other in answers):
-                answers.append(answer)
-        return answers
+        answers = self._answerer(snapshot).answer(prompt, NUM_MASKS if granularity is None else 1)
+        return [_describe(text, score, snapshot.tree.size) for text, score in dict(answers).items()]
 
-    def _predictor(self, snapshot: Snapshot) -> Predictor:
-        from masktree.prompt.predictor import Predictor
-
+    def _answerer(self, snapshot: Snapshot) -> _Answerer:
         dendrogram = snapshot.tree.dendrogram
-        # Edits change masks, not the dendrogram: a predictor on masks is made anew for each version.
-        key = (snapshot.key[:2], "dendrogram") if dendrogram is not None else snapshot.key
-        return self._predictors.get(key, lambda: Predictor(snapshot.tree if dendrogram is None else dendrogram))
+        if dendrogram is None:  # edits change the masks, so this is made anew for each version
+            return self._images.get(snapshot.key, lambda: _OnMasks(snapshot.tree))
+        return self._images.get((snapshot.key[:2], "dendrogram"), lambda: _OnDendrogram(dendrogram))
+
+
+class _OnDendrogram:
+    """Prompts on a dendrogram."""
+
+    def __init__(self, dendrogram: PartitionTree) -> None:
+        from masktree.prompt.dendrogram_prompter import DendrogramPrompter
+
+        self._prompter = DendrogramPrompter(dendrogram)
+
+    def answer(self, prompt: Prompt, num_masks: int) -> list[tuple[bytes, float]]:
+        """See ``_Answerer``."""
+        from masktree.trees import rle
+
+        tree = self._prompter.tree
+        labels, regions = self._prompter.regions(prompt, num_masks)
+        starts, values = self._leaf_runs if labels is tree.leaves else rle.label_runs(labels)
+        return [
+            (_encode(starts, region[values], tree.size), score)
+            for region, score in zip(regions.membership, regions.scores.tolist(), strict=True)
+        ]
+
+    @cached_property
+    def _leaf_runs(self) -> tuple[np.ndarray, np.ndarray]:
+        from masktree.trees import rle
+
+        return rle.label_runs(self._prompter.tree.leaves)
+
+
+class _OnMasks:
+    """Prompts on masks without a dendrogram."""
+
+    def __init__(self, tree: MaskTree) -> None:
+        from masktree.prompt.tree_prompter import TreePrompter
+
+        self._prompter = TreePrompter(tree)
+
+    def answer(self, prompt: Prompt, num_masks: int) -> list[tuple[bytes, float]]:
+        """See ``_Answerer``; no mask where none contains a click."""
+        from masktree.trees import rle
+
+        masks, scores, _ = self._prompter.predict(prompt, num_masks)
+        return [(rle.encode(mask), score) for mask, score in zip(masks, scores.tolist(), strict=True) if mask.any()]
+
+
+def _encode(starts: np.ndarray, inside: np.ndarray, size: tuple[int, int]) -> bytes:
+    """The run-length mask of those runs of a label map that are ``inside``."""
+    from masktree.trees import rle
+
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], inside, [False]]).astype(np.int8)))
+    return rle.encode_runs(starts[edges[::2]], starts[edges[1::2]], size)
 
 
 def _numbers(rows: list[Any], length: int) -> list[list[float]]:
@@ -73,22 +133,22 @@ def _numbers(rows: list[Any], length: int) -> list[list[float]]:
     return [[float(value) for value in row] for row in rows]
 
 
-def _describe(mask: np.ndarray, score: float) -> dict[str, Any]:
+def _describe(text: bytes, score: float, size: tuple[int, int]) -> dict[str, Any]:
     """A mask as the interface tells it: run lengths, rings along its pixels' edges, score, area and box."""
     from masktree.trees import rle
-    from masktree.trees.polygons import mask_to_polygons
+    from masktree.trees.polygons import mask_rings
 
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if len(rows) == 0:
-        return {"rle": None, "outline": [], "score": score, "area": 0, "bbox": [0, 0, 0, 0]}
-    top, left = int(rows[0]), int(columns[0])
-    inside = np.ascontiguousarray(mask[top : rows[-1] + 1, left : columns[-1] + 1])
-    size = (mask.shape[0], mask.shape[1])
-    rings = [ring for polygon in mask_to_polygons(inside) for ring in (polygon.exterior, *polygon.holes)]
+    left, top, width, height = rle.boxes([text], size)[0].astype(int).tolist()
+    starts, ends, _ = rle.runs([text], size)
+    # Runs go down the columns: those of the box, side by side, are an image with its axes exchanged, made in one pass.
+    borders = np.stack([starts, ends], 1).ravel() - left * size[0]
+    lengths = np.diff(borders, prepend=0, append=width * size[0])
+    columns = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(width, size[0])
+    rings = mask_rings(np.ascontiguousarray(columns[:, top : top + height]))
     return {
-        "rle": {"size": list(size), "counts": rle.encode_at(inside, top, left, size).decode("ascii")},
-        "outline": [(ring + np.array([left, top])).astype(int).tolist() for ring in rings],
+        "rle": {"size": list(size), "counts": text.decode("ascii")},
+        "outline": [(ring[:, ::-1] + np.array([left, top])).astype(int).tolist() for ring in rings],
         "score": round(score, 4),
-        "area": int(inside.sum()),
-        "bbox": [left, top, inside.shape[1], inside.shape[0]],
+        "area": int((ends - starts).sum()),
+        "bbox": [left, top, width, height],
     }

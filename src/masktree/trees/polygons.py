@@ -51,6 +51,16 @@ def mask_to_polygons(mask: Mask) -> list[Polygon]:
     return [Polygon(exteriors[component], tuple(holes[component])) for component in exteriors]
 
 
+@checked
+def mask_rings(mask: Mask) -> list[np.ndarray]:
+    """The exteriors and holes of a (H, W) mask as rings (k, 2), in no order: a quarter of the time of
+    :func:`mask_to_polygons`, which tells which hole is whose. Foreground pixels that touch at a corner only may share a
+    ring, which then meets itself there."""
+    inside = np.pad(mask, 1)
+    corners, bounds, _, _ = _trace(inside, inside.view(np.uint8))
+    return np.split(corners - 1.0, bounds[1:-1]) if len(corners) else []
+
+
 def fill_rings(rings: Sequence[np.ndarray], size: tuple[int, int]) -> Mask:
     """The (H, W) mask of the pixels whose centres lie inside an odd number of rings: the inverse of
     :func:`mask_to_polygons` for the rings of all its polygons.
