@@ -15,6 +15,7 @@ from masktree.models.mask2former.model import QueryDetections
 from masktree.models.trees import segment_images, tree_of
 from masktree.trees import hierarchy, rle
 from tests.models.standins import PlantedDetections, TinyModel
+from tests.oracles import released
 
 
 def planted(masks: list[np.ndarray], **heads) -> PlantedDetections:
@@ -175,6 +176,13 @@ def test_longer_side_is_resized_and_padding_is_zero(rng, size, valid_size, padde
     assert item.pixels.max() <= 1
     assert item.pixels[:, h:].abs().sum() + item.pixels[:, :, w:].abs().sum() == 0
     assert item.cues[:, (h + 1) // 2 :].abs().sum() + item.cues[:, :, (w + 1) // 2 :].abs().sum() == 0
+
+
+@pytest.mark.parametrize("size", [(480, 640), (300, 900), (50, 50), (1, 3000), (427, 640), (333, 500)])
+def test_the_shorter_side_can_be_given_as_in_the_released_detectors(size):
+    item = prepare_image(np.zeros((*size, 3), np.uint8), 133, 80, cues=False)
+    assert item.valid_size == tuple(max(1, side) for side in released.shortest_edge(size, 80, 133))
+    assert item.pixels.shape[1:] == tuple(-(-side // 32) * 32 for side in item.valid_size)
 
 
 def test_an_image_of_the_input_size_is_unchanged(rng):

@@ -74,17 +74,19 @@ def bilinear(values: np.ndarray, y: float, x: float) -> float:
 
 
 def roi_align(values: np.ndarray, box: Box, scale: float, side: int, samples: int) -> np.ndarray:
-    """(side, side) means over samples x samples points of each cell of a box, on a map of 1 / scale pixels."""
+    """(side, side) means over samples x samples points of each cell of a box, on a map of 1 / scale pixels; for 0 over
+    as many as it has cells of the map along each side, rounded up (Detectron2)."""
     left, top, right, bottom = (edge * scale - 0.5 for edge in box)
     width, height = (right - left) / side, (bottom - top) / side
+    down, across = (samples or math.ceil(height)), (samples or math.ceil(width))
     cells = np.zeros((side, side))
     for i in range(side):
         for j in range(side):
-            for k in range(samples):
-                for m in range(samples):
-                    y = top + (i + (k + 0.5) / samples) * height
-                    x = left + (j + (m + 0.5) / samples) * width
-                    cells[i, j] += bilinear(values, y, x) / samples**2
+            for k in range(down):
+                for m in range(across):
+                    y = top + (i + (k + 0.5) / down) * height
+                    x = left + (j + (m + 0.5) / across) * width
+                    cells[i, j] += bilinear(values, y, x) / (down * across)
     return cells
 
 

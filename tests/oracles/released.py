@@ -6,6 +6,7 @@ a time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -125,3 +126,54 @@ def dino_positions(stored: np.ndarray, rows: int, columns: int) -> np.ndarray:
     assert grid.shape[2:] == (rows, columns)
     cells = grid.permute(0, 2, 3, 1).reshape(1, rows * columns, -1)
     return np.concatenate([stored[:, :1], cells.numpy()], axis=1)
+
+
+def warmup_cosine(step: int, steps: int, warmup: int, start: float = 0.001) -> float:
+    """Factor of Detectron2's WarmupCosineLR: half a cosine over all steps; the first go in a line from ``start`` to
+    where the cosine is at the end of the warm-up."""
+
+    def cosine(at: int) -> float:
+        return 0.5 * (1 + math.cos(math.pi * at / steps))
+
+    if step < warmup:
+        return start + (cosine(warmup) - start) * step / warmup
+    return cosine(step)
+
+
+def shortest_edge(size: tuple[int, int], short_side: int, max_side: int) -> tuple[int, int]:
+    """Detectron2's ResizeShortestEdge."""
+    height, width = size
+    scale = short_side / min(height, width)
+    new_height, new_width = float(short_side), scale * width
+    if height >= width:
+        new_height, new_width = scale * height, float(short_side)
+    if max(new_height, new_width) > max_side:
+        scale = max_side / max(new_height, new_width)
+        new_height, new_width = new_height * scale, new_width * scale
+    return int(new_height + 0.5), int(new_width + 0.5)
+
+
+def copy_paste(
+    image: np.ndarray, masks: np.ndarray, donor_image: np.ndarray, donor_masks: np.ndarray
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Copy-paste of CutLER's code onto an image, of donor masks in a view of the same size; image and masks of the
+    result, those of the image first."""
+    kept = []
+    for candidate in donor_masks:
+        covered = [np.logical_and(candidate, mask).sum() / mask.sum() for mask in masks]
+        if not covered or max(covered) < 0.5:
+            kept.append(candidate)
+    if not kept:
+        return image, list(masks)
+    alpha = np.sum(kept, axis=0) > 0
+    rest = [mask & ~alpha for mask in masks]
+    result = np.where(alpha[..., None], donor_image, image)
+    return result, [mask for mask in rest if mask.sum() > 0] + kept
+
+
+def mask_score(probability: float, logits: np.ndarray) -> float:
+    """Mask2Former's score of an instance: class probability times the mean probability inside the mask."""
+    inside = logits > 0
+    if not inside.any():
+        return 0.0
+    return probability * float((1 / (1 + np.exp(-logits[inside]))).mean())

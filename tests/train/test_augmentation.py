@@ -16,10 +16,13 @@ from masktree.train.samples import (
     apply_view,
     choose_masks,
     choose_objects,
+    choose_released,
     paste,
+    paste_released,
     random_subset,
 )
 from masktree.trees import hierarchy, rle
+from tests.oracles import released
 from tests.train.labelled import random_tree
 
 
@@ -64,6 +67,50 @@ def test_the_short_side_can_be_drawn_instead(rng):
     assert min(sides) >= 60
     assert max(sides) <= 256
     assert max(sides) - min(sides) > 180
+
+
+def test_short_sides_are_those_of_the_released_detector(rng):
+    sides = (240, 320, 480, 640, 1024)
+    settings = Augmentation(crop_size=1344, short_sides=sides, max_side=1333)
+    for size in ((480, 640), (333, 500), (427, 640), (100, 900), (1024, 1024), (37, 23)):
+        drawn = [settings.draw_geometry(size, rng) for _ in range(60)]
+        assert {g.resized for g in drawn} == {released.shortest_edge(size, side, 1333) for side in sides}
+        assert all(g.window == g.resized and g.offset == (0, 0) for g in drawn)  # nothing is cut off
+    with pytest.raises(InputError, match="short sides up to max_side"):
+        Augmentation(short_sides=(240,), max_side=100)
+
+
+def test_released_pastes_have_the_shape_of_the_view_and_lie_inside(rng):
+    settings = Augmentation(paste_rule="released", paste_scale=(0.3, 1.0))
+    drawn = [settings.draw_paste((300, 200), (100, 160), rng) for _ in range(200)]
+    for geometry in drawn:
+        height, width = geometry.resized
+        assert abs(height / 100 - width / 160) < 0.011  # both rounded down
+        assert 0 <= -geometry.offset[0] <= 100 - height
+        assert 0 <= -geometry.offset[1] <= 160 - width
+    assert min(g.resized[0] for g in drawn) < 35
+    assert max(g.resized[0] for g in drawn) > 95
+
+
+def test_copy_paste_is_that_of_the_released_code(rng):
+    for _ in range(20):
+        masks, donor_masks = (rng.random((4, 12, 16)) < rng.uniform(0.05, 0.5, (4, 1, 1)) for _ in range(2))
+        masks[:, 0, 0] = donor_masks[:, 5, 5] = True  # none is empty
+        image, donor_image = (rng.integers(0, 256, (12, 16, 3)).astype(np.uint8) for _ in range(2))
+        none, whole = np.full(4, -1, np.int32), np.zeros(4, np.int8)
+        found = paste_released(Sample(image, masks, none, whole), Sample(donor_image, donor_masks, none, whole))
+        expected_image, expected_masks = released.copy_paste(image, masks, donor_image, donor_masks)
+        np.testing.assert_array_equal(found.image, expected_image)
+        np.testing.assert_array_equal(found.masks, expected_masks)
+
+
+def test_numbers_of_pasted_masks_are_those_of_the_released_code(rng):
+    areas = np.array([50, 3, 50, 50, 50])
+    counts = [int(choose_released(areas, 10, rng).sum()) for _ in range(300)]
+    assert set(counts) == {1, 2, 3}
+    assert not any(choose_released(areas, 10, rng)[1] for _ in range(20))
+    assert choose_released(areas[:1], 10, rng).tolist() == [True]
+    assert choose_released(areas[1:2], 10, rng).tolist() == [False]
 
 
 def test_all_of_a_photograph_fits_the_crop():

@@ -73,6 +73,10 @@ def test_every_parameter_stands_in_the_group_that_its_kind_asks_for():
         net.pos_embed: (1.0, 0.0),
     }
     assert found == {id(p): group for p, group in wanted.items()}
+    optimiser = build_optimiser(net, replace(BASE, backbone_lr_factor=0.2, decay_biases=True))
+    found = {id(p): (g["lr_factor"], g["weight_decay"]) for g in optimiser.param_groups for p in g["params"]}
+    wanted |= {net.pyramid.conv.bias: (0.2, 0.1), net.linear.bias: (1.0, 0.1)}  # those of norms do not decay
+    assert found == {id(p): group for p, group in wanted.items()}
     assert isinstance(build_optimiser(net, replace(BASE, optimiser="sgd")), torch.optim.SGD)
     with pytest.raises(InputError, match="trainable parameters; got none"):
         build_optimiser(net.requires_grad_(False), BASE)

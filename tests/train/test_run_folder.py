@@ -20,9 +20,10 @@ from PIL import Image
 from masktree.errors import FormatError, InputError, TrainingError
 from masktree.models.build import read_tensors
 from masktree.train.augmentation import Augmentation
+from masktree.train.initialisation import Initialisation
 from masktree.train.loop import TrainingState
 from masktree.train.presets import Preset
-from masktree.train.run_folder import RunFolder, read_metrics
+from masktree.train.run_folder import LATER_SETTINGS, RunFolder, read_metrics
 from tests.models.standins import CONFIG, TinyModel
 from tests.train.planted import OPTIMISATION, PRESET, make_labels, run
 
@@ -170,6 +171,38 @@ def test_other_settings_are_refused_by_name_and_passes_are_free(labels, unbroken
         assert part in str(caught.value)
     assert "steps" not in str(caught.value)
     assert run(labels, unbroken, replace(PRESET, optimisation=replace(OPTIMISATION, accumulation_steps=2))) == 0
+
+
+def test_runs_of_earlier_versions_go_on_and_are_loaded_with_the_values_they_had(labels, unbroken, tmp_path):
+    """Their config.json and checkpoint do not name what came later."""
+
+    def without_later(values: dict, path: str) -> dict:
+        return {
+            name: without_later(value, f"{name}.") if isinstance(value, dict) else value
+            for name, value in values.items()
+            if path + name not in LATER_SETTINGS
+        }
+
+    output = tmp_path / "run"
+    with stop_at(6), pytest.raises(KeyboardInterrupt):
+        run(labels, output)
+    header = json.loads((output / "config.json").read_text())
+    header["model"], header["training"] = (
+        without_later(header["model"], "model."),
+        without_later(header["training"], ""),
+    )
+    assert "score" not in header["model"]
+    (output / "config.json").write_text(json.dumps(header))
+    checkpoint = torch.load(output / "checkpoint.pt", weights_only=True)
+    known = {k: v for k, v in json.loads(checkpoint["run"]).items() if k not in LATER_SETTINGS}
+    assert len(known) < len(json.loads(checkpoint["run"]))
+    torch.save(checkpoint | {"run": json.dumps(known, sort_keys=True)}, output / "checkpoint.pt")
+    assert run(labels, output) == 6
+    assert equal_runs(output, unbroken)
+    assert Initialisation.open(output).preset() == PRESET
+    changed = replace(PRESET, optimisation=replace(OPTIMISATION, decay_biases=True))
+    with pytest.raises(InputError, match=r"optimisation.decay_biases \(False there, True now\)"):
+        run(labels, output, changed)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])

@@ -22,11 +22,12 @@ from masktree.models.structures import Batch, Targets
 from masktree.train.distributed import make_accelerator
 from masktree.train.initialisation import Initialisation
 from masktree.train.loop import TrainingState, WeightedBatch, fit
-from masktree.train.optimiser import Optimisation
+from masktree.train.optimiser import Optimisation, lr_factor
 from masktree.train.presets import PRESETS, find_preset
 from masktree.train.run_folder import RunFolder, read_metrics
 from masktree.train.self_training_settings import METHODS, find_method
 from tests.models.standins import CONFIG, TinyModel
+from tests.oracles import released as released_oracle
 from tests.train.planted import CORRECTION, OPTIMISATION, PRESET, correct, make_labels, run
 from tests.train.test_run_folder import ROOT, equal_runs, records, stop_at
 
@@ -71,12 +72,31 @@ def test_the_methods_have_the_published_numbers():
     assert (sohes.score_threshold, sohes.label_weight, sohes.teacher_weight) == (None, (1.0, 1.0), (1.0, 1.0))
     after = hassod.optimisation(PRESETS["hassod"].optimisation)
     assert (after.lr, after.schedule, after.batch_size, after.ema_decay) == (0.01, "cosine", 8, 0.9996)
+    assert after.result == "average"
+
+
+def test_the_released_teacher_has_the_numbers_of_the_code():
+    released = find_method("hassod", setting="released")
+    assert (released.mask_loss, released.views, released.paste) == (False, "weak_and_strong", False)
+    assert (released.label_weight, released.teacher_weight, released.score_threshold) == ((1.0, 0.0), (2.0, 3.0), 0.7)
+    preset = released.preset(PRESETS["hassod"])
+    o = preset.optimisation
+    assert (o.steps, o.batch_size, o.lr, o.warmup_steps, o.result) == (2000, 8, 0.01, 1000, "last")
+    assert (preset.model.drop_loss, preset.augmentation.paste_prob) == (False, 0.0)
+    assert PRESETS["hassod"].model.drop_loss
+    rates = [o.lr * lr_factor(step, o) for step in range(2000)]
+    expected = [o.lr * released_oracle.warmup_cosine(step, 2000, 1000) for step in range(2000)]
+    np.testing.assert_allclose(rates, expected, atol=1e-9)
+    assert max(rates) == pytest.approx(0.005)
+    assert np.argmax(rates) == 1000
+    with pytest.raises(InputError, match="latter of the method hassod; got 'released' of sohes"):
+        find_method("sohes", setting="released")
 
 
 def test_a_run_is_gone_on_with_as_it_was_trained_unless_told_otherwise():
     before = PRESETS["sohes"].optimisation
     after = METHODS["sohes"].optimisation(before)
-    assert (after.steps, after.batch_size, after.warmup_steps) == (25_000, 16, 10)
+    assert (after.steps, after.batch_size, after.warmup_steps) == (25_000, 16, 0)
     assert after.lr == pytest.approx(5e-6)
     assert (after.optimiser, after.weight_decay, after.clip_norm, after.backbone_lr_factor) == (
         "adamw",
@@ -207,6 +227,21 @@ def test_two_processes_are_one(first, labels, unbroken, tmp_path):
         assert one["kept_small"] == two["kept_small"]
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)
         assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-2)
+
+
+def test_the_released_setting_learns_both_views_and_keeps_the_student(first, labels, tmp_path):
+    settings = replace(SETTINGS, views="weak_and_strong", keep_student=True, whole_cosine=True)
+    assert correct(first, labels, tmp_path / "run", settings) == STEPS
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    saved = read_tensors(tmp_path / "run")
+    assert all(torch.equal(value, saved[name]) for name, value in state["model"].items())
+    assert any(not torch.equal(value, saved[name]) for name, value in state["ema_model"].items())
+    masks = [record["num_masks"] for record in records(tmp_path / "run")]
+    assert all(count >= 2 * 4 for count in masks)  # four labelled images in two views, of two masks each at most
+    training = json.loads((tmp_path / "run" / "config.json").read_text())["training"]
+    assert training["self_training"]["views"] == "weak_and_strong"
+    with pytest.raises(InputError, match=r"self_training.views \('weak_and_strong' there, 'plain' now\)"):
+        correct(first, labels, tmp_path / "run", SETTINGS)
 
 
 def test_a_teacher_gone_blind_ends_the_run_and_leaves_the_checkpoint(first, labels, tmp_path):

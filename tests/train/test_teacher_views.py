@@ -13,6 +13,7 @@ from torchvision.transforms import RandomErasing
 from masktree.backbones.texture import NUM_CUES, boundary_cues
 from masktree.errors import ImageError, InputError
 from masktree.labels import LabelSet
+from masktree.models.structures import interleave
 from masktree.train import teacher_views as module
 from masktree.train.augmentation import Augmentation
 from masktree.train.color_jitter import ColorJitter
@@ -114,6 +115,32 @@ def test_the_weak_view_is_the_photograph_and_the_strong_one_too_but_for_light_an
         monkeypatch.setattr(Augmentation, "draw_color_jitter", light)
         monkeypatch.setattr(module, "draw_erasings", erasings)
     assert changed >= 8
+
+
+def test_views_of_whole_images_differ_in_colours_alone(folder):
+    """As in the released code, where the short side is one of a list."""
+    settings = Augmentation(crop_size=64, short_sides=(20, 30), max_side=64)
+    for views in open_views(folder, settings).loader(0, 4, 2):
+        assert views.weak_geometries == views.strong_geometries
+
+
+def test_the_strong_view_of_a_labelled_image_has_its_masks_in_other_colours(folder):
+    store, photos = LabelStore.of(LabelSet.open(folder / "labels")), folder / "photos"
+    settings = Augmentation(crop_size=64, scale=(0.5, 1.5))
+    plain, strong = (kind(store, photos, settings, 3) for kind in (LabelledDataset, module.StrongLabelledDataset))
+    changed = 0
+    for a, b in zip(plain.loader(0, 4, 2), strong.loader(0, 4, 2), strict=True):
+        assert a.names == b.names
+        assert not torch.equal(a.seeds, b.seeds)
+        for one, other in zip(a.targets, b.targets, strict=True):
+            assert torch.equal(one.masks, other.masks)
+        changed += sum(not torch.equal(x, y) for x, y in zip(a.images, b.images, strict=True))
+        both = interleave(a, b)
+        assert both.names == [name for name in a.names for _ in range(2)]
+        assert torch.equal(both.images[0::2], a.images)
+        assert torch.equal(both.images[1::2], b.images)
+        assert torch.equal(both.seeds[1::2], b.seeds)
+    assert changed >= 7
 
 
 def test_every_epoch_has_all_photographs_in_another_order_than_the_labels(folder):

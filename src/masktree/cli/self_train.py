@@ -18,12 +18,14 @@ class _TeacherOptions:
     """Options of the methods sohes and hassod.
 
     Attributes:
+        setting: Method hassod as in the paper, or as in the released code.
         burn_in: Number of steps without the teacher. Default: 0.
         label_weight: First and last weight. Default: 1 1 (hassod: 1 0).
         teacher_weight: First and last weight. Default: 1 1 (hassod: 2 3).
         no_teacher_mask_loss: Learn no shapes from the teacher, as HASSOD's code.
     """
 
+    setting: Literal["paper", "released"] = "paper"
     burn_in: int | None = None
     label_weight: tuple[float, float] | None = None
     teacher_weight: tuple[float, float] | None = None
@@ -36,6 +38,7 @@ class _RoundsOptions:
 
     Attributes:
         rounds: Number of rounds. Default: 1.
+        score: The score that is compared (sohes, unsam). Default: object, where that of the model is published.
         average_predictions: Choose --score-threshold for this many on average.
         iou: Keep labels that overlap less (IoU). Default: 0.5.
         crops: Predict again on crops around large masks.
@@ -44,6 +47,7 @@ class _RoundsOptions:
     """
 
     rounds: int | None = None
+    score: Literal["published", "object", "expected_iou"] | None = None
     average_predictions: float | None = None
     iou: float | None = None
     crops: bool = False
@@ -108,4 +112,5 @@ def self_train(
 
 def _given(options: _TeacherOptions | _RoundsOptions) -> dict[str, Any]:
     """Options that differ from their defaults."""
-    return {name: value for name, value in asdict(options).items() if value is not None and value is not False}
+    unset = (None, False, "paper")
+    return {name: value for name, value in asdict(options).items() if value not in unset}

@@ -20,7 +20,7 @@ def train(
     labels: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="LABELS")],
     /,
     output: Output,
-    preset: Literal["sohes", "unsam", "hassod", "promptable"] = "sohes",
+    preset: Literal["sohes", "unsam", "hassod", "cutler", "promptable"] = "sohes",
     size: Literal["tiny", "small", "base"] = "small",
     backbone: str | None = None,
     image_size: int | None = None,
@@ -40,15 +40,16 @@ def train(
         labels: Folder of a finished label set of masktree discover.
         output: Folder of the run, for masktree segment --model.
         preset: What is trained. sohes: Mask2Former with an ancestor head. unsam: Mask2Former. hassod: Cascade Mask
-            R-CNN with a level head. promptable: a model that answers clicks, boxes and granularities.
+            R-CNN with a level head. cutler: the same, for labels of maskcut. promptable: a model that answers clicks,
+            boxes and granularities.
         size: tiny is for a CPU, small for one GPU, base for several large ones.
         backbone: See masktree info backbone. Default: embedded for tiny and small.
-        image_size: Longer side of the input in pixels, a multiple of 32. Default: 192 for tiny (hassod: 256), 512 for
-            small, 1024 for base.
+        image_size: Longer side of the input in pixels, a multiple of 32. Default: 192 for tiny (hassod, cutler: 256),
+            512 for small; base has the published sides.
         num_queries: Largest number of masks of an image (sohes, unsam). Default: 200 for tiny, 300 for small.
         from_: Start with the weights of this run, or of owner/name on the hub, as far as they fit.
         backbone_lr_factor: Factor on the rate of pretrained weights; 0 freezes them. Default: 0 for tiny, 0.1 to 0.3
-            for the others (hassod: 1).
+            for the others (hassod, cutler: 1).
         schedule: Learning rate after the warm-up: cosine falls to 0, step falls twice near the end. Default: cosine
             for tiny, step for small and base (hassod: constant).
     """

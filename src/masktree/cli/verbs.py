@@ -21,6 +21,7 @@ _READING = ("channels", "page", "nodata", "range")
 _MODEL = "model (instead of a method)"
 _MODEL_OPTIONS = ("model", "crops", "snap")
 _RUNNING = ("device", "dtype", "seed", "workers")
+_TEACHER = ("label-weight", "teacher-weight", "no-teacher-mask-loss")
 _OPTIMISATION = ("steps", "batch-size", "accumulation-steps", "lr", "ema-decay")
 _TRAINING_OUTPUT = ("output", "save-every", "sample-every", "overwrite")
 _TRAINING_RUN = ("device", "precision", "seed", "workers")
@@ -80,8 +81,8 @@ VERBS = {
             {
                 "input": ("earlier-run", "labels", "root", "skip-broken"),
                 "method": ("method", "score-threshold", *_OPTIMISATION),
-                "method sohes or hassod": ("burn-in", "label-weight", "teacher-weight", "no-teacher-mask-loss"),
-                "method rounds": ("rounds", "average-predictions", "iou", "crops", "snap", "from-backbone"),
+                "method sohes or hassod": ("setting", "burn-in", *_TEACHER),
+                "method rounds": ("rounds", "score", "average-predictions", "iou", "crops", "snap", "from-backbone"),
                 "output": _TRAINING_OUTPUT,
                 "running": _TRAINING_RUN,
             },

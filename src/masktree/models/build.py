@@ -31,7 +31,8 @@ def build_model(config: ModelConfig, *, weights: bool) -> Mask2Former | CascadeM
         WeightsError: unknown backbone, or its weights cannot be loaded.
         InputError: transformers is missing, which all kinds but hassod need.
     """
-    pyramid = build_pyramid(config.backbone, weights=weights)
+    train_norm = isinstance(config, CascadeConfig) and config.norm == "batch"
+    pyramid = build_pyramid(config.backbone, weights=weights, train_norm=train_norm)
     if isinstance(config, Mask2FormerConfig):
         return Mask2Former(config, pyramid)
     if isinstance(config, CascadeConfig):

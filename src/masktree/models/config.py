@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from masktree.errors import FormatError, InputError
 
@@ -13,8 +13,10 @@ from masktree.errors import FormatError, InputError
 MAX_SIZE = 100_000
 MAX_SIZES: Mapping[str, int] = {
     "image_size": 16_384,
+    "short_side": 16_384,
     "hidden_dim": 1024,
     "feedforward_dim": 8192,
+    "decoder_feedforward_dim": 8192,
     "box_head_dim": 4096,
     "pixel_decoder_layers": 32,
     "decoder_layers": 32,
@@ -23,6 +25,21 @@ MAX_SIZES: Mapping[str, int] = {
     "points_per_side": 1024,
     "prompts_per_image": 10_000,
     "max_correction_clicks": 1000,
+}
+MaskScore = Literal["published", "object", "expected_iou"]
+_MAY_BE_ZERO = ("short_side", "decoder_feedforward_dim")
+MIN_AREA = 32  # pixels of the original image, as for the masks of a dendrogram (our choice)
+# What the config.json of runs of earlier versions does not name, at the values that they were trained with.
+LATER_VALUES: Mapping[str, Any] = {
+    "short_side": 0,
+    "min_area": MIN_AREA,
+    "decoder_feedforward_dim": 0,
+    "score": "expected_iou",
+    "norm": "frozen",
+    "roi_sampling": "fixed",
+    "roi_mean": "image",
+    "roi_positive_fraction": 0.5,
+    "drop_loss": True,
 }
 MIN_GRANULARITY, MAX_GRANULARITY = 0.1, 1.0  # finest and coarsest prompt (UnSAMv2, arXiv 2511.13714)
 
@@ -35,28 +52,40 @@ class Mask2FormerConfig:
         kind: ``sohes`` has an ancestor head, ``unsam`` does not.
         backbone: name of the backbone of the feature pyramid; see ``masktree.models.pyramid.build``.
         image_size: longer side of the network's input in pixels.
+        short_side: its shorter side, as long as the longer one is at most ``image_size``; 0 for a longer side of
+            ``image_size`` whatever the shorter one is.
+        min_area: smallest mask at test in pixels of the image.
         hidden_dim: channels of pixel decoder and query decoder, a multiple of 32.
         num_heads: attention heads; divides ``hidden_dim``.
-        feedforward_dim: inner width of the feed-forward layers.
+        feedforward_dim: inner width of the feed-forward layers of the pixel decoder.
+        decoder_feedforward_dim: of those of the query decoder; 0 for that of the pixel decoder.
         pixel_decoder_layers: deformable encoder layers of the pixel decoder.
         decoder_layers: layers of the query decoder.
         num_queries: object queries, an upper bound on the masks of an image.
         max_detections: masks kept per image, highest scores first.
+        score: of a mask. ``published``: object probability times mean probability inside the mask. ``object``: the
+            object probability alone, by which UnSAM chooses the labels of a round. ``expected_iou``: our own, see
+            ``masktree.models.mask2former.scores``.
     """
 
     kind: Literal["sohes", "unsam"] = "sohes"
     backbone: str = "embedded"
     image_size: int = 1024
+    short_side: int = 0
+    min_area: int = MIN_AREA
     hidden_dim: int = 256
     num_heads: int = 8
     feedforward_dim: int = 1024
+    decoder_feedforward_dim: int = 0
     pixel_decoder_layers: int = 6
     decoder_layers: int = 9
     num_queries: int = 1000
     max_detections: int = 1000
+    score: MaskScore = "expected_iou"
 
     def __post_init__(self) -> None:
         _check_sizes(self)
+        _check_choices(self, score=get_args(MaskScore))
         if self.hidden_dim % self.num_heads:
             raise InputError(
                 f"expected hidden_dim to be a multiple of num_heads; got {self.hidden_dim} and {self.num_heads}"
@@ -70,28 +99,46 @@ class CascadeConfig:
     Attributes:
         kind: ``hassod``.
         backbone: name of the backbone of the feature pyramid; see ``masktree.models.pyramid.build``.
-        image_size: longer side of the network's input in pixels.
+        image_size, short_side, min_area: as of ``Mask2FormerConfig``.
         hidden_dim: channels of the feature pyramid network.
+        norm: batch norms. ``batch``: trained, in a ResNet and in the feature pyramid network, over all processes on
+            GPUs. ``frozen``: those of the ResNet are as in pretraining, the feature pyramid network has none.
         box_head_dim: width of the fully connected layers of each cascade stage.
         mask_head_layers: convolutions of the mask head.
         train_proposals, test_proposals: proposals per image that the RPN passes on in training and in inference.
         roi_batch_size: RoIs sampled per image for the losses of the first stage.
+        roi_positive_fraction: maximum fraction of positives among them.
+        roi_sampling: points of RoIAlign in a cell. ``adaptive``: one per pixel of the map. ``fixed``: 2 x 2, and 4 x 4
+            of masks.
+        roi_mean: what the losses of RoIs are means over. ``batch``: all RoIs of a process's images. ``image``: those of
+            an image, then images, so that a step does not depend on how its images are spread.
+        drop_loss: no class loss for boxes that overlap no pseudo-label (DropLoss).
         max_detections: masks kept per image, highest scores first.
     """
 
     kind: Literal["hassod"] = "hassod"
     backbone: str = "dino-resnet50"
     image_size: int = 1024
+    short_side: int = 0
+    min_area: int = MIN_AREA
     hidden_dim: int = 256
+    norm: Literal["batch", "frozen"] = "frozen"
     box_head_dim: int = 1024
     mask_head_layers: int = 4
     train_proposals: int = 4000
     test_proposals: int = 1000
     roi_batch_size: int = 512
+    roi_positive_fraction: float = 0.5
+    roi_sampling: Literal["adaptive", "fixed"] = "fixed"
+    roi_mean: Literal["batch", "image"] = "image"
+    drop_loss: bool = True
     max_detections: int = 1000
 
     def __post_init__(self) -> None:
         _check_sizes(self)
+        _check_choices(self, norm=("batch", "frozen"), roi_sampling=("adaptive", "fixed"), roi_mean=("batch", "image"))
+        if not 0 < self.roi_positive_fraction <= 1:
+            raise InputError(f"expected roi_positive_fraction in (0, 1]; got {self.roi_positive_fraction}")
 
 
 @dataclass(frozen=True)
@@ -102,7 +149,7 @@ class PromptableConfig:
     Attributes:
         kind: ``promptable``.
         backbone: name of the backbone of the feature pyramid; see ``masktree.models.pyramid.build``.
-        image_size: longer side of the network's input in pixels.
+        image_size, min_area: as of ``Mask2FormerConfig``.
         hidden_dim: channels of pixel decoder and prompt decoder, a multiple of 32 and of 2 x ``num_heads``.
         num_heads: attention heads.
         feedforward_dim: inner width of the feed-forward layers.
@@ -118,6 +165,7 @@ class PromptableConfig:
     kind: Literal["promptable"] = "promptable"
     backbone: str = "dino-resnet50"
     image_size: int = 1024
+    min_area: int = MIN_AREA
     hidden_dim: int = 256
     num_heads: int = 8
     feedforward_dim: int = 1024
@@ -138,6 +186,11 @@ class PromptableConfig:
         if self.embedding_stride not in (8, 16, 32):
             raise InputError(f"expected an embedding_stride of 8, 16 or 32 pixels; got {self.embedding_stride}")
 
+    @property
+    def short_side(self) -> int:
+        """0: prompts are in units of the longer side, which is ``image_size``."""
+        return 0
+
 
 ModelConfig = Mask2FormerConfig | CascadeConfig | PromptableConfig
 CONFIG_CLASSES: Mapping[str, type[Mask2FormerConfig] | type[CascadeConfig] | type[PromptableConfig]] = {
@@ -154,7 +207,7 @@ def to_json(config: ModelConfig) -> dict[str, Any]:
 
 
 def from_json(values: Mapping[str, Any]) -> ModelConfig:
-    """The configuration stored by ``to_json``.
+    """The configuration stored by ``to_json``, of this version or an earlier one.
 
     Raises:
         FormatError: unknown kind, unknown or missing keys, or values of another type.
@@ -164,9 +217,10 @@ def from_json(values: Mapping[str, Any]) -> ModelConfig:
     if config_class is None:
         raise FormatError(f"expected kind {', '.join(CONFIG_CLASSES)}; got {reprlib.repr(kind)}")
     types = {field.name: type(field.default) for field in fields(config_class)}
+    values = {name: value for name, value in LATER_VALUES.items() if name in types} | dict(values)
     if set(values) != set(types):
         raise FormatError(f"expected the keys {', '.join(types)}; got {', '.join(values)}")
-    wrong = [name for name, expected in types.items() if type(values[name]) is not expected]
+    wrong = [name for name, value in values.items() if type(value) is not types[name]]
     if wrong:
         raise FormatError(f"expected {wrong[0]} as {types[wrong[0]].__name__}; got {reprlib.repr(values[wrong[0]])}")
     try:
@@ -177,10 +231,16 @@ def from_json(values: Mapping[str, Any]) -> ModelConfig:
 
 def _check_sizes(config: ModelConfig) -> None:
     for name, value in asdict(config).items():
-        if isinstance(value, int) and value < 1:
-            raise InputError(f"expected {name} of at least 1; got {value}")
-        if isinstance(value, int) and value > MAX_SIZES.get(name, MAX_SIZE):
+        if type(value) is int and value < (0 if name in _MAY_BE_ZERO else 1):
+            raise InputError(f"expected {name} of at least {0 if name in _MAY_BE_ZERO else 1}; got {value}")
+        if type(value) is int and value > MAX_SIZES.get(name, MAX_SIZE):
             raise InputError(
                 f"expected {name} of at most {MAX_SIZES.get(name, MAX_SIZE):,}; got {reprlib.repr(value)}; "
                 "a damaged file could ask for any amount of memory"
             )
+
+
+def _check_choices(config: ModelConfig, **choices: tuple[str, ...]) -> None:
+    for name, allowed in choices.items():
+        if getattr(config, name) not in allowed:
+            raise InputError(f"expected {name} to be one of {', '.join(allowed)}; got {getattr(config, name)!r}")

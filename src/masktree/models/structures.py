@@ -69,6 +69,23 @@ class Batch:
         )
 
 
+def interleave(first: Batch, second: Batch) -> Batch:
+    """One batch of the images of two equally large ones in turn, so that any division of it has as many of each."""
+
+    def merge(a: Tensor, b: Tensor) -> Tensor:
+        return torch.stack([a, b], dim=1).flatten(0, 1)
+
+    pairs = zip(first.targets, second.targets, strict=True)
+    return replace(
+        first,
+        images=merge(first.images, second.images),
+        cues=None if first.cues is None or second.cues is None else merge(first.cues, second.cues),
+        targets=[targets for pair in pairs for targets in pair],
+        seeds=merge(first.seeds, second.seeds),
+        names=[name for pair in zip(first.names, second.names, strict=True) for name in pair],
+    )
+
+
 class ModelDetections(Protocol):
     """n masks that a model detects in one image, highest score first; rendered on demand.
 

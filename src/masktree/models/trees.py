@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from masktree.errors import InputError
+from masktree.models.config import MIN_AREA
 from masktree.models.inputs import collate_inputs, prepare_image
 from masktree.models.mask2former.ancestors import parents_from_probabilities
 from masktree.models.structures import Model, ModelDetections
@@ -16,7 +17,6 @@ from masktree.trees import hierarchy, rle
 from masktree.trees.masktree import MaskTree
 from masktree.types import RGB
 
-MIN_AREA = 32  # pixels of the original image, as for the masks of a dendrogram (our choice)
 _BATCH_BYTES = 64 * 2**20  # dense masks at a time, at least one (our choice)
 
 
@@ -75,7 +75,7 @@ def segment_images(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     batch_size: int = 4,
-    min_area: int = MIN_AREA,
+    min_area: int | None = None,
     min_score: float = 0.0,
 ) -> list[MaskTree]:
     """The trees of images of any sizes, in their order.
@@ -87,9 +87,11 @@ def segment_images(
         dtype: float32, or bfloat16 for autocast.
         batch_size: most images of one padded size in a forward pass; bounds memory. Up to rounding, a tree does not
             depend on the other images of its batch.
-        min_area, min_score: as in ``tree_of``.
+        min_area, min_score: as in ``tree_of``; None takes the ``min_area`` of the model's configuration.
     """
-    inputs = [prepare_image(image, model.config.image_size, cues=model.wants_cues) for image in images]
+    config = model.config
+    min_area = config.min_area if min_area is None else min_area
+    inputs = [prepare_image(image, config.image_size, config.short_side, cues=model.wants_cues) for image in images]
     indices_by_shape: dict[torch.Size, list[int]] = defaultdict(list)
     for index, item in enumerate(inputs):
         indices_by_shape[item.pixels.shape].append(index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from masktree.backbones.device import resolve_device
 from masktree.discover.methods import Quality
 from masktree.errors import InputError
 from masktree.models import saved
+from masktree.models.config import Mask2FormerConfig, MaskScore
 from masktree.predict.discovery import DiscoverySegmenter
 from masktree.predict.model import ModelSegmenter
 from masktree.trees.masktree import MAX_MASKS
@@ -88,11 +90,14 @@ def load_model(
     crops: bool = False,
     snap: bool = False,
     calibrated: bool = True,
+    score: MaskScore | None = None,
     **options: Any,
 ) -> ModelSegmenter:
     """Load a trained model: the folder of a run, or ``owner/name`` on the hub; arguments as of ``load``.
 
     ``calibrated``: whether scores are the agreement to expect, if the model has been calibrated, or those of the model.
+    ``score``: which scores a model of queries has, see ``masktree.models.config``; None for those of its training.
+    Others are not calibrated.
 
     Raises:
         WeightsError: no such model, or weights that are damaged or of another architecture.
@@ -104,13 +109,18 @@ def load_model(
 
     if options:
         raise InputError(
-            "expected options of a trained model: min_area, min_score, max_masks, crops, snap, calibrated; got "
+            "expected options of a trained model: min_area, min_score, max_masks, crops, snap, calibrated, score; got "
             f"{', '.join(options)}"
         )
     torch_device = resolve_device(device)  # first, so that a wrong device does not cost a download
     folder = saved.find_model(model)
     snap_backbone = load_backbone("embedded", str(torch_device)) if snap else None
     network, origin = read_model(folder, torch_device), saved.provenance(folder, str(model))
+    if score is not None:
+        if not isinstance(network.config, Mask2FormerConfig):
+            raise InputError(f"expected a score with a model of sohes or unsam; got {network.config.kind}; omit it")
+        calibrated = calibrated and score == network.config.score
+        network.config = replace(network.config, score=score)
     calibration = saved.read_calibration(folder) if calibrated else None
     return ModelSegmenter(
         network, origin, dtype, min_area, min_score, max_masks, crops, snap_backbone, calibration=calibration

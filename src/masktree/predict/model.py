@@ -37,7 +37,7 @@ class ModelSegmenter:
         model: in evaluation mode, on its device; from ``masktree.models.build.read_model``.
         provenance: origin of the model.
         dtype: "float32", or "bfloat16" for autocast.
-        min_area: smallest mask in pixels of the input image; None takes ``masktree.models.trees.MIN_AREA``.
+        min_area: smallest mask in pixels of the input image; None takes that of the model's configuration.
         min_score, max_masks: see ``DiscoverySegmenter``.
         crops: segment crops of large masks as well, see ``masktree.models.crops``; several times slower.
         snap_backbone: backbone of the dendrogram to whose regions masks are snapped, see ``masktree.trees.snap``;
@@ -152,9 +152,7 @@ class ModelSegmenter:
 
     @property
     def _resolved_min_area(self) -> int:
-        from masktree.models.trees import MIN_AREA
-
-        return MIN_AREA if self.min_area is None else self.min_area
+        return self.model.config.min_area if self.min_area is None else self.min_area
 
     @property
     def _torch_device(self) -> torch.device:

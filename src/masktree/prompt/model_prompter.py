@@ -15,7 +15,7 @@ from masktree.models.mask_maps import MASK_STRIDE, crop_to_valid
 from masktree.models.promptable.generate import generate_masks
 from masktree.models.promptable.model import Promptable
 from masktree.models.promptable.prompt_encoder import Prompts
-from masktree.models.trees import MIN_AREA, tree_of
+from masktree.models.trees import tree_of
 from masktree.prompt.candidates import MIN_PROBABILITY, Candidates, click_costs, rank_candidates
 from masktree.prompt.prompt import LOW_RES_SIZE, MASK_LOGIT, Prompt
 from masktree.prompt.prompter import PromptResult
@@ -109,7 +109,7 @@ class ModelPrompter:
                 stability_score_offset=stability_offset,
             )
             assert detections.stabilities is not None
-            min_area = MIN_AREA if self._segmenter.min_area is None else self._segmenter.min_area
+            min_area = self.model.config.min_area if self._segmenter.min_area is None else self._segmenter.min_area
             stabilities = detections.stabilities.cpu().numpy()
             tree = tree_of(detections, self.size, min_area=min_area, stabilities=stabilities)
         return tree if self._dendrogram is None else snap_to_regions(tree, self._dendrogram)

@@ -24,7 +24,8 @@ import numpy as np
 from masktree.errors import FormatError, InputError, TrainingError
 from masktree.io.files import lock_folder, read_json, refuse_inputs, sha256_of, write_json
 from masktree.labels import LabelSet
-from masktree.models.saved import weight_file
+from masktree.models.config import Mask2FormerConfig
+from masktree.models.saved import read_config, weight_file
 from masktree.predict import SegmenterConfig
 from masktree.stages.calibration import calibrate_run
 from masktree.stages.discover import discover
@@ -167,7 +168,10 @@ def _relabel(
         device=options.device,
         seed=options.seed,
         # UnSAM's threshold is one of the model's own scores.
-        options=limits | {"calibrated": False} | {name: True for name in ("crops", "snap") if getattr(settings, name)},
+        options=limits
+        | _score_option(model, settings)
+        | {"calibrated": False}
+        | {name: True for name in ("crops", "snap") if getattr(settings, name)},
     )
     discover(images, predictions, config, average_labels=settings.average_predictions, show_progress=show_progress)
     summary = LabelSet.open(predictions).index["summary"]
@@ -178,6 +182,14 @@ def _relabel(
             "none; lower --score-threshold, give --average-predictions, or train the first run longer"
         )
     merge([predictions, earlier_labels], folder / "labels", settings.rule(), images=images, show_progress=show_progress)
+
+
+def _score_option(model: Path, settings: RoundsSettings) -> dict[str, Any]:
+    """The score that the threshold is one of, if it is not the model's own."""
+    if settings.score is not None:
+        return {"score": settings.score}
+    config = read_config(model)
+    return {"score": "object"} if isinstance(config, Mask2FormerConfig) and config.score == "published" else {}
 
 
 def _record(folder: Path, output: Path) -> dict[str, Any]:

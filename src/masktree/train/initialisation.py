@@ -26,6 +26,7 @@ _WIDTHS = (
     "hidden_dim",
     "num_heads",
     "feedforward_dim",
+    "decoder_feedforward_dim",
     "pixel_decoder_layers",
     "decoder_layers",
     "prompt_decoder_layers",

@@ -13,9 +13,20 @@ from torch import Tensor
 from masktree.errors import InputError
 from masktree.models.structures import Batch, Targets
 from masktree.train.augmentation import Augmentation
+from masktree.train.color_jitter import ColorJitter
 from masktree.train.label_store import LabelStore
 from masktree.train.photo_dataset import Broken, PhotoDataset, RandomStream, pad, pad_masks
-from masktree.train.samples import MAX_PASTED_FRACTION, Sample, apply_view, choose_masks, choose_objects, paste
+from masktree.train.samples import (
+    MAX_PASTED_FRACTION,
+    Sample,
+    apply_view,
+    choose_masks,
+    choose_objects,
+    choose_released,
+    paste,
+    paste_released,
+)
+from masktree.types import RGB
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,7 @@ class LabelledDataset(PhotoDataset[LabelledExample, Batch]):
     """
 
     order_stream = RandomStream.ORDER
+    seed_stream = RandomStream.SEED
 
     def __init__(
         self, store: LabelStore, root: str | Path, settings: Augmentation, seed: int, *, skip_broken: bool = False
@@ -64,13 +76,19 @@ class LabelledDataset(PhotoDataset[LabelledExample, Batch]):
         labels, image = self._read_shuffled(*divmod(k, len(self)), broken)
         geometry, color_jitter = settings.draw_geometry(labels.size, rng), settings.draw_color_jitter(rng)
         donor = self._donor(k, geometry.window, rng, broken) if rng.random() < settings.paste_prob else None
-        max_masks = settings.max_masks - (len(donor.masks) if donor else 0)
+        max_masks = max(0, settings.max_masks - (len(donor.masks) if donor else 0))
         keep = choose_masks(geometry.mask_areas(labels.rles), settings.min_area, max_masks, rng)
         sample = apply_view(image, labels, geometry, keep)
-        if donor is not None:
+        if donor is not None and settings.paste_rule == "released":
+            sample = paste_released(sample, donor)
+        elif donor is not None:
             sample = paste(sample, donor, settings.min_area)
-        view, seed = color_jitter.apply(sample.image), self.seed_of(RandomStream.SEED, k)
-        return _make_example(sample, view, settings, seed, labels.name, broken)
+        view = self.recolour(sample.image, color_jitter, k)
+        return _make_example(sample, view, settings, self.seed_of(self.seed_stream, k), labels.name, broken)
+
+    def recolour(self, image: RGB, color_jitter: ColorJitter, k: int) -> RGB:
+        """The view of example k with its final colours."""
+        return color_jitter.apply(image)
 
     def collate(self, examples: Sequence[LabelledExample]) -> _PackedBatch:
         """See :meth:`PhotoDataset.collate`."""
@@ -131,6 +149,8 @@ class LabelledDataset(PhotoDataset[LabelledExample, Batch]):
         labels, image = self._read_shuffled(k // len(self), int(rng.integers(len(self))), broken)
         geometry = settings.draw_paste(labels.size, target, rng)
         areas, max_area = geometry.mask_areas(labels.rles), MAX_PASTED_FRACTION * target[0] * target[1]
+        if settings.paste_rule == "released":
+            return apply_view(image, labels, geometry, choose_released(areas, 1, rng))
         max_masks = max(1, settings.max_masks // 2)
         keep = choose_objects(labels.parents, areas, settings.min_area, max_area, max_masks, rng)
         return apply_view(image, labels, geometry, keep)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -71,11 +71,12 @@ class TrainingState:
 
     Attributes:
         model: the trained network, a ``masktree.models.structures.Model``.
-        ema_model: moving average of its weights, in evaluation mode: the result, and the teacher of self-training.
+        ema_model: moving average of its weights, in evaluation mode; the teacher of self-training.
         optimiser: of the model's parameters.
         step: steps done.
         scaler: state of the float16 loss scaler; else empty.
         teacher: state of self-training; else None.
+        result: which weights the run's model has, see ``Optimisation``.
     """
 
     model: nn.Module
@@ -84,13 +85,19 @@ class TrainingState:
     step: int
     scaler: dict[str, Any]
     teacher: Stateful | None = None
+    result: Literal["average", "last"] = "average"
+
+    @property
+    def result_model(self) -> nn.Module:
+        """The model whose weights are the run's result."""
+        return self.ema_model if self.result == "average" else self.model
 
     @classmethod
     def new(cls, model: nn.Module, settings: Optimisation) -> TrainingState:
         """The state before the first step of a model that is on its device already."""
         ema_model = copy.deepcopy(model).requires_grad_(False).eval()
         freeze_pretrained(model, settings)
-        return cls(model.train(), ema_model, build_optimiser(model, settings), 0, {})
+        return cls(model.train(), ema_model, build_optimiser(model, settings), 0, {}, result=settings.result)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from timm.optim import param_groups_weight_decay
@@ -14,6 +14,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from masktree.errors import InputError
 
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+_WARMUP_START = 0.001  # factor of the first step of a whole cosine (Detectron2)
 _POSITION_NAMES = ("pos_embed", "cls_token", "reg_token", "level_embed")  # learned positions are not decayed
 
 
@@ -27,9 +29,12 @@ class Optimisation:
         backbone_lr_factor: multiplies ``lr`` for pretrained parameters; 0 freezes them, which saves the time and memory
             of their gradients.
         weight_decay: of all parameters but norms, biases, embeddings and learned positions.
+        decay_biases: of biases too, but those of norms (the released codes of Mask2Former, CutLER and HASSOD).
         steps: optimiser steps in total.
         warmup_steps: steps over which the learning rate rises linearly from 0.
-        schedule: after the warm-up. constant; cosine: to 0 at the last step; step: times ``gamma`` at each milestone.
+        schedule: after the warm-up. constant; cosine: to 0 at the last step; step: times ``gamma`` at each milestone;
+            whole_cosine: a cosine over all steps, the first of which the warm-up replaces, so that the rate rises to
+            what the cosine has left at its end only (Detectron2).
         milestones: fractions of ``steps``, ascending.
         gamma: factor at each milestone.
         batch_size: images per step, over all processes.
@@ -37,6 +42,7 @@ class Optimisation:
         clip_norm: maximum norm of the gradient; 0 does not clip.
         clip_per_parameter: clip the gradient of each parameter on its own.
         ema_decay: decay of the exponential moving average of the weights.
+        result: which weights the run's model has at the end: the average, or those of the last step.
 
     Raises:
         InputError: a value out of range.
@@ -46,9 +52,10 @@ class Optimisation:
     lr: float
     backbone_lr_factor: float = 1.0
     weight_decay: float
+    decay_biases: bool = False
     steps: int
     warmup_steps: int = 0
-    schedule: Literal["constant", "cosine", "step"] = "constant"
+    schedule: Literal["constant", "cosine", "step", "whole_cosine"] = "constant"
     milestones: tuple[float, ...] = ()
     gamma: float = 0.1
     batch_size: int
@@ -56,6 +63,7 @@ class Optimisation:
     clip_norm: float = 0.0
     clip_per_parameter: bool = False
     ema_decay: float
+    result: Literal["average", "last"] = "average"
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation_steps"):
@@ -86,6 +94,11 @@ def lr_factor(step: int, settings: Optimisation) -> float:
     A function of the step alone: torch's schedulers accumulate rounding and need a state in the checkpoint, timm's
     spend the first step of a warm-up at rate 0.
     """
+    if settings.schedule == "whole_cosine":
+        at = max(step, settings.warmup_steps)
+        factor = 0.5 + 0.5 * math.cos(math.pi * at / settings.steps)
+        rise = min(1.0, step / max(1, settings.warmup_steps))
+        return _WARMUP_START + (factor - _WARMUP_START) * rise
     if step < settings.warmup_steps:
         return (step + 1) / settings.warmup_steps
     if settings.schedule == "cosine":
@@ -106,7 +119,10 @@ def build_optimiser(model: nn.Module, settings: Optimisation) -> torch.optim.Opt
         name for name, p in model.named_parameters() if id(p) in embeddings or name.split(".")[-1] in _POSITION_NAMES
     ]
     groups = []
-    for group in param_groups_weight_decay(model, settings.weight_decay, no_weight_decay_list=not_decayed):
+    by_decay = param_groups_weight_decay(model, settings.weight_decay, no_weight_decay_list=not_decayed)
+    if settings.decay_biases:
+        by_decay = _with_decayed_biases(by_decay, model, settings.weight_decay)
+    for group in by_decay:
         for factor, is_pretrained in ((1.0, False), (settings.backbone_lr_factor, True)):
             parameters = [p for p in group["params"] if (id(p) in pretrained) == is_pretrained]
             if parameters:
@@ -116,6 +132,23 @@ def build_optimiser(model: nn.Module, settings: Optimisation) -> torch.optim.Opt
     if settings.optimiser == "sgd":
         return torch.optim.SGD(groups, settings.lr, momentum=0.9)
     return torch.optim.AdamW(groups, settings.lr)
+
+
+def _with_decayed_biases(groups: list[dict[str, Any]], model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """The groups with the biases of all layers but norms in one that decays."""
+    biases = {
+        id(p)
+        for module in model.modules()
+        if not isinstance(module, _NORMS)
+        for name, p in module.named_parameters(recurse=False)
+        if name.endswith("bias")
+    }
+    moved = [p for group in groups for p in group["params"] if id(p) in biases and group["weight_decay"] == 0]
+    kept = [
+        {**group, "params": [p for p in group["params"] if group["weight_decay"] or id(p) not in biases]}
+        for group in groups
+    ]
+    return [*kept, {"params": moved, "weight_decay": weight_decay}]
 
 
 def freeze_pretrained(model: nn.Module, settings: Optimisation) -> None:

@@ -52,6 +52,8 @@ class RandomStream(IntEnum):
     TEACHER_ORDER = 5
     TEACHER_VIEWS = 6
     TEACHER_SEED = 7
+    STRONG_VIEW = 8
+    STRONG_SEED = 9
 
 
 Example = TypeVar("Example", bound=AnyExample)

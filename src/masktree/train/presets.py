@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from masktree.errors import InputError
-from masktree.models.config import CascadeConfig, Mask2FormerConfig, ModelConfig, PromptableConfig
+from masktree.models.config import MIN_AREA, CascadeConfig, Mask2FormerConfig, ModelConfig, PromptableConfig
+from masktree.models.pyramid.base import SIZE_DIVISOR
 from masktree.train.augmentation import Augmentation
 from masktree.train.optimiser import Optimisation
 
-Kind = Literal["sohes", "unsam", "hassod", "promptable"]
+Kind = Literal["sohes", "unsam", "hassod", "cutler", "promptable"]
 Size = Literal["tiny", "small", "base"]
 
 
@@ -20,7 +21,7 @@ class Preset:
     """Model, optimisation and augmentation of a run.
 
     Raises:
-        InputError: model and augmentation have different image sizes.
+        InputError: crops larger than the model's images.
     """
 
     model: ModelConfig
@@ -28,74 +29,120 @@ class Preset:
     augmentation: Augmentation
 
     def __post_init__(self) -> None:
-        if self.model.image_size != self.augmentation.crop_size:
+        largest = -(-self.model.image_size // SIZE_DIVISOR) * SIZE_DIVISOR
+        if self.augmentation.crop_size > largest:
             raise InputError(
-                f"expected crops of the model's image size, {self.model.image_size}; got {self.augmentation.crop_size}"
+                f"expected crops of at most the model's image size, {self.model.image_size}; got "
+                f"{self.augmentation.crop_size}"
             )
 
 
 # Mask2Former (arXiv 2112.01527 and its code): AdamW, weight decay 0.05, backbone x 0.1, batch 16, gradient norm of the
-# whole model clipped at 0.01, learning rate x 0.1 after 0.889 and 0.963 of the steps. UnSAM's code: the same at 5e-5.
+# whole model clipped at 0.01, learning rate x 0.1 after 0.889 and 0.963 of the steps, no warm-up. UnSAM's code: the
+# same at 5e-5. The last weights are kept.
 _MASK2FORMER = Optimisation(
     optimiser="adamw",
     lr=5e-5,
     backbone_lr_factor=0.1,
     weight_decay=0.05,
+    decay_biases=True,
     steps=50_000,  # UnSAM (arXiv 2406.20081): 8 epochs, here of 100,000 images
-    warmup_steps=10,
     schedule="step",
     milestones=(0.8889, 0.963),
     batch_size=16,
     clip_norm=0.01,
-    ema_decay=0.9996,  # the papers keep the last weights; the decay of HASSOD's teacher (our choice)
+    ema_decay=0.9996,  # (HASSOD's teacher; of pictures and of self-training alone)
+    result="last",
 )
-_MASK2FORMER_JITTER = Augmentation(crop_size=1024, scale=(0.1, 2.0), max_masks=200)
+_MASK2FORMER_JITTER = Augmentation(crop_size=1024, scale=(0.1, 2.0), max_masks=500)  # (500: UnSAM's code)
+_UNSAM = Mask2FormerConfig(
+    kind="unsam",
+    backbone="dino-resnet50",
+    image_size=2048,
+    short_side=1024,
+    min_area=1,
+    decoder_feedforward_dim=2048,
+    num_queries=2000,
+    max_detections=1000,
+    score="published",
+)
+# The released detector of HASSOD (arXiv 2402.03311), CutLER's (arXiv 2301.11320) but for the level head and the share
+# of positives: SGD 0.01, weight decay 5e-5, 1000 steps of warm-up, batch 16, gradient of each parameter clipped at 1.
+_CASCADE = CascadeConfig(
+    backbone="dino-resnet50",
+    image_size=1333,
+    short_side=800,
+    min_area=1,
+    norm="batch",
+    roi_sampling="adaptive",
+    roi_mean="batch",
+)
+_CASCADE_OPTIMISATION = Optimisation(
+    optimiser="sgd",
+    lr=0.01,
+    weight_decay=5e-5,
+    decay_biases=True,
+    steps=40_000,
+    warmup_steps=1000,
+    schedule="constant",
+    batch_size=16,
+    clip_norm=1.0,
+    clip_per_parameter=True,
+    ema_decay=0.9996,
+    result="last",
+)
+_CASCADE_AUGMENTATION = Augmentation(
+    crop_size=1344,  # nothing is cut off
+    short_sides=(240, 320, 480, 640, 672, 704, 736, 768, 800, 1024),
+    max_side=1333,
+    paste_prob=1.0,
+    paste_scale=(0.3, 1.0),
+    paste_rule="released",
+    max_masks=1000,  # the released code has no limit
+    min_area=1,
+)
 
 PRESETS: Mapping[Kind, Preset] = {
     # SOHES (arXiv 2404.12386): DINO ViT-B/8 with ViT-Adapter, Mask2Former and ancestor head. The paper does not state
     # its optimisation: UnSAM's, for 8 epochs of its 200,000 images (our choice).
     "sohes": Preset(
-        Mask2FormerConfig(kind="sohes", backbone="dino-vitb8", image_size=1024, num_queries=1000, max_detections=1000),
+        replace(_UNSAM, kind="sohes", backbone="dino-vitb8", num_queries=1000),
         replace(_MASK2FORMER, steps=100_000),
         _MASK2FORMER_JITTER,
     ),
     # UnSAM (arXiv 2406.20081): ResNet-50 of DINO, 2000 queries, crops of 1024, large-scale jitter of Mask2Former.
-    "unsam": Preset(
-        Mask2FormerConfig(
-            kind="unsam", backbone="dino-resnet50", image_size=1024, num_queries=2000, max_detections=1000
-        ),
-        _MASK2FORMER,
-        _MASK2FORMER_JITTER,
-    ),
-    # HASSOD (arXiv 2402.03311 and its code): SGD 0.01 constant, weight decay 5e-5, 1000 steps of warm-up, batch 16,
-    # 40,000 steps, gradient of each parameter clipped at 1, short side 240 to 1024, objects pasted at 0.3 to 1 of their
-    # size.
-    "hassod": Preset(
-        CascadeConfig(backbone="dino-resnet50", image_size=1024),
-        Optimisation(
-            optimiser="sgd",
-            lr=0.01,
-            weight_decay=5e-5,
-            steps=40_000,
-            warmup_steps=1000,
-            schedule="constant",
-            batch_size=16,
-            clip_norm=1.0,
-            clip_per_parameter=True,
-            ema_decay=0.9996,
-        ),
-        Augmentation(crop_size=1024, short_side=(240, 1024), paste_prob=1.0, paste_scale=(0.3, 1.0), max_masks=200),
+    "unsam": Preset(_UNSAM, _MASK2FORMER, _MASK2FORMER_JITTER),
+    "hassod": Preset(_CASCADE, _CASCADE_OPTIMISATION, _CASCADE_AUGMENTATION),
+    # The first round; labels of the method maskcut. The code lowers the rate to 0.02 of it after half of the steps.
+    "cutler": Preset(
+        replace(_CASCADE, roi_positive_fraction=0.25, max_detections=100),
+        replace(_CASCADE_OPTIMISATION, steps=160_000, schedule="step", milestones=(0.5,), gamma=0.02),
+        _CASCADE_AUGMENTATION,
     ),
     # UnSAM's promptable model (arXiv 2406.20081): Semantic-SAM's training (arXiv 2307.04767) with 60 clicks per image
     # and AdamW at 1e-4. Encoder, steps, weight decay and jitter are those of the preset unsam (our choice; the paper:
     # Swin-Tiny, trained with labels), so that it can start from a run of that preset.
     "promptable": Preset(
         PromptableConfig(backbone="dino-resnet50", image_size=1024),
-        replace(_MASK2FORMER, lr=1e-4),
+        replace(_MASK2FORMER, lr=1e-4, result="average"),
         _MASK2FORMER_JITTER,
     ),
 }
 
+# What the smaller sizes have in common (our choice): the whole image at one size, batch norms and losses that do not
+# depend on how a batch is spread, and scores and pasted objects of our own.
+_OURS: Mapping[str, Mapping[str, Any]] = {
+    "mask2former": {"short_side": 0, "min_area": MIN_AREA, "decoder_feedforward_dim": 0, "score": "expected_iou"},
+    "cascade": {
+        "short_side": 0,
+        "min_area": MIN_AREA,
+        "norm": "frozen",
+        "roi_sampling": "fixed",
+        "roi_mean": "image",
+    },
+    "optimisation": {"decay_biases": False, "result": "average"},
+    "augmentation": {"short_sides": (), "max_side": 0, "paste_rule": "objects", "min_area": 16},
+}
 # Overrides of the smaller sizes, by architecture and optimiser (our choice). small: hours on one GPU, a day or two on a
 # CPU with many cores. tiny: minutes on two cores. Both start from the embedded backbone, which needs no download.
 _SIZE_OVERRIDES: Mapping[Literal["tiny", "small"], Mapping[str, Mapping[str, Any]]] = {
@@ -135,7 +182,7 @@ _SIZE_OVERRIDES: Mapping[Literal["tiny", "small"], Mapping[str, Mapping[str, Any
             "ema_decay": 0.999,
         },
         "sgd": {"lr": 0.01, "steps": 20_000, "warmup_steps": 500, "batch_size": 8, "ema_decay": 0.999},
-        "augmentation": {"scale": (0.5, 2.0), "short_side": None, "max_masks": 100},
+        "augmentation": {"scale": (0.5, 2.0), "max_masks": 100},
     },
     "tiny": {
         "mask2former": {
@@ -183,7 +230,7 @@ _SIZE_OVERRIDES: Mapping[Literal["tiny", "small"], Mapping[str, Mapping[str, Any
             "ema_decay": 0.998,
         },
         "sgd": {"lr": 0.01, "steps": 1000, "warmup_steps": 100, "batch_size": 4, "ema_decay": 0.99},
-        "augmentation": {"scale": (0.8, 1.6), "short_side": None, "max_masks": 50},
+        "augmentation": {"scale": (0.8, 1.6), "max_masks": 50},
     },
 }
 
@@ -202,7 +249,8 @@ def find_preset(
     Args:
         kind: key of ``PRESETS``.
         size: base is as published.
-        backbone, image_size, num_queries: of the model.
+        backbone, image_size, num_queries: of the model. With an image size, crops and the longer side of all images
+            have it.
         optimisation: values of ``Optimisation``. None is rescaled: another batch size keeps learning rate and steps.
 
     Raises:
@@ -221,14 +269,19 @@ def find_preset(
             raise InputError(f"expected no number of queries for {kind}, which has none; got {num_queries}; omit it")
         model = replace(model, num_queries=num_queries, max_detections=min(model.max_detections, num_queries))
     if image_size is not None:
-        model, augmentation = replace(model, image_size=image_size), replace(augmentation, crop_size=image_size)
+        one_size: dict[str, Any] = {} if isinstance(model, PromptableConfig) else {"short_side": 0}
+        model = replace(model, image_size=image_size, **one_size)
+        augmentation = replace(augmentation, crop_size=image_size)
     values: dict[str, Any] = {name: value for name, value in optimisation.items() if value is not None}
     return Preset(model, replace(preset.optimisation, **values), augmentation)
 
 
 def _resized(preset: Preset, overrides: Mapping[str, Mapping[str, Any]]) -> Preset:
     architectures = {Mask2FormerConfig: "mask2former", CascadeConfig: "cascade", PromptableConfig: "promptable"}
-    model = replace(preset.model, backbone="embedded", **overrides[architectures[type(preset.model)]])
-    optimisation = replace(preset.optimisation, **overrides[preset.optimisation.optimiser])
-    augmentation = replace(preset.augmentation, crop_size=model.image_size, **overrides["augmentation"])
+    architecture = architectures[type(preset.model)]
+    model = replace(preset.model, backbone="embedded", **{**_OURS.get(architecture, {}), **overrides[architecture]})
+    values = {**_OURS["optimisation"], **overrides[preset.optimisation.optimiser]}
+    optimisation = replace(preset.optimisation, **values)
+    values = {**_OURS["augmentation"], **overrides["augmentation"]}
+    augmentation = replace(preset.augmentation, crop_size=model.image_size, **values)
     return Preset(model, optimisation, augmentation)

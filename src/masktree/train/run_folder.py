@@ -3,7 +3,7 @@
 Layout of a run::
 
     RUN/config.json         model, settings, label set, versions, hashes
-    RUN/model.safetensors   averaged weights: the folder is a trained model from the first checkpoint on
+    RUN/model.safetensors   averaged or last weights: the folder is a trained model from the first checkpoint on
     RUN/checkpoint.pt       full training state
     RUN/metrics.jsonl       one line per step
     RUN/losses.png          loss curves
@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -29,7 +29,7 @@ from masktree.io.contents import name_contents
 from masktree.io.files import check_locked, is_whole, parse_json, write_atomically, write_json
 from masktree.jobs.record import package_versions
 from masktree.models.build import save_pretrained
-from masktree.models.config import ModelConfig, to_json
+from masktree.models.config import LATER_VALUES, ModelConfig, to_json
 from masktree.models.saved import CALIBRATION, CONFIG, FORMAT, VERSION, WEIGHTS, is_model, read_header
 from masktree.models.structures import Model
 from masktree.train.loop import TrainingState
@@ -40,6 +40,16 @@ CHECKPOINT, METRICS, LOSSES, THRESHOLDS = "checkpoint.pt", "metrics.jsonl", "los
 SAMPLES, TENSORBOARD = "samples", "tensorboard"
 _FORMAT = "masktree-checkpoint"
 _STEPS = "optimisation.steps"  # among the settings
+# Settings that earlier versions did not record, at the values that their runs had.
+LATER_SETTINGS: Mapping[str, Any] = {
+    **{f"model.{name}": value for name, value in LATER_VALUES.items()},
+    "optimisation.decay_biases": False,
+    "optimisation.result": "average",
+    "augmentation.short_sides": [],
+    "augmentation.max_side": 0,
+    "augmentation.paste_rule": "objects",
+    "self_training.views": "plain",
+}
 _PACKAGES = ("accelerate", "transformers", "torchvision", "safetensors")
 
 
@@ -179,8 +189,8 @@ class RunFolder:
             self._save_model(state)
 
     def _save_model(self, state: TrainingState) -> None:
-        """Averaged weights and curves; config.json has the step and comes last, as the mark of a complete save."""
-        model: Model = state.ema_model  # type: ignore[assignment]  # which nn.Module hides
+        """The run's weights and curves; config.json has the step and comes last, as the mark of a complete save."""
+        model: Model = state.result_model  # type: ignore[assignment]  # which nn.Module hides
         save_pretrained(model, self.folder)
         metrics = list(read_metrics(self.folder))
         self.save_picture(LOSSES, lambda: draw_losses(metrics))
@@ -253,7 +263,8 @@ def _refuse_foreign(folder: Path) -> None:
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
     """Descriptions of changed settings, by name."""
-    old, new = _flatten(before), _flatten(now)
+    new = _flatten(now)
+    old = _completed(_flatten(before), new)
     return {
         key: f"{key} ({old.get(key)!r} there, {new.get(key)!r} now)"
         for key in sorted(old.keys() | new.keys())
@@ -285,6 +296,21 @@ def _identity(header: dict[str, Any]) -> str:
     return json.dumps({key: value for key, value in _flatten(header).items() if key != _STEPS}, sort_keys=True)
 
 
+def _is_same_run(run: object, header: dict[str, Any]) -> bool:
+    """Whether a checkpoint's ``run`` is the identity of the run with this header."""
+    now: dict[str, Any] = json.loads(_identity(header))
+    try:
+        before = json.loads(str(run))
+    except ValueError:
+        return False
+    return isinstance(before, dict) and _completed(before, now) == now
+
+
+def _completed(flat: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a run of an earlier version, by name, with those among ``now`` that it did not know."""
+    return {name: value for name, value in LATER_SETTINGS.items() if name in now} | flat
+
+
 def _torch_save(content: dict[str, Any], handle: IO[bytes]) -> None:
     try:
         torch.save(content, handle)
@@ -303,7 +329,7 @@ def _read_checkpoint(path: Path, header: dict[str, Any]) -> dict[str, Any]:
     if (
         not isinstance(content, dict)
         or content.get("format") != _FORMAT
-        or content.get("run") != _identity(header)
+        or not _is_same_run(content.get("run"), header)
         or content["step"] > _flatten(header).get(_STEPS, math.inf)
     ):
         raise FormatError(f"{path}: expected the checkpoint of this run; got another; restore it, or use --overwrite")

@@ -12,6 +12,7 @@ from masktree.trees import hierarchy
 from masktree.types import RGB
 
 MIN_VISIBLE_FRACTION = 0.1  # of its pixels that a mask must keep under pasted objects, else it is dropped (our choice)
+MAX_COVERED_FRACTION = 0.5  # of a mask, from which the released rule leaves out what would cover it (CutLER's code)
 MAX_PASTED_FRACTION = 0.25  # of the view's pixels that a pasted object may cover (our choice)
 
 
@@ -110,6 +111,49 @@ def paste(sample: Sample, donor: Sample, min_area: int) -> Sample:
         levels=np.concatenate([sample.levels, donor.levels]),
     )
     return pasted if keep.all() else pasted[keep]
+
+
+def choose_released(areas: np.ndarray, min_area: int, rng: np.random.Generator) -> np.ndarray:
+    """(n,) bool: of the m masks of at least ``min_area``, a random number from 1 to max(1, m - 1), whatever their level
+    (CutLER's code)."""
+    candidates = np.flatnonzero(areas >= min_area)
+    keep = np.zeros(len(areas), np.bool_)
+    if len(candidates):
+        count = 1 if len(candidates) == 1 else int(rng.integers(1, len(candidates)))
+        keep[rng.choice(candidates, count, replace=False)] = True
+    return keep
+
+
+def paste_released(sample: Sample, donor: Sample) -> Sample:
+    """Paste the donor's masks in front of a sample of the same size, by the rule in the code of CutLER and HASSOD.
+
+    A mask of the donor that would cover half of any mask of the sample is left out. Pixels of the others are removed
+    from the sample's masks, of which those without any pixel left are dropped.
+    """
+    if len(donor.masks) == 0:
+        return sample
+    if len(sample.masks):
+        areas = _areas(sample.masks)
+        donor = donor[np.array([_covered(mask, sample.masks, areas) < MAX_COVERED_FRACTION for mask in donor.masks])]
+        if len(donor.masks) == 0:
+            return sample
+    n, pasted = len(sample.masks), np.logical_or.reduce(donor.masks, axis=0)
+    masks = np.concatenate([sample.masks & ~pasted, donor.masks])
+    parents = np.concatenate([sample.parents, np.where(donor.parents < 0, -1, donor.parents + n)]).astype(np.int32)
+    both = Sample(
+        image=np.where(pasted[..., None], donor.image, sample.image),
+        masks=masks,
+        parents=parents,
+        levels=np.concatenate([sample.levels, donor.levels]),
+    )
+    return both[_areas(masks) > 0]
+
+
+def _covered(mask: np.ndarray, masks: np.ndarray, areas: np.ndarray) -> float:
+    """Largest fraction of any of the ``masks`` (n, H, W) that a non-empty ``mask`` covers."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return float((_areas(masks[:, *box] & mask[box]) / areas).max())
 
 
 def _areas(masks: np.ndarray) -> np.ndarray:

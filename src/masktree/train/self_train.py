@@ -17,7 +17,7 @@ from torch import Tensor
 from masktree.errors import InputError
 from masktree.jobs.progress import Progress
 from masktree.models.build import build_model as default_build_model
-from masktree.models.structures import Batch
+from masktree.models.structures import Batch, interleave
 from masktree.train.collapse_monitor import CollapseMonitor
 from masktree.train.initialisation import Initialisation
 from masktree.train.loop import WeightedBatch
@@ -25,7 +25,7 @@ from masktree.train.options import RunOptions
 from masktree.train.pseudo_label_thresholds import PseudoLabelThresholds, labels_per_image
 from masktree.train.self_training_settings import TeacherStudentSettings, find_method
 from masktree.train.teacher import MIN_COVERAGE, Teacher
-from masktree.train.teacher_views import TwoViewDataset, ViewBatch
+from masktree.train.teacher_views import StrongLabelledDataset, TwoViewDataset, ViewBatch
 from masktree.train.training_run import ModelBuilder, TrainingRun, open_training_run
 
 MASK_LOSSES = frozenset({"mask", "dice", "mask_aux", "dice_aux"})  # of all kinds of models
@@ -96,6 +96,7 @@ class TeacherStudentStep:
         settings: of self-training.
         teacher: makes the targets.
         views: weak and strong views of all images.
+        strong: labelled images in the strong view, which are learned beside those in the plain one; None without.
         metrics: of the latest step.
     """
 
@@ -103,6 +104,7 @@ class TeacherStudentStep:
     settings: TeacherStudentSettings
     teacher: Teacher
     views: TwoViewDataset
+    strong: StrongLabelledDataset | None = None
     metrics: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -117,15 +119,30 @@ class TeacherStudentStep:
         teacher = Teacher(settings.method, thresholds, coverage, augmentation.max_masks, augmentation.min_area, monitor)
         options = run.options
         views = TwoViewDataset(run.store, run.root, augmentation, options.seed, skip_broken=options.skip_broken)
-        return cls(run, settings, teacher, views)
+        strong = None
+        if settings.views == "weak_and_strong":
+            strong = StrongLabelledDataset(
+                run.store, run.root, augmentation, options.seed, skip_broken=options.skip_broken
+            )
+        return cls(run, settings, teacher, views, strong)
 
     def load_items(self, bar: Progress) -> Generator[tuple[Batch, ViewBatch], None, None]:
         """Labelled batch and views of each remaining step."""
         with (
-            contextlib.closing(self.run.labelled_batches(bar)) as labelled,
+            contextlib.closing(self._labelled_batches(bar)) as labelled,
             contextlib.closing(self.run.load(self.views, bar)) as views,
         ):
             yield from zip(labelled, views, strict=True)
+
+    def _labelled_batches(self, bar: Progress) -> Generator[Batch, None, None]:
+        if self.strong is None:
+            yield from self.run.labelled_batches(bar)
+            return
+        with (
+            contextlib.closing(self.run.labelled_batches(bar)) as plain,
+            contextlib.closing(self.run.load(self.strong, bar)) as strong,
+        ):
+            yield from (interleave(*pair) for pair in zip(plain, strong, strict=True))
 
     def make_batches(self, item: tuple[Batch, ViewBatch]) -> list[WeightedBatch]:
         """The weighted batches of a step.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from masktree.errors import InputError
 from masktree.labels.merge import MergeRule
+from masktree.models.config import CascadeConfig, MaskScore
 from masktree.train.optimiser import Optimisation
 from masktree.train.options import OVERRIDES, OptimisationOverrides
 from masktree.train.presets import Preset
@@ -29,6 +30,12 @@ class TeacherStudentSettings(OptimisationOverrides):
         burn_in: steps without teacher.
         paste: keep copy-paste augmentation if the earlier run had it.
         steps_factor, batch_size_factor, lr_factor: multiply those of the earlier run where no override is given.
+        views: of a labelled image that the student learns in a step: ``plain``, or ``weak_and_strong``, both the plain
+            one and that with strong colours and erasing.
+        drop_loss: keep DropLoss if the earlier run had it.
+        whole_cosine: schedule and warm-up of the released code, see ``Optimisation``; else a cosine to 0 after a
+            warm-up of at most a tenth of the steps.
+        keep_student: the result is the student, not the teacher.
 
     Raises:
         InputError: a value out of range.
@@ -44,6 +51,10 @@ class TeacherStudentSettings(OptimisationOverrides):
     steps_factor: float = 0.25
     batch_size_factor: float = 1.0
     lr_factor: float = 0.1
+    views: Literal["plain", "weak_and_strong"] = "plain"
+    drop_loss: bool = True
+    whole_cosine: bool = False
+    keep_student: bool = False
 
     def __post_init__(self) -> None:
         if self.score_threshold is not None and not 0 <= self.score_threshold < 1:
@@ -71,13 +82,19 @@ class TeacherStudentSettings(OptimisationOverrides):
         steps = values["steps"]
         if self.burn_in >= steps:
             raise InputError(f"expected a burn-in shorter than the run; got {self.burn_in} of {steps} steps")
-        warmup_steps = min(earlier.warmup_steps, steps // 10)
-        return replace(earlier, **values, warmup_steps=warmup_steps, schedule="cosine", milestones=())
+        shape: dict[str, Any] = {"schedule": "cosine", "warmup_steps": min(earlier.warmup_steps, steps // 10)}
+        if self.whole_cosine:
+            shape = {"schedule": "whole_cosine", "warmup_steps": min(earlier.warmup_steps, steps // 2)}
+        result: Literal["average", "last"] = "last" if self.keep_student else "average"
+        return replace(earlier, **values, **shape, milestones=(), result=result)
 
     def preset(self, earlier: Preset) -> Preset:
         """The earlier run's with this optimisation."""
         augmentation = earlier.augmentation if self.paste else replace(earlier.augmentation, paste_prob=0.0)
-        return Preset(earlier.model, self.optimisation(earlier.optimisation), augmentation)
+        model = earlier.model
+        if isinstance(model, CascadeConfig) and not self.drop_loss:
+            model = replace(model, drop_loss=False)
+        return Preset(model, self.optimisation(earlier.optimisation), augmentation)
 
     def weights(self, step: int, steps: int) -> tuple[float, float]:
         """Loss weights of labels and teacher's masks in step ``step``, counted from 0, of ``steps``."""
@@ -89,10 +106,25 @@ class TeacherStudentSettings(OptimisationOverrides):
 
     def to_json(self) -> dict[str, Any]:
         """What decides the result and is not recorded among optimisation and augmentation."""
-        recorded_elsewhere = (*OVERRIDES, "steps_factor", "batch_size_factor", "lr_factor", "paste")
+        recorded_elsewhere = (
+            *(*OVERRIDES, "steps_factor", "batch_size_factor", "lr_factor", "paste"),
+            *("drop_loss", "whole_cosine", "keep_student"),
+        )
         return {name: value for name, value in asdict(self).items() if name not in recorded_elsewhere}
 
 
+Setting = Literal["paper", "released"]
+# HASSOD's released Mean Teacher (its code): 2,000 steps (a twentieth of 40,000) of 8 labelled images in both views and
+# 8 of the teacher, a cosine whose warm-up of 1,000 steps leaves it a peak of half the rate, no DropLoss, no mask loss
+# of the teacher's masks; the student is what it releases.
+RELEASED: Mapping[str, Any] = {
+    "steps_factor": 0.05,
+    "views": "weak_and_strong",
+    "drop_loss": False,
+    "mask_loss": False,
+    "whole_cosine": True,
+    "keep_student": True,
+}
 # What the sources do not state is our choice: SOHES's equal, constant weights and its tenth of the learning rate (a
 # short fine-tuning), a quarter of the steps. HASSOD: weights 1 to 0 and 2 to 3, full learning rate, 8 images of each
 # branch where the run had 16, no copy-paste, no burn-in (code), score above 0.7. Its code ignores the mask losses of
@@ -111,20 +143,29 @@ METHODS: Mapping[Method, TeacherStudentSettings] = {
 }
 
 
-def find_method(method: str | None, kind: str = "sohes", **values: object) -> TeacherStudentSettings:
+def find_method(
+    method: str | None, kind: str = "sohes", setting: Setting = "paper", **values: object
+) -> TeacherStudentSettings:
     """Settings of a method with some values replaced; None keeps a value.
 
     Args:
         method: None for hassod if the model's ``kind`` is that, else sohes.
+        setting: of hassod: as in the paper, or as in the code that the authors released.
 
     Raises:
-        InputError: an unknown method, or a value out of range.
+        InputError: an unknown method or setting, or a value out of range.
     """
     if method is None:
         method = "hassod" if kind == "hassod" else "sohes"
     if method not in get_args(Method):
         raise InputError(f"expected a method {', '.join(get_args(Method))}; got {method!r}")
-    given: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+    if setting not in get_args(Setting) or (setting == "released" and method != "hassod"):
+        raise InputError(
+            f"expected the setting {' or '.join(get_args(Setting))}, the latter of the method hassod; got {setting!r} "
+            f"of {method}"
+        )
+    given: dict[str, Any] = {**RELEASED} if setting == "released" else {}
+    given |= {name: value for name, value in values.items() if value is not None}
     return replace(METHODS[cast("Method", method)], **given)
 
 
@@ -135,6 +176,8 @@ class RoundsSettings(OptimisationOverrides):
     Attributes:
         rounds: number of rounds.
         score_threshold: predictions with a higher score become labels (UnSAM: 0.7).
+        score: which score, see ``Mask2FormerConfig``; None for the object probability, as in UnSAM's code, where scores
+            of the model are as published, else for the scores of the model.
         average_predictions: choose the threshold so that about this many do instead; see
             ``masktree.stages.target_count``.
         iou: earlier labels are kept if their IoU with every prediction is lower (UnSAM: 0.5).
@@ -149,6 +192,7 @@ class RoundsSettings(OptimisationOverrides):
 
     rounds: int = 1
     score_threshold: float = 0.7
+    score: MaskScore | None = None
     average_predictions: float | None = None
     iou: float = 0.5
     crops: bool = False

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from masktree.models.structures import Batch, Targets
 from masktree.train.augmentation import Augmentation
+from masktree.train.color_jitter import ColorJitter
 from masktree.train.geometry import Geometry
 from masktree.train.label_store import LabelStore
+from masktree.train.labelled_dataset import LabelledDataset
 from masktree.train.photo_dataset import Broken, PhotoDataset, RandomStream, pad
 from masktree.types import RGB
 
@@ -112,7 +114,8 @@ class TwoViewDataset(PhotoDataset[ViewPair, ViewBatch]):
 
     Weak: the whole image, its longer side resized to the crop size, flipped or not (our choice: inference sees whole
     images, and their masks can be mapped into any other view). Strong: scale, crop and flip of ``settings``, the
-    colours of ``settings.strong()``, then random erasing; nothing is pasted.
+    colours of ``settings.strong()``, then random erasing; nothing is pasted. With ``settings.short_sides``, where views
+    are whole images, the weak view is the strong one before its colours change (HASSOD's code).
     """
 
     order_stream = RandomStream.TEACHER_ORDER
@@ -130,6 +133,8 @@ class TwoViewDataset(PhotoDataset[ViewPair, ViewBatch]):
         labels, image = self._read_shuffled(*divmod(k, len(self)), broken)
         weak = replace(settings.full_image(labels.size), flipped=bool(rng.random() < settings.flip_prob))
         strong = settings.draw_geometry(labels.size, rng)
+        if settings.short_sides and strong.window == strong.resized:
+            weak = strong
         strong_view = settings.draw_color_jitter(rng).apply(strong.apply(image))
         for erasing in draw_erasings(strong.window, rng):
             strong_view = erasing.apply(strong_view)
@@ -165,6 +170,20 @@ class TwoViewDataset(PhotoDataset[ViewPair, ViewBatch]):
         )
         weak_geometries, strong_geometries = ([pair[view] for pair in packed.geometries] for view in range(2))
         return ViewBatch(weak, strong, [g.window for g in weak_geometries], weak_geometries, strong_geometries)
+
+
+class StrongLabelledDataset(LabelledDataset):
+    """The examples of ``LabelledDataset`` with the colours and erasing of the student's strong view (HASSOD's code)."""
+
+    seed_stream = RandomStream.STRONG_SEED
+
+    def recolour(self, image: RGB, color_jitter: ColorJitter, k: int) -> RGB:
+        """See ``LabelledDataset``."""
+        rng = self.rng(RandomStream.STRONG_VIEW, k)
+        view = self.settings.strong().draw_color_jitter(rng).apply(image)
+        for erasing in draw_erasings((view.shape[0], view.shape[1]), rng):
+            view = erasing.apply(view)
+        return view
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from masktree.labels import LabelSet
 from masktree.models.build import build_model as default_build_model
 from masktree.models.config import ModelConfig
 from masktree.models.structures import Batch, Model, Targets
-from masktree.models.trees import MIN_AREA, tree_of
+from masktree.models.trees import tree_of
 from masktree.train.distributed import accelerated, any_process, precision_of, resolve_process_device
 from masktree.train.initialisation import Initialisation
 from masktree.train.label_store import LabelStore
@@ -177,7 +177,7 @@ class TrainingRun:
                 # a Model, which nn.Module hides
                 [detections] = self.state.ema_model.detect(inputs.images, inputs.cues, [size])  # type: ignore[operator]
             image = (255 * single.images[0, :, : size[0], : size[1]]).round().byte().permute(1, 2, 0)
-            labels, predictions = _label_tree(single.targets[0], size), tree_of(detections, size, min_area=MIN_AREA)
+            labels, predictions = _label_tree(single.targets[0], size), tree_of(detections, size)
             best = np.arange(len(predictions)) < len(labels)
             rows.append((image.contiguous().numpy(), labels, predictions[best]))
         return draw_samples(rows)
@@ -236,6 +236,8 @@ def open_training_run(
         if is_new:
             pretrained = _hash_pretrained(model) if initialisation is None else initialisation.pretrained_sha256
             folder.header["record"] |= {"pretrained_sha256": pretrained, "loaded_tensors": loaded}
+        if accelerator.num_processes > 1 and device.type == "cuda":  # no such layer on CPUs
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         state = TrainingState.new(model.to(device), preset.optimisation)
         augmentation = replace(preset.augmentation, cues=model.wants_cues)
         root = Path(label_set.index["root"])

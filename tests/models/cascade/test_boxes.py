@@ -124,7 +124,7 @@ def test_crops_on_whole_pixels_are_exact(rng):
     masks = torch.from_numpy(rng.random((11, 40, 40)) < 0.5)
     which = torch.tensor([10, 0, 3, 10])
     boxes = torch.tensor([[0.0, 0, 28, 28], [12, 5, 40, 33], [4, 4, 32, 32], [2, 6, 30, 34]])
-    cells = crop_masks(masks, which, boxes, 28)
+    cells = crop_masks(masks, which, boxes, 28, 4)
     for index in range(4):
         left, top, right, bottom = boxes[index].int().tolist()
         assert torch.equal(cells[index], masks[which[index], top:bottom, left:right])
@@ -134,19 +134,20 @@ def test_crops_of_large_small_and_no_boxes():
     mask = torch.zeros(1, 200, 200, dtype=torch.bool)
     mask[:, :100] = True
     cells = crop_masks(
-        mask, torch.zeros(2, dtype=torch.int64), torch.tensor([[0.0, 0, 200, 200], [50, 99, 51, 101]]), 28
+        mask, torch.zeros(2, dtype=torch.int64), torch.tensor([[0.0, 0, 200, 200], [50, 99, 51, 101]]), 28, 4
     )
     for cell in cells:
         assert cell[:14].all()
         assert not cell[14:].any()
-    assert crop_masks(mask, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), 28).shape == (0, 28, 28)
-    assert crop_masks(mask[:0], torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), 28).shape == (0, 28, 28)
+    assert crop_masks(mask, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), 28, 4).shape == (0, 28, 28)
+    assert crop_masks(mask[:0], torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), 28, 4).shape == (0, 28, 28)
 
 
-def test_crops_equal_the_definition_of_roi_align(rng):
+@pytest.mark.parametrize("samples", [4, 0])
+def test_crops_equal_the_definition_of_roi_align(rng, samples):
     masks = torch.from_numpy(rng.random((1, 16, 16)) < 0.4)
     box = (1.3, 2.1, 13.9, 15.4)
-    cells = crop_masks(masks, torch.zeros(1, dtype=torch.int64), torch.tensor([box]), 6)
-    means = oracle.roi_align(masks[0].numpy().astype(float), box, 1.0, 6, 4)
+    cells = crop_masks(masks, torch.zeros(1, dtype=torch.int64), torch.tensor([box]), 6, samples)
+    means = oracle.roi_align(masks[0].numpy().astype(float), box, 1.0, 6, samples)
     assert np.abs(means - 0.5).min() > 1e-5  # no tie to round
     assert (cells[0].numpy() == (means >= 0.5)).all()

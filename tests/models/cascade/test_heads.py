@@ -32,7 +32,7 @@ def test_each_box_is_pooled_from_its_map():
         torch.tensor([[0.0, 0, 255, 256], [10, 20, 30, 41], [5, 5, 130, 120], [7, 9, 8, 10]]),
         torch.tensor([[100.0, 40, 180, 250], [200, 200, 256, 256]]),
     ]
-    pooled = pool_rois(maps, boxes, 7)
+    pooled = pool_rois(maps, boxes, 7, 2)
     assert pooled.shape == (6, 3, 7, 7)
     levels = set()
     for number, (image, box) in enumerate([(i, tuple(box.tolist())) for i in range(2) for box in boxes[i]]):
@@ -45,10 +45,20 @@ def test_each_box_is_pooled_from_its_map():
     assert levels == {0, 1, 2}
 
 
+def test_adaptive_pooling_has_a_point_for_every_cell_of_the_map():
+    maps = make_maps()
+    boxes = [torch.tensor([[30.0, 40, 170, 210], [60, 60, 100, 90]]), torch.zeros(0, 4)]
+    pooled = pool_rois(maps, boxes, 7, 0)
+    for number, box in enumerate(map(tuple, boxes[0].tolist())):
+        level = oracle.pyramid_level(box)
+        wanted = oracle.roi_align(maps[level][0, 1].numpy(), box, 0.25 / 2**level, 7, 0)
+        np.testing.assert_allclose(pooled[number, 1], wanted, atol=1e-4)
+
+
 def test_pooling_without_boxes_and_of_a_box_without_area():
     maps = make_maps()
-    assert pool_rois(maps, [torch.zeros(0, 4), torch.zeros(0, 4)], 7).shape == (0, 3, 7, 7)
-    flat = pool_rois(maps, [torch.zeros(0, 4), torch.tensor([[5.0, 5, 5, 9]])], 7)
+    assert pool_rois(maps, [torch.zeros(0, 4), torch.zeros(0, 4)], 7, 2).shape == (0, 3, 7, 7)
+    flat = pool_rois(maps, [torch.zeros(0, 4), torch.tensor([[5.0, 5, 5, 9]])], 7, 2)
     assert torch.isfinite(flat).all()
 
 
@@ -98,7 +108,9 @@ def test_box_head_losses_equal_their_definitions():
         torch.tensor([[0.2, -1.0, 0.5], [1.0, 0.0, -2.0], [5.0, 5.0, 5.0]]),
     )
     ious = torch.tensor([0.8, 0.7, 0.0])
-    classes, distance, level = box_head.losses(predictions, rois, ious, targets, levels)
+    losses = box_head.losses(predictions, rois, ious, targets, levels)
+    assert losses.counts.tolist() == [3, 3, 6]
+    classes, distance, level = losses.sums / losses.counts
     pairs = list(zip(predictions.class_logits.tolist(), [True, True, False], strict=True))
     wanted = [oracle.drop_loss(tuple(pair), kind, (0, 0, 1, 1), [(0, 0, 1, 1)]) for pair, kind in pairs[:2]]
     assert classes.item() == pytest.approx(sum(wanted) / 3, rel=1e-5)
@@ -120,7 +132,8 @@ def test_losses_without_boxes_positives_or_targets_are_zero():
         losses = box_head.losses(
             predictions, nothing, torch.zeros(count), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
         )
-        assert [float(loss) for loss in losses] == [0, 0, 0]
+        assert losses.sums.tolist() == [0, 0, 0]
+        assert losses.counts.tolist() == [count, count, 0]
 
 
 def test_the_gradient_of_the_maps_is_scaled():

@@ -140,6 +140,69 @@ def test_batch_loss_is_the_mean_over_images(empty):
         assert value.item() == pytest.approx(mean.item(), rel=1e-4), name
 
 
+def test_released_losses_are_means_over_the_boxes_of_the_batch(monkeypatch):
+    """Against the sums of each image, written out."""
+    model, batch = make_model(roi_mean="batch"), make_batch()
+    rows: list = []
+    losses = BoxHead.losses
+
+    def record(self, predictions, rois, *arguments, **options):
+        found = losses(self, predictions, rois, *arguments, **options)
+        rows.append((len(rois.boxes), int(rois.positive.sum()), found.sums.tolist()))
+        return found
+
+    monkeypatch.setattr(BoxHead, "losses", record)
+    together = model.losses(batch)
+    stages = [rows[0:2], rows[2:4], rows[4:6]]
+    count = [sum(boxes for boxes, _, _ in stage) for stage in stages]
+    positives = [sum(positive for _, positive, _ in stage) for stage in stages]
+    total = [[sum(sums[which] for _, _, sums in stage) for which in range(3)] for stage in stages]
+    assert together["class"].item() == pytest.approx(sum(t[0] / n for t, n in zip(total, count, strict=True)))
+    assert together["box"].item() == pytest.approx(sum(t[1] / n for t, n in zip(total, count, strict=True)))
+    assert together["level"].item() == pytest.approx(sum(t[2] / (3 * n) for t, n in zip(total, positives, strict=True)))
+    by_image = make_model().losses(batch)
+    assert together["level"].item() != pytest.approx(by_image["level"].item(), rel=1e-4)
+    apart = [model.losses(part(batch, which))["mask"].item() for which in range(2)]
+    first = [positive for _, positive, _ in stages[0]]
+    assert together["mask"].item() == pytest.approx(np.average(apart, weights=first), rel=1e-4)
+
+
+def test_without_drop_loss_boxes_on_nothing_are_background():
+    batch = without_targets(make_batch(), 0)
+    dropped, kept = make_model().losses(batch), make_model(drop_loss=False).losses(batch)
+    assert kept["class"] > dropped["class"] + 0.1
+    assert kept["box"].item() == pytest.approx(dropped["box"].item())
+    ignored = make_model(drop_loss=False).losses(replace(batch, learn_from_empty=False))
+    alone = make_model(drop_loss=False).losses(part(batch, 1))
+    assert ignored["class"].item() == pytest.approx(alone["class"].item() / 2, rel=1e-4)
+
+
+def test_batch_norm_of_the_feature_pyramid_is_that_of_the_released_detector():
+    """Each convolution of the FPN is followed by batch norm and has no bias; top-down maps are added before the
+    last."""
+    model, batch = make_model(norm="batch"), make_batch()
+    state = model.fpn.state_dict()
+    assert not any(name.endswith("0.bias") for name in state)
+    maps = model.pyramid(batch.images, None)
+
+    def normed(x: Tensor, kind: str, number: int, padding: int) -> Tensor:
+        y = nn.functional.conv2d(x, state[f"{kind}.{number}.0.weight"], padding=padding)
+        mean, variance = y.mean((0, 2, 3), keepdim=True), y.var((0, 2, 3), keepdim=True, unbiased=False)
+        return (y - mean) / (variance + 1e-5).sqrt()  # scale 1 and shift 0 at first
+
+    inner = [normed(m, "inner_blocks", number, 0) for number, m in enumerate(maps)]
+    for number in (2, 1, 0):
+        inner[number] = inner[number] + nn.functional.interpolate(inner[number + 1], inner[number].shape[-2:])
+    wanted = [normed(m, "layer_blocks", number, 1) for number, m in enumerate(inner)]
+    found = model.features(batch.images, None)
+    for a, b in zip(found[:4], wanted, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    model.eval()
+    assert model.fpn.state_dict()["inner_blocks.0.1.num_batches_tracked"] == 1
+    model.detect(batch.images, None, [(96, 96)] * 2)
+    assert model.fpn.state_dict()["inner_blocks.0.1.num_batches_tracked"] == 1
+
+
 def test_images_without_targets_train_the_anchors_only():
     model = make_model()
     losses = model.losses(without_targets(without_targets(make_batch(), 0), 1))
@@ -196,9 +259,9 @@ def planted_stages(monkeypatch, model: CascadeMaskRCNN, shift: float) -> list:
     calls = []
     losses = BoxHead.losses
 
-    def record(self, predictions, rois, ious, boxes, levels):
+    def record(self, predictions, rois, ious, boxes, levels, **options):
         calls.append((rois, ious))
-        return losses(self, predictions, rois, ious, boxes, levels)
+        return losses(self, predictions, rois, ious, boxes, levels, **options)
 
     monkeypatch.setattr(BoxHead, "losses", record)
     with torch.no_grad():
@@ -358,7 +421,7 @@ def test_cropping_and_pasting_an_ellipse_returns_it():
     rows, columns = torch.meshgrid(torch.arange(200.0), torch.arange(300.0), indexing="ij")
     masks = ((rows - 90) / 70) ** 2 + ((columns - 160) / 110) ** 2 < 1
     boxes = mask_boxes(masks[None])
-    cells = crop_masks(masks[None], torch.zeros(1, dtype=torch.int64), boxes, MASK_SIZE)
+    cells = crop_masks(masks[None], torch.zeros(1, dtype=torch.int64), boxes, MASK_SIZE, 4)
     found = detections(boxes.tolist(), cells.float(), (200, 300))
     ious, _ = best_ious(found, masks[None])
     assert ious.item() > 0.96

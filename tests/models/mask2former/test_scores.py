@@ -4,8 +4,15 @@ import pytest
 import torch
 
 from masktree.models.mask2former import scores as module
-from masktree.models.mask2former.scores import DUPLICATE_IOU, expected_iou, mask_scores, suppress_duplicates
+from masktree.models.mask2former.scores import (
+    DUPLICATE_IOU,
+    expected_iou,
+    mask_scores,
+    published_scores,
+    suppress_duplicates,
+)
 from tests.oracles import mask_scores as oracle
+from tests.oracles import released
 
 
 def planted(seed: int, q: int = 12, d: int = 4, size: tuple[int, int] = (6, 9)) -> tuple[torch.Tensor, ...]:
@@ -26,6 +33,17 @@ def test_scores_equal_the_definition(seed, monkeypatch):
     assert any(oracle.scores(objects.tolist(), probabilities.tolist(), 1.0)[k] > 2 * found[k] for k in range(12))
     monkeypatch.setattr(module, "_BATCH_LOGITS", 100)  # a few masks, a few cells at a time
     assert torch.allclose(mask_scores(objects, embeddings, pixels), found, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_published_scores_equal_the_released_formula(seed, monkeypatch):
+    objects, embeddings, pixels = planted(seed)
+    embeddings[0] = 0  # no logit above 0: an empty mask
+    logits = torch.einsum("qd,dhw->qhw", embeddings, pixels).double().numpy()
+    wanted = [released.mask_score(p, mask) for p, mask in zip(objects.double().tolist(), logits, strict=True)]
+    monkeypatch.setattr(module, "_BATCH_LOGITS", 100)
+    assert published_scores(objects, embeddings, pixels).tolist() == pytest.approx(wanted, abs=1e-5)
+    assert wanted[0] == 0
 
 
 def test_expected_iou_counts_missed_pixels():

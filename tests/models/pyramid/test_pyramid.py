@@ -137,6 +137,25 @@ def test_batch_norm_never_moves(folders):
     assert all(torch.allclose(a, b[:1], atol=1e-5) for a, b in zip(alone, together, strict=True))
 
 
+def test_trained_batch_norm_normalises_by_the_batch_unless_the_backbone_is_frozen(folders):
+    pyramid = build_pyramid(str(folders["resnet"]), weights=True, train_norm=True).train()
+    assert all(parameter.requires_grad for parameter in pyramid.parameters())
+    first = pyramid.network.bn1
+    images, _ = inputs(pyramid)
+    x = pyramid.network.conv1((images - pyramid.mean) / pyramid.std)
+    mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
+    expected = (x - mean[:, None, None]) / (variance[:, None, None] + first.eps).sqrt()
+    expected = expected * first.weight[:, None, None] + first.bias[:, None, None]
+    before = first.running_mean.clone()
+    assert torch.allclose(first(x), expected, atol=1e-4)
+    assert torch.allclose(first.running_mean, 0.9 * before + 0.1 * mean, atol=1e-5)
+    pyramid.eval()
+    with torch.no_grad():
+        assert torch.allclose(pyramid(images[:1])[0], pyramid(images)[0][:1], atol=1e-5)
+    pyramid.requires_grad_(False).train()
+    assert not first.training  # a learning rate of 0 freezes it
+
+
 def test_listed_names_and_local_files(tmp_path, monkeypatch):
     monkeypatch.setitem(
         PUBLISHED_WEIGHTS, "small", replace(PUBLISHED_WEIGHTS["dino-vits16"], name="small", architecture="test_vit")

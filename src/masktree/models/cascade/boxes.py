@@ -18,7 +18,6 @@ BoxWeights = tuple[float, float, float, float]
 _MAX_LOG_SCALE = math.log(1000 / 16)  # as in Faster R-CNN's code: exp does not overflow
 _IOU_ROWS = 16  # targets compared at a time: all of 200 with the anchors of 1024 x 1024 pixels would take 3 GB
 _MASK_BATCH = 8  # masks converted to float at a time
-_SAMPLING_RATIO = 4  # of mask crops (our choice): every pixel of boxes up to 112 wide
 
 
 def mask_boxes(masks: Tensor) -> Tensor:
@@ -110,10 +109,11 @@ def _draw(mask: Tensor, max_count: int, generator: torch.Generator) -> Tensor:
     return candidates[torch.randperm(len(candidates), generator=generator)[:max_count].to(mask.device)]
 
 
-def crop_masks(masks: Tensor, index: Tensor, boxes: Tensor, side: int) -> Tensor:
+def crop_masks(masks: Tensor, index: Tensor, boxes: Tensor, side: int, points_per_side: int) -> Tensor:
     """(k, side, side) bool crops of mask ``index`` (k,) of (n, H, W) bool ``masks`` by (k, 4) boxes.
 
-    A cell is True if at least half of it is covered. Few masks at a time are converted to float.
+    A cell is True if at least half of its points are covered, ``points_per_side`` along each side, or one per pixel for
+    0. Few masks at a time are converted to float.
     """
     crops = torch.zeros((len(boxes), side, side), dtype=torch.bool, device=boxes.device)
     for start in range(0, len(masks), _MASK_BATCH):
@@ -121,5 +121,5 @@ def crop_masks(masks: Tensor, index: Tensor, boxes: Tensor, side: int) -> Tensor
         if len(rows):
             rois = torch.cat([(index[rows, None] - start).float(), boxes[rows]], 1)
             batch = masks[start : start + _MASK_BATCH, None].float()
-            crops[rows] = roi_align(batch, rois, side, 1.0, _SAMPLING_RATIO, aligned=True)[:, 0] >= 0.5
+            crops[rows] = roi_align(batch, rois, side, 1.0, points_per_side, aligned=True)[:, 0] >= 0.5
     return crops

@@ -16,7 +16,6 @@ from masktree.models.cascade.boxes import BoxWeights, encode
 
 MASK_SIZE = 28  # cells along a side of a predicted mask
 BOX_POOL_SIZE, MASK_POOL_SIZE = 7, 14
-SAMPLING_RATIO = 2  # of RoIAlign: Mask R-CNN's four points per cell
 _DROP_LOSS_IOU = 0.01  # (HASSOD; from CutLER, Wang et al. 2023, arXiv 2301.11320)
 _FOCAL_ALPHA, _FOCAL_GAMMA = 0.25, 2.0  # (Lin et al. 2017, arXiv 1708.02002)
 
@@ -46,19 +45,30 @@ class SampledRois:
     targets: Tensor
 
 
+@dataclass(frozen=True)
+class LossSums:
+    """Sums of losses, and the numbers that they are divided by: (3,) each, of class, box and level."""
+
+    sums: Tensor
+    counts: Tensor
+
+
 class BoxHead(nn.Module):
     """A cascade stage: RoIAlign, two fully connected layers, and three linear predictors.
 
     Args:
         channels: of the maps.
+        points_per_side: of RoIAlign, see ``pool_rois``.
         dim: width of the fully connected layers.
         positive_iou: IoU with a target from which a box is positive.
         box_weights: of the deltas; see ``boxes.encode``.
     """
 
-    def __init__(self, channels: int, dim: int, positive_iou: float, box_weights: BoxWeights) -> None:
+    def __init__(
+        self, channels: int, dim: int, positive_iou: float, box_weights: BoxWeights, points_per_side: int = 2
+    ) -> None:
         super().__init__()
-        self.positive_iou, self.box_weights = positive_iou, box_weights
+        self.positive_iou, self.box_weights, self.points_per_side = positive_iou, box_weights, points_per_side
         self.layers = nn.Sequential(
             nn.Flatten(), nn.Linear(channels * BOX_POOL_SIZE**2, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU()
         )
@@ -77,16 +87,24 @@ class BoxHead(nn.Module):
     ) -> BoxPredictions:
         """Predictions for the boxes (k_i, 4) of each image, concatenated. The gradient of the pooled features is
         multiplied by ``gradient_scale``."""
-        pooled = pool_rois(maps, boxes, BOX_POOL_SIZE)
+        pooled = pool_rois(maps, boxes, BOX_POOL_SIZE, self.points_per_side)
         if pooled.requires_grad and gradient_scale != 1:
             pooled.register_hook(lambda gradient: gradient * gradient_scale)
         x = self.layers(pooled)
         return BoxPredictions(self.cls_score(x).float(), self.bbox_pred(x).float(), self.level_score(x).float())
 
     def losses(
-        self, predictions: BoxPredictions, rois: SampledRois, ious: Tensor, boxes: Tensor, levels: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Class, box and level losses of one image: means over its k boxes, its k boxes, its positives.
+        self,
+        predictions: BoxPredictions,
+        rois: SampledRois,
+        ious: Tensor,
+        boxes: Tensor,
+        levels: Tensor,
+        *,
+        drop_loss: bool = True,
+    ) -> LossSums:
+        """Class, box and level losses of one image, to be divided by its k boxes, its k boxes, and its positives times
+        three levels.
 
         The L1 loss of the positives is divided by all boxes, as in Faster R-CNN, so that each counts the same whatever
         their number.
@@ -95,22 +113,25 @@ class BoxHead(nn.Module):
             predictions, rois: of the k boxes.
             ious: (k,) highest IoU of the refined boxes with any target.
             boxes, levels: (n, 4) and (n,) of the targets.
+            drop_loss: see ``class_losses``.
         """
-        count, positive = max(len(ious), 1), rois.positive
+        positive = rois.positive
         index = rois.targets[positive]
         target_deltas = encode(boxes[index], rois.boxes[positive], self.box_weights)
-        return (
-            class_losses(predictions.class_logits, positive, ious).sum() / count,
-            functional.l1_loss(predictions.deltas[positive], target_deltas, reduction="sum") / count,
-            level_losses(predictions.level_logits[positive], levels[index]).sum() / max(3 * len(index), 1),
+        sums = (
+            class_losses(predictions.class_logits, positive, ious if drop_loss else None).sum(),
+            functional.l1_loss(predictions.deltas[positive], target_deltas, reduction="sum"),
+            level_losses(predictions.level_logits[positive], levels[index]).sum(),
         )
+        return LossSums(torch.stack(sums), ious.new_tensor([len(ious), len(ious), 3 * len(index)]))
 
 
 class MaskHead(nn.Module):
     """Convolutions that predict a mask of ``MASK_SIZE`` x ``MASK_SIZE`` cells in each box."""
 
-    def __init__(self, channels: int, num_layers: int) -> None:
+    def __init__(self, channels: int, num_layers: int, points_per_side: int = 2) -> None:
         super().__init__()
+        self.points_per_side = points_per_side
         convolutions: list[nn.Module] = []
         for _ in range(num_layers):
             convolutions += [nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()]
@@ -127,12 +148,13 @@ class MaskHead(nn.Module):
 
     def forward(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
         """(k, MASK_SIZE, MASK_SIZE) float32 logits for the boxes (k_i, 4) of each image, concatenated."""
-        logits: Tensor = self.predictor(self.layers(pool_rois(maps, boxes, MASK_POOL_SIZE)))
+        logits: Tensor = self.predictor(self.layers(pool_rois(maps, boxes, MASK_POOL_SIZE, self.points_per_side)))
         return logits[:, 0].float()
 
 
-def pool_rois(maps: Sequence[Tensor], boxes: Sequence[Tensor], size: int) -> Tensor:
-    """(k, c, size, size) float32 RoIAlign features of the boxes (k_i, 4) of each image, concatenated.
+def pool_rois(maps: Sequence[Tensor], boxes: Sequence[Tensor], size: int, points_per_side: int) -> Tensor:
+    """(k, c, size, size) float32 RoIAlign features of the boxes (k_i, 4) of each image, concatenated: means over
+    ``points_per_side`` x ``points_per_side`` points of each cell, or for 0 over one per cell of the map (Detectron2).
 
     Not torchvision's MultiScaleRoIAlign, which shifts boxes by half a cell (``aligned=False``): features of standard
     deviation 0.4 differ by 0.3 on average; the time is the same.
@@ -147,7 +169,7 @@ def pool_rois(maps: Sequence[Tensor], boxes: Sequence[Tensor], size: int) -> Ten
         index = (map_indices == number).nonzero().flatten()
         order.append(index)
         scale = 0.25 / 2**number
-        pooled.append(roi_align(feature_map.float(), rois[index], size, scale, SAMPLING_RATIO, aligned=True))
+        pooled.append(roi_align(feature_map.float(), rois[index], size, scale, points_per_side, aligned=True))
     return torch.cat(pooled)[torch.cat(order).argsort()]
 
 
@@ -158,12 +180,14 @@ def assign_maps(boxes: Tensor) -> Tensor:
     return (2 + torch.log2(areas.clamp(min=1).sqrt() / 224 + 1e-8)).floor().clamp(0, 3)
 
 
-def class_losses(logits: Tensor, positive: Tensor, ious: Tensor) -> Tensor:
-    """(k,) cross-entropy of (k, 2) logits, 0 for boxes whose IoU with all targets is at most ``_DROP_LOSS_IOU``.
+def class_losses(logits: Tensor, positive: Tensor, ious: Tensor | None) -> Tensor:
+    """(k,) cross-entropy of (k, 2) logits, 0 for boxes whose IoU with all targets is at most ``_DROP_LOSS_IOU``;
+    ``ious`` of None drops none.
 
     DropLoss (CutLER, section 3.3): where the pseudo-labels have no mask, they may have missed one.
     """
-    return functional.cross_entropy(logits, positive.long(), reduction="none") * (ious > _DROP_LOSS_IOU)
+    losses = functional.cross_entropy(logits, positive.long(), reduction="none")
+    return losses if ious is None else losses * (ious > _DROP_LOSS_IOU)
 
 
 def level_losses(logits: Tensor, levels: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from masktree.models.cascade.boxes import BoxWeights, crop_masks, decode, is_proper, mask_boxes, match, sample
 from masktree.models.cascade.detections import BoxDetections
-from masktree.models.cascade.heads import MASK_SIZE, BoxHead, MaskHead, SampledRois, mask_loss
+from masktree.models.cascade.heads import MASK_SIZE, BoxHead, LossSums, MaskHead, SampledRois, mask_loss
 from masktree.models.cascade.proposals import ProposalNetwork
 from masktree.models.config import CascadeConfig
 from masktree.models.pyramid.base import Pyramid
@@ -25,7 +25,8 @@ _STAGES: tuple[tuple[float, BoxWeights], ...] = (
     (0.6, (20.0, 20.0, 10.0, 10.0)),
     (0.7, (30.0, 30.0, 15.0, 15.0)),
 )
-_POSITIVE_FRACTION = 0.5  # maximum fraction of positive RoIs (HASSOD)
+# Points along the side of a cell for RoIAlign of maps and of masks; 0: one per pixel.
+_POINTS_PER_SIDE = {"adaptive": (0, 0), "fixed": (2, 4)}  # (Mask R-CNN's 4; every pixel of boxes up to 112 wide)
 NMS_IOU = 0.5  # of detections (Detectron2's value, which HASSOD keeps; there is no score threshold)
 _MASK_HEAD_BATCH = 256  # boxes at a time: 1000 at full width would take 0.8 GB
 
@@ -41,11 +42,14 @@ class CascadeMaskRCNN(nn.Module):
     def __init__(self, config: CascadeConfig, pyramid: Pyramid) -> None:
         super().__init__()
         self.config, self.pyramid, self.wants_cues = config, pyramid, pyramid.wants_cues
-        self.fpn = FeaturePyramidNetwork(list(pyramid.channels), config.hidden_dim, LastLevelMaxPool())
+        self.points_per_side, self.mask_points_per_side = _POINTS_PER_SIDE[config.roi_sampling]
+        norm = nn.BatchNorm2d if config.norm == "batch" else None
+        self.fpn = FeaturePyramidNetwork(list(pyramid.channels), config.hidden_dim, LastLevelMaxPool(), norm)
         self.rpn = ProposalNetwork(config.hidden_dim)
-        box_heads = nn.ModuleList(BoxHead(config.hidden_dim, config.box_head_dim, *stage) for stage in _STAGES)
+        dims = config.hidden_dim, config.box_head_dim
+        box_heads = nn.ModuleList(BoxHead(*dims, *stage, self.points_per_side) for stage in _STAGES)
         self.box_heads = cast("Sequence[BoxHead]", box_heads)
-        self.mask_head = MaskHead(config.hidden_dim, config.mask_head_layers)
+        self.mask_head = MaskHead(config.hidden_dim, config.mask_head_layers, self.points_per_side)
 
     def features(self, images: Tensor, cues: Tensor | None) -> list[Tensor]:
         """Maps (b, hidden, H/s, W/s) float32 at s = 4, 8, 16, 32 and 64; ``images`` and ``cues`` as in ``Batch``."""
@@ -56,9 +60,9 @@ class CascadeMaskRCNN(nn.Module):
         """Losses ``rpn_objectness``, ``rpn_box``, ``class``, ``box``, ``level`` (sums over the stages) and ``mask``,
         all of weight 1.
 
-        Each is a mean over images of a mean within the image, so images may be spread over processes in any way;
-        ``num_masks`` is ignored. An image without targets only trains its anchors as background, as DropLoss ignores
-        the classes of all its boxes; without ``batch.learn_from_empty`` not even these.
+        With ``config.roi_mean`` of ``image`` each is a mean over images of a mean within the image, so that images may
+        be spread over processes in any way; ``num_masks`` is ignored. An image without targets trains its anchors as
+        background, and without DropLoss its boxes; without ``batch.learn_from_empty`` nothing.
 
         Raises:
             InputError: an empty target mask.
@@ -77,7 +81,7 @@ class CascadeMaskRCNN(nn.Module):
         return {
             "rpn_objectness": objectness_loss,
             "rpn_box": box_loss,
-            **self._box_losses(maps, rois, boxes, [targets.levels for targets in batch.targets], size),
+            **self._box_losses(maps, rois, boxes, [t.levels for t in batch.targets], size, batch.loss_weights),
             "mask": self._mask_loss(maps, rois, [targets.masks for targets in batch.targets]),
         }
 
@@ -87,7 +91,8 @@ class CascadeMaskRCNN(nn.Module):
         boxes = torch.cat([proposals, targets])
         matches = match(boxes, targets)
         positive = matches.ious >= self.box_heads[0].positive_iou
-        index = sample(positive, ~positive, self.config.roi_batch_size, _POSITIVE_FRACTION, generator)
+        fraction = self.config.roi_positive_fraction
+        index = sample(positive, ~positive, self.config.roi_batch_size, fraction, generator)
         return SampledRois(boxes[index], positive[index], matches.targets[index])
 
     def _box_losses(
@@ -97,6 +102,7 @@ class CascadeMaskRCNN(nn.Module):
         targets: Sequence[Tensor],
         levels: Sequence[Tensor],
         size: tuple[int, int],
+        loss_weights: Tensor,
     ) -> dict[str, Tensor]:
         """Sums over the stages; each gets the refined boxes of the one before, matched by its own IoU threshold."""
         names = ("class", "box", "level")
@@ -104,19 +110,30 @@ class CascadeMaskRCNN(nn.Module):
         for number, head in enumerate(self.box_heads):
             boxes = [image_rois.boxes for image_rois in rois]
             predictions = head(maps, boxes, gradient_scale=1 / len(self.box_heads))
-            next_rois, losses = [], []
+            next_rois: list[SampledRois] = []
+            losses: list[LossSums] = []
             for i, image in enumerate(predictions.split([len(image_boxes) for image_boxes in boxes])):
                 refined = clip_boxes_to_image(decode(image.deltas.detach(), boxes[i], head.box_weights), size)
                 matches = match(refined, targets[i])
-                losses.append(torch.stack(head.losses(image, rois[i], matches.ious, targets[i], levels[i])))
+                losses.append(
+                    head.losses(image, rois[i], matches.ious, targets[i], levels[i], drop_loss=self.config.drop_loss)
+                )
                 if number + 1 < len(self.box_heads):
                     usable = is_proper(refined)
                     positive = matches.ious[usable] >= self.box_heads[number + 1].positive_iou
                     next_rois.append(SampledRois(refined[usable], positive, matches.targets[usable]))
-            for name, loss in zip(names, torch.stack(losses).mean(0), strict=True):
+            for name, loss in zip(names, self._mean(losses, loss_weights), strict=True):
                 totals[name] = totals[name] + loss
             rois = next_rois
         return totals
+
+    def _mean(self, losses: Sequence[LossSums], loss_weights: Tensor) -> Tensor:
+        """(3,) means of the losses of images, which ``loss_weights`` (b,) multiply."""
+        sums = torch.stack([image.sums for image in losses]) * loss_weights[:, None]
+        counts = torch.stack([image.counts for image in losses])
+        if self.config.roi_mean == "image":
+            return (sums / counts.clamp(min=1)).mean(0)
+        return sums.sum(0) / counts.sum(0).clamp(min=1)
 
     def _mask_loss(self, maps: Sequence[Tensor], rois: Sequence[SampledRois], masks: Sequence[Tensor]) -> Tensor:
         """Mask loss of the positive RoIs of the first stage."""
@@ -124,9 +141,13 @@ class CascadeMaskRCNN(nn.Module):
         logits = self.mask_head(maps, boxes).split([len(image_boxes) for image_boxes in boxes])
         losses = []
         for i, image_rois in enumerate(rois):
-            targets = crop_masks(masks[i], image_rois.targets[image_rois.positive], boxes[i], MASK_SIZE)
+            index = image_rois.targets[image_rois.positive]
+            targets = crop_masks(masks[i], index, boxes[i], MASK_SIZE, self.mask_points_per_side)
             losses.append(mask_loss(logits[i], targets))
-        return torch.stack(losses).mean()
+        if self.config.roi_mean == "image":
+            return torch.stack(losses).mean()
+        counts = logits[0].new_tensor([len(image_logits) for image_logits in logits])
+        return (torch.stack(losses) * counts).sum() / counts.sum().clamp(min=1)
 
     @torch.no_grad()
     def detect(

@@ -29,7 +29,7 @@ from masktree.models.mask2former.losses import (
     select_loss_points,
 )
 from masktree.models.mask2former.pixel_decoder import build_pixel_decoder, decode_pixels
-from masktree.models.mask2former.scores import mask_scores
+from masktree.models.mask2former.scores import mask_scores, published_scores
 from masktree.models.mask_maps import crop_to_valid, upsample_masks
 from masktree.models.pyramid.base import Pyramid
 from masktree.models.structures import Batch, Targets
@@ -104,7 +104,11 @@ class Mask2Former(nn.Module):
         self.pyramid = pyramid
         self.pixel_decoder: Any = build_pixel_decoder(config, pyramid.channels)  # transformers is not typed
         self.decoder = QueryDecoder(
-            config.hidden_dim, config.num_heads, config.feedforward_dim, config.decoder_layers, config.num_queries
+            config.hidden_dim,
+            config.num_heads,
+            config.decoder_feedforward_dim or config.feedforward_dim,
+            config.decoder_layers,
+            config.num_queries,
         )
         self.class_head = nn.Linear(config.hidden_dim, 2)  # logits of object and no object
         self.ancestor_head = AncestorHead(config.hidden_dim) if config.kind == "sohes" else None
@@ -184,19 +188,32 @@ class Mask2Former(nn.Module):
     def detect(
         self, images: Tensor, cues: Tensor | None, valid_sizes: Sequence[tuple[int, int]]
     ) -> Sequence[QueryDetections]:
-        """The ``config.max_detections`` masks of each image with the highest ``mask_scores``."""
+        """The ``config.max_detections`` masks of each image with the highest scores."""
         outputs = self._decode_queries(images, cues)
         objects = self.class_head(outputs.states[-1]).float().softmax(2)[..., 0]
         detections = []
         for i, valid_size in enumerate(valid_sizes):
             embeddings, pixels = outputs.embeddings[-1][i], outputs.pixels[i].to(outputs.embeddings[-1].dtype)
-            scores = mask_scores(objects[i], embeddings, crop_to_valid(pixels, valid_size))
-            best = scores.argsort(descending=True, stable=True)[: self.config.max_detections]
+            scores, best = self._best(objects[i], embeddings, crop_to_valid(pixels, valid_size))
             ancestors = None
             if self.ancestor_head is not None:
                 ancestors = self.ancestor_head(outputs.states[-1][i, best]).float().sigmoid().fill_diagonal_(0)
-            detections.append(QueryDetections(scores[best], ancestors, embeddings[best], pixels, valid_size))
+            detections.append(QueryDetections(scores, ancestors, embeddings[best], pixels, valid_size))
         return detections
+
+    def _best(self, objects: Tensor, embeddings: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores and queries of the ``config.max_detections`` best masks; arguments as of ``mask_scores``."""
+        count = self.config.max_detections
+        if self.config.score == "expected_iou":
+            scores = mask_scores(objects, embeddings, pixels)
+            best = scores.argsort(descending=True, stable=True)[:count]
+            return scores[best], best
+        chosen = objects.argsort(descending=True, stable=True)[:count]  # as published: by their class
+        if self.config.score == "object":
+            return objects[chosen], chosen
+        scores = published_scores(objects[chosen], embeddings[chosen], pixels)
+        order = scores.argsort(descending=True, stable=True)
+        return scores[order], chosen[order]
 
     def _decode_queries(self, images: Tensor, cues: Tensor | None) -> _QueryOutputs:
         maps, pixels = decode_pixels(self.pixel_decoder, self.pyramid(images, cues))

@@ -1,7 +1,7 @@
-"""Scores of the queries' masks: object probability, expected IoU, and soft suppression of duplicates.
+"""Scores of the queries' masks: as published, or object probability, expected IoU, and soft suppression of duplicates.
 
-Mask2Former (arXiv 2112.01527) multiplies the object probability with the mean probability inside the mask. Here (our
-choice) the second factor is the expected IoU, which also counts what the mask may have missed, and weighs more than the
+Mask2Former (arXiv 2112.01527) multiplies the object probability with the mean probability inside the mask. In our own
+score the second factor is the expected IoU, which also counts what the mask may have missed, and weighs more than the
 first; and a mask that overlaps a better one by much loses most of its score, as in soft NMS (Bodla et al. 2017, arXiv
 1704.04503), but for all masks at once, so that it can be exported. docs/log.md has what each of these is worth.
 """
@@ -13,6 +13,25 @@ from torch import Tensor
 
 DUPLICATE_IOU = 0.7  # IoU with a better mask above which a score is multiplied by 1 - IoU (our choice)
 _BATCH_LOGITS = 2**24  # dense logits at a time: 64 MB
+
+
+@torch.no_grad()
+def published_scores(object_probabilities: Tensor, embeddings: Tensor, pixels: Tensor) -> Tensor:
+    """(q,) object probability times the mean probability inside the mask, 0 for an empty mask; arguments as of
+    ``mask_scores``.
+
+    The mean is over cells of the map. The released code takes it over pixels of the image, after a bilinear resize of
+    the logits, which costs as much as rendering all masks.
+    """
+    cells = pixels.flatten(1)
+    batches = embeddings.split(max(1, _BATCH_LOGITS // cells.shape[1]))
+    return object_probabilities * torch.cat([mean_inside((batch @ cells).float()) for batch in batches])
+
+
+def mean_inside(logits: Tensor) -> Tensor:
+    """(q,) mean probability of the cells of (q, cells) ``logits`` above 0; 0 for an empty mask."""
+    masks = (logits > 0).float()
+    return (logits.sigmoid() * masks).sum(1) / masks.sum(1).clamp(min=1e-6)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from masktree.models.cascade import heads, proposals
 from masktree.models.cascade.boxes import decode, is_proper
 from masktree.models.cascade.model import NMS_IOU, CascadeMaskRCNN
 from masktree.models.mask2former.model import Mask2Former
-from masktree.models.mask2former.scores import expected_iou, suppress_duplicates
+from masktree.models.mask2former.scores import expected_iou, mean_inside, suppress_duplicates
 from masktree.models.mask_maps import MASK_STRIDE
 
 _OUTPUTS = {
@@ -45,12 +45,23 @@ class Mask2FormerOnnxModel(nn.Module):
         objects, logits, *ancestors = self.model(pixels, cues)
         logits = crop_to_valid(logits[0], valid_size)
         cells = logits.flatten(1)
-        inside = (cells > 0).float()
-        scores = suppress_duplicates(objects[0].sqrt() * expected_iou(cells), inside @ inside.T)
-        scores, order = scores.topk(min(self.model.config.max_detections, len(scores)))
+        scores, order = self._best(objects[0], cells)
         strict = [1 - torch.eye(len(order))] * len(ancestors)
         related = [matrix[0][order][:, order] * others for matrix, others in zip(ancestors, strict, strict=True)]
         return scores[None], logits[order][None], valid_size.clone(), *(matrix[None] for matrix in related)
+
+    def _best(self, objects: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """``Mask2Former._best`` of (q, cells) logits."""
+        config = self.model.config
+        count = min(config.max_detections, config.num_queries)
+        if config.score == "expected_iou":
+            inside = (cells > 0).float()
+            return suppress_duplicates(objects.sqrt() * expected_iou(cells), inside @ inside.T).topk(count)
+        scores, chosen = objects.topk(count)
+        if config.score == "object":
+            return scores, chosen
+        scores, order = (scores * mean_inside(cells[chosen])).topk(count)
+        return scores, chosen[order]
 
 
 class CascadeOnnxModel(nn.Module):
@@ -69,14 +80,14 @@ class CascadeOnnxModel(nn.Module):
         boxes, is_kept = self._propose(maps, valid_size)
         stage_scores, stage_levels = [], []
         for head in model.box_heads:
-            x = head.layers(_pool_rois(maps, boxes, heads.BOX_POOL_SIZE))
+            x = head.layers(_pool_rois(maps, boxes, heads.BOX_POOL_SIZE, model.points_per_side))
             stage_scores.append(head.cls_score(x).softmax(1)[:, 1])
             stage_levels.append(head.level_score(x).softmax(1))
             boxes = _clip(decode(head.bbox_pred(x), boxes, head.box_weights), valid_size)
         scores = torch.where(is_kept, torch.stack(stage_scores).mean(0), -1.0)
         scores, index = _top_after_nms(boxes, scores, NMS_IOU, min(model.config.max_detections, len(boxes)))
         boxes, levels = boxes[index], torch.stack(stage_levels).mean(0)[index]
-        features = model.mask_head.layers(_pool_rois(maps, boxes, heads.MASK_POOL_SIZE))
+        features = model.mask_head.layers(_pool_rois(maps, boxes, heads.MASK_POOL_SIZE, model.points_per_side))
         masks = model.mask_head.predictor(features)[:, 0].sigmoid()
         boxes = boxes * (size / valid_size).flip(0).repeat(2).to(boxes)
         return boxes[None], scores.clamp(min=0)[None], levels[None], masks[None]
@@ -132,12 +143,12 @@ def _top_after_nms(
     return torch.where(kept > 0, scores, -1.0).topk(count)
 
 
-def _pool_rois(maps: Sequence[Tensor], boxes: Tensor, size: int) -> Tensor:
+def _pool_rois(maps: Sequence[Tensor], boxes: Tensor, size: int, points_per_side: int) -> Tensor:
     """``heads.pool_rois`` for one image, with every box pooled from every map: no shape depends on the boxes."""
     rois = torch.cat([torch.zeros_like(boxes[:, :1]), boxes], 1)
     map_indices = heads.assign_maps(boxes)
     pooled = [
-        roi_align(feature_map, rois, size, 0.25 / 2**number, heads.SAMPLING_RATIO, aligned=True)
+        roi_align(feature_map, rois, size, 0.25 / 2**number, points_per_side, aligned=True)
         * (map_indices == number)[:, None, None, None]
         for number, feature_map in enumerate(maps[:4])
     ]

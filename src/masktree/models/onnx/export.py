@@ -26,7 +26,7 @@ def export_onnx(model: Model, path: str | Path, image_size: int | None = None) -
     Args:
         model: of any kind; put into evaluation mode on the CPU.
         path: file to write.
-        image_size: longer side of the network's input, a multiple of 32; by default the model's.
+        image_size: longer side of the network's input, a multiple of 32; by default the sides are the model's.
 
     Returns:
         The files.
@@ -34,8 +34,8 @@ def export_onnx(model: Model, path: str | Path, image_size: int | None = None) -
     Raises:
         InputError: ``image_size`` is not a multiple of 32, or onnx or onnxscript is missing.
     """
-    side = model.config.image_size if image_size is None else image_size
-    if side < SIZE_DIVISOR or side % SIZE_DIVISOR:
+    side, short_side = (model.config.image_size, model.config.short_side) if image_size is None else (image_size, 0)
+    if side < SIZE_DIVISOR or (side % SIZE_DIVISOR and not short_side):
         near = max(SIZE_DIVISOR, round(side / SIZE_DIVISOR) * SIZE_DIVISOR)
         raise InputError(f"expected an image size that is a multiple of {SIZE_DIVISOR}; got {side}; {near} is near")
     try:
@@ -55,7 +55,7 @@ def export_onnx(model: Model, path: str | Path, image_size: int | None = None) -
     is_cascade = isinstance(model, CascadeMaskRCNN)
     module = CascadeOnnxModel(model) if isinstance(model, CascadeMaskRCNN) else Mask2FormerOnnxModel(model)
     inputs = ["pixels", "valid_size", *(["size"] if is_cascade else []), *(["cues"] if model.wants_cues else [])]
-    proto = export_network(module.cpu(), inputs, list(module.outputs), side, TensorProto.UINT8)
+    proto = export_network(module.cpu(), inputs, list(module.outputs), side, TensorProto.UINT8, short_side)
     description = GraphDescription(side, {"image": PHOTOGRAPH.format(type="uint8")}, module.outputs)
     write_graph(proto, model, description, Path(path))
     return [Path(path)]

@@ -36,7 +36,7 @@ class GraphDescription:
 
 
 def export_network(
-    module: nn.Module, inputs: Sequence[str], outputs: Sequence[str], image_size: int, dtype: int
+    module: nn.Module, inputs: Sequence[str], outputs: Sequence[str], image_size: int, dtype: int, short_side: int = 0
 ) -> onnx.ModelProto:
     """The graph of a network from the photograph on, which is its only input.
 
@@ -44,7 +44,7 @@ def export_network(
         module: is put into evaluation mode; takes ``inputs`` and returns one or more tensors.
         inputs: names of ``preprocessing_nodes``' outputs.
         outputs: names.
-        image_size: longer side of the network's input in pixels.
+        image_size, short_side: of the network's input, as in ``prepare_image``.
         dtype: of the photograph: ``onnx.TensorProto.UINT8`` or ``FLOAT``.
     """
     height, width = torch.export.Dim("h", min=1), torch.export.Dim("w", min=1)  # in multiples of SIZE_DIVISOR
@@ -58,7 +58,7 @@ def export_network(
         "size": (torch.tensor([rows * 100, columns * 100]), {}),
     }
     proto = export_graph(module, {name: examples[name] for name in inputs}, outputs)
-    preprocessing = preprocessing_nodes(inputs, image_size)
+    preprocessing = preprocessing_nodes(inputs, image_size, short_side)
     nodes = [*preprocessing.nodes, *proto.graph.node]
     del proto.graph.node[:], proto.graph.input[:]
     proto.graph.node.extend(nodes)

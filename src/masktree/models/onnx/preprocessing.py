@@ -19,20 +19,20 @@ INPUT = "image"  # name of the photograph
 _WEIGHT_BITS = 22  # of Pillow's whole-number weights
 
 
-def preprocessing_nodes(outputs: Collection[str], image_size: int) -> Nodes:
+def preprocessing_nodes(outputs: Collection[str], image_size: int, short_side: int = 0) -> Nodes:
     """Nodes from the photograph, (H, W, 3) uint8 or float32 RGB from 0 to 255, named ``INPUT``, to the ``outputs``.
 
     Args:
-        outputs: ``pixels`` (1, 3, h, w) float32 in [0, 1], the longer side resized to ``image_size``, padded with zeros
-            to multiples of 32; ``cues`` (1, NUM_CUES, h/2, w/2) float32; ``valid_size`` (2,) int64, the height and
-            width of the image within the padding; ``size`` (2,) int64, those of the photograph.
-        image_size: longer side of the network's input.
+        outputs: ``pixels`` (1, 3, h, w) float32 in [0, 1], resized and padded with zeros to multiples of 32; ``cues``
+            (1, NUM_CUES, h/2, w/2) float32; ``valid_size`` (2,) int64, the height and width of the image within the
+            padding; ``size`` (2,) int64, those of the photograph.
+        image_size, short_side: of the network's input, as in ``prepare_image``.
     """
     op = Nodes()
     # Programs for segment-anything give float32.
     photograph = op.Cast(op.Round(op.Clip(op.Cast(INPUT, to=TensorProto.FLOAT), 0.0, 255.0)), to=TensorProto.UINT8)
     size = op.Slice(op.Shape(photograph), np.array([0]), np.array([2]))
-    valid_size = _valid_size(op, size, image_size)
+    valid_size = _valid_size(op, size, image_size, short_side)
     resized = op.Unsqueeze(op.Transpose(_resize(op, photograph, size, valid_size), perm=[2, 0, 1]), np.array([0]))
     missing = op.Mod(op.Neg(valid_size), np.array([SIZE_DIVISOR, SIZE_DIVISOR]))
     padded_size = op.Add(valid_size, missing)
@@ -46,10 +46,16 @@ def preprocessing_nodes(outputs: Collection[str], image_size: int) -> Nodes:
     return op
 
 
-def _valid_size(op: Nodes, size: Value, image_size: int) -> Value:
-    """Height and width whose longer one is ``image_size``, rounded half to even as in Python."""
+def _valid_size(op: Nodes, size: Value, image_size: int, short_side: int) -> Value:
+    """Height and width whose longer one is ``image_size``, rounded half to even as in Python; with a ``short_side``
+    those of ``shortest_edge_size``."""
     sides = op.Cast(size, to=TensorProto.DOUBLE)
     longer = op.ReduceMax(sides)
+    if short_side:
+        by_shorter = op.Div(np.float64(short_side), op.ReduceMin(sides))
+        factor = op.Min(by_shorter, op.Div(np.float64(image_size), longer))
+        scaled = op.Floor(op.Add(op.Mul(sides, factor), np.float64(0.5)))
+        return op.Cast(op.Max(scaled, np.float64(1)), to=TensorProto.INT64)
     scaled = op.Round(op.Div(op.Mul(sides, np.float64(image_size)), longer))
     return op.Cast(op.Max(scaled, np.float64(1)), to=TensorProto.INT64)
 

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from masktree.models.pyramid.vit_adapter import ViTAdapter
 
 
-def build_pyramid(name: str, *, weights: bool) -> EmbeddedPyramid | ResNetPyramid | ViTAdapter:
+def build_pyramid(
+    name: str, *, weights: bool, train_norm: bool = False
+) -> EmbeddedPyramid | ResNetPyramid | ViTAdapter:
     """The pyramid of a backbone, on the CPU in float32, trainable.
 
     Layers without pretrained weights (those of a ViT-Adapter) are initialised from torch's global random state.
@@ -25,6 +27,7 @@ def build_pyramid(name: str, *, weights: bool) -> EmbeddedPyramid | ResNetPyrami
             returns the maps of its stages; a ViT gets a ViT-Adapter.
         weights: False builds the structure only, for the tensors of a run. No weight file is then opened; of a folder
             only ``config.json`` is read.
+        train_norm: train the batch norms of a ResNet; no other backbone has any.
 
     Raises:
         WeightsError: as ``load_backbone``; also for a network without maps at these strides, and for ``texture``, which
@@ -42,7 +45,7 @@ def build_pyramid(name: str, *, weights: bool) -> EmbeddedPyramid | ResNetPyrami
 
     network, record = load_timm_network(name) if weights else build_timm_network(name)
     if is_resnet(network):
-        return ResNetPyramid(network, record.mean, record.std)
+        return ResNetPyramid(network, record.mean, record.std, train_norm=train_norm)
     return ViTAdapter(network, record.mean, record.std)
 
 

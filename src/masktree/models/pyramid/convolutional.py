@@ -59,14 +59,17 @@ class EmbeddedPyramid(nn.Module):
 
 
 class ResNetPyramid(nn.Module):
-    """Maps of the four stages of a ResNet with frozen batch norm; a ``Pyramid``.
+    """Maps of the four stages of a ResNet; a ``Pyramid``.
 
-    The network stays in evaluation mode, and scale and shift of its batch norms are not trained: batches are small and
-    differ from the images of pretraining (usual in detectors since He et al. 2016, arXiv 1512.03385, appendix A).
+    With frozen batch norms the network stays in evaluation mode, and their scale and shift are not trained: batches are
+    small and differ from the images of pretraining (usual in detectors since He et al. 2016, arXiv 1512.03385, appendix
+    A). Trained ones, as in the released code of CutLER and HASSOD, normalise by the batch of the process, or on several
+    GPUs of all of them, so that a step depends on how its images are spread.
 
     Args:
-        network: timm's ResNet without a head; all but its batch norms becomes trainable.
+        network: timm's ResNet without a head; all but frozen batch norms becomes trainable.
         mean, std: its RGB normalisation, for values in [0, 1].
+        train_norm: train the batch norms, unless the backbone's learning rate is 0.
 
     Raises:
         WeightsError: its stages have other strides.
@@ -76,12 +79,14 @@ class ResNetPyramid(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self, network: nn.Module, mean: Sequence[float], std: Sequence[float], *, train_norm: bool = False
+    ) -> None:
         super().__init__()
         self.network = cast(Any, network.requires_grad_(True).eval())  # timm's attributes are not in nn.Module's type
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.requires_grad_(False)
+                module.requires_grad_(train_norm)
         stages = self.network.feature_info[1:]
         strides = tuple(stage["reduction"] for stage in stages)
         if strides != STRIDES:
@@ -93,11 +98,12 @@ class ResNetPyramid(nn.Module):
 
     def train(self, mode: bool = True) -> ResNetPyramid:
         super().train(mode)
-        self.network.eval()
+        norms = [m for m in self.network.modules() if isinstance(m, nn.BatchNorm2d)]
+        self.network.train(mode and any(p.requires_grad for norm in norms for p in norm.parameters()))
         return self
 
     def pretrained_parameters(self) -> Iterator[nn.Parameter]:
-        """All parameters but those of the batch norms."""
+        """All parameters but those of frozen batch norms."""
         return (parameter for parameter in self.network.parameters() if parameter.requires_grad)
 
     def forward(self, images: Tensor, cues: Tensor | None = None) -> list[Tensor]:
