@@ -15,7 +15,7 @@ from masktree.napari.layers import tree_of_layers
 with warnings.catch_warnings():  # packages below napari have not followed the releases of pydantic
     warnings.simplefilter("ignore")
     for name in ("napari", "magicgui", "qtpy"):
-        pytest.importorskip(name, reason=f"{name} is not installed: pip install '.[napari]'.", exc_type=ImportError)
+        pytest.importorskip(name, reason=f"{name} is not installed: pip install '.[napari]', and PyQt6.", exc_type=ImportError)
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
     from napari.components import ViewerModel
     from qtpy.QtWidgets import QApplication
