@@ -49,14 +49,24 @@ def planted_tree() -> MaskTree:
     return MaskTree.from_dendrogram(dendrogram, min_area=1, max_area=0.3, duplicate_iou=1.0)
 
 
+def overlapping_tree() -> MaskTree:
+    """Two masks of 6,000 pixels that share 60 x 20, as published methods find them, without a dendrogram."""
+    masks = np.zeros((2, HEIGHT, WIDTH), np.bool_)
+    masks[0, 20:120, 60:120] = True
+    masks[1, 100:150, 60:180] = True
+    return MaskTree.from_masks(masks)
+
+
 def plant(folder: Path, output: Path, count: int) -> None:
-    """Writes images ``00.png`` ... with their trees."""
+    """Writes images ``00.png`` ... with their trees, and ``overlapping.png`` with its own."""
     folder.mkdir()
     output.mkdir()
     pixels = np.array(_COLOURS, np.uint8)[planted_leaves()]
     for number in range(count):
         Image.fromarray(pixels).save(folder / f"{number:02}.png")
         planted_tree().save(output / f"{number:02}.json")
+    Image.fromarray(pixels).save(folder / "overlapping.png")
+    overlapping_tree().save(output / "overlapping.json")
 
 
 class Server:

@@ -213,6 +213,24 @@ def test_slider_recolours_every_pixel(desk: Desk) -> None:
     assert 0 not in desk.colours()
 
 
+def test_masks_that_overlap(desk: Desk) -> None:
+    desk.page.locator("#image-list button", has_text="overlapping.png").click()
+    expect(desk.page.locator("#mask-count")).to_have_text("2")
+    expect(desk.page.locator("#mode-note")).to_be_visible()
+    links = desk.page.locator("#chain .link")
+    for (x, y), count in {(80, 50): 1, (80, 110): 2, (160, 130): 1}.items():
+        desk.move(x, y)
+        expect(links).to_have_count(count)
+    # The outline of a mask goes around all of it, also where another, smaller one is on top.
+    desk.page.mouse.move(5, 5)
+    for mask in (0, 1):
+        desk.settle()
+        desk.run(f"masktree.viewer.inside.fill(0); masktree.scene.select([{mask}])")
+        desk.settle()
+        inside = desk.run("masktree.viewer.inside.reduce((sum, pixel) => sum + pixel, 0)")
+        assert inside / desk.run("masktree.viewer.view.scale") ** 2 == pytest.approx(6000, rel=0.02)
+
+
 def coloured_pixels(counts: dict[int, int]) -> tuple[int, int]:
     total = sum(counts.values())
     return total - counts.get(0, 0), total
@@ -531,7 +549,7 @@ def test_uploads_are_shown_and_refusals_said(desk: Desk) -> None:
         {"name": "bad.png", "mimeType": "image/png", "buffer": b"no image"},
     ]
     desk.page.locator("#files").set_input_files(files)
-    expect(desk.page.locator("#image-count")).to_have_text(str(IMAGES + 1))
+    expect(desk.page.locator("#image-count")).to_have_text(str(IMAGES + 2))
     expect(desk.page.locator(".toast.error")).to_contain_text("bad.png")
     expect(desk.page.locator("#image-name")).to_contain_text("new")
     expect(desk.page.locator("#segment")).to_be_visible()

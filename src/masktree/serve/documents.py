@@ -75,6 +75,7 @@ class Snapshot:
             "classes": list(self.class_names),
             "undo": self.can_undo,
             "redo": self.can_redo,
+            "regions": tree.dendrogram is not None,
             "masks": [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)],
         }
 

@@ -57,6 +57,7 @@ export class DisplayControls {
     const { display, tree, regions } = this.scene;
     byId("granularity").value = display.granularity;
     byId("granularity-value").textContent = display.granularity.toFixed(2);
+    byId("mode-note").hidden = tree === null || regions !== null;
     byId("opacity").value = display.opacity;
     byId("opacity").disabled = display.outlinesOnly;
     byId("outlines-only").checked = display.outlinesOnly;
@@ -66,9 +67,6 @@ export class DisplayControls {
       radio.checked = radio.value === display.mode;
       if (radio.value === "regions") {
         radio.disabled = tree !== null && regions === null;
-        radio.parentElement.title = radio.disabled
-          ? "These masks have no dendrogram: masks are coloured by granularity, pixels outside them are left out"
-          : "Regions of the dendrogram: every pixel";
       }
     }
     const shown = tree ? tree.masks.filter((_, index) => this.scene.isVisible(index)).length : 0;

@@ -17,6 +17,8 @@ export class ImageList extends EventTarget {
     this.formats = [];
     this.methods = [];
     this.search = "";
+    /** @type {Map<string, {key: string, item: HTMLElement}>} rows by id, kept while what they say stays the same */
+    this.items = new Map();
     this.list = byId("image-list");
     this.list.addEventListener("click", (event) => this.click(event));
     byId("image-search").addEventListener("input", (event) => {
@@ -64,8 +66,9 @@ export class ImageList extends EventTarget {
 
   countMasks() {
     const image = this.open;
-    if (!image || image.masks === this.scene.tree.masks.length) return;
+    if (!image) return;
     image.masks = this.scene.tree.masks.length;
+    image.edits = this.scene.tree.version;
     this.draw();
   }
 
@@ -96,9 +99,21 @@ export class ImageList extends EventTarget {
   draw() {
     const found = this.images.filter((image) => image.name.toLowerCase().includes(this.search));
     byId("image-count").textContent = this.images.length ? String(this.images.length) : "";
+    const items = found.map((image) => this.itemOf(image));
+    const isSame = items.length === this.list.children.length && items.every((item, k) => item === this.list.children[k]);
+    if (isSame) return;
     const focused = document.activeElement?.closest?.("#image-list button")?.dataset.id;
-    this.list.replaceChildren(...found.map((image) => this.item(image)));
+    this.list.replaceChildren(...items);
     if (focused) this.list.querySelector(`button[data-id="${focused}"]`)?.focus();
+  }
+
+  itemOf(image) {
+    const key = [image.name, image.status, image.progress, image.masks, image.edits, image.id === this.scene.image?.id].join("\n");
+    const known = this.items.get(image.id);
+    if (known?.key === key) return known.item;
+    const item = this.item(image);
+    this.items.set(image.id, { key, item });
+    return item;
   }
 
   item(image) {

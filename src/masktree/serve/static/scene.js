@@ -1,6 +1,6 @@
 /** One image with its masks: what is loaded, what is selected, what is under the pointer, and how it is displayed. */
 
-import { requestBlob, requestBytes, requestJson, ApiError } from "./api.js";
+import { requestBlob, requestBytes, requestJson } from "./api.js";
 import { packedOf } from "./colours.js";
 import { LabelMap } from "./label_map.js";
 import { LEVELS, MaskTree } from "./mask_tree.js";
@@ -69,7 +69,8 @@ export class Scene extends EventTarget {
   /** Reads tree, map and dendrogram. */
   async loadTree() {
     const { id } = this.image;
-    const [answer, regions] = await Promise.all([requestJson("GET", `/api/images/${id}/tree`), readRegions(id)]);
+    const answer = await requestJson("GET", `/api/images/${id}/tree`);
+    const regions = answer.regions ? Regions.read((await requestBytes(`/api/images/${id}/regions`)).bytes) : null;
     if (this.image?.id !== id) return;
     this.regions = regions;
     if (regions === null && this.display.mode === "regions") this.display.mode = "masks";
@@ -247,14 +248,5 @@ export class Scene extends EventTarget {
   cached(key, make) {
     if (!this.tables.has(key)) this.tables.set(key, make());
     return this.tables.get(key);
-  }
-}
-
-async function readRegions(id) {
-  try {
-    return Regions.read((await requestBytes(`/api/images/${id}/regions`)).bytes);
-  } catch (error) {
-    if (error instanceof ApiError && error.status === 404) return null; // overlapping masks have no dendrogram
-    throw error;
   }
 }
