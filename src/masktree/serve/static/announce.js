@@ -8,7 +8,7 @@ const SECONDS = 5;
 export function announce(message, kind = "info") {
   byId("live").textContent = message;
   const toast = element("p", { class: `toast ${kind}` }, [message]);
-  byId("toasts").replaceChildren(...[...byId("toasts").children].slice(-2), toast);
+  byId("toasts").replaceChildren(...[...byId("toasts").children].slice(-1), toast);
   setTimeout(() => toast.remove(), SECONDS * 1000 * (kind === "error" ? 2 : 1));
 }
 

@@ -3,6 +3,9 @@
 import { cssOf } from "./colours.js";
 import { byId, element } from "./dom.js";
 
+const MOUSE_HINT = "Point at the image. Alt + wheel or ↑ ↓ goes from part to whole; ? shows all keys.";
+const TOUCH_HINT = "Tap a thing to select its mask.";
+
 export class DisplayControls {
   /** @param {import("./scene.js").Scene} scene */
   constructor(scene) {
@@ -101,11 +104,12 @@ export class ChainLine {
     if (!tree) return [];
     let ids = hovered?.chain;
     if (!ids && lastSelected !== null) ids = tree.chain(tree.indices.get(lastSelected)).map((index) => tree.masks[index].id);
-    if (!ids) return [element("span", { class: "hint" }, ["Point at the image. Alt + wheel or ↑ ↓ goes from part to whole; ? shows all keys."])];
+    if (!ids) return [element("span", { class: "hint" }, [matchMedia("(hover: none)").matches ? TOUCH_HINT : MOUSE_HINT])];
     const marked = hoveredId ?? lastSelected;
     // A long chain shows its whole, the masks around the one that is outlined, and the smallest.
     const place = ids.indexOf(marked);
-    const isShown = (k) => k === 0 || k === ids.length - 1 || Math.abs(k - place) <= 2;
+    const reach = this.line.clientWidth < 600 ? 1 : 2;
+    const isShown = (k) => k === 0 || k === ids.length - 1 || Math.abs(k - place) <= reach;
     const parts = [];
     for (let k = ids.length - 1; k >= 0; k--) {
       if (!isShown(k)) {

@@ -240,7 +240,7 @@ export class SegmentCard {
 
   progress(image) {
     const bar = element("progress", { max: 1, "aria-label": "Progress" });
-    if (image.progress !== null) bar.value = image.progress;
+    if (image.progress) bar.value = image.progress; // at 0 it moves: the worker process is starting
     return [
       element("h2", {}, [image.status === "queued" ? "Waiting for its turn …" : "Finding masks …"]),
       bar,

@@ -27,7 +27,7 @@ export class ToolBar {
     const { tools, prompt } = this;
     this.negative = element("button", { type: "button", class: "quiet bordered", "aria-pressed": String(tools.isNegative), title: "Next clicks take away",
       on: { click: () => { tools.isNegative = !tools.isNegative; this.update(); } } }, [icon("minus"), "Take away"]);
-    this.granularity = element("input", { type: "range", min: 0, max: 1, step: 0.02, id: "prompt-granularity", value: prompt.granularity ?? 0.5,
+    this.granularity = element("input", { type: "range", min: 0, max: 1, step: 0.02, id: "prompt-granularity", class: "prompt-granularity", "aria-label": "Granularity of the new mask", title: "Granularity: fine to coarse", value: prompt.granularity ?? 0.5,
       on: { input: (event) => { prompt.setGranularity(Number(event.target.value)); this.update(); } } });
     this.best = element("input", { type: "checkbox", checked: prompt.granularity === null,
       on: { change: (event) => { prompt.setGranularity(event.target.checked ? null : Number(this.granularity.value)); this.update(); } } });
@@ -37,7 +37,7 @@ export class ToolBar {
     return [
       this.negative,
       element("label", { class: "check", title: "Let the server choose the size" }, [this.best, element("span", {}, ["Best size"])]),
-      element("label", { class: "slider", for: "prompt-granularity" }, [element("span", { class: "slider-name" }, ["Granularity"]), this.granularity]),
+      this.granularity,
       this.next,
       this.accept,
       this.drop,

@@ -130,7 +130,7 @@ export class TreeList {
     swatch.style.backgroundColor = cssOf(mask.id);
     const twisty = element("span", { class: hasChildren ? `twisty${isOpen ? " open" : ""}` : "twisty none", data: { twisty: "" } }, hasChildren ? [icon("twisty")] : []);
     const badges = [];
-    if (mask.class) badges.push(element("span", { class: "badge" }, [mask.class]));
+    if (mask.class && mask.name) badges.push(element("span", { class: "badge" }, [mask.class]));
     if (mask.status) badges.push(element("span", { class: `status ${mask.status}`, title: mask.status }, [icon(mask.status === "accepted" ? "accept" : "reject")]));
     const row = element("div", {
       id: `row-${mask.id}`,
