@@ -131,6 +131,13 @@ class Desk:
         path = self.server.output / f"{self.number:02}.edits.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()[1:]] if path.exists() else []
 
+    def export(self, folder: Path) -> list[dict[str, Any]]:
+        """The objects of the file that the open dialog makes."""
+        with self.page.expect_download() as waiting:
+            self.page.locator("#export-start").click()
+        expect(self.page.locator("#export")).to_be_hidden()
+        return _features(waiting.value, folder)
+
     def colours(self) -> dict[int, int]:
         """Number of pixels of the image on the screen of each packed colour; 0 is transparent."""
         self.settle()
@@ -415,11 +422,17 @@ def test_export_has_the_edits(desk: Desk, tmp_path: Path) -> None:
     desk.saved("Mask rejected.")
     desk.press("x")
     desk.page.locator("#format").select_option("qupath")
-    with desk.page.expect_download() as waiting:
-        desk.page.locator("#export-start").click()
-    objects = _features(waiting.value, tmp_path)
+    objects = desk.export(tmp_path)
     assert len(objects) == 7  # without the rejected one
-    assert '"square"' in json.dumps(objects)
+    assert "square" in [feature["properties"]["name"] for feature in objects]
+    desk.page.locator(f"#row-{desk.mask_with(SQUARE)}").click()
+    desk.press("a")
+    desk.saved("Mask accepted.")
+    desk.press("x")
+    desk.page.locator("#only").select_option("accepted")
+    (square,) = desk.export(tmp_path)
+    corners = {tuple(corner) for corner in square["geometry"]["coordinates"][0]}
+    assert corners == {(30, 30), (110, 30), (110, 130), (30, 130)}
 
 
 def _features(download: Download, folder: Path) -> list[dict[str, Any]]:

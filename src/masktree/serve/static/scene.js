@@ -52,18 +52,21 @@ export class Scene extends EventTarget {
 
   // --- loading -------------------------------------------------------------------------------------------------
 
-  /** Shows an image: its picture first, then its masks if it has any. */
+  /** Shows an image: its picture, and its masks if it has any. */
   async open(image) {
     this.clear();
     this.image = image;
     this.emit("image");
-    const isStillOpen = () => this.image?.id === image.id;
-    const { blob } = await requestBlob("GET", `/api/images/${image.id}/picture?side=4096`);
+    await Promise.all([this.loadPicture(), image.status === "done" ? this.loadTree() : null]);
+  }
+
+  async loadPicture() {
+    const { id } = this.image;
+    const { blob } = await requestBlob("GET", `/api/images/${id}/picture?side=4096`);
     const picture = await createImageBitmap(blob);
-    if (!isStillOpen()) return;
+    if (this.image?.id !== id) return;
     this.picture = picture;
     this.emit("picture");
-    if (image.status === "done") await this.loadTree();
   }
 
   /** Reads tree, map and dendrogram. */
