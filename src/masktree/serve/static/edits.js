@@ -81,6 +81,7 @@ export class Edits extends EventTarget {
   finish(item, applied) {
     this.queue.shift();
     item.done(applied);
+    this.dispatchEvent(new Event("state"));
   }
 
   async take(image, tree) {
