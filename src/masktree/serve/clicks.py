@@ -66,6 +66,11 @@ class Clicks:
         answers = self._answerer(snapshot).answer(prompt, NUM_MASKS if granularity is None else 1)
         return [_describe(text, score, snapshot.tree.size) for text, score in dict(answers).items()]
 
+    def warm(self, snapshot: Snapshot) -> None:
+        """Prepare for the first click in an image, which would wait for it."""
+        if snapshot.tree.dendrogram is not None:
+            self._answerer(snapshot)
+
     def _answerer(self, snapshot: Snapshot) -> _Answerer:
         dendrogram = snapshot.tree.dendrogram
         if dendrogram is None:  # edits change the masks, so this is made anew for each version
@@ -80,6 +85,7 @@ class _OnDendrogram:
         from masktree.prompt.dendrogram_prompter import DendrogramPrompter
 
         self._prompter = DendrogramPrompter(dendrogram)
+        _ = self._leaf_runs
 
     def answer(self, prompt: Prompt, num_masks: int) -> list[tuple[bytes, float]]:
         """See ``_Answerer``."""

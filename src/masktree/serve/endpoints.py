@@ -114,8 +114,11 @@ def _encoded(picture: Encoded) -> Response:
 
 async def tree(request: Request) -> Response:
     """The masks with their edits."""
-    snapshot = await _site(request).documents.read(_entry(request))
-    return await _tree_response(request, snapshot, snapshot.record)
+    site = _site(request)
+    snapshot = await site.documents.read(_entry(request))
+    response = await _tree_response(request, snapshot, snapshot.record)
+    response.background = BackgroundTask(site.threads.run, lambda: site.clicks.warm(snapshot), site.threads.clicks)
+    return response
 
 
 async def _tree_response(request: Request, snapshot: Snapshot, record: Callable[[], dict[str, Any]]) -> Response:
