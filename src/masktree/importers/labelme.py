@@ -55,9 +55,13 @@ def _reader(document: dict[str, Any]) -> Any:
 
 def _mask(shape: dict[str, Any], size: tuple[int, int]) -> ForeignMask:
     points = np.array(shape["points"], np.float64).reshape(-1, 2)
+    if not np.isfinite(points).all():
+        raise ValueError("coordinates that are not finite")
     kind = shape.get("shape_type", "polygon")
     if kind == "mask":
         with Image.open(io.BytesIO(base64.b64decode(shape["mask"])), formats=["PNG"]) as picture:
+            if picture.height > size[0] or picture.width > size[1]:  # before its pixels take memory
+                raise ValueError("a mask larger than the image")
             left, top = np.floor(points[0]).astype(int).tolist()
             mask = placed(np.asarray(picture) > 0, top, left, size)
     elif kind == "rectangle":
