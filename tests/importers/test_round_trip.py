@@ -160,6 +160,18 @@ def test_brushes_of_several_values_are_read():
         ("d.json", '[{"data": {"image": "a.jpg"}, "annotations": [{"result": [5]}]}]', "regions as Label Studio"),
         ("e.json", '[{"data": 5}]', "the image of a task"),
         ("f.xml", "<annotations><image name='a.png' width='0' height='4'/></annotations>", "masks as CVAT"),
+        (
+            "m.xml",
+            "<annotations><image name='a.png' width='9' height='9'><mask rle='1, 4' left='0' top='0' width='99999999' "
+            "height='99999999'/></image></annotations>",
+            "masks as CVAT",
+        ),
+        (
+            "n.json",
+            '{"shapes": [{"points": [[1e999, 1], [2, 2]], "shape_type": "mask", "mask": ""}], "imageHeight": 9, '
+            '"imageWidth": 9}',
+            "shapes as LabelMe",
+        ),
         ("g.xml", "<annotations>", "XML of CVAT; got a damaged file"),
         ("l.xml", "<?xml version='1.0' encoding='utf-9'?><annotations/>", "XML of CVAT; got a damaged file"),
         ("h.geojson", '{"features": [{"geometry": null}]}', "give its folder with --images"),

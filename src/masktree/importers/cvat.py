@@ -59,7 +59,9 @@ def _mask(element: ET.Element, size: tuple[int, int]) -> ForeignMask:
     else:
         left, top, width, height = (int(element.attrib[key]) for key in ("left", "top", "width", "height"))
         counts = np.array([int(count) for count in element.attrib["rle"].split(",")], np.int64)
-        if width < 1 or height < 1 or (counts < 0).any() or counts.sum() > width * height:
+        if min(left, top) < 0 or min(width, height) < 1 or left + width > size[1] or top + height > size[0]:
+            raise ValueError("a box that is not in the image")  # before it takes memory
+        if (counts < 0).any() or (counts > width * height).any() or counts.sum() > width * height:
             raise ValueError("run lengths of another size than their box")
         flat = np.zeros(width * height, np.bool_)
         inside = np.repeat(np.arange(len(counts)) % 2 == 1, counts)

@@ -62,6 +62,8 @@ def _mask(shape: dict[str, Any], size: tuple[int, int]) -> ForeignMask:
         with Image.open(io.BytesIO(base64.b64decode(shape["mask"])), formats=["PNG"]) as picture:
             if picture.height > size[0] or picture.width > size[1]:  # before its pixels take memory
                 raise ValueError("a mask larger than the image")
+            if (points[0] < 0).any() or (points[0] >= [size[1], size[0]]).any():
+                raise ValueError("a mask outside of the image")
             left, top = np.floor(points[0]).astype(int).tolist()
             mask = placed(np.asarray(picture) > 0, top, left, size)
     elif kind == "rectangle":
