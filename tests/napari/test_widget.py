@@ -15,7 +15,8 @@ from masktree.napari.layers import tree_of_layers
 with warnings.catch_warnings():  # packages below napari have not followed the releases of pydantic
     warnings.simplefilter("ignore")
     for name in ("napari", "magicgui", "qtpy"):
-        pytest.importorskip(name, reason=f"{name} is not installed: pip install '.[napari]', and PyQt6.", exc_type=ImportError)
+        missing = f"{name} is not installed: pip install '.[napari]', and PyQt6."
+        pytest.importorskip(name, reason=missing, exc_type=ImportError)
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
     from napari.components import ViewerModel
     from qtpy.QtWidgets import QApplication
@@ -51,7 +52,7 @@ def widget(app, photo):
 
 
 def wait(app, is_done):
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300  # a thread that hangs, not a slow one
     while not is_done():
         assert time.monotonic() < end
         app.processEvents()
@@ -135,6 +136,21 @@ def test_failures_end_and_are_told(app, widget, monkeypatch):
     widget.image.choices = []
     assert widget.segment() is None
     assert told[1] == "expected an image layer; got none; open an image first"
+
+
+def test_a_plane_of_a_stack_of_photographs_is_segmented_in_its_place(app, photo):
+    viewer = ViewerModel()
+    layer = viewer.add_image(np.stack([photo // 2, photo]), rgb=True, scale=(5, 2, 3), translate=(1, 10, 20))
+    viewer.dims.set_current_step(0, 1)
+    np.testing.assert_array_equal(current_picture(layer, viewer.dims.current_step), photo)
+    widget = SegmentWidget(viewer)
+    widget.image.choices = [layer]
+    widget.image.value = layer
+    widget.segment()
+    wait(app, lambda: widget.segment_button.enabled)
+    cut = viewer.layers["cut"]
+    assert (cut.scale.tolist(), cut.translate.tolist()) == ([2, 3], [10, 20])
+    assert cut.data.shape == (60, 90)
 
 
 @pytest.mark.parametrize("kind", ["grey", "16 bit", "float", "stack", "rgba"])

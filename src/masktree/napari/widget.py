@@ -62,9 +62,7 @@ class SegmentWidget(Container):  # type: ignore[misc]  # magicgui has no annotat
             return None
         self.segment_button.enabled, self.segment_button.text = False, "Segmenting ..."
         picture = current_picture(layer, self._viewer.dims.current_step)
-        placement = {"scale": layer.scale[-2:], "translate": layer.translate[-2:]} if not layer.rgb else {
-            "scale": layer.scale, "translate": layer.translate
-        }  # fmt: skip
+        placement = {"scale": layer.scale[-2:], "translate": layer.translate[-2:]}
         worker = create_worker(_segment, picture, _start_thread=False)
         worker.returned.connect(
             lambda found: self.set_tree(found, placement) if isinstance(found, MaskTree) else show_error(found)
