@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from masktree.trees.masktree import MaskTree
     from masktree.trees.snap import snap_to_regions
     from masktree.trees.tiled import TiledTree
+    from masktree.trees.tiled_masks import TiledMasks
 
 __all__ = [
     "AutomaticMaskGenerator",
@@ -36,6 +37,7 @@ __all__ = [
     "PartitionTree",
     "Predictor",
     "ReadOptions",
+    "TiledMasks",
     "TiledTree",
     "__version__",
     "load",
@@ -54,6 +56,7 @@ _HOMES = {
     "MaskTree": "masktree.trees.masktree",
     "PartitionTree": "masktree.trees.dendrogram",
     "Predictor": "masktree.prompt.predictor",
+    "TiledMasks": "masktree.trees.tiled_masks",
     "TiledTree": "masktree.trees.tiled",
     "ReadOptions": "masktree.io.read_options",
     "DiscoverySegmenter": "masktree.predict",

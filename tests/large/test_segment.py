@@ -9,9 +9,10 @@ from masktree.backbones import load_backbone
 from masktree.discover.masktree import SceneStatistics, merge_features
 from masktree.errors import InputError
 from masktree.io.images import read_image
-from masktree.large import segment as large
+from masktree.large import dendrogram as large
+from masktree.large.dendrogram import min_leaf_area
 from masktree.large.scene import sample_windows
-from masktree.large.segment import min_leaf_area, segment_large
+from masktree.large.segment import segment_large
 from masktree.large.tile_job import TileJob
 from masktree.predict import SegmenterConfig
 from masktree.trees.masktree import MaskTree
@@ -161,9 +162,8 @@ def test_samples_cover_small_images_and_spread_over_large_ones():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"config": SegmenterConfig(method="sohes")}, "method masktree .* got sohes"),
-        ({"config": SegmenterConfig(quality="best")}, "quality fast"),
-        ({"config": SegmenterConfig(backbone="dino-vitb8")}, "backbone embedded or texture"),
+        ({"config": SegmenterConfig("texture", "sohes"), "block": 96}, "block for a dendrogram only"),
+        ({"config": SegmenterConfig("texture", "sohes"), "tile": 32}, "at least 64 pixels"),
         ({"config": TEXTURE, "block": 100}, "multiple of 32"),
         ({"config": TEXTURE, "block": 96, "tile": 100}, "multiple of 96"),
     ],

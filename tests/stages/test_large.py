@@ -13,6 +13,7 @@ from masktree.stages.pictures import InstanceMap, Picture, Pictures, draw
 from masktree.stages.segment import segment
 from masktree.trees.masktree import MaskTree
 from masktree.trees.tiled import TiledTree
+from tests.large.planted_segmenter import PlantedSegmenter
 
 TEXTURE = SegmenterConfig(backbone="texture", options={"max_masks": 30})
 TAGS = [(33550, 12, 3, (0.5, 0.5, 0.0), True), (33922, 12, 6, (0.0, 0.0, 0.0, 4e5, 5e6, 0.0), True)]
@@ -77,17 +78,49 @@ def test_pictures_are_drawn_again_without_the_photograph(segmented):
 
 def test_what_large_photographs_cannot_have_is_said(segmented, tmp_path):
     folder, _, _ = segmented
-    for config, pictures, message in (
-        (SegmenterConfig(backbone="texture", method="hassod"), Pictures(), "method masktree"),
-        (TEXTURE, Pictures(instances=InstanceMap()), "no --instances"),
-    ):
-        outcome = segment([folder / "in" / "scan.tif"], tmp_path / config.method, config, pictures=pictures, tile=1024)
-        assert message in outcome.failures[0]["error"]
+    config = SegmenterConfig(backbone="texture", options={"max_area": 0.5})
+    outcome = segment([folder / "in" / "scan.tif"], tmp_path / "options", config, tile=1024)
+    assert "no max_area" in outcome.failures[0]["error"]
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "scan.cut.tif").write_bytes(b"mine")
     outcome = segment([folder / "in" / "scan.tif"], tmp_path / "foreign", TEXTURE, tile=1024)
     assert "foreign" in outcome.failures[0]["error"]
     assert (tmp_path / "foreign" / "scan.cut.tif").read_bytes() == b"mine"
+
+
+def test_instances_are_a_label_image_and_a_small_copy(segmented, tmp_path):
+    folder, _, _ = segmented
+    pictures = Pictures(instances=InstanceMap(min_score=0.5))
+    outcome = segment([folder / "in" / "scan.tif"], tmp_path, TEXTURE, pictures=pictures, tile=1024)
+    assert outcome.failures == []
+    expected = MaskTree.load(tmp_path / "scan.json").instances(min_score=0.5)
+    assert expected.max() > 0
+    assert np.array_equal(tifffile.imread(tmp_path / "scan.instances.tif"), expected)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "scan.instances.png")), expected)  # here as large
+    again = segment([folder / "in" / "scan.tif"], tmp_path, TEXTURE, pictures=pictures, tile=1024)
+    assert (again.completed, again.redrawn, again.skipped) == (0, 0, 1)
+
+
+def test_masks_of_windows_are_written_and_drawn_again(segmented, tmp_path, monkeypatch):
+    folder, _, _ = segmented
+    monkeypatch.setattr(SegmenterConfig, "load", lambda _: PlantedSegmenter([(190, 50, 40)]))
+    config = SegmenterConfig("texture", "sohes")
+    pictures = Pictures(instances=InstanceMap(min_score=0.5))
+    outcome = segment([folder / "in" / "scan.tif"], tmp_path, config, pictures=pictures, tile=96, workers=1)
+    assert outcome.failures == []
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == [
+        *("run.json", "scan.cut.tif", "scan.instances.png", "scan.instances.tif", "scan.json", "scan.masks.npz"),
+        "scan.png",
+    ]
+    square = np.zeros((180, 240), bool)
+    square[40:140, 60:180] = True
+    tree = MaskTree.load(tmp_path / "scan.json")
+    assert np.array_equal(tree.mask(0), square)
+    assert np.array_equal(tifffile.imread(tmp_path / "scan.cut.tif"), np.where(square, 0, 1))
+    assert np.array_equal(tifffile.imread(tmp_path / "scan.instances.tif"), square)
+    before = (tmp_path / "scan.png").read_bytes()
+    assert draw(tmp_path, Pictures(Picture("cut", 0.2))).failures == []
+    assert (tmp_path / "scan.png").read_bytes() != before
 
 
 def test_trees_of_tiles_are_another_configuration(segmented):

@@ -1,41 +1,21 @@
-"""One dendrogram of an image of any size.
-
-The image is analysed in blocks of a fixed grid, each with a halo. Leaves end at the sides of the blocks; edges across
-these have the strength of the boundary there, and basins that the side has cut are joined first. One greedy
-merge over the graph of all leaves makes the dendrogram. Nothing depends on how many blocks are read at once.
-"""
+"""Images of any size, by any segmenter: one dendrogram where the default method makes it, else masks of windows."""
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
 
-from masktree import __version__
-from masktree.cluster.leaves import MIN_LEAF_AREA
-from masktree.cluster.merge import merge_graph
-from masktree.discover.masktree import EMBEDDING_WEIGHT, HISTOGRAM_WEIGHT, SIZE_POWER, costs_to_granularities
-from masktree.errors import InputError, MasktreeWarning
-from masktree.io.block_grid import BlockGrid
+from masktree.errors import InputError
 from masktree.io.files import check_writable
-from masktree.io.windows import fingerprint
-from masktree.jobs import batch
-from masktree.jobs.progress import notify, progress_bar
-from masktree.large.basins import Basins
-from masktree.large.block import BLOCK, HALO
-from masktree.large.region_graph import RegionGraph, collect_blocks
-from masktree.large.scene import read_scene, save_scene
-from masktree.large.tile_job import TileJob
-from masktree.large.work_folder import WorkFolder
-from masktree.predict.blank import is_blank
+from masktree.large.block import BLOCK
+from masktree.large.dendrogram import segment_dendrogram
+from masktree.large.masks import segment_masks
 from masktree.predict.config import SegmenterConfig
-from masktree.trees.dendrogram import PartitionTree
-from masktree.trees.tiled import TiledTree, write_tiled_tree
+from masktree.trees.tiled import TiledTree
+from masktree.trees.tiled_masks import TiledMasks
 
 BUILT_IN = ("embedded", "texture")  # backbones whose evidence in a window does not depend on the rest of the image
-BLOCKS_A_TILE = 2  # along each side: progress is shown every few seconds (our choice)
-TYPICAL_LEAVES = 2**20  # so many leaves of least area would cover an image; larger ones have larger leaves (our choice)
 DEFAULT_CONFIG = SegmenterConfig()
 
 
@@ -48,122 +28,43 @@ def segment_large(
     workers: int = 1,
     block: int = BLOCK,
     show_progress: bool = False,
-) -> TiledTree:
-    """The dendrogram of an image that may be larger than memory, written to a file.
+) -> TiledTree | TiledMasks:
+    """The tree of an image that may be larger than memory, written to a file.
 
-    A run that was stopped goes on from the blocks that are finished, which lie in the folder ``path`` + ``.work`` until
-    the end. Memory: 0.9 GB and in each further process 0.9 GB; then about 1.2 kB a leaf.
+    The method ``masktree`` at quality ``fast`` with the backbone ``embedded`` or ``texture`` makes one dendrogram of
+    the whole image, see ``masktree.large.dendrogram``. Every other segmenter, such as a trained model, makes masks in
+    overlapping windows, which are joined, see ``masktree.large.masks``.
+
+    A run that was stopped goes on from what is finished, which lies in the folder ``path`` + ``.work`` until the end.
 
     Args:
         image: a file, see ``masktree.io.windows.open_windows``, or an array of bytes (H, W, 3), (H, W) or (H, W, 4).
-        path: of the file, see ``TiledTree``.
-        config: the backbone, embedded or texture, its device and its precision; the method is ``masktree``.
-        tile: side in pixels of what is read at once, a multiple of ``block``; the tree does not depend on it. None:
-            two blocks.
+        path: of the file, see ``TiledTree`` and ``TiledMasks``.
+        config: of the segmenter.
+        tile: of a dendrogram: side in pixels of what is read at once, a multiple of ``block``, on which the tree does
+            not depend; None: two blocks. Else: side of the windows; None: that of the images that the segmenter works
+            on, such as 480 of the published methods.
         workers: processes; 0 is one per core. An array is analysed in one.
-        block: side of the blocks of the grid, a multiple of 32; another side is another tree.
-        show_progress: whether to show a progress bar over tiles on standard error.
+        block: of a dendrogram: side of the blocks of its grid, a multiple of 32; another side is another tree.
+        show_progress: whether to show a progress bar on standard error.
 
     Raises:
         ImageError: the image cannot be read.
-        InputError: an option out of range, or another method, quality or backbone.
+        InputError: an option out of range.
+        WeightsError: the backbone or model cannot be loaded.
     """
     path = Path(path)
-    check_config(config)
     check_writable(path)
     source = image if isinstance(image, np.ndarray) else Path(image)
-    plan = {"image": fingerprint(source), "config": config.record(), "block": block, "halo": HALO}
-    work = WorkFolder.open(path.with_name(path.name + ".work"), plan | {"version": __version__})
-    job = _prepare(source, config, work, block)
-    _analyse(job, BLOCKS_A_TILE * block if tile is None else tile, workers, show_progress=show_progress)
-    notify(f"merging the leaves of {len(job.grid)} blocks", show=show_progress)
-    graph = collect_blocks(job.grid, work.load)
-    hierarchy = merge_blocks(graph)
-    tree = write_tiled_tree(
-        path,
-        hierarchy,
-        job.grid,
-        graph.areas,
-        graph.first_leaves,
-        lambda index: work.load(index).leaves,
-        graph.overview,
-        graph.overview_leaves,
-        job.windows.geotiff_tags,
-    )
-    work.remove()
-    return tree
+    if makes_dendrogram(config):
+        return segment_dendrogram(
+            source, path, config, tile=tile, workers=workers, block=block, show_progress=show_progress
+        )
+    if block != BLOCK:
+        raise InputError(f"expected block for a dendrogram only; got {block}; give the side of the windows as tile")
+    return segment_masks(source, path, config, side=tile, workers=workers, show_progress=show_progress)
 
 
-def check_config(config: SegmenterConfig) -> None:
-    """Raise InputError unless a configuration can be used for large images."""
-    for name, value, choices in (
-        ("method", config.method, ("masktree",)),
-        ("quality", config.quality, ("fast",)),
-        ("backbone", config.backbone, BUILT_IN),
-    ):
-        if value not in choices:
-            raise InputError(
-                f"expected {name} {' or '.join(choices)} for an image that is analysed in tiles; got "
-                f"{value if config.model is None else config.model}; scale the image down, or use these"
-            )
-
-
-def min_leaf_area(size: tuple[int, int]) -> int:
-    """Smallest leaf in pixels: 16 up to 17 megapixels, above in proportion to the area (382 for 20,000 x 20,000)."""
-    return max(MIN_LEAF_AREA, -(-size[0] * size[1] // TYPICAL_LEAVES))
-
-
-def _prepare(source: Path | np.ndarray, config: SegmenterConfig, work: WorkFolder, block: int) -> TileJob:
-    """The job of the tiles; measures what all blocks share, unless an earlier run has."""
-    if block < 32 or block % 32:
-        raise InputError(f"expected blocks of a multiple of 32 pixels; got {block}")
-    job = TileJob(source, config, BlockGrid((1, 1), block), work, 0)
-    if job.windows.note:
-        warnings.warn(job.windows.note, MasktreeWarning, stacklevel=3)
-    job.grid = BlockGrid(job.windows.size, block)
-    job.min_leaf_area = min_leaf_area(job.grid.size)
-    if not work.scene.exists():
-        save_scene(work.scene, read_scene(job.windows, job.backbone))
-    return job
-
-
-def _analyse(job: TileJob, tile: int, workers: int, *, show_progress: bool) -> None:
-    """Analyse all tiles that have no result yet.
-
-    Raises:
-        InputError: a tile cannot be analysed; the message is that of the first one.
-    """
-    tiles = job.grid.tiles(tile)
-    todo = [blocks for blocks in tiles if not job.is_finished(blocks)]
-    single = isinstance(job.image, np.ndarray) or job.backbone.device != "cpu" or len(todo) < 2
-    processes = 1 if single else batch.resolve_workers(workers, single=False)
-    with progress_bar("analyse", len(todo), len(tiles) - len(todo), show=show_progress, unit="tile") as progress:
-        for result in batch.run(todo, job, workers=processes):
-            if result.error is not None:
-                raise InputError(f"expected to analyse every tile; got: {result.error}; run it again to go on")
-            progress.advance()
-
-
-def merge_blocks(graph: RegionGraph) -> PartitionTree:
-    """The hierarchy over all leaves, on a (1, n) leaf map, with granularities as altitudes."""
-    learned = graph.embeddings.shape[1] > 0
-    basins = Basins.from_pairs(graph.continued, len(graph.areas))
-    edges, strengths, lengths = basins.edges(graph.edges, graph.strengths, graph.lengths)
-    merges, costs = merge_graph(
-        edges,
-        np.bincount(basins.basin_of, graph.areas),
-        image_area=int(graph.areas.sum()),
-        embeddings=basins.sums(graph.embeddings) if learned else None,
-        histograms=basins.sums(graph.histograms),
-        boundary=strengths,
-        lengths=lengths,
-        histogram_weight=HISTOGRAM_WEIGHT,
-        size_power=SIZE_POWER,
-        embedding_weight=EMBEDDING_WEIGHT if learned else 0.0,
-    )
-    leaves = np.arange(len(graph.areas), dtype=np.int32)[None]
-    costs = np.concatenate([np.zeros(len(basins.merges)), costs])
-    tree = PartitionTree.from_merges(leaves, basins.expand(merges), costs)
-    if graph.is_blank and is_blank(graph.overview):
-        return tree.with_altitudes(np.zeros_like(tree.altitudes))
-    return tree.with_altitudes(costs_to_granularities(tree.altitudes, learned=learned))
+def makes_dendrogram(config: SegmenterConfig) -> bool:
+    """Whether a segmenter makes one dendrogram of a large image."""
+    return config.method == "masktree" and config.quality == "fast" and config.backbone in BUILT_IN

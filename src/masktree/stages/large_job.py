@@ -12,11 +12,12 @@ from masktree.io.images import MAX_PIXELS
 from masktree.io.photos import Photo
 from masktree.io.windows import read_dimensions
 from masktree.jobs.progress import notify
-from masktree.large.segment import check_config, segment_large
+from masktree.large.segment import makes_dendrogram, segment_large
 from masktree.predict import SegmenterConfig
 from masktree.stages.large_pictures import MaskLimits, draw_large
 from masktree.stages.segment_job import SegmentJob, SegmentResult
 from masktree.trees.tiled import TiledTree
+from masktree.trees.tiled_masks import TiledMasks
 
 
 def is_large(path: Path) -> bool:
@@ -46,13 +47,15 @@ class LargePhotoJob:
     show_progress: bool
 
     def __call__(self, photo: Photo) -> SegmentResult:
-        """Write the dendrogram, the tree of masks and the pictures."""
+        """Write the dendrogram or the masks, the tree file and the pictures."""
         given = ", ".join(self.job.read_options.record())
         if given:
             raise InputError(f"expected no {given} for an image that is segmented in tiles; convert it to 8-bit RGB")
         saved, limits = self.job.files(photo), limits_of(self.job.config)
-        if saved.dendrogram.exists():
-            _refuse_foreign_file(saved.dendrogram)
+        is_dendrogram = makes_dendrogram(self.job.config)
+        path = saved.dendrogram if is_dendrogram else saved.masks
+        if path.exists():
+            _refuse_foreign_file(path, TiledTree if is_dendrogram else TiledMasks)
         height, width = read_dimensions(photo.path)
         if height * width >= 2**31:
             raise InputError(
@@ -63,7 +66,7 @@ class LargePhotoJob:
         digest, num_bytes = sha256_of(photo.path), photo.path.stat().st_size
         tiled = segment_large(
             photo.path,
-            saved.dendrogram,
+            path,
             self.job.config,
             tile=self.tile,
             workers=self.workers,
@@ -71,7 +74,11 @@ class LargePhotoJob:
         )
         tree = limits.masks(tiled)
         source = {"file_name": os.fspath(photo.path), "bytes": num_bytes, "sha256": digest}
-        record = {"run": self.job.fingerprint, "dendrogram": saved.dendrogram.name, "limits": asdict(limits)}
+        record = {
+            "run": self.job.fingerprint,
+            "dendrogram" if is_dendrogram else "masks": path.name,
+            "limits": asdict(limits),
+        }
         tree.save(saved.tree, image=source | record)
         draw_large(saved, tiled, limits, self.job.pictures)
         return SegmentResult(tree.omitted, {})
@@ -81,19 +88,20 @@ def limits_of(config: SegmenterConfig) -> MaskLimits:
     """The limits that a configuration sets.
 
     Raises:
-        InputError: a configuration that large images cannot be segmented with.
+        InputError: options that the dendrogram of a large image cannot be made with.
     """
-    check_config(config)
-    unknown = sorted(config.options.keys() - {"max_masks", "min_score"})
+    limits = {name: config.options[name] for name in ("max_masks", "min_score") if name in config.options}
+    if not makes_dendrogram(config):  # small masks were left out in each window
+        return MaskLimits(min_area=config.min_area or 1, **limits)
+    unknown = sorted(config.options.keys() - limits.keys())
     if unknown:
         raise InputError(f"expected no {', '.join(unknown)} for an image that is segmented in tiles; leave it out")
-    given = {"min_area": config.min_area} if config.min_area is not None else {}
-    return MaskLimits(**(config.options | given))
+    return MaskLimits(**limits) if config.min_area is None else MaskLimits(min_area=config.min_area, **limits)
 
 
-def _refuse_foreign_file(path: Path) -> None:
+def _refuse_foreign_file(path: Path, kind: type[TiledTree] | type[TiledMasks]) -> None:
     try:
-        TiledTree.load(path)
+        kind.load(path)
     except FormatError as error:
         raise InputError(
             f"expected no foreign files where results go; got {path}; choose another output folder"

@@ -1,4 +1,4 @@
-"""Pictures of an image that is segmented in tiles: its overview, and the label image of a cut at full size."""
+"""Pictures of an image that is segmented in tiles: its overview, and label images at full size."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from masktree.io.files import write_atomically
 from masktree.trees.masktree import MAX_MASKS, MaskTree
 from masktree.trees.scores import limit_masks
 from masktree.trees.tiled import TiledTree
+from masktree.trees.tiled_instances import TiledInstances
+from masktree.trees.tiled_masks import TiledMasks
+from masktree.types import Labels
 
 if TYPE_CHECKING:
     from masktree.stages.pictures import Pictures, SavedTree
@@ -40,12 +43,16 @@ class MaskLimits:
         known = record if isinstance(record, dict) else {}
         return cls(**{name: known[name] for name in cls.__dataclass_fields__ if name in known})
 
-    def masks(self, tiled: TiledTree) -> MaskTree:
+    def masks(self, tiled: TiledTree | TiledMasks) -> MaskTree:
         """The masks at full size."""
+        if isinstance(tiled, TiledMasks):
+            return tiled.mask_tree(min_area=self.min_area, min_score=self.min_score, max_masks=self.max_masks)
         return self._limit(tiled.mask_tree(min_area=self.min_area, max_masks=self.max_masks))
 
-    def overview(self, tiled: TiledTree) -> MaskTree:
+    def overview(self, tiled: TiledTree | TiledMasks) -> MaskTree:
         """The same masks on the overview."""
+        if isinstance(tiled, TiledMasks):
+            return tiled.overview_tree(min_area=self.min_area, min_score=self.min_score, max_masks=self.max_masks)
         return self._limit(tiled.overview_tree(min_area=self.min_area, max_masks=self.max_masks))
 
     def _limit(self, tree: MaskTree) -> MaskTree:
@@ -53,22 +60,35 @@ class MaskLimits:
         return limit_masks(calibrated, min_score=self.min_score, max_masks=self.max_masks)
 
 
-def draw_large(saved: SavedTree, tiled: TiledTree, limits: MaskLimits, pictures: Pictures) -> None:
-    """Write the label image of the cut, and then the overview, which says that both are there.
+def open_tiled(saved: SavedTree, header: dict[str, Any]) -> TiledTree | TiledMasks | None:
+    """The dendrogram or the masks that a tree file names; None of an image that was not segmented in tiles."""
+    if header.get("dendrogram") == saved.dendrogram.name:
+        return TiledTree.load(saved.dendrogram)
+    if header.get("masks") == saved.masks.name:
+        return TiledMasks.load(saved.masks)
+    return None
 
-    Raises:
-        InputError: pictures of instances, which need the whole label map in memory.
-    """
+
+def draw_large(saved: SavedTree, tiled: TiledTree | TiledMasks, limits: MaskLimits, pictures: Pictures) -> None:
+    """Write the label images of the cut and of the instances, each before its small copy, which says that both are
+    there."""
+    if pictures.overlay is not None:
+        granularity = pictures.overlay.granularity
+        highest, blocks = tiled.cut_blocks(granularity)
+        _write_labels(saved.cut, tiled, highest, blocks, f"regions of the cut at granularity {granularity:g}")
+        pictures.overlay.write(saved.picture, tiled.overview, limits.overview(tiled))
     if pictures.instances is not None:
-        raise InputError("expected no --instances of an image that is segmented in tiles; use its .cut.tif")
-    if pictures.overlay is None:
-        return
-    write_cut(saved.cut, tiled, pictures.overlay.granularity)
-    pictures.overlay.write(saved.picture, tiled.overview, limits.overview(tiled))
+        content = pictures.instances
+        tree = MaskTree.load(saved.tree)
+        instances = TiledInstances.select(tree, tiled.grid, min_score=content.min_score, max_area=content.max_area)
+        _write_labels(saved.instance_image, tiled, len(instances), instances.blocks(), content.description)
+        content.write_labels(saved.instances, instances.sampled(tiled.overview.shape[:2]))
 
 
-def write_cut(path: Path, tiled: TiledTree, granularity: float) -> None:
-    """Write the labels of ``tiled.cut(granularity)`` as a tiled, compressed BigTIFF, with the tags of a GeoTIFF.
+def _write_labels(
+    path: Path, tiled: TiledTree | TiledMasks, highest: int, blocks: Iterator[Labels], description: str
+) -> None:
+    """Write the labels 0 to ``highest`` of each block as a tiled, compressed BigTIFF, with the tags of a GeoTIFF.
 
     One block is in memory at a time.
 
@@ -77,15 +97,14 @@ def write_cut(path: Path, tiled: TiledTree, granularity: float) -> None:
     """
     import tifffile
 
-    if path.exists() and not is_cut(path):
+    if path.exists() and not is_label_image(path):
         raise InputError(f"expected no foreign files where results go; got {path}; choose another output folder")
-    numbers = tiled.region_numbers(granularity)
-    dtype = np.uint16 if numbers.max() < 2**16 else np.uint32
+    dtype = np.uint16 if highest < 2**16 else np.uint32
     side = tiled.grid.block
 
     def tiles() -> Iterator[np.ndarray]:
-        for labels in tiled.blocks(numbers.astype(dtype)):
-            yield np.pad(labels, [(0, side - length) for length in labels.shape])
+        for labels in blocks:
+            yield np.pad(labels.astype(dtype), [(0, side - length) for length in labels.shape])
 
     def write(handle: Any) -> None:
         tifffile.imwrite(
@@ -99,7 +118,7 @@ def write_cut(path: Path, tiled: TiledTree, granularity: float) -> None:
             compression="zlib",
             compressionargs={"level": 1},
             software=_SOFTWARE,
-            description=f"regions of the cut at granularity {granularity:g}",
+            description=description,
             metadata=None,
             extratags=tiled.geotiff_tags.extra_tags(),
         )
@@ -107,7 +126,7 @@ def write_cut(path: Path, tiled: TiledTree, granularity: float) -> None:
     write_atomically(path, write)
 
 
-def is_cut(path: Path) -> bool:
+def is_label_image(path: Path) -> bool:
     """Whether masktree wrote this label image."""
     import tifffile
 

@@ -22,13 +22,14 @@ from masktree.io.read_options import ReadOptions
 from masktree.jobs import batch
 from masktree.jobs.progress import progress_bar
 from masktree.jobs.recorded_batch import BatchOutcome
-from masktree.stages.large_pictures import MaskLimits, draw_large
+from masktree.stages.large_pictures import MaskLimits, draw_large, open_tiled
 from masktree.trees import file as treefile
 from masktree.trees.draw import Shows, overlay
 from masktree.trees.instances import MIN_SCORE
 from masktree.trees.masktree import MaskTree
-from masktree.trees.tiled import SUFFIX, TiledTree
-from masktree.types import RGB
+from masktree.trees.tiled import SUFFIX
+from masktree.trees.tiled_masks import SUFFIX as MASKS_SUFFIX
+from masktree.types import RGB, Labels
 
 _MAX_LABEL = 2**16 - 1
 _SINGLE_PROCESS_TREES = 32  # up to this many, worker processes cost more to start than they save (our choice)
@@ -94,7 +95,10 @@ class InstanceMap:
 
     def write(self, path: Path, tree: MaskTree, edits: str = "") -> None:
         """Write the label map as 16-bit PNG, atomically; ``edits`` ends its description."""
-        labels = tree.instances(min_score=self.min_score, max_area=self.max_area)
+        self.write_labels(path, tree.instances(min_score=self.min_score, max_area=self.max_area), edits)
+
+    def write_labels(self, path: Path, labels: Labels, edits: str = "") -> None:
+        """Write (H, W) labels of instances as 16-bit PNG, atomically; ``edits`` ends its description."""
         if labels.max() > _MAX_LABEL:
             raise InputError(f"expected at most {_MAX_LABEL} instances; got {labels.max()}; raise min_score")
         _write_png(path, labels.astype(np.uint16), self.description + edits)
@@ -157,13 +161,24 @@ class SavedTree(NamedTuple):
     def edits_note(self) -> str:
         """What the description of a picture says of the edits that it shows, so that it is drawn again after others.
         Pictures of photographs that were segmented in tiles show the machine's masks."""
-        count = 0 if self.dendrogram.exists() else count_edits(self.tree)
+        is_large = self.dendrogram.exists() or self.masks.exists()
+        count = 0 if is_large else count_edits(self.tree)
         return f"; with {count} edits" if count else ""
 
     @property
     def dendrogram(self) -> Path:
         """File of the dendrogram of a photograph that was segmented in tiles."""
         return self.tree.with_suffix(SUFFIX)
+
+    @property
+    def masks(self) -> Path:
+        """File of the masks of a photograph that was segmented in windows."""
+        return self.tree.with_suffix(MASKS_SUFFIX)
+
+    @property
+    def instance_image(self) -> Path:
+        """File of the label image of its instances at full size, of which ``instances`` is a small copy."""
+        return self.tree.with_suffix(".instances.tif")
 
     @property
     def cut(self) -> Path:
@@ -188,14 +203,14 @@ class PictureJob:
 
     def __call__(self, saved: SavedTree) -> None:
         header = treefile.read_header(saved.tree)
-        is_tiled = header is not None and header.get("dendrogram") is not None  # its overview is kept
+        # Of an image that was segmented in tiles the overview is kept.
+        is_tiled = header is not None and (header.get("dendrogram") or header.get("masks")) is not None
         if not is_tiled and not saved.photo.is_file():
             raise InputError(f"expected the photograph {saved.photo}; got none; give its folder with --images")
         if header is None or not has_sha256(saved.photo, header.get("sha256")):
             raise InputError(f"expected the photograph that was segmented; got a changed {saved.photo}; segment again")
-        if header.get("dendrogram") == saved.dendrogram.name:
-            limits = MaskLimits.from_record(header.get("limits"))
-            draw_large(saved, TiledTree.load(saved.dendrogram), limits, self.pictures)
+        if (tiled := open_tiled(saved, header)) is not None:
+            draw_large(saved, tiled, MaskLimits.from_record(header.get("limits")), self.pictures)
             return
         # As it was read when it was segmented: the same page, channels and range of values.
         image = decode_image(saved.photo, ReadOptions.from_record(header.get("read", {})))

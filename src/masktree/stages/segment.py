@@ -18,6 +18,7 @@ from masktree.jobs.batch import JobResult
 from masktree.jobs.progress import notify
 from masktree.jobs.record import RunRecord
 from masktree.jobs.recorded_batch import BatchOutcome, run_recorded_batch
+from masktree.large.segment import makes_dendrogram
 from masktree.predict import SegmenterConfig
 from masktree.stages.large_job import LargePhotoJob, is_large
 from masktree.stages.pictures import Pictures, redraw
@@ -52,7 +53,7 @@ def segment(
         read_options: which pages and channels of the photographs are read, and how.
         pictures: what is drawn: a picture of the masks, of a cut or none, and label maps of instances.
         tile: side of the tiles that photographs are segmented in, see ``masktree.large.segment``; None segments only
-            those in tiles that are too large to be segmented whole. Their trees do not depend on the side.
+            those in tiles that are too large to be segmented whole. Dendrograms do not depend on the side.
         workers: processes; 0 chooses one per core, or one on an accelerator and for a few images.
         overwrite: whether to segment photographs again that have a result.
         show_progress: whether to show a progress bar on standard error.
@@ -63,7 +64,13 @@ def segment(
         WeightsError: the backbone or model cannot be loaded.
     """
     photos, unlisted = find_photos(inputs)
-    job = SegmentJob(config, output, pictures, read_options=read_options, in_tiles=tile is not None)
+    job = SegmentJob(
+        config,
+        output,
+        pictures,
+        read_options=read_options,
+        in_tiles=tile is not None if makes_dendrogram(config) else tile or False,
+    )
     job.load(show_progress=show_progress)
     omitted: list[int] = []
     notes = ReadNotes()

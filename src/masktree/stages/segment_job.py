@@ -46,7 +46,8 @@ class SegmentJob:
         for_labels: whether the trees become pseudo-labels, which hold no dendrogram and at most ``MAX_MASKS`` masks.
         max_labels: of an image, those with the highest scores; None keeps all.
         read_options: how photographs are read.
-        in_tiles: whether all photographs are segmented in tiles, which gives other trees.
+        in_tiles: whether all photographs are segmented in tiles, which gives other trees; the side of the tiles where
+            trees depend on it.
         fingerprint: of the run, written into every tree; set by ``open_record``.
     """
 
@@ -59,7 +60,7 @@ class SegmentJob:
         for_labels: bool = False,
         max_labels: int | None = None,
         read_options: ReadOptions = DEFAULT_OPTIONS,
-        in_tiles: bool = False,
+        in_tiles: bool | int = False,
     ) -> None:
         self.config = config
         self.output = output
@@ -105,7 +106,7 @@ class SegmentJob:
         config = self.config.record() | {"device": self.segmenter.device}
         config |= {"labels_per_image": self.max_labels} if self.for_labels else {}
         config |= {"read": given} if (given := self.read_options.record()) else {}
-        config |= {"in_tiles": True} if self.in_tiles else {}
+        config |= {"in_tiles": self.in_tiles} if self.in_tiles else {}
         self.fingerprint = run_fingerprint(config, weights)
         return config, weights
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from masktree.trees.masktree import MaskTree
 
 MIN_SCORE = 0.7  # about the mean score of all masks of photographs (.69), so that instances are better than most
-_MIN_VISIBLE = 0.5  # of a mask's area, where better masks of other branches overlap it (our choice)
+MIN_VISIBLE = 0.5  # of a mask's area, where better masks of other branches overlap it (our choice)
 
 
 def select_instances(
@@ -45,6 +45,26 @@ def select_instances(
     Raises:
         InputError: a value out of range.
     """
+    chosen = choose_instances(tree, min_score=min_score, min_area=min_area, max_area=max_area)
+    owners = tree.paint(chosen[::-1])
+    visible = np.bincount(owners[owners >= 0], minlength=len(tree))[chosen]
+    kept = chosen[visible >= MIN_VISIBLE * tree.areas[chosen]]
+    if len(kept) < len(chosen):
+        owners = tree.paint(kept[::-1])
+    labels = np.zeros(len(tree) + 1, np.int32)  # the last entry is that of -1, no mask
+    labels[kept] = np.arange(1, len(kept) + 1)
+    return labels[owners], kept
+
+
+def choose_instances(
+    tree: MaskTree, *, min_score: float = MIN_SCORE, min_area: float = 0, max_area: float = 1
+) -> np.ndarray:
+    """(k,) int64 indices of the masks of the best antichain, see ``select_instances``, largest score first; some may be
+    hidden by others.
+
+    Raises:
+        InputError: a value out of range.
+    """
     check_number(min_score, "min_score", 0, 1)
     check_number(max_area, "max_area", 0, 1)
     num_pixels = tree.size[0] * tree.size[1]
@@ -57,16 +77,8 @@ def select_instances(
     eligible = (tree.scores >= min_score) & (tree.areas >= max(min_area, 1)) & (tree.areas <= max_area * num_pixels)
     indices = np.flatnonzero(eligible)
     parents = hierarchy.reparent(tree.parents, eligible)
-    chosen = indices[best_antichain(parents, tree.scores[indices].astype(np.float64) - min_score)]
-    chosen = chosen[np.argsort(-tree.scores[chosen], kind="stable")]
-    owners = tree.paint(chosen[::-1])
-    visible = np.bincount(owners[owners >= 0], minlength=len(tree))[chosen]
-    kept = chosen[visible >= _MIN_VISIBLE * tree.areas[chosen]]
-    if len(kept) < len(chosen):
-        owners = tree.paint(kept[::-1])
-    labels = np.zeros(len(tree) + 1, np.int32)  # the last entry is that of -1, no mask
-    labels[kept] = np.arange(1, len(kept) + 1)
-    return labels[owners], kept
+    chosen: np.ndarray = indices[best_antichain(parents, tree.scores[indices].astype(np.float64) - min_score)]
+    return chosen[np.argsort(-tree.scores[chosen], kind="stable")]
 
 
 def best_antichain(parents: np.ndarray, gains: np.ndarray) -> np.ndarray:

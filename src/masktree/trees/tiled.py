@@ -147,6 +147,11 @@ class TiledTree:
         inside = (first >= low[node]) & (first < high[node])
         return self._map_leaves(lambda leaves: inside[leaves], np.bool_, window)
 
+    def cut_blocks(self, granularity: float) -> tuple[int, Iterator[Labels]]:
+        """The highest label of ``cut``, and the labels of each block in turn."""
+        numbers = self.region_numbers(granularity)
+        return int(numbers.max()), self.blocks(numbers)
+
     def blocks(self, values: np.ndarray) -> Iterator[np.ndarray]:
         """``values[leaf]`` of the pixels of each block in turn."""
         with np.load(self.path, allow_pickle=False) as archive:
@@ -156,7 +161,7 @@ class TiledTree:
     def _map_leaves(
         self, convert: Callable[[np.ndarray], np.ndarray], dtype: type, window: tuple[int, int, int, int] | None
     ) -> np.ndarray:
-        window = self._check_window(window)
+        window = check_window(window, self.size)
         out: np.ndarray = np.empty(window.size, dtype)
         with np.load(self.path, allow_pickle=False) as archive:
             for index in self.grid.inside(window):
@@ -173,17 +178,6 @@ class TiledTree:
         if leaves.shape != self.grid.window(index).size or int(leaves.max()) >= np.diff(self.first_leaves)[index]:
             raise FormatError(f"{self.path}: expected the leaves of block {index}; got others; segment again")
         return leaves + np.int32(self.first_leaves[index])
-
-    def _check_window(self, window: tuple[int, int, int, int] | None) -> Window:
-        if window is None:
-            return Window(0, 0, *self.size)
-        check_type(window, tuple, "a window")
-        if len(window) != 4 or not all(isinstance(side, (int, np.integer)) for side in window):
-            raise InputError(f"expected a window (top, left, bottom, right) in whole pixels; got {window}")
-        top, left, bottom, right = (int(side) for side in window)
-        if not (0 <= top < bottom <= self.size[0] and 0 <= left < right <= self.size[1]):
-            raise InputError(f"expected a window inside {self.size[0]} x {self.size[1]} pixels; got {window}")
-        return Window(top, left, bottom, right)
 
     # --- masks ----------------------------------------------------------------------------------------------------
 
@@ -302,15 +296,33 @@ def write_tiled_tree(
         # Level 1: leaves of photographs are as small as at the default, in a third of the time.
         with zipfile.ZipFile(handle, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             for name, array in arrays.items():
-                _write_array(archive, name, array)
+                write_array(archive, name, array)
             for index in range(len(grid)):
                 leaves = read_block(index)
-                _write_array(archive, f"leaves_{index}", leaves.astype(np.min_scalar_type(int(leaves.max()))))
+                write_array(archive, f"leaves_{index}", leaves.astype(np.min_scalar_type(int(leaves.max()))))
 
     write_atomically(path, write)
     return TiledTree.load(path)
 
 
-def _write_array(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
+def check_window(window: tuple[int, int, int, int] | None, size: tuple[int, int]) -> Window:
+    """A window (top, left, bottom, right) of an image of ``size``; None is the whole image.
+
+    Raises:
+        InputError: the window is empty or leaves the image.
+    """
+    if window is None:
+        return Window(0, 0, *size)
+    check_type(window, tuple, "a window")
+    if len(window) != 4 or not all(isinstance(side, (int, np.integer)) for side in window):
+        raise InputError(f"expected a window (top, left, bottom, right) in whole pixels; got {window}")
+    top, left, bottom, right = (int(side) for side in window)
+    if not (0 <= top < bottom <= size[0] and 0 <= left < right <= size[1]):
+        raise InputError(f"expected a window inside {size[0]} x {size[1]} pixels; got {window}")
+    return Window(top, left, bottom, right)
+
+
+def write_array(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
+    """Add an array to an archive that ``numpy.load`` opens."""
     with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
         np.lib.format.write_array(member, np.asarray(array, order="C"), allow_pickle=False)
