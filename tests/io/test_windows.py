@@ -9,6 +9,10 @@ from PIL import Image
 
 from masktree.errors import ImageError
 from masktree.io.block_grid import BlockGrid
+from masktree.io.images import as_rgb, decode_image
+from masktree.io.read_options import ReadOptions
+from masktree.io.tiff import open_tiff
+from masktree.io.tiff_windows import TiffSamples
 from masktree.io.windows import TiffWindows, Window, open_windows, read_dimensions
 
 WINDOWS = [Window(0, 0, 70, 90), Window(13, 30, 15, 90), Window(40, 0, 64, 33), Window(69, 89, 70, 90)]
@@ -43,12 +47,13 @@ def test_windows_of_tiff_files(picture, tmp_path, layout):
 
 
 def test_few_segments_stay_in_memory(picture, tmp_path, monkeypatch):
-    monkeypatch.setattr("masktree.io.windows._CACHE_BYTES", 5000)
+    monkeypatch.setattr("masktree.io.tiff_windows._CACHE_BYTES", 5000)
     tifffile.imwrite(tmp_path / "a.tif", picture, photometric="rgb", tile=(16, 32))
-    windows = TiffWindows(tmp_path / "a.tif")
+    with open_tiff(tmp_path / "a.tif") as page:
+        samples = TiffSamples(tmp_path / "a.tif", page)
     for window in WINDOWS:
-        assert np.array_equal(windows.read(window), picture[window.slices()])
-    assert len(windows._segments) <= 3
+        assert np.array_equal(samples.read(window), picture[window.slices()])
+    assert len(samples._planes[0]._segments) <= 3
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.bmp"])
@@ -62,10 +67,11 @@ def test_other_files_are_decoded_once(picture, tmp_path, name):
 
 @pytest.mark.parametrize("layout", [{"rowsperstrip": 70}, {"rowsperstrip": 70, "compression": "zlib"}])
 def test_a_large_strip_is_not_decoded_for_each_window(picture, tmp_path, monkeypatch, layout):
-    monkeypatch.setattr("masktree.io.windows._MAX_SEGMENT_BYTES", 1000)
+    monkeypatch.setattr("masktree.io.tiff_windows._MAX_SEGMENT_BYTES", 1000)
     tifffile.imwrite(tmp_path / "a.tif", picture, photometric="rgb", **layout)
     windows = open_windows(tmp_path / "a.tif", tmp_path)
-    assert not isinstance(windows, TiffWindows)
+    assert isinstance(windows, TiffWindows)
+    assert windows._samples._whole is not None
     assert np.array_equal(windows.read(WINDOWS[1]), picture[WINDOWS[1].slices()])
 
 
@@ -87,27 +93,119 @@ def test_georeferences_are_read(picture, tmp_path):
     assert open_windows(tmp_path / "b.tif", tmp_path).geotiff_tags == geotiff_tags
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("unassalpha", 205), ("assocalpha", 255), ("unspecified", 100)])
-def test_a_fourth_channel_is_opacity_where_it_is_marked_so(tmp_path, kind, expected):
-    pixels = np.full((20, 20, 4), 100, np.uint8)
-    pixels[..., 3] = 82  # 100 over white: 255 - (255 - 100) * 82 / 255 = 205; premultiplied 100 + 255 - 82 > 255
-    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", extrasamples=[kind], tile=(16, 16))
-    windows = open_windows(tmp_path / "a.tif", tmp_path)
-    assert (windows.read(Window(3, 3, 19, 20)) == expected).all()
-    assert ("first three" in windows.note) == (kind == "unspecified")
+def deep(rng, *shape):
+    """Values of 12 bits in 16, with one hot pixel and a corner without data."""
+    values = rng.integers(300, 4096, size=shape).astype(np.uint16)
+    values[5, 7] = 65535
+    values[:20, :30] = 0
+    return values
 
 
-def test_what_cannot_be_read_is_said(picture, tmp_path):
-    tifffile.imwrite(tmp_path / "inverted.tif", picture[..., 0], photometric="miniswhite", tile=(16, 16))
-    tifffile.imwrite(tmp_path / "inks.tif", np.dstack([picture, picture[..., 0]]), photometric="separated")
-    for name in ("inverted.tif", "inks.tif"):
-        with pytest.raises(ImageError, match="grey or RGB"):
-            open_windows(tmp_path / name, tmp_path)
-    tifffile.imwrite(tmp_path / "deep.tif", picture.astype(np.uint16), photometric="rgb", tile=(16, 16))
+FILES = {
+    "16 bits": lambda rng: (deep(rng, 70, 90), {"tile": (32, 32), "compression": "zlib"}),
+    "16-bit bands": lambda rng: (deep(rng, 70, 90, 4), {"photometric": "minisblack", "planarconfig": "contig"}),
+    "separate bands": lambda rng: (
+        np.moveaxis(deep(rng, 70, 90, 4), 2, 0),
+        {"photometric": "minisblack", "planarconfig": "separate"},
+    ),
+    "8-bit bands": lambda rng: (
+        rng.integers(256, size=(70, 90, 4)).astype(np.uint8),
+        {"photometric": "minisblack", "planarconfig": "contig"},
+    ),
+    "infrared": lambda rng: (
+        rng.integers(30, 200, size=(70, 90, 4)).astype(np.uint8),
+        {"photometric": "rgb", "extrasamples": ["unassalpha"], "tile": (16, 16)},
+    ),
+    "opacity": lambda rng: (
+        rng.integers(256, size=(70, 90, 4)).astype(np.uint8),
+        {"photometric": "rgb", "extrasamples": ["unassalpha"]},
+    ),
+    "associated": lambda rng: (
+        np.sort(rng.integers(256, size=(70, 90, 4)).astype(np.uint8)),
+        {"photometric": "rgb", "extrasamples": ["assocalpha"]},
+    ),
+    "unspecified": lambda rng: (
+        rng.integers(256, size=(70, 90, 4)).astype(np.uint8),
+        {"photometric": "rgb", "extrasamples": ["unspecified"], "tile": (16, 16)},
+    ),
+    "floats": lambda rng: (rng.normal(3, 9, (70, 90)).astype(np.float32), {"byteorder": ">", "compression": "lzw"}),
+    "no data": lambda rng: (
+        np.where(rng.random((70, 90)) < 0.1, -9999, rng.normal(3, 9, (70, 90))).astype(np.float32),
+        {"rowsperstrip": 7},
+    ),
+    "declared no data": lambda rng: (deep(rng, 70, 90), {"extratags": [(42113, 2, 0, "0", True)]}),
+    "inverted": lambda rng: (rng.integers(256, size=(70, 90)).astype(np.uint8), {"photometric": "miniswhite"}),
+    "inks": lambda rng: (
+        rng.integers(256, size=(70, 90, 4)).astype(np.uint8),
+        {"photometric": "separated", "tile": (16, 16)},
+    ),
+    "palette": lambda rng: (
+        rng.integers(256, size=(70, 90)).astype(np.uint8),
+        {"photometric": "palette", "colormap": rng.integers(2**16, size=(3, 256)).astype(np.uint16)},
+    ),
+    "turned": lambda rng: (
+        rng.integers(256, size=(70, 90, 3)).astype(np.uint8),
+        {"photometric": "rgb", "extratags": [(274, 3, 1, 6, True)]},
+    ),
+    "one bit": lambda rng: (rng.random((70, 90)) < 0.5, {"photometric": "minisblack"}),
+}
+OPTIONS = [
+    ReadOptions(),
+    ReadOptions(channels=(0,)),
+    ReadOptions(nodata=0),
+    ReadOptions(value_range=(1, 99)),
+    ReadOptions(channels=(2, 0), value_range=(0, 90), nodata=300),
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: str(options.record()))
+@pytest.mark.parametrize("kind", FILES)
+def test_windows_show_what_is_read_whole(rng, tmp_path, kind, options, monkeypatch):
+    monkeypatch.setattr("masktree.io.rendered_copy._STRIP_ROWS", 16)
+    array, layout = FILES[kind](rng)
+    tifffile.imwrite(tmp_path / "a.tif", array, **layout)
+    try:
+        expected = decode_image(tmp_path / "a.tif", options)
+    except ImageError as error:
+        with pytest.raises(ImageError, match=str(error)[:30]):
+            open_windows(tmp_path / "a.tif", tmp_path, options)
+        return
+    for _ in range(2):  # the second time from the copy
+        windows = open_windows(tmp_path / "a.tif", tmp_path, options)
+        assert windows.size == expected.rgb.shape[:2]
+        for window in [Window(0, 0, *windows.size), Window(13, 30, 45, 61)]:
+            assert np.array_equal(windows.read(window), expected.rgb[window.slices()])
+        assert windows.reading.record == expected.record()
+        assert windows.reading.notes == expected.notes
+
+
+def test_arrays_of_other_types_are_shown_as_files_are(rng, tmp_path):
+    values = deep(rng, 70, 90, 5)
+    options = ReadOptions(channels=(4, 2, 0), value_range=(1, 99))
+    found = open_windows(values, tmp_path, options)
+    assert np.array_equal(found.read(WINDOWS[0]), as_rgb(values, read_options=options))
+    assert found.reading.record["channels"] == ["4", "2", "0"]
+
+
+def test_pages_and_turned_photographs(picture, tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([picture, 255 - picture]), photometric="rgb")
+    windows = open_windows(tmp_path / "a.tif", tmp_path, ReadOptions(page=1))
+    assert np.array_equal(windows.read(WINDOWS[1]), 255 - picture[WINDOWS[1].slices()])
+    assert "page 1 of 0 to 1" in windows.reading.notes["pages"]
+    exif = Image.Exif()
+    exif[274] = 8
+    Image.fromarray(picture).save(tmp_path / "turned.png", exif=exif)
+    (tmp_path / "work").mkdir()
+    turned = open_windows(tmp_path / "turned.png", tmp_path / "work")
+    assert turned.size == read_dimensions(tmp_path / "turned.png") == (90, 70)
+    assert np.array_equal(turned.read(Window(0, 0, 90, 70)), np.rot90(picture))
+
+
+def test_what_cannot_be_read_is_said(tmp_path):
     (tmp_path / "damaged.tif").write_bytes(b"II*\0damaged")
     (tmp_path / "text.png").write_text("text")
-    for name, message in [("deep.tif", "8 bits"), ("damaged.tif", "cannot read"), ("text.png", "cannot read")]:
-        with pytest.raises(ImageError, match=message):
+    for name in ("damaged.tif", "text.png"):
+        with pytest.raises(ImageError, match=r"cannot read|damaged"):
             open_windows(tmp_path / name, tmp_path)
 
 

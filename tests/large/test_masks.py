@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import tifffile
 import torch
 
-from masktree.errors import FormatError, InputError
+from masktree.errors import FormatError, InputError, MasktreeWarning
+from masktree.io.images import decode_image
+from masktree.io.read_options import ReadOptions
 from masktree.large import masks as large
 from masktree.large.segment import makes_dendrogram, segment_large
 from masktree.large.window_grid import WindowGrid
@@ -175,6 +179,27 @@ def test_only_the_default_method_makes_a_dendrogram():
     assert makes_dendrogram(SegmenterConfig("texture"))
     for config in (SOHES, SegmenterConfig(quality="best"), SegmenterConfig("dino-vitb8"), SegmenterConfig(model="run")):
         assert not makes_dendrogram(config)
+
+
+@pytest.mark.parametrize(("method", "tile"), [("masktree", None), ("sohes", 1000)])
+def test_values_of_16_bits_and_bands_are_read_with_one_range(planted, tmp_path, method, tile):
+    image, _ = scene()
+    values = image[..., [1, 0, 2, 2]].astype(np.uint16) * 16 + 300
+    layout = {"photometric": "minisblack", "planarconfig": "contig", "tile": (64, 64)}
+    tifffile.imwrite(tmp_path / "bands.tif", values, **layout)
+    options = ReadOptions(channels=(1, 0, 3), value_range=(0, 99.9))
+    config = SegmenterConfig("texture", method)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tree = segment_large(tmp_path / "bands.tif", tmp_path / "a.npz", config, tile=tile, read_options=options)
+    expected = decode_image(tmp_path / "bands.tif", options)
+    assert np.array_equal(tree.overview, expected.rgb)
+    assert tree.reading == expected.record()
+    assert tree.reading["channels"] == ["1", "0", "3"]
+    with pytest.warns(MasktreeWarning, match="3 not looked at"):
+        tree = segment_large(tmp_path / "bands.tif", tmp_path / "a.npz", config, tile=tile)
+    assert np.array_equal(tree.overview, decode_image(tmp_path / "bands.tif").rgb)
+    assert "3 not looked at" in tree.reading["notes"]["channels"]
 
 
 def test_windows_cover_the_image_and_overlap():

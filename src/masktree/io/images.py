@@ -45,7 +45,7 @@ _PLUGINS = (  # Pillow's modules of these formats
 _READ_WHOLE = frozenset({"WEBP", "AVIF"})
 _SUFFIXES_OF = {"TGA": (".tga", ".icb", ".vda", ".vst"), "PCX": (".pcx",)}  # other files look like these by chance
 _ANIMATED = ("GIF", "WEBP", "PNG", "AVIF", "MPO")
-_SCALED_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # of more than 8 bits
+DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # of more than 8 bits
 
 _ORIENTATIONS = {  # of EXIF: what shows the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -146,7 +146,7 @@ def decode_image(
     def decode_tiff() -> DecodedImage:
         with open_tiff(Path(path), options.page) as page:
             _check_pixels(page.description.size, max_pixels)
-            description = _with_page_note(page.description, options.page)
+            description = with_page_note(page.description, options.page)
             valid = page.read_mask()
             if options.page == 0:
                 description, mask = read_sidecars(Path(path), description)
@@ -350,7 +350,8 @@ def _check_page(image: Image.Image, page: int) -> None:
         raise ImageError(f"expected the number of a page, 0 to {count - 1}; got {page}; choose another --page")
 
 
-def _with_page_note(description: ImageDescription, page: int) -> ImageDescription:
+def with_page_note(description: ImageDescription, page: int) -> ImageDescription:
+    """The description with a note on the pages that are not shown."""
     if description.num_pages == 1:
         return description
     what = f" ({description.pages_are})" if description.pages_are else ""
@@ -360,12 +361,12 @@ def _with_page_note(description: ImageDescription, page: int) -> ImageDescriptio
 
 def _decode_pillow(image: Image.Image, path: Path, options: ReadOptions) -> DecodedImage:
     num_frames = getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1
-    is_plain = image.mode not in _SCALED_MODES and not _is_deep_png(path)
+    is_plain = image.mode not in DEEP_MODES and not is_deep_png(path)
     if is_plain and num_frames == 1 and options == DEFAULT_OPTIONS:
         return DecodedImage(pillow_to_rgb(_upright(image)))
-    description = _with_page_note(replace(_describe_pillow(image, path), num_pages=num_frames), options.page)
+    description = with_page_note(replace(_describe_pillow(image, path), num_pages=num_frames), options.page)
     if not is_plain:
-        pixels = _deep_png(path) if _is_deep_png(path) else np.asarray(image)
+        pixels = _deep_png(path) if is_deep_png(path) else np.asarray(image)
         return render(pixels.reshape(*pixels.shape[:2], -1), description, options)
     has_alpha = description.alpha is not None
     mode = ("LA" if has_alpha else "L") if description.model == "grey" else ("RGBA" if has_alpha else "RGB")
@@ -377,14 +378,14 @@ def _decode_pillow(image: Image.Image, path: Path, options: ReadOptions) -> Deco
 
 
 def _describe_pillow(image: Image.Image, path: Path) -> ImageDescription:
-    size, orientation = (image.height, image.width), _orientation(image)
-    if image.mode in _SCALED_MODES:
+    size, orientation = (image.height, image.width), orientation_of(image)
+    if image.mode in DEEP_MODES:
         dtype = np.dtype({"F": np.float32, "I": np.int32}.get(image.mode, np.uint16))
         return ImageDescription(size, dtype, dtype.itemsize * 8, "grey", 1, orientation)
     has_alpha = "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
     is_grey = image.mode in ("1", "L", "LA", "La")
     num_samples = (1 if is_grey else 3) + has_alpha
-    dtype = np.dtype(np.uint16 if _is_deep_png(path) else np.uint8)
+    dtype = np.dtype(np.uint16 if is_deep_png(path) else np.uint8)
     return ImageDescription(
         size,
         dtype,
@@ -396,7 +397,7 @@ def _describe_pillow(image: Image.Image, path: Path) -> ImageDescription:
     )
 
 
-def _is_deep_png(path: Path) -> bool:
+def is_deep_png(path: Path) -> bool:
     """Whether a file is a PNG of 16 bits with colours or opacity, of which Pillow gives the high bytes only."""
     with path.open("rb") as handle:
         head = handle.read(26)
@@ -472,8 +473,8 @@ def _formats(path: Path) -> tuple[str, ...]:
     )
 
 
-def _orientation(image: Image.Image) -> int:
-    """Of the EXIF, 1 to 8; 1 where it cannot be parsed."""
+def orientation_of(image: Image.Image) -> int:
+    """Orientation of the EXIF, 1 to 8; 1 where it cannot be parsed."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # as in _image_errors
@@ -485,7 +486,7 @@ def _upright(image: Image.Image) -> Image.Image:
     """The image rotated as its EXIF says. ``ImageOps.exif_transpose`` would also write the EXIF anew, and fail if any
     part of it is damaged."""
     image.load()
-    method = _ORIENTATIONS.get(_orientation(image))
+    method = _ORIENTATIONS.get(orientation_of(image))
     return image if method is None else image.transpose(method)
 
 

@@ -62,6 +62,18 @@ def render_array(array: np.ndarray, image_format: ImageFormat, options: ReadOpti
         InputError: no image.
         ImageError: no such channel or page, or no pixel with data.
     """
+    values, description, valid = describe_array(array, options)
+    if image_format == "BGR" and description.is_coloured:
+        values = values[..., [2, 1, 0, 3][: values.shape[2]]]
+    return render(values, description, options, valid)
+
+
+def describe_array(array: np.ndarray, options: ReadOptions) -> tuple[np.ndarray, ImageDescription, np.ndarray | None]:
+    """(H, W, C) values of an array, what they are, and (H, W) which pixels count; see ``render_array``.
+
+    Raises:
+        InputError: no image, or a page is asked for.
+    """
     if array.ndim not in (2, 3) or array.size == 0 or array.dtype.kind not in "buif":
         _refuse(array, "something else", "write image.reshape(height, width, channels)")
     if options.page:
@@ -70,20 +82,20 @@ def render_array(array: np.ndarray, image_format: ImageFormat, options: ReadOpti
     if np.ma.isMaskedArray(array):
         valid = np.logical_not(np.ma.getmaskarray(array).reshape(*array.shape[:2], -1).any(axis=2))
     values = np.asarray(array).reshape(*array.shape[:2], -1)
-    values = values.view(np.uint8) if values.dtype.kind == "b" else values.astype(values.dtype.newbyteorder("="))
+    if values.dtype.kind == "b":
+        values = values.view(np.uint8)
+    elif not values.dtype.isnative:
+        values = values.astype(values.dtype.newbyteorder("="))
     count = values.shape[2]
-    is_colour = count in (3, 4)
-    if image_format == "BGR" and is_colour:
-        values = values[..., [2, 1, 0, 3][:count]]
     description = ImageDescription(
         (values.shape[0], values.shape[1]),
         values.dtype,
         1 if array.dtype.kind == "b" else values.dtype.itemsize * 8,
-        "rgb" if is_colour else "grey",
+        "rgb" if count in (3, 4) else "grey",
         count,
         alpha=3 if count == 4 else None,
     )
-    return render(values, description, options, valid)
+    return values, description, valid
 
 
 def check_image_format(image_format: object) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image
 
 from masktree.errors import ImageError
-from masktree.io.channels import choose_channels, composite, unseen_channels
+from masktree.io.channels import ChannelChoice, choose_channels, composite, unseen_channels
 from masktree.io.colour_model import as_8_bits
 from masktree.io.image_description import ImageDescription, upright
 from masktree.io.read_options import ReadOptions
-from masktree.io.value_range import find_value_ranges
+from masktree.io.value_range import ValueRange, find_value_ranges
 from masktree.types import RGB
 
 
@@ -40,6 +40,65 @@ class DecodedImage:
         return {"channels": list(self.channels), "value_range": [list(ends) for ends in self.value_ranges]}
 
 
+@dataclass(frozen=True)
+class Rendering:
+    """How the pixels of an image become a picture, which is decided by all of them: parts of it can follow one by one.
+
+    Attributes:
+        description: of the image.
+        choice: the channels; the opacity only if it is looked at.
+        nodata: values that mean "no data", in one of the channels.
+        ranges: of each channel.
+        is_8_bit: whether bytes are as stored.
+        shows_nodata: whether pixels without data stay as they are instead of black.
+        notes: see ``DecodedImage``.
+    """
+
+    description: ImageDescription
+    choice: ChannelChoice
+    nodata: tuple[float, ...]
+    ranges: tuple[ValueRange, ...]
+    is_8_bit: bool
+    shows_nodata: bool
+    notes: dict[str, str]
+
+    def apply(self, values: np.ndarray, alpha: np.ndarray | None, valid: np.ndarray | None) -> RGB:
+        """The picture of a part of the image as stored, not yet upright.
+
+        Args:
+            values: (h, w, C) of the chosen channels.
+            alpha: (h, w) of the opacity, which is ignored unless it is looked at.
+            valid: (h, w), pixels with data; None: all.
+        """
+        alpha = None if self.choice.alpha is None else alpha
+        valid = _valid_pixels(values, self.nodata, valid)
+        description = self.description
+        if alpha is not None and not self.is_8_bit:
+            valid = alpha > 0 if valid is None else valid & (alpha > 0)
+            if description.is_premultiplied:
+                values = _unmultiplied(values, alpha, description.bits)
+        rgb = composite(values, self.ranges, None if self.shows_nodata else valid)
+        if alpha is None:
+            return rgb
+        opacity = as_8_bits(alpha, 8 if description.is_converted else description.bits)
+        return _over_white(rgb, opacity, is_premultiplied=description.is_premultiplied and self.is_8_bit)
+
+    def decoded(self, rgb: RGB) -> DecodedImage:
+        """The whole picture, upright, with what became of its values."""
+        upright_rgb = np.ascontiguousarray(upright(rgb, self.description.orientation))
+        return DecodedImage(upright_rgb, self.shown_channels, self.value_ranges, self.notes)
+
+    @property
+    def shown_channels(self) -> tuple[str, ...]:
+        """Names or numbers of the channels."""
+        return tuple(self.description.channel_name(channel) for channel in self.choice.channels)
+
+    @property
+    def value_ranges(self) -> tuple[tuple[float, float], ...]:
+        """(low, high) of each channel; empty where bytes are as stored."""
+        return () if self.is_8_bit else tuple((r.low, r.high) for r in self.ranges)
+
+
 def render(
     channels: np.ndarray, description: ImageDescription, options: ReadOptions, valid: np.ndarray | None = None
 ) -> DecodedImage:
@@ -55,15 +114,36 @@ def render(
         ImageError: no such channel, no pixel with data, or a type that has no picture.
     """
     choice = choose_channels(description, options.channels)
+    values, alpha = _take(channels, choice.channels), None if choice.alpha is None else channels[..., choice.alpha]
+    rendering = find_rendering(values, alpha, choice, description, options, valid)
+    return rendering.decoded(rendering.apply(values, alpha, valid))
+
+
+def find_rendering(
+    values: np.ndarray,
+    alpha: np.ndarray | None,
+    choice: ChannelChoice,
+    description: ImageDescription,
+    options: ReadOptions,
+    valid: np.ndarray | None,
+) -> Rendering:
+    """How an image becomes a picture; errors as of ``render``.
+
+    Arrays may be mapped from files: beside blocks of rows this takes a byte a pixel where some have no data.
+
+    Args:
+        values: (H, W, C) of the chosen channels.
+        alpha: (H, W) of the opacity, None if ``choice`` has none.
+        choice: of ``choose_channels``.
+        description, options, valid: see ``render``.
+    """
     notes = dict(description.notes)
-    values = _take(channels, choice.channels)
-    alpha = None if choice.alpha is None else channels[..., choice.alpha]
     if alpha is not None and not description.is_premultiplied and is_no_opacity(alpha, description):
-        alpha = None
         notes["opacity"] = (
             f"channel {choice.alpha}, marked as opacity, is opaque nowhere and was not looked at, as infrared is often "
             "marked so; --channels chooses"
         )
+        choice, alpha = replace(choice, alpha=None), None
     elif options.channels is None and (unseen := unseen_channels(description, choice)) is not None:
         notes["channels"] = unseen
     is_8_bit = values.dtype == np.uint8 and options.value_range is None
@@ -83,17 +163,8 @@ def render(
     if found.void_values:
         shown = ", ".join(f"{value:g}" for value in found.void_values)
         notes["no data"] = f"{shown}, far from all other values, taken for no data; --nodata or --range decide"
-        valid = _valid_pixels(values, found.void_values, valid)
-    rgb = composite(values, found.ranges, None if is_8_bit and options.nodata is None else valid)
-    if alpha is not None:
-        opacity = as_8_bits(alpha, 8 if description.is_converted else description.bits)
-        rgb = _over_white(rgb, opacity, is_premultiplied=description.is_premultiplied and is_8_bit)
-    return DecodedImage(
-        np.ascontiguousarray(upright(rgb, description.orientation)),
-        tuple(description.channel_name(channel) for channel in choice.channels),
-        () if is_8_bit else tuple((r.low, r.high) for r in found.ranges),
-        notes,
-    )
+    shows_nodata = is_8_bit and options.nodata is None
+    return Rendering(description, choice, nodata + found.void_values, found.ranges, is_8_bit, shows_nodata, notes)
 
 
 def _take(channels: np.ndarray, chosen: tuple[int, ...]) -> np.ndarray:
@@ -120,7 +191,9 @@ def _valid_pixels(values: np.ndarray, nodata: tuple[float, ...], valid: np.ndarr
             continue
         with np.errstate(over="ignore"):
             stored = values.dtype.type(value) if values.dtype.kind == "f" else int(value)
-        differs = np.any(values != stored, axis=2)
+        differs = values[..., 0] != stored
+        for channel in range(1, values.shape[2]):
+            differs |= values[..., channel] != stored
         valid = differs if valid is None else valid & differs
     return valid
 

@@ -296,12 +296,17 @@ def _decode(page: Any) -> np.ndarray:
     file_bytes = page.parent.filehandle.size
     if any(start + count > file_bytes for start, count in zip(page.dataoffsets, page.databytecounts, strict=False)):
         raise ImageError("expected a whole file; got one that ends before its pixels do; restore it")
-    if page.is_subsampled and int(page.photometric) == 6 and int(page.compression) not in _RGB_CODECS:
+    if is_decoded_whole(page):
         samples = _decode_subsampled(page)
     else:
         decoded = page.asarray(squeeze=False, maxworkers=1)  # (planes, depth, H, W, samples)
         samples = decoded[0, 0] if decoded.shape[0] == 1 else np.moveaxis(decoded[:, 0, ..., 0], 0, -1)
     return samples.view(np.uint8) if samples.dtype.kind == "b" else samples
+
+
+def is_decoded_whole(page: Any) -> bool:
+    """Whether tifffile does not decode the strips of a page, but this module does: YCbCr with chroma of blocks."""
+    return bool(page.is_subsampled) and int(page.photometric) == 6 and int(page.compression) not in _RGB_CODECS
 
 
 def _decode_subsampled(page: Any) -> np.ndarray:

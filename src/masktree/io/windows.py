@@ -4,48 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections import OrderedDict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from masktree.errors import ImageError, InputError
-from masktree.io.files import sha256_of, write_atomically
+from masktree.io.channels import choose_channels, unseen_channels
+from masktree.io.colour_model import to_channels
+from masktree.io.files import sha256_of
 from masktree.io.geotiff_tags import GeoTiffTags
-from masktree.io.images import available_formats
-from masktree.io.pixels import pillow_to_rgb
+from masktree.io.image_description import ImageDescription
+from masktree.io.images import (
+    DEEP_MODES,
+    available_formats,
+    decode_image,
+    is_deep_png,
+    orientation_of,
+    with_page_note,
+)
+from masktree.io.pixels import describe_array, pillow_to_rgb
+from masktree.io.read_options import DEFAULT_OPTIONS, ReadOptions
+from masktree.io.rendered_copy import Reading, open_copy, write_copy, write_rendered_copy
+from masktree.io.sidecars import read_sidecars
+from masktree.io.tiff import TiffPage, is_tiff, open_tiff
+from masktree.io.tiff_windows import TiffSamples, Window
 from masktree.types import RGB
 
-if TYPE_CHECKING:
-    from tifffile import TiffPage
+__all__ = ["ArrayWindows", "ImageWindows", "TiffWindows", "Window", "fingerprint", "open_windows", "read_dimensions"]
 
 MAX_DECODED_PIXELS = 500_000_000  # of a file without tiles or strips, which Pillow decodes at 4 bytes a pixel: 2 GB
-_TIFF_SUFFIXES = frozenset({".tif", ".tiff", ".btf", ".tf8"})
-_CACHE_BYTES = 2**27  # of decoded segments: strips of an image 20,000 pixels wide, as tall as a window, take 77 MB
-_MAX_SEGMENT_BYTES = 2**27  # a larger strip or tile is decoded once, into a file
-_STRIP_ROWS = 512  # converted at once
-_RGB_CODECS = (6, 7, 33003, 33004, 33005, 34712)  # JPEG and JPEG 2000, from which tifffile makes RGB
-_PREMULTIPLIED, _STRAIGHT = 1, 2  # of the tag ExtraSamples: opacity
-
-
-class Window(NamedTuple):
-    """A rectangle of an image in pixels: rows top to bottom - 1, columns left to right - 1."""
-
-    top: int
-    left: int
-    bottom: int
-    right: int
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width)."""
-        return self.bottom - self.top, self.right - self.left
-
-    def slices(self) -> tuple[slice, slice]:
-        """Rows and columns."""
-        return slice(self.top, self.bottom), slice(self.left, self.right)
+_STRIP_ROWS = 512  # hashed at once
 
 
 class ImageWindows(Protocol):
@@ -54,12 +44,12 @@ class ImageWindows(Protocol):
     Attributes:
         size: (height, width).
         geotiff_tags: of a GeoTIFF.
-        note: what of the image is not looked at, if anything.
+        reading: channels and ranges of values that are shown, and what is not looked at.
     """
 
     size: tuple[int, int]
     geotiff_tags: GeoTiffTags
-    note: str
+    reading: Reading
 
     def read(self, window: Window) -> RGB:
         """The pixels of a window inside the image, (h, w, 3) uint8 RGB."""
@@ -67,143 +57,122 @@ class ImageWindows(Protocol):
 
 
 class ArrayWindows:
-    """An array, or a file of one that is mapped into memory: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8."""
-
-    note = ""
+    """A picture in memory, or mapped from a file: (H, W), (H, W, 1) or (H, W, 3) uint8."""
 
     def __init__(
-        self, array: np.ndarray, geotiff_tags: GeoTiffTags | None = None, opacity: int | None = _STRAIGHT
+        self, array: np.ndarray, geotiff_tags: GeoTiffTags | None = None, reading: Reading | None = None
     ) -> None:
-        _check_pixels(array.shape[2] if array.ndim == 3 else 1, array.dtype, "the array")
-        if array.ndim not in (2, 3) or 0 in array.shape:
-            raise InputError(f"expected an image (H, W), (H, W, 3) or (H, W, 4); got shape {array.shape}")
-        self._array, self._opacity = array, opacity
+        self._array = array
         self.size = array.shape[0], array.shape[1]
         self.geotiff_tags = geotiff_tags or GeoTiffTags({})
+        self.reading = reading or Reading()
 
     def read(self, window: Window) -> RGB:
-        return _to_rgb(np.asarray(self._array[window.slices()]), self._opacity)
+        return _to_rgb(np.asarray(self._array[window.slices()]))
 
 
 class TiffWindows:
-    """A TIFF file of 8 bits a channel, of which only the tiles or strips of a window are decoded.
+    """Grey or RGB of 8 bits in a TIFF file, of which only the tiles or strips of a window are decoded."""
 
-    The latest segments stay decoded, as neighbouring windows share them.
-
-    Attributes:
-        page: its first page.
-        opacity: how the fourth channel is opacity; None: it is not.
-    """
-
-    page: TiffPage
-    note = ""
-
-    def __init__(self, path: Path) -> None:
-        from tifffile import TiffFile
-
-        self._path = path
-        with TiffFile(path) as file:  # the file is opened again to read: nothing has to be closed then
-            page = self.page = _first_page(file)
-            self._offsets, self._counts = page.dataoffsets, page.databytecounts
-            self._tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
-            self._decode = page.decode
-            self.geotiff_tags = GeoTiffTags.from_page(page)
-            self.opacity = _opacity(page)
-        self.size = page.imagelength, page.imagewidth
-        if page.samplesperpixel == 4 and self.opacity is None:
-            self.note = "the first three of four channels are looked at, as the fourth is not marked as opacity"
-        self._segments: OrderedDict[int, np.ndarray | None] = OrderedDict()
-        self._bytes = 0
+    def __init__(self, samples: TiffSamples, geotiff_tags: GeoTiffTags, reading: Reading) -> None:
+        self._samples = samples
+        self.size, self.geotiff_tags, self.reading = samples.size, geotiff_tags, reading
 
     def read(self, window: Window) -> RGB:
-        page = self.page
-        out = np.zeros((*window.size, page.samplesperpixel), np.uint8)  # a segment that the file leaves out is black
-        height, width = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
-        height = min(height, page.imagelength)
-        across = -(-page.imagewidth // width)
-        planes = page.samplesperpixel if page.planarconfig == 2 else 1
-        per_plane = across * -(-page.imagelength // height)
-        for plane in range(planes):
-            for row in range(window.top // height, -(-window.bottom // height)):
-                for column in range(window.left // width, -(-window.right // width)):
-                    segment = self._segment(plane * per_plane + row * across + column)
-                    if segment is not None:
-                        _paste(out, segment, row * height - window.top, column * width - window.left, plane)
-        return _to_rgb(out, self.opacity)
-
-    def _segment(self, index: int) -> np.ndarray | None:
-        """(h, w, samples) pixels of a tile or strip; None if the file leaves it out."""
-        if index in self._segments:
-            self._segments.move_to_end(index)
-            return self._segments[index]
-        with self._path.open("rb") as handle:
-            handle.seek(self._offsets[index])
-            data = handle.read(self._counts[index]) if self._counts[index] else None
-        decoded = self._decode(data, index, **self._tables)[0]
-        segment = None if decoded is None else decoded[0]
-        self._segments[index] = segment
-        self._bytes += 0 if segment is None else segment.nbytes
-        while self._bytes > _CACHE_BYTES and len(self._segments) > 1:
-            _, oldest = self._segments.popitem(last=False)
-            self._bytes -= 0 if oldest is None else oldest.nbytes
-        return segment
+        return _to_rgb(self._samples.read(window))
 
 
-def open_windows(image: str | Path | np.ndarray, work: Path) -> ImageWindows:
-    """An image that is read by window.
+def open_windows(image: str | Path | np.ndarray, work: Path, options: ReadOptions = DEFAULT_OPTIONS) -> ImageWindows:
+    """An image that is read by window; its pixels are those of ``masktree.io.images.read_image``.
 
-    TIFF files are read by tile or strip. What has no such parts is decoded once, into a file in ``work``.
+    TIFF files of 8 bits a channel, grey or RGB, are read by tile or strip. Of everything else, such as 16 bits, other
+    channels and other formats, a picture is made once, in the folder ``work``: with one range of values for all of it.
 
     Args:
-        image: a file, or an array of bytes: grey, RGB or RGB with opacity.
-        work: folder for that file.
+        image: a file, or an array of any real type, (H, W) or (H, W, C), shown as a file of its values is.
+        work: folder for that picture.
+        options: which page and channels, and how values become bytes.
 
     Raises:
-        ImageError: a file that cannot be read, has other than 8 bits a channel, or is too large to be decoded whole.
+        ImageError: a file that cannot be read or is too large to be decoded whole, or no such page or channel.
         InputError: an array of something else.
     """
     if isinstance(image, np.ndarray):
-        return ArrayWindows(image)
+        return _open_array(image, work, options)
     path = Path(image)
-    decoded = work / "image.npy"
-    if path.suffix.lower() not in _TIFF_SUFFIXES:
-        if not decoded.exists():
-            _decode_with_pillow(path, decoded)
-        return ArrayWindows(np.load(decoded, mmap_mode="r"))
-    with _tiff_errors(path):
-        windows = TiffWindows(path)
-        page = windows.page
-        _check_pixels(page.samplesperpixel, page.dtype, path.name)
-        rows, columns = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
-        if min(rows, page.imagelength) * columns * page.samplesperpixel <= _MAX_SEGMENT_BYTES:
-            return windows
-        if page.is_memmappable and page.planarconfig == 1:
-            from tifffile import memmap
+    if _is_tiff_file(path):
+        with _tiff_errors(path), open_tiff(path, options.page) as page:
+            return _open_tiff_windows(path, page, work, options)
+    if open_copy(work) is None:
+        _decode_with_pillow(path, work, options)
+    return _opened_copy(work, GeoTiffTags({}))
 
-            mapped = np.asarray(memmap(path, page=page.index, mode="r"))
-            return ArrayWindows(mapped, windows.geotiff_tags, windows.opacity)
-        if not decoded.exists():
-            from tifffile import imread
 
-            _save(imread(path, key=0), decoded, windows.opacity)
-        return ArrayWindows(np.load(decoded, mmap_mode="r"), windows.geotiff_tags)
+def _open_array(array: np.ndarray, work: Path, options: ReadOptions) -> ImageWindows:
+    values, description, valid = describe_array(array, options)
+    if values.dtype == np.uint8 and array.dtype.kind != "b" and values.shape[2] in (1, 3) and _is_plain(options):
+        return ArrayWindows(values)
+    if open_copy(work) is None:
+        write_rendered_copy(work, lambda top, bottom: values[top:bottom], description, options, valid)
+    return _opened_copy(work, GeoTiffTags({}))
+
+
+def _open_tiff_windows(path: Path, page: TiffPage, work: Path, options: ReadOptions) -> ImageWindows:
+    tags = GeoTiffTags.from_page(page.planes[0])
+    if open_copy(work) is not None:
+        return _opened_copy(work, tags)
+    description, valid = with_page_note(page.description, options.page), page.read_mask()
+    if options.page == 0:
+        description, mask = read_sidecars(path, description)
+        valid = mask if valid is None else valid
+    samples = TiffSamples(path, page)
+    if _is_direct(description, options):
+        choice = choose_channels(description, None)
+        unseen = unseen_channels(description, choice)
+        notes = dict(description.notes) | ({} if unseen is None else {"channels": unseen})
+        return TiffWindows(samples, tags, Reading({}, notes))
+    width = description.size[1]
+    write_rendered_copy(
+        work,
+        lambda top, bottom: to_channels(samples.read(Window(top, 0, bottom, width)), description, page.colormap),
+        description,
+        options,
+        valid,
+    )
+    return _opened_copy(work, tags)
+
+
+def _is_plain(options: ReadOptions) -> bool:
+    """Whether no option changes what bytes mean."""
+    return options.channels is None and options.nodata is None and options.value_range is None
+
+
+def _is_direct(description: ImageDescription, options: ReadOptions) -> bool:
+    """Whether the samples of a window are its pixels."""
+    is_8_bit = description.dtype == np.uint8 and description.bits == 8 and description.orientation == 1
+    is_grey = description.model == "grey" and description.num_samples == 1
+    return is_8_bit and _is_plain(options) and description.alpha is None and (is_grey or description.model == "rgb")
+
+
+def _opened_copy(work: Path, tags: GeoTiffTags) -> ArrayWindows:
+    copy = open_copy(work)
+    assert copy is not None
+    return ArrayWindows(copy[0], tags, copy[1])
 
 
 def read_dimensions(path: str | Path) -> tuple[int, int]:
-    """(height, width) of an image file of any size, from its header.
+    """(height, width) of an image file of any size as it is shown, from its header.
 
     Raises:
         ImageError: the file cannot be read.
     """
     path = Path(path)
-    if path.suffix.lower() in _TIFF_SUFFIXES:
-        from tifffile import TiffFile
-
-        with _tiff_errors(path), TiffFile(path) as file:
-            page = _first_page(file)
-            return page.imagelength, page.imagewidth
+    if _is_tiff_file(path):
+        with _tiff_errors(path), open_tiff(path) as page:
+            return page.description.upright_size
     with _open_with_pillow(path) as image:
-        return image.height, image.width
+        size = image.height, image.width
+        return size if orientation_of(image) < 5 else size[::-1]
 
 
 def fingerprint(image: str | Path | np.ndarray) -> str:
@@ -214,6 +183,11 @@ def fingerprint(image: str | Path | np.ndarray) -> str:
     for top in range(0, image.shape[0], _STRIP_ROWS):
         digest.update(image[top : top + _STRIP_ROWS].tobytes())
     return digest.hexdigest()
+
+
+def _is_tiff_file(path: Path) -> bool:
+    with path.open("rb") as handle:
+        return is_tiff(handle.read(4))
 
 
 class _tiff_errors:  # noqa: N801  # a context manager, used as a function
@@ -232,62 +206,11 @@ class _tiff_errors:  # noqa: N801  # a context manager, used as a function
         raise ImageError(f"cannot read the image {self.path}: {text}") from error
 
 
-def _first_page(file: Any) -> TiffPage:
-    """The first page; the others are smaller copies of it, or further pictures."""
-    page = file.pages[0]
-    orientation = page.tags.get(274)
-    if orientation is not None and int(orientation.value) != 1:
-        raise ImageError(f"expected an upright TIFF file; got orientation {int(orientation.value)}; rotate it first")
-    return page
-
-
-def _opacity(page: TiffPage) -> int | None:
-    """How the fourth channel is opacity, if it is.
-
-    Raises:
-        ImageError: pixels that are neither grey nor RGB.
-    """
-    photometric, compression = int(page.photometric), int(page.compression)
-    if photometric not in (1, 2) and not (photometric == 6 and compression in _RGB_CODECS):
-        name = getattr(page.photometric, "name", str(photometric))
-        raise ImageError(
-            f"expected grey or RGB in an image that is read by window; got {name}; convert it to RGB, with "
-            "gdal_translate -expand rgb for instance"
-        )
-    kind = int(page.extrasamples[0]) if page.extrasamples else 0
-    return kind if kind in (_PREMULTIPLIED, _STRAIGHT) else None
-
-
-def _check_pixels(channels: int, dtype: Any, what: str) -> None:
-    if dtype != np.uint8 or channels not in (1, 3, 4):
-        raise ImageError(
-            f"expected 8 bits a channel and 1, 3 or 4 channels in an image that is read by window; got {dtype} and "
-            f"{channels} in {what}; convert it, with gdal_translate -ot Byte -scale for instance"
-        )
-
-
-def _paste(out: np.ndarray, segment: np.ndarray, top: int, left: int, plane: int) -> None:
-    """Copy the part of a segment that falls on ``out``, of which it begins at row ``top`` and column ``left``."""
-    rows = slice(max(top, 0), min(top + segment.shape[0], out.shape[0]))
-    columns = slice(max(left, 0), min(left + segment.shape[1], out.shape[1]))
-    part = segment[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-    channels = slice(plane, plane + 1) if part.shape[2] < out.shape[2] else slice(None)
-    out[rows, columns, channels] = part
-
-
-def _to_rgb(pixels: np.ndarray, opacity: int | None = _STRAIGHT) -> RGB:
-    """Grey repeated, opacity composited over white; ``opacity``: what a fourth channel is."""
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    if pixels.shape[2] == 1:
-        return np.repeat(pixels, 3, axis=2)
-    colours = pixels[..., :3]
-    if pixels.shape[2] == 4 and opacity is not None:
-        alpha = pixels[..., 3:].astype(np.uint16)
-        if opacity == _PREMULTIPLIED:
-            return np.minimum(colours + (255 - alpha), 255).astype(np.uint8)
-        return ((colours * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
-    return np.ascontiguousarray(colours)
+def _to_rgb(pixels: np.ndarray) -> RGB:
+    """Grey repeated; further channels are left out."""
+    if pixels.ndim == 2 or pixels.shape[2] == 1:
+        return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
+    return np.ascontiguousarray(pixels[..., :3])
 
 
 def _open_with_pillow(path: Path) -> Image.Image:
@@ -303,39 +226,34 @@ def _open_with_pillow(path: Path) -> Image.Image:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def _decode_with_pillow(path: Path, target: Path) -> None:
+def _decode_with_pillow(path: Path, work: Path, options: ReadOptions) -> None:
+    """Write the picture of a file, by strips where that can be: a converted copy of all of it would double the memory.
+
+    Raises:
+        ImageError: the file cannot be read, or has too many pixels.
+    """
     with _open_with_pillow(path) as image:
-        pixels = image.width * image.height
-        if pixels > MAX_DECODED_PIXELS:
+        num_pixels = image.width * image.height
+        if num_pixels > MAX_DECODED_PIXELS:
             raise ImageError(
                 f"expected at most {MAX_DECODED_PIXELS:,} pixels in a file that has to be decoded whole; got "
                 f"{image.width} x {image.height}; save it as a tiled TIFF file"
             )
-        if image.mode not in ("L", "RGB", "RGBA", "P", "1", "CMYK", "YCbCr"):
-            _check_pixels(len(image.getbands()), image.mode, path.name)
-        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-            raise ImageError(f"expected an upright image; got {path.name}, which EXIF turns; rotate it first")
-        try:
-            image.load()
-        except Exception as error:
-            raise ImageError(f"cannot read the image {path}: {type(error).__name__}: {error}") from error
-        _save(image, target)
-
-
-def _save(image: Any, target: Path, opacity: int | None = _STRAIGHT) -> None:
-    """Write a picture as an array file, by strips: a converted copy of all of it would double the memory."""
-    is_array = isinstance(image, np.ndarray)
-    height, width = image.shape[:2] if is_array else (image.height, image.width)
-
-    def write(handle: Any) -> None:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (height, width, 3)}
-        np.lib.format.write_array_header_2_0(handle, header)
-        for top in range(0, height, _STRIP_ROWS):
-            bottom = min(top + _STRIP_ROWS, height)
-            if is_array:
-                strip = _to_rgb(np.asarray(image[top:bottom]), opacity)
-            else:
-                strip = pillow_to_rgb(image.crop((0, top, width, bottom)))
-            handle.write(np.ascontiguousarray(strip).tobytes())
-
-    write_atomically(target, write)
+        is_plain = image.mode not in DEEP_MODES and not is_deep_png(path) and getattr(image, "n_frames", 1) == 1
+        if is_plain and options == DEFAULT_OPTIONS:
+            try:
+                image.load()
+            except Exception as error:
+                raise ImageError(f"cannot read the image {path}: {type(error).__name__}: {error}") from error
+            width = image.width
+            write_copy(
+                work,
+                (image.height, width),
+                lambda top, bottom: pillow_to_rgb(image.crop((0, top, width, bottom))),
+                Reading(orientation=orientation_of(image)),
+            )
+            return
+    decoded = decode_image(path, options)
+    size = decoded.rgb.shape[0], decoded.rgb.shape[1]
+    reading = Reading(decoded.record(), decoded.notes)
+    write_copy(work, size, lambda top, bottom: decoded.rgb[top:bottom], reading)

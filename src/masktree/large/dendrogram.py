@@ -18,6 +18,7 @@ from masktree.cluster.merge import merge_graph
 from masktree.discover.masktree import EMBEDDING_WEIGHT, HISTOGRAM_WEIGHT, SIZE_POWER, costs_to_granularities
 from masktree.errors import InputError, MasktreeWarning
 from masktree.io.block_grid import BlockGrid
+from masktree.io.read_options import DEFAULT_OPTIONS, ReadOptions
 from masktree.io.windows import fingerprint
 from masktree.jobs import batch
 from masktree.jobs.progress import notify, progress_bar
@@ -44,6 +45,7 @@ def segment_dendrogram(
     tile: int | None = None,
     workers: int = 1,
     block: int = BLOCK,
+    read_options: ReadOptions = DEFAULT_OPTIONS,
     show_progress: bool = False,
 ) -> TiledTree:
     """The dendrogram of an image that may be larger than memory, written to a file.
@@ -58,6 +60,7 @@ def segment_dendrogram(
             two blocks.
         workers: processes; 0 is one per core. An array is analysed in one.
         block: side of the blocks of the grid, a multiple of 32; another side is another tree.
+        read_options: which page and channels are read, and how values become bytes.
         show_progress: whether to show a progress bar over tiles on standard error.
 
     Raises:
@@ -65,8 +68,9 @@ def segment_dendrogram(
         InputError: an option out of range.
     """
     plan = {"image": fingerprint(source), "config": config.record(), "block": block, "halo": HALO}
+    plan |= {"read": read_options.record()}
     work = WorkFolder.open(path.with_name(path.name + ".work"), plan | {"version": __version__})
-    job = _prepare(source, config, work, block)
+    job = _prepare(source, config, work, block, read_options)
     _analyse(job, BLOCKS_A_TILE * block if tile is None else tile, workers, show_progress=show_progress)
     notify(f"merging the leaves of {len(job.grid)} blocks", show=show_progress)
     graph = collect_blocks(job.grid, work.load)
@@ -81,6 +85,7 @@ def segment_dendrogram(
         graph.overview,
         graph.overview_leaves,
         job.windows.geotiff_tags,
+        reading=job.windows.reading.values(),
     )
     work.remove()
     return tree
@@ -91,13 +96,15 @@ def min_leaf_area(size: tuple[int, int]) -> int:
     return max(MIN_LEAF_AREA, -(-size[0] * size[1] // TYPICAL_LEAVES))
 
 
-def _prepare(source: Path | np.ndarray, config: SegmenterConfig, work: WorkFolder, block: int) -> TileJob:
+def _prepare(
+    source: Path | np.ndarray, config: SegmenterConfig, work: WorkFolder, block: int, read_options: ReadOptions
+) -> TileJob:
     """The job of the tiles; measures what all blocks share, unless an earlier run has."""
     if block < 32 or block % 32:
         raise InputError(f"expected blocks of a multiple of 32 pixels; got {block}")
-    job = TileJob(source, config, BlockGrid((1, 1), block), work, 0)
-    if job.windows.note:
-        warnings.warn(job.windows.note, MasktreeWarning, stacklevel=3)
+    job = TileJob(source, config, BlockGrid((1, 1), block), work, 0, read_options)
+    for note in job.windows.reading.notes.values():
+        warnings.warn(note, MasktreeWarning, stacklevel=4)
     job.grid = BlockGrid(job.windows.size, block)
     job.min_leaf_area = min_leaf_area(job.grid.size)
     if not work.scene.exists():

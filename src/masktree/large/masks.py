@@ -18,6 +18,7 @@ from masktree.discover.detail import WORKING_SIDE
 from masktree.discover.methods import METHODS
 from masktree.errors import InputError, MasktreeWarning
 from masktree.io.block_grid import BlockGrid
+from masktree.io.read_options import DEFAULT_OPTIONS, ReadOptions
 from masktree.io.windows import ImageWindows, Window, fingerprint
 from masktree.jobs import batch
 from masktree.jobs.progress import notify, progress_bar
@@ -49,6 +50,7 @@ def segment_masks(
     *,
     side: int | None = None,
     workers: int = 1,
+    read_options: ReadOptions = DEFAULT_OPTIONS,
     show_progress: bool = False,
 ) -> TiledMasks:
     """The masks of an image that may be larger than memory, written to a file.
@@ -61,6 +63,7 @@ def segment_masks(
         config: of the segmenter.
         side: of the windows in pixels. None: that of the images that the segmenter works on.
         workers: processes; 0 is one per core. An array is analysed in one.
+        read_options: which page and channels are read, and how values become bytes.
         show_progress: whether to show a progress bar over windows on standard error.
 
     Raises:
@@ -72,11 +75,14 @@ def segment_masks(
     if side < MIN_WINDOW:
         raise InputError(f"expected windows of at least {MIN_WINDOW} pixels; got {side}")
     plan = {"image": fingerprint(source), "config": config.record(), "weights": segmenter.provenance.sha256}
-    work = WorkFolder.open(path.with_name(path.name + ".work"), plan | {"window": side, "version": __version__})
-    job = WindowJob(source, config, {}, work)
+    work = WorkFolder.open(
+        path.with_name(path.name + ".work"),
+        plan | {"window": side, "read": read_options.record(), "version": __version__},
+    )
+    job = WindowJob(source, config, {}, work, read_options)
     image = job.windows
-    if image.note:
-        warnings.warn(image.note, MasktreeWarning, stacklevel=3)
+    for note in image.reading.notes.values():
+        warnings.warn(note, MasktreeWarning, stacklevel=3)
     factors = level_factors(image.size, side)
     overlap = round(OVERLAP * side)
     job.grids = {factor: WindowGrid(reduced_size(image.size, factor), side, overlap) for factor in factors}
@@ -86,7 +92,9 @@ def segment_masks(
     masks, scores, stabilities = _collect(job, image.size)
     overview = _overview(image, work.path, factors)
     grid = BlockGrid(image.size, BLOCK)
-    tree = write_tiled_masks(path, grid, masks, scores, stabilities, overview, image.geotiff_tags)
+    tree = write_tiled_masks(
+        path, grid, masks, scores, stabilities, overview, image.geotiff_tags, image.reading.values()
+    )
     work.remove()
     return tree
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from masktree.errors import InputError
 from masktree.io.files import check_writable
+from masktree.io.read_options import DEFAULT_OPTIONS, ReadOptions
 from masktree.large.block import BLOCK
 from masktree.large.dendrogram import segment_dendrogram
 from masktree.large.masks import segment_masks
@@ -27,6 +28,7 @@ def segment_large(
     tile: int | None = None,
     workers: int = 1,
     block: int = BLOCK,
+    read_options: ReadOptions = DEFAULT_OPTIONS,
     show_progress: bool = False,
 ) -> TiledTree | TiledMasks:
     """The tree of an image that may be larger than memory, written to a file.
@@ -38,7 +40,7 @@ def segment_large(
     A run that was stopped goes on from what is finished, which lies in the folder ``path`` + ``.work`` until the end.
 
     Args:
-        image: a file, see ``masktree.io.windows.open_windows``, or an array of bytes (H, W, 3), (H, W) or (H, W, 4).
+        image: a file, or an array (H, W) or (H, W, C) of any real type, see ``masktree.io.windows.open_windows``.
         path: of the file, see ``TiledTree`` and ``TiledMasks``.
         config: of the segmenter.
         tile: of a dendrogram: side in pixels of what is read at once, a multiple of ``block``, on which the tree does
@@ -46,6 +48,7 @@ def segment_large(
             on, such as 480 of the published methods.
         workers: processes; 0 is one per core. An array is analysed in one.
         block: of a dendrogram: side of the blocks of its grid, a multiple of 32; another side is another tree.
+        read_options: which page and channels are read, and how values become bytes.
         show_progress: whether to show a progress bar on standard error.
 
     Raises:
@@ -58,11 +61,20 @@ def segment_large(
     source = image if isinstance(image, np.ndarray) else Path(image)
     if makes_dendrogram(config):
         return segment_dendrogram(
-            source, path, config, tile=tile, workers=workers, block=block, show_progress=show_progress
+            source,
+            path,
+            config,
+            tile=tile,
+            workers=workers,
+            block=block,
+            read_options=read_options,
+            show_progress=show_progress,
         )
     if block != BLOCK:
         raise InputError(f"expected block for a dendrogram only; got {block}; give the side of the windows as tile")
-    return segment_masks(source, path, config, side=tile, workers=workers, show_progress=show_progress)
+    return segment_masks(
+        source, path, config, side=tile, workers=workers, read_options=read_options, show_progress=show_progress
+    )
 
 
 def makes_dendrogram(config: SegmenterConfig) -> bool:

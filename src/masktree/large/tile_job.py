@@ -13,6 +13,7 @@ import numpy as np
 from masktree.backbones import Backbone, load_backbone
 from masktree.discover.masktree import SceneStatistics
 from masktree.io.block_grid import BlockGrid
+from masktree.io.read_options import ReadOptions
 from masktree.io.windows import ImageWindows, Window, open_windows
 from masktree.large.block import HALO, analyse_block
 from masktree.large.overview import overview_factor, reduce_block
@@ -31,6 +32,7 @@ class TileJob:
         grid: the blocks.
         work: where their results go.
         min_leaf_area: smallest leaf in pixels.
+        read_options: how the image is read.
     """
 
     image: Path | np.ndarray
@@ -38,13 +40,14 @@ class TileJob:
     grid: BlockGrid
     work: WorkFolder
     min_leaf_area: int
+    read_options: ReadOptions
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name in self.__dataclass_fields__}
 
     @cached_property
     def windows(self) -> ImageWindows:
-        return open_windows(self.image, self.work.path)
+        return open_windows(self.image, self.work.path, self.read_options)
 
     @cached_property
     def backbone(self) -> Backbone:

@@ -10,6 +10,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from masktree.io.files import write_atomically
+from masktree.io.read_options import ReadOptions
 from masktree.io.windows import ImageWindows, open_windows
 from masktree.large.pyramid import open_level
 from masktree.large.window_grid import WindowGrid
@@ -43,19 +44,21 @@ class WindowJob:
         config: of the segmenter.
         grids: the windows of each level, by its factor.
         work: where their masks go.
+        read_options: how the image is read.
     """
 
     image: Path | np.ndarray
     config: SegmenterConfig
     grids: dict[int, WindowGrid]
     work: WorkFolder
+    read_options: ReadOptions
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name in self.__dataclass_fields__}
 
     @cached_property
     def windows(self) -> ImageWindows:
-        return open_windows(self.image, self.work.path)
+        return open_windows(self.image, self.work.path, self.read_options)
 
     @cached_property
     def segmenter(self) -> DiscoverySegmenter | ModelSegmenter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from masktree.errors import FormatError, ImageError, InputError
 from masktree.io.files import sha256_of
@@ -48,9 +49,6 @@ class LargePhotoJob:
 
     def __call__(self, photo: Photo) -> SegmentResult:
         """Write the dendrogram or the masks, the tree file and the pictures."""
-        given = ", ".join(self.job.read_options.record())
-        if given:
-            raise InputError(f"expected no {given} for an image that is segmented in tiles; convert it to 8-bit RGB")
         saved, limits = self.job.files(photo), limits_of(self.job.config)
         is_dendrogram = makes_dendrogram(self.job.config)
         path = saved.dendrogram if is_dendrogram else saved.masks
@@ -70,10 +68,14 @@ class LargePhotoJob:
             self.job.config,
             tile=self.tile,
             workers=self.workers,
+            read_options=self.job.read_options,
             show_progress=self.show_progress,
         )
         tree = limits.masks(tiled)
-        source = {"file_name": os.fspath(photo.path), "bytes": num_bytes, "sha256": digest}
+        source: dict[str, Any] = {"file_name": os.fspath(photo.path), "bytes": num_bytes, "sha256": digest}
+        notes = dict(tiled.reading.get("notes", {}))
+        source |= {name: value for name, value in tiled.reading.items() if name != "notes"}
+        source |= {"read": given} if (given := self.job.read_options.record()) else {}
         record = {
             "run": self.job.fingerprint,
             "dendrogram" if is_dendrogram else "masks": path.name,
@@ -81,7 +83,7 @@ class LargePhotoJob:
         }
         tree.save(saved.tree, image=source | record)
         draw_large(saved, tiled, limits, self.job.pictures)
-        return SegmentResult(tree.omitted, {})
+        return SegmentResult(tree.omitted, notes)
 
 
 def limits_of(config: SegmenterConfig) -> MaskLimits:

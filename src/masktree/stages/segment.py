@@ -129,7 +129,8 @@ def _segment_large(
 
     def report(result: JobResult[Photo]) -> None:
         collect(result)
-        for text in result.warnings:
+        told = () if result.error is not None else result.value.notes.values()  # at the end, once of each kind
+        for text in (text for text in result.warnings if text not in told):
             notify(f"warning: {result.item.path}: {text}", show=job.show_progress)
         if result.error is not None:
             notify(f"failed: {result.item.path}: {result.error}", show=job.show_progress)

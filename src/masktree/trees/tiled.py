@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
@@ -47,6 +47,7 @@ class TiledTree:
         overview: small RGB picture of the image.
         overview_leaves: leaf at each of its pixels.
         geotiff_tags: of the image.
+        reading: channels and value range of the image that are shown, and notes on what is not, where there are any.
     """
 
     path: Path
@@ -57,6 +58,7 @@ class TiledTree:
     overview: RGB
     overview_leaves: Labels
     geotiff_tags: GeoTiffTags
+    reading: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: str | Path) -> TiledTree:
@@ -86,6 +88,7 @@ class TiledTree:
                 overview=arrays["overview"],
                 overview_leaves=arrays["overview_leaves"],
                 geotiff_tags=GeoTiffTags.from_record(header["geotiff_tags"]),
+                reading=dict(header.get("reading", {})),
             )
         except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
             if isinstance(error, FormatError):
@@ -272,6 +275,7 @@ def write_tiled_tree(
     overview: RGB,
     overview_leaves: Labels,
     geotiff_tags: GeoTiffTags,
+    reading: dict[str, Any] | None = None,
 ) -> TiledTree:
     """Write a tree atomically, a block at a time, and open it; ``read_block`` gives the leaves of a block from 0."""
     header = {
@@ -281,6 +285,7 @@ def write_tiled_tree(
         "width": grid.size[1],
         "block": grid.block,
         "geotiff_tags": geotiff_tags.record(),
+        "reading": reading or {},
     }
     arrays = {
         "header": np.array(json.dumps(header)),

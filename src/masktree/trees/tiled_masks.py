@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -55,6 +55,7 @@ class TiledMasks:
         first_uncovered: (blocks + 1,) int64, see above.
         components: (pieces,) int32, see above.
         geotiff_tags: of the image.
+        reading: channels and value range of the image that are shown, and notes on what is not, where there are any.
     """
 
     path: Path
@@ -71,6 +72,7 @@ class TiledMasks:
     first_uncovered: np.ndarray
     components: np.ndarray
     geotiff_tags: GeoTiffTags
+    reading: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: str | Path) -> TiledMasks:
@@ -94,6 +96,7 @@ class TiledMasks:
                 path=path,
                 grid=BlockGrid((int(header["height"]), int(header["width"])), int(header["block"])),
                 geotiff_tags=GeoTiffTags.from_record(header["geotiff_tags"]),
+                reading=dict(header.get("reading", {})),
                 **arrays,
             )
         except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
@@ -266,6 +269,7 @@ def write_tiled_masks(
     stabilities: np.ndarray,
     overview: RGB,
     geotiff_tags: GeoTiffTags,
+    reading: dict[str, Any] | None = None,
     *,
     min_coverage: float = 0.9,
 ) -> TiledMasks:
@@ -284,6 +288,7 @@ def write_tiled_masks(
         "width": grid.size[1],
         "block": grid.block,
         "geotiff_tags": geotiff_tags.record(),
+        "reading": reading or {},
     }
     arrays = {
         "header": np.array(json.dumps(header)),
