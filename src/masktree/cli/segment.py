@@ -38,7 +38,7 @@ def segment(
         reading: How photographs are read.
         segmenter: What segments the photographs; the default method is masktree.
         batch: How the batch is run.
-        tile: Side of tiles for full resolution, as 2048; of windows with other methods and with models.
+        tile: Side of tiles for full resolution, as 2048.
         pictures: What is drawn; outdated pictures of finished trees are drawn again.
     """
     from masktree.stages.segment import segment as run
