@@ -192,9 +192,9 @@ def read_channels(path: str | Path, page: int = 0, *, max_pixels: int = MAX_PIXE
 
     def read_pillow(image: Image.Image) -> ImageChannels:
         description = _describe_pillow(image, Path(path))
-        if _is_deep_png(Path(path)):
+        if is_deep_png(Path(path)):
             pixels = _deep_png(Path(path))
-        elif image.mode in _SCALED_MODES:
+        elif image.mode in DEEP_MODES:
             pixels = np.asarray(image)
         else:
             pixels = np.asarray(image.convert({1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[description.num_samples]))
