@@ -164,7 +164,8 @@ def _announce(folder: Folder, options: ServeOptions, policy: Policy, port: int) 
     host = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
     address += f"?token={policy.token}" if policy.token else ""
-    print(f"{len(folder)} images; results in {folder.output}; open {address} (Ctrl-C stops)", flush=True)
+    count = f"{len(folder)} image{'s' * (len(folder) != 1)}"
+    print(f"{count}; results in {folder.output}; open {address} (Ctrl-C stops)", flush=True)
     if options.open_browser:
         threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
