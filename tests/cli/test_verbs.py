@@ -84,7 +84,7 @@ def test_the_overview_names_all_verbs_and_the_version_is_told(capsys):
         ("train a b -o out", "expected LABELS after masktree train; got b as well; omit it"),
         ("segment a.jpg -o out --workers many", "expected a whole number after --workers; got many"),
         ("segment a.jpg -o out --granularity=half", "expected a number after --granularity; got half"),
-        ("segment a.jpg -o out --method mastree", "one of masktree, hassod, sohes, unsam; got mastree; did you mean"),
+        ("segment a.jpg -o out --method mastree", "one of masktree, hassod, sohes, unsam, maskcut; got mastree; did"),
         ("evaluate --compare a.json", "expected --compare PATH PATH; got --compare a.json; add what is missing"),
         ("info backbones", "expected TOPIC to be one of all, backbone, labels, model; got backbones; did you mean"),
     ],

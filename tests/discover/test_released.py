@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from masktree.backbones import load_backbone
+from masktree.cluster import maskcut as cut_patches
 from masktree.discover.hassod import hassod
+from masktree.discover.maskcut import maskcut
 from masktree.discover.unsam import _conquer
 from masktree.io.images import read_image, resize_image
 from masktree.refine import dense_crf
@@ -53,6 +55,15 @@ def test_other_filters_and_hard_masks_are_not_those_of_the_released_code(picture
     for options in ({"resample": "bilinear"}, {"soft_masks": False}):
         tree = hassod(image, backbone, side=SIDE, thresholds=(0.4, 0.2), duplicate_iou=1.0, **options)
         assert {tree.mask(i).tobytes() for i in range(len(tree))} != {mask.tobytes() for mask in expected}
+
+
+def test_masks_of_maskcut_are_those_of_the_released_code(pictures, backbone):
+    for image in pictures:
+        expected = released.maskcut_masks(image, features(backbone), cut_patches, crf, SIDE)
+        tree = maskcut(image, backbone, side=SIDE, duplicate_iou=1.0)
+        found = {tree.mask(i).tobytes() for i in range(len(tree))}
+        assert found == {mask.tobytes() for mask in expected}
+        assert found
 
 
 def test_regions_of_the_conquer_step_are_those_of_the_released_code(pictures, backbone):

@@ -53,7 +53,7 @@ def test_maskcut_divides_and_merging_conquers():
 
 
 def test_a_detector_replaces_maskcut(monkeypatch):
-    monkeypatch.setattr(module, "maskcut", lambda *_: pytest.fail("MaskCut was called"))
+    monkeypatch.setattr(module, "cut_objects", lambda *_: pytest.fail("MaskCut was called"))
     whole = cells(12, 12, 2, 8, 2, 8)
     image = paint(GREEN, [(whole, RED), (cells(12, 12, 2, 5, 2, 8), BLUE)])
     seen = []

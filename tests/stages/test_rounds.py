@@ -12,13 +12,14 @@ import pytest
 from masktree import cli
 from masktree.errors import InputError, TrainingError
 from masktree.labels import LabelSet
-from masktree.models.config import Mask2FormerConfig
+from masktree.models.config import CascadeConfig, Mask2FormerConfig
 from masktree.models.saved import is_model
 from masktree.predict import load_model
 from masktree.stages.rounds import run_rounds, summarise
 from masktree.train.options import RunOptions
+from masktree.train.presets import PRESETS
 from masktree.train.run_folder import read_metrics
-from masktree.train.self_training_settings import RoundsSettings
+from masktree.train.self_training_settings import RoundsSettings, cutler_rounds
 from masktree.train.train import train
 from masktree.trees import rle
 from tests.oracles import label_merge as oracle
@@ -197,6 +198,20 @@ def test_files_of_others_and_several_processes_are_refused(first, labels, tmp_pa
 def test_settings_out_of_range_are_refused(values, match):
     with pytest.raises(InputError, match=match):
         RoundsSettings(**values)
+
+
+def test_rounds_of_cutler_have_the_released_numbers():
+    settings = cutler_rounds()
+    preset = settings.preset(PRESETS["cutler"])
+    o = preset.optimisation
+    assert (settings.rounds, settings.score_threshold, settings.iou) == (3, 0.7, 0.5)
+    assert (o.steps, o.lr, o.schedule, o.weight_decay, o.batch_size) == (80_000, 0.005, "constant", 1e-4, 16)
+    assert isinstance(preset.model, CascadeConfig)
+    assert (preset.model.drop_loss, preset.model.roi_positive_fraction) == (False, 0.25)
+    assert (preset.augmentation.paste_prob, preset.augmentation.paste_scale) == (1.0, (0.5, 1.0))
+    assert cutler_rounds(rounds=2, steps=7).preset(PRESETS["cutler"]).optimisation.steps == 7
+    with pytest.raises(InputError, match="with a run of cutler or hassod; got unsam"):
+        settings.preset(PRESETS["unsam"])
 
 
 def test_the_command_runs_rounds_of_a_real_model(labels, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from masktree.cli.options import (
     Segmenter,
     print_outcome,
 )
+from masktree.errors import InputError
 
 
 def discover(
@@ -26,6 +28,8 @@ def discover(
     reading: Reading = DEFAULT_READING,
     segmenter: Segmenter = DEFAULT_SEGMENTER,
     batch: Batch = DEFAULT_BATCH,
+    detector: str | None = None,
+    detector_score: float | None = None,
     labels_per_image: int | None = None,
     average_labels: float | None = None,
     shard_size: int | None = None,
@@ -38,6 +42,8 @@ def discover(
         reading: How photographs are read.
         segmenter: What segments the photographs; the default method is sohes.
         batch: How the batch is run.
+        detector: A trained model that divides images for the method unsam, instead of MaskCut.
+        detector_score: Lowest score of its masks. Default: 0.3.
         labels_per_image: Keep at most this many masks of each image, those with the highest scores. Default: all.
         average_labels: Choose one threshold of the score, or of the method, for about this many labels per image on
             average; single images may get many or none. Default: that of the method.
@@ -45,10 +51,16 @@ def discover(
     """
     from masktree.stages.discover import discover as run
 
+    config = segmenter.config(default_method="sohes")
+    if detector is not None or detector_score is not None:
+        if detector is None or config.method != "unsam":
+            raise InputError("expected --detector, and with it --detector-score, with --method unsam; got one alone")
+        given = {"detector": detector, "detector_score": 0.3 if detector_score is None else detector_score}
+        config = replace(config, options=config.options | given)
     outcome = run(
         folder,
         output,
-        segmenter.config(default_method="sohes"),
+        config,
         labels_per_image=labels_per_image,
         average_labels=average_labels,
         shard_size=shard_size,

@@ -42,8 +42,7 @@ class SegmenterOptions:
         min_score: Lowest score of a mask: its agreement, from 0 to 1, when the photograph changes a little.
         max_masks: Most masks of a photograph; those of highest score are kept.
         crops: Segment crops around large masks as well, which finds more small parts and takes ten times as long.
-        snap: Replace the masks by regions of the method masktree, which have sharp boundaries, for 0.4 seconds more
-            per photograph.
+        snap: Replace the masks by regions of the method masktree, for sharp boundaries and 0.4 seconds more.
         device: Device: auto, cpu, cuda, cuda:N or mps.
         dtype: Precision of the network.
         seed: Seed of all random choices.

@@ -40,6 +40,7 @@ class _RoundsOptions:
         rounds: Number of rounds. Default: 1.
         score: The score that is compared (sohes, unsam). Default: object, where that of the model is published.
         average_predictions: Choose --score-threshold for this many on average.
+        cutler: Values of CutLER: 3 rounds of half of the steps and rate, no DropLoss.
         iou: Keep labels that overlap less (IoU). Default: 0.5.
         crops: Predict again on crops around large masks.
         snap: Replace predictions by regions of the method masktree.
@@ -49,6 +50,7 @@ class _RoundsOptions:
     rounds: int | None = None
     score: Literal["published", "object", "expected_iou"] | None = None
     average_predictions: float | None = None
+    cutler: bool = False
     iou: float | None = None
     crops: bool = False
     snap: bool = False
@@ -88,9 +90,9 @@ def self_train(
     common = optimisation.overrides() | ({} if score_threshold is None else {"score_threshold": score_threshold})
     if method == "rounds":
         from masktree.stages.rounds import run_rounds, summarise
-        from masktree.train.self_training_settings import RoundsSettings
+        from masktree.train.self_training_settings import RoundsSettings, cutler_rounds
 
-        settings = RoundsSettings(**_given(rounds), **common)
+        settings = (cutler_rounds if rounds.cutler else RoundsSettings)(**_given(rounds), **common)
         steps = run_rounds(earlier_run, labels, output, settings, run, show_progress=True)
         print(f"{summarise(output)}\n{steps} steps done", flush=True)
         return 0

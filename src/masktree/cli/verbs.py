@@ -21,6 +21,7 @@ _READING = ("channels", "page", "nodata", "range")
 _MODEL = "model (instead of a method)"
 _MODEL_OPTIONS = ("model", "crops", "snap")
 _RUNNING = ("device", "dtype", "seed", "workers")
+_RELABELLING = ("iou", "crops", "snap", "from-backbone")
 _TEACHER = ("label-weight", "teacher-weight", "no-teacher-mask-loss")
 _OPTIMISATION = ("steps", "batch-size", "accumulation-steps", "lr", "ema-decay")
 _TRAINING_OUTPUT = ("output", "save-every", "sample-every", "overwrite")
@@ -48,7 +49,7 @@ VERBS = {
             {
                 "input": ("folder",),
                 "reading of images": _READING,
-                "method": (*_METHOD, "labels-per-image", "average-labels"),
+                "method": (*_METHOD, "detector", "detector-score", "labels-per-image", "average-labels"),
                 _MODEL: _MODEL_OPTIONS,
                 "output": ("output", "shard-size", "overwrite"),
                 "running": _RUNNING,
@@ -82,7 +83,7 @@ VERBS = {
                 "input": ("earlier-run", "labels", "root", "skip-broken"),
                 "method": ("method", "score-threshold", *_OPTIMISATION),
                 "method sohes or hassod": ("setting", "burn-in", *_TEACHER),
-                "method rounds": ("rounds", "score", "average-predictions", "iou", "crops", "snap", "from-backbone"),
+                "method rounds": ("rounds", "cutler", "score", "average-predictions", *_RELABELLING),
                 "output": _TRAINING_OUTPUT,
                 "running": _TRAINING_RUN,
             },

@@ -100,6 +100,12 @@ def _unsam() -> Callable[..., MaskTree]:
     return unsam
 
 
+def _maskcut() -> Callable[..., MaskTree]:
+    from masktree.discover.maskcut import maskcut
+
+    return maskcut
+
+
 METHODS: dict[str, Method] = {
     "masktree": Method(
         summary="one dendrogram, whose cuts cover every pixel",
@@ -127,5 +133,10 @@ METHODS: dict[str, Method] = {
         load=_unsam,
         score_knots=calibrations.UNSAM,
         quality_sets="refiner",
+    ),
+    "maskcut": Method(
+        summary="up to three objects by normalised cuts",
+        citation="Wang et al., CVPR 2023, arXiv 2301.11320",
+        load=_maskcut,
     ),
 }

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from masktree.backbones.base import Backbone
-from masktree.cluster import maskcut
+from masktree.discover.maskcut import cut_objects
 from masktree.discover.region_masks import (
     RefinedMasks,
     box_window,
@@ -21,7 +21,7 @@ from masktree.discover.region_masks import (
 )
 from masktree.errors import InputError
 from masktree.io.images import Resample, resize_image
-from masktree.refine import Refiner, dense_crf, elementwise_iou, fill_holes, refine_masks
+from masktree.refine import Refiner, dense_crf
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
 from masktree.types import RGB, Masks
@@ -83,7 +83,7 @@ def unsam(
     size = (image.shape[0], image.shape[1])
     working = resize_image(image, (side, side), resample)
     if detector is None:
-        wholes = _divide(working, maskcut(backbone(working[None])[0], tau, n_cuts, sign=sign), refiner, refine_iou)
+        wholes, _ = cut_objects(working, backbone, tau, n_cuts, sign, refiner, refine_iou)
     else:
         wholes = resize_masks(_check_masks(detector(image), size), (side, side))
     parts = _conquer(image, wholes, backbone, thresholds, crop_side, crop_resample, min_cells, min_inside)
@@ -100,13 +100,6 @@ def _check_masks(masks: object, size: tuple[int, int]) -> Masks:
         return masks
     got = f"{masks.dtype} {masks.shape}" if isinstance(masks, np.ndarray) else type(masks).__name__
     raise InputError(f"expected detector masks (n, {size[0]}, {size[1]}) bool; got {got}; one mask is mask[None]")
-
-
-def _divide(working: RGB, patches: Masks, refiner: Refiner, refine_iou: float) -> Masks:
-    """Refined whole objects with holes filled, of MaskCut's patch masks; those that change too much are dropped."""
-    cuts = resize_masks(patches, (working.shape[0], working.shape[1]), "nearest")  # as MaskCut's code
-    refined = fill_holes(refine_masks(working, cuts, refiner))
-    return refined[elementwise_iou(cuts, refined) >= refine_iou]
 
 
 def _conquer(

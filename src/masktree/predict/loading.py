@@ -13,6 +13,7 @@ from masktree.discover.methods import Quality
 from masktree.errors import InputError
 from masktree.models import saved
 from masktree.models.config import Mask2FormerConfig, MaskScore
+from masktree.predict.detector import ModelDetector
 from masktree.predict.discovery import DiscoverySegmenter
 from masktree.predict.model import ModelSegmenter
 from masktree.trees.masktree import MAX_MASKS
@@ -41,9 +42,10 @@ def load(
         dtype: precision of the network, float32 or bfloat16.
         method, quality: see ``DiscoverySegmenter``; default masktree and fast. Not for a trained model.
         positions: how a ViT's position embeddings are resized, see ``load_backbone``. Not for a trained model.
-        min_area, min_score, max_masks, options: see ``DiscoverySegmenter``. Options of a trained model: ``crops``, see
-            ``ModelSegmenter``, ``snap``: whether to snap its masks to the regions of the default method, and
-            ``calibrated``, see ``load_model``.
+        min_area, min_score, max_masks, options: see ``DiscoverySegmenter``. The ``detector`` of the method unsam may be
+            the folder of a trained model, with a ``detector_score``, the lowest score of its masks (.3). Options of a
+            trained model: ``crops``, see ``ModelSegmenter``, ``snap``: whether to snap its masks to the regions of the
+            default method, ``calibrated`` and ``score``, see ``load_model``.
 
     Raises:
         WeightsError: unknown name, or weights that cannot be loaded; other weights are never used instead.
@@ -68,6 +70,8 @@ def load(
             )
         limits: dict[str, Any] = {"min_area": min_area, "min_score": min_score, "max_masks": max_masks}
         return load_model(model, device=device, dtype=dtype, **limits, **options)
+    if isinstance(options.get("detector"), (str, Path)):
+        options["detector"] = _load_detector(options["detector"], device, dtype, options.pop("detector_score", 0.3))
     return DiscoverySegmenter(
         load_backbone(model, device, dtype, positions=positions),
         method or "masktree",
@@ -77,6 +81,11 @@ def load(
         max_masks,
         options,
     )
+
+
+def _load_detector(model: str | Path, device: str, dtype: str, min_score: float) -> ModelDetector:
+    """The masks of a model whose own score is at least ``min_score`` (UnSAM: .3 in its paper, .1 in its code)."""
+    return ModelDetector(load_model(model, device=device, dtype=dtype, calibrated=False), min_score)
 
 
 def load_model(

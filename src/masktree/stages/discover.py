@@ -123,9 +123,10 @@ def _with_chosen_options(
         read_json(path, _THRESHOLDS)  # raises if it is a file of something else
     stored = read_json(path, _THRESHOLDS) if path.exists() and not overwrite else None
     if stored is None or (stored["request"] != request and not has_results(path.parent)):
-        options = choose_options(
+        chosen = choose_options(
             photos, config.load(), average_labels, read_options=read_options, show_progress=show_progress
         )
+        options = config.options | {name: value for name, value in chosen.items() if not callable(value)}
         stored = {"request": request, "options": options}
         write_json(path, stored)
     if stored["request"] != request:

@@ -140,6 +140,7 @@ def _write_plan(output: Path, settings: Mapping[str, Any], overwrite: bool) -> N
     else:
         before = read_json(path, _PLAN_KEYS)["settings"]
         # More rounds continue the same ones.
+        before = asdict(RoundsSettings()) | before  # what rounds of earlier versions do not name
         changed = [key for key, value in settings.items() if before.get(key) != value and key != "rounds"]
         if changed and any(output.glob("round-*")):
             raise InputError(

@@ -183,6 +183,7 @@ class RoundsSettings(OptimisationOverrides):
         iou: earlier labels are kept if their IoU with every prediction is lower (UnSAM: 0.5).
         crops: predict again on crops around large masks; see ``masktree.models.crops``.
         snap: snap predictions to the regions of the default method; see ``masktree.trees.snap``.
+        cutler: steps, rate and losses of CutLER's rounds, see ``cutler_rounds``.
         from_backbone: start each training from the backbone's weights instead of the model that made the predictions
             (our choice: the paper does not say).
 
@@ -197,6 +198,7 @@ class RoundsSettings(OptimisationOverrides):
     iou: float = 0.5
     crops: bool = False
     snap: bool = False
+    cutler: bool = False
     from_backbone: bool = False
 
     def __post_init__(self) -> None:
@@ -212,4 +214,24 @@ class RoundsSettings(OptimisationOverrides):
 
     def preset(self, earlier: Preset) -> Preset:
         """The earlier run's with the overrides."""
-        return replace(earlier, optimisation=replace(earlier.optimisation, **self.overrides()))
+        if not self.cutler:
+            return replace(earlier, optimisation=replace(earlier.optimisation, **self.overrides()))
+        if not isinstance(earlier.model, CascadeConfig):
+            raise InputError(f"expected rounds of CutLER with a run of cutler or hassod; got {earlier.model.kind}")
+        values: dict[str, Any] = {
+            "steps": max(1, earlier.optimisation.steps // 2),
+            "lr": earlier.optimisation.lr / 2,
+            "schedule": "constant",
+            "milestones": (),
+            "weight_decay": 1e-4,
+        } | self.overrides()
+        augmentation = replace(earlier.augmentation, paste_scale=(0.5, 1.0))
+        model = replace(earlier.model, drop_loss=False)
+        return Preset(model, replace(earlier.optimisation, **values), augmentation)
+
+
+def cutler_rounds(**values: Any) -> RoundsSettings:
+    """Rounds of CutLER (arXiv 2301.11320, section 3.4, and its code) with some values replaced: three, each of half of
+    the steps (80,000) at half the rate, weight decay 1e-4, without DropLoss, of objects pasted at .5 to 1 of their
+    size."""
+    return RoundsSettings(**({"rounds": 3, "cutler": True} | values))
