@@ -212,7 +212,7 @@ def test_unknown_options_are_named_at_once(method):
 def test_wrong_models_methods_and_values_are_refused():
     with pytest.raises(WeightsError, match="dino-vits9"):
         masktree.load("dino-vits9")
-    with pytest.raises(InputError, match="method to be one of masktree, hassod, sohes, unsam; got 'sam'"):
+    with pytest.raises(InputError, match="method to be one of masktree, hassod, sohes, unsam, maskcut; got 'sam'"):
         masktree.load(method="sam")
     with pytest.raises(InputError, match="quality to be one of fast, best; got 'good'"):
         masktree.load(quality="good")
