@@ -56,7 +56,7 @@ def merge_by_embeddings(image: np.ndarray, backbone: EmbeddedBackbone) -> Partit
     predictions = backbone.predict_boundaries(image)
     cues = predictions.cues
     leaves = method.watershed_leaves(cues.boundary)
-    return method.merge_leaves(leaves, cues.boundary, [cues], predictions.embeddings, method.FEATURE_WEIGHT)
+    return method.analyse_leaves(leaves, cues.boundary, [cues], predictions.embeddings, method.FEATURE_WEIGHT).tree
 
 
 def merge_with_weights(

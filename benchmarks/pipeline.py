@@ -48,7 +48,7 @@ STAGE_FUNCTIONS = (  # module below masktree, function, stage
     ("discover.unsam", "maskcut", "clustering"),
     ("discover.masktree", "boundary_cues", "features"),
     ("discover.masktree", "watershed_leaves", "clustering"),
-    ("discover.masktree", "merge_leaves", "clustering"),
+    ("discover.masktree", "analyse_leaves", "clustering"),
     ("discover.masktree", "upsample_leaves", "refinement"),
     ("discover.region_masks", "mask_nms", "hierarchy"),
     ("trees.hierarchy", "parents_by_coverage", "hierarchy"),

@@ -44,6 +44,35 @@ def recall(tree: MaskTree, masks: np.ndarray) -> float:
     return float((overlap.max(axis=0) > 0.75).mean())
 
 
+@pytest.fixture(scope="module")
+def packed_discs() -> tuple[np.ndarray, np.ndarray]:
+    """(120, 120, 3) grey image of 36 striped discs, one pixel apart, on a shaded ground, and their (36, H, W) masks."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:120, :120]
+    masks = np.stack([(y - 10 - 20 * i) ** 2 + (x - 10 - 20 * j) ** 2 <= 90 for i in range(6) for j in range(6)])
+    stripes = 60 + 12 * np.sin(2 * np.pi * (x + y) / 5)
+    image = 40 + 90 * x / 119 + 40 * y / 119 + np.where(masks.any(axis=0), stripes, 0)
+    noisy = ndimage.gaussian_filter(image, 0.8) + rng.normal(0, 4, image.shape)
+    return noisy.clip(0, 255).astype(np.uint8)[..., None].repeat(3, axis=2), masks
+
+
+@pytest.fixture(scope="module")
+def packed_tree(packed_discs) -> MaskTree:
+    return discover_masks(packed_discs[0])
+
+
+def best_cut_f1(tree: PartitionTree, masks: np.ndarray) -> float:
+    """Highest F1 of the regions of one cut, matched with an IoU above .5."""
+    values = []
+    for granularity in np.linspace(0, 1, 51):
+        labels = tree.cut_at(granularity)
+        areas = np.bincount(labels.ravel())
+        shared = np.stack([np.bincount(labels[mask], minlength=len(areas)) for mask in masks])
+        found = (shared > 0.5 * (areas + masks.sum(axis=(1, 2))[:, None] - shared)).sum()
+        values.append(2 * found / (len(areas) + len(masks)))
+    return max(values)
+
+
 def test_small_things_on_one_ground_are_recognised(dots):
     assert rule.ground_share(dots[0]) > rule.GROUND_SHARE
     assert rule.shows_small_things(dots[0])
@@ -71,18 +100,52 @@ def test_more_small_things_are_found_at_finer_sizes(dots, dots_tree):
     assert recall(dots_tree, dots[1]) > 0.9
 
 
+def test_dense_things_are_grey_and_on_no_one_ground(dots, packed_discs, photos):
+    assert rule.shows_small_things(packed_discs[0])
+    assert rule.shows_dense_things(packed_discs[0])
+    assert not rule.shows_dense_things(dots[0])
+    assert not rule.shows_dense_things(dots[0][..., :1].repeat(3, axis=2))
+    assert not any(rule.shows_dense_things(read_image(path)) for path in photos if path.stem in ("cat", "rocket"))
+
+
+def test_one_cut_separates_dense_things(packed_discs, packed_tree, monkeypatch):
+    assert best_cut_f1(packed_tree.dendrogram, packed_discs[1]) > 0.8
+    monkeypatch.setattr(method, "shows_dense_things", lambda image: False)
+    assert best_cut_f1(build_dendrogram(packed_discs[0]), packed_discs[1]) < 0.5
+
+
+def test_masks_know_the_granularity_of_the_most_similar_region(packed_tree):
+    dendrogram = packed_tree.dendrogram
+    childless = np.setdiff1d(np.arange(len(packed_tree)), packed_tree.parents)  # others may be raised to a child's
+    for index in childless[::40]:
+        mask = packed_tree.mask(index)
+        regions = [dendrogram.mask(node) for node in range(len(dendrogram.parents))]
+        ious = [(region & mask).sum() / (region | mask).sum() for region in regions]
+        assert packed_tree.granularities[index] == pytest.approx(dendrogram.altitudes[np.argmax(ious)], abs=1e-6)
+
+
+def test_cuts_do_not_change_what_is_found(packed_discs, packed_tree, monkeypatch):
+    monkeypatch.setattr(method, "shows_dense_things", lambda image: False)
+    other = discover_masks(packed_discs[0])
+    assert other.rles == packed_tree.rles
+    assert np.array_equal(other.scores, packed_tree.scores)
+    assert not np.array_equal(other.granularities, packed_tree.granularities)
+
+
 def test_auto_is_fine_for_small_things(dots, dots_tree):
     assert discover_masks(dots[0], min_area=12).rles == dots_tree.rles
 
 
-def test_children_lie_inside_their_parents_and_granularities_grow(dots_tree):
-    children = np.flatnonzero(dots_tree.parents >= 0)
-    parents = dots_tree.parents[children]
-    shared = rle.intersections(list(dots_tree.rles), dots_tree.size)
+@pytest.mark.parametrize("scene", ["dots_tree", "packed_tree"])
+def test_children_lie_inside_their_parents_and_granularities_grow(scene, request):
+    tree = request.getfixturevalue(scene)
+    children = np.flatnonzero(tree.parents >= 0)
+    parents = tree.parents[children]
+    shared = rle.intersections(list(tree.rles), tree.size)
     assert len(children) > 20
-    assert np.array_equal(shared[children, parents], dots_tree.areas[children])
-    assert (dots_tree.granularities[parents] >= dots_tree.granularities[children]).all()
-    assert depths(dots_tree.parents).max() >= 1
+    assert np.array_equal(shared[children, parents], tree.areas[children])
+    assert (tree.granularities[parents] >= tree.granularities[children]).all()
+    assert depths(tree.parents).max() >= 1
 
 
 def test_masks_of_all_sizes_are_unions_of_the_leaves(dots_tree):
@@ -93,8 +156,12 @@ def test_masks_of_all_sizes_are_unions_of_the_leaves(dots_tree):
         assert np.isin(inside / np.maximum(areas, 1), (0, 1)).all()
 
 
-def test_the_finest_dendrogram_is_that_of_the_tree(dots, dots_tree):
-    assert np.array_equal(build_dendrogram(dots[0], detail="fine").leaves, dots_tree.dendrogram.leaves)
+@pytest.mark.parametrize(("scene", "tree"), [("dots", "dots_tree"), ("packed_discs", "packed_tree")])
+def test_the_finest_dendrogram_is_that_of_the_tree(scene, tree, request):
+    image, expected = request.getfixturevalue(scene)[0], request.getfixturevalue(tree).dendrogram
+    dendrogram = build_dendrogram(image, detail="fine")
+    for name in ("leaves", "parents", "altitudes"):
+        assert np.array_equal(getattr(dendrogram, name), getattr(expected, name))
 
 
 def test_maximum_of_masks_holds_over_all_sizes(dots, dots_tree):

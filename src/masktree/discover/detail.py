@@ -55,6 +55,11 @@ def shows_small_things(image: RGB) -> bool:
     return not _has_colour(image) or ground_share(image) >= GROUND_SHARE
 
 
+def shows_dense_things(image: RGB) -> bool:
+    """Whether small things are likely to touch or to lie on uneven ground: no colour, and no one ground. About 4 ms."""
+    return not _has_colour(image) and ground_share(image) < GROUND_SHARE
+
+
 def ground_share(image: RGB) -> float:
     """Share in [0, 1] of the most widespread colour in nearly all of 6 x 6 parts of an image: its lower decile."""
     H, W, _ = image.shape

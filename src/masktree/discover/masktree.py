@@ -1,13 +1,14 @@
 """The package's own method: one dendrogram per image, at full resolution, from small leaves to the whole image.
 
 Hand-crafted boundary cues, averaged with the boundaries that the embedded network predicts; watershed basins of that
-map as leaves; greedy merging of the most similar neighbours.
+map as leaves; greedy merging of the most similar neighbours. Images of small things are analysed at several sizes, and
+where these are dense, cuts are ordered by the volume of regions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -21,12 +22,14 @@ from masktree.cluster.flat import FlatLeaves, flat_leaves, is_flat
 from masktree.cluster.leaves import adjacency, watershed_leaves
 from masktree.cluster.merge import merge_regions
 from masktree.cluster.upsample import upsample_leaves
+from masktree.cluster.volume import merge_by_volume
 from masktree.discover.detail import (
     FINE_FACTORS,
     LARGE_SIDE,
     WORKING_SIDE,
     Detail,
     check_detail,
+    shows_dense_things,
     shows_small_things,
 )
 from masktree.discover.pooling import pool_dendrograms
@@ -73,14 +76,20 @@ def discover_masks(
     """Stable nodes of the dendrograms of an image.
 
     Args:
-        image, backbone, quality, detail: see ``build_dendrogram``. With several working sizes the tree has nodes of all
-            of them, see ``masktree.discover.pooling``.
+        image, backbone, quality, detail: see ``build_dendrogram``. With several working sizes the tree has nodes of the
+            merge trees of all of them, see ``masktree.discover.pooling``.
         min_area, max_area, max_masks, duplicate_iou: see ``MaskTree.from_dendrogram``.
     """
     sizes = _working_sizes(image, quality, detail)
+    analyses = [_analyse_at(image, backbone, *size) for size in sizes]
+    if len(analyses) == 1:
+        return MaskTree.from_dendrogram(
+            analyses[0].tree, min_area=min_area, max_area=max_area, max_masks=max_masks, duplicate_iou=duplicate_iou
+        )
     return pool_dendrograms(
-        [_build_at(image, backbone, *size) for size in sizes],
+        [one.tree for one in analyses],
         [working_side for _, working_side in sizes],
+        cuts=analyses[-1].cuts(image),
         min_area=min_area,
         max_area=max_area,
         max_masks=max_masks,
@@ -103,16 +112,19 @@ def build_dendrogram(
             is its longer side in pixels, or that of the image if it is smaller. ``auto``: ``WORKING_SIDE``; with
             boundaries at twice that as well from ``LARGE_SIDE`` pixels on (5 times the time); and ``fine`` where the
             image shows small things on one ground, see ``masktree.discover.detail``. ``fine``: at once, twice and
-            three times the working size (14 times the time); this is the dendrogram of the last.
+            three times the working size (14 times the time); this is the dendrogram of the last, with
+            merges in the order of volume (``masktree.cluster.volume``) if the image has neither colour nor one ground.
 
     Returns:
         ``PartitionTree`` with leaves of shape (H, W) and altitudes in [0, 1]: the granularity g of each merge,
-        calibrated so that a typical photograph of N leaves has about N^(1-g) regions at g.
+        calibrated so that a typical image of N leaves has about N^(1-g) regions at g.
 
     Raises:
         InputError: empty image, or unknown quality or detail.
     """
-    return _build_at(image, backbone, *_working_sizes(image, quality, detail)[-1])
+    sizes = _working_sizes(image, quality, detail)
+    analysis = _analyse_at(image, backbone, *sizes[-1])
+    return analysis.tree if len(sizes) == 1 else analysis.cuts(image)
 
 
 def _working_sizes(image: RGB, quality: str, detail: Detail) -> list[tuple[tuple[float, ...], int]]:
@@ -132,11 +144,27 @@ def _working_sizes(image: RGB, quality: str, detail: Detail) -> list[tuple[tuple
     return [(LARGE_SCALES if is_large and quality == "fast" else scales, base)]
 
 
-def _build_at(image: RGB, backbone: Backbone | None, scales: tuple[float, ...], working_side: int) -> PartitionTree:
-    """Dendrogram at one working size, with calibrated altitudes."""
-    tree = build_cost_dendrogram(image, backbone=backbone, scales=scales, working_side=working_side)
-    learned = isinstance(backbone, EmbeddedBackbone)
-    return tree.with_altitudes(costs_to_granularities(tree.altitudes, learned=learned))
+@dataclass(frozen=True)
+class Analysis:
+    """Dendrogram of an image at one working size, with the borders of its leaves there.
+
+    ``edges`` (m, 2) are pairs of neighbours, ``strengths`` (m,) the boundary along them.
+    """
+
+    tree: PartitionTree
+    edges: np.ndarray
+    strengths: np.ndarray
+
+    def cuts(self, image: RGB) -> PartitionTree:
+        """The tree, in the order of volume if the image shows dense things; altitudes must be calibrated."""
+        return merge_by_volume(self.tree, self.edges, self.strengths) if shows_dense_things(image) else self.tree
+
+
+def _analyse_at(image: RGB, backbone: Backbone | None, scales: tuple[float, ...], working_side: int) -> Analysis:
+    """Analysis at one working size, with calibrated altitudes."""
+    analysis = _analyse(image, backbone, scales, working_side)
+    altitudes = costs_to_granularities(analysis.tree.altitudes, learned=isinstance(backbone, EmbeddedBackbone))
+    return replace(analysis, tree=analysis.tree.with_altitudes(altitudes))
 
 
 def build_cost_dendrogram(
@@ -153,8 +181,12 @@ def build_cost_dendrogram(
         scales: in working sizes, of the images whose boundaries are averaged.
         working_side: longer side at scale 1, which may be larger than the image's; None: at most ``WORKING_SIDE``.
     """
-    longer = max(image.shape[:2])
-    scale = (min(WORKING_SIDE, longer) if working_side is None else working_side) / longer
+    return _analyse(image, backbone, scales, working_side or min(WORKING_SIDE, max(image.shape[:2]))).tree
+
+
+def _analyse(image: RGB, backbone: Backbone | None, scales: tuple[float, ...], working_side: int) -> Analysis:
+    """Analysis with merge costs as altitudes; see ``build_cost_dendrogram``."""
+    scale = working_side / max(image.shape[:2])
     features = [merge_features(_rescale(image, scale * factor), backbone) for factor in scales]
     # Leaves of an enlarged image only where all of the analysis is enlarged: else they are no finer than its pixels.
     working = _rescale(image, min(max(1.0, scale), scale * max(scales)))
@@ -165,9 +197,11 @@ def build_cost_dendrogram(
         grid, weight = backbone(working[None])[0], FEATURE_WEIGHT
     cues = [one.cues for one in features]
     if (flat := flat_leaves(image, working, leaves)) is not None:
-        return merge_leaves(flat, _resize_map(boundary, image.shape[:2]), cues, grid, weight)
-    tree = merge_leaves(leaves, boundary, cues, grid, weight)
-    return tree if working is image else tree.with_leaves(upsample_leaves(leaves, working, image))
+        return analyse_leaves(flat, _resize_map(boundary, image.shape[:2]), cues, grid, weight)
+    analysis = analyse_leaves(leaves, boundary, cues, grid, weight)
+    if working is image:
+        return analysis
+    return replace(analysis, tree=analysis.tree.with_leaves(upsample_leaves(leaves, working, image)))
 
 
 def costs_to_granularities(costs: np.ndarray, *, learned: bool) -> np.ndarray:
@@ -179,13 +213,13 @@ def costs_to_granularities(costs: np.ndarray, *, learned: bool) -> np.ndarray:
     return granularities
 
 
-def merge_leaves(
+def analyse_leaves(
     leaves: Labels | FlatLeaves,
     boundary: np.ndarray,
     cues: list[BoundaryCues],
     grid: Features | None,
     grid_weight: float,
-) -> PartitionTree:
+) -> Analysis:
     """Merge tree of leaves by boundary (H, W), histograms of the cues' words, and the features of a grid, if any."""
     if isinstance(leaves, FlatLeaves):
         edges, strengths, lengths = leaves.adjacency(boundary)
@@ -193,7 +227,7 @@ def merge_leaves(
     else:
         edges, strengths, lengths = adjacency(leaves, boundary)
     areas = np.bincount(leaves.ravel()).astype(np.float64)
-    return merge_regions(
+    tree = merge_regions(
         leaves,
         edges,
         areas,
@@ -205,6 +239,7 @@ def merge_leaves(
         size_power=SIZE_POWER,
         embedding_weight=0.0 if grid is None else grid_weight,
     )
+    return Analysis(tree, edges, strengths)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from masktree.kernels import kernel
 from masktree.trees import hierarchy
 from masktree.trees.dendrogram import PartitionTree
 from masktree.trees.masktree import MAX_MASKS, MaskTree, ceil_float32
@@ -27,6 +28,7 @@ def pool_dendrograms(
     dendrograms: Sequence[PartitionTree],
     working_sides: Sequence[int],
     *,
+    cuts: PartitionTree,
     min_area: int = 32,
     max_area: float = 0.9,
     max_masks: int | None = MAX_MASKS,
@@ -37,21 +39,21 @@ def pool_dendrograms(
     Nodes of the other dendrograms become unions of leaves of the last one, if they are ``MIN_COARSE_SIDE`` pixels wide
     at their working size: each leaf goes to the leaf of the other dendrogram that it shares most pixels with. So masks
     of all sizes have the sharpest borders there are. The parent of a mask is the smallest mask that contains it whole.
+    The granularity of a mask is that at which the cuts have the most similar region, raised to the maximum over its
+    children.
 
     Args:
-        dendrograms: of images of one size, altitudes in [0, 1]; the last one, the finest, is that of the tree and its
-            cuts.
+        dendrograms: of images of one size, altitudes in [0, 1]; the last one is the finest.
         working_sides: longer side in pixels at which each of them was made.
+        cuts: the dendrogram of the tree, on the leaves of the finest one.
         min_area, max_area, max_masks, duplicate_iou: as of ``MaskTree.from_dendrogram``, over the masks of all.
     """
-    if len(dendrograms) == 1:
-        return MaskTree.from_dendrogram(
-            dendrograms[0], min_area=min_area, max_area=max_area, max_masks=max_masks, duplicate_iou=duplicate_iou
-        )
     finest = dendrograms[-1]
     limit = None if max_masks is None else CANDIDATES_PER_MASK * max_masks
     rles: list[bytes] = []
-    columns: list[np.ndarray] = []  # of each dendrogram (3, k): scores, stabilities, granularities
+    columns: list[np.ndarray] = []  # of each dendrogram (2, k): scores, stabilities
+    intervals: list[np.ndarray] = []  # of each (k, 3): its number, positions of leaves
+    positions: list[np.ndarray] = []  # of each (n,): of the leaves of the finest
     omitted = 0
     for dendrogram, working_side in zip(dendrograms, working_sides, strict=True):
         united, smallest, weight = dendrogram, min_area, 1.0
@@ -63,14 +65,18 @@ def pool_dendrograms(
         )
         omitted += selected.omitted
         rles += united.rles(selected.nodes)
-        columns.append(np.stack([weight * selected.scores, selected.stabilities, united.altitudes[selected.nodes]]))
-    scores, stabilities, altitudes = np.concatenate(columns, axis=1)
+        columns.append(np.stack([weight * selected.scores, selected.stabilities]))
+        low, high = (bounds[selected.nodes] for bounds in united.intervals)
+        intervals.append(np.stack([np.full_like(low, len(positions)), low, high], axis=1))
+        positions.append(_positions_of_leaves(united, finest))
+    scores, stabilities = np.concatenate(columns, axis=1)
     keep = mask_nms(rles, finest.size, scores, iou_threshold=duplicate_iou)
     omitted += 0 if max_masks is None else max(0, len(keep) - max_masks)
     keep = np.sort(keep[:max_masks])
     rles = [rles[index] for index in keep]
     parents = hierarchy.parents_by_coverage(rles, finest.size, min_coverage=1.0)
-    granularities = ceil_float32(altitudes[keep])
+    similar = _most_similar_nodes(cuts, np.stack(positions), np.concatenate(intervals)[keep])
+    granularities = ceil_float32(cuts.altitudes[similar])
     for child in np.argsort(-hierarchy.depths(parents), kind="stable"):  # they never decrease towards the root
         if parents[child] >= 0:
             granularities[parents[child]] = max(granularities[parents[child]], granularities[child])
@@ -82,9 +88,54 @@ def pool_dendrograms(
         granularities=granularities,
         stabilities=stabilities[keep].astype(np.float32),
         levels=hierarchy.levels(parents),
-        dendrogram=finest,
+        dendrogram=cuts,
         omitted=omitted,
     )
+
+
+def _positions_of_leaves(united: PartitionTree, finest: PartitionTree) -> np.ndarray:
+    """(n,) int32: which position in ``united.order`` each leaf of the finest dendrogram has; -1 without pixels."""
+    leaves, first = np.unique(finest.leaves, return_index=True)
+    positions = np.full(finest.n_leaves, -1, np.int32)
+    positions[leaves] = united.intervals[0][united.leaves.ravel()[first]]
+    return positions
+
+
+def _most_similar_nodes(tree: PartitionTree, positions: np.ndarray, intervals: np.ndarray) -> np.ndarray:
+    """Node of the highest IoU for each of k unions of leaves, the lowest of equal ones.
+
+    A union ``intervals[i]`` = (d, low, high) has the leaves with ``positions[d]`` from low to below high.
+    """
+    leaf_areas = np.bincount(tree.leaves.ravel(), minlength=tree.n_leaves)
+    low, high = tree.intervals
+    return _best_nodes(leaf_areas, tree.order, low, high, tree.areas, positions, intervals)
+
+
+@kernel()
+def _best_nodes(
+    leaf_areas: np.ndarray,
+    order: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    areas: np.ndarray,
+    positions: np.ndarray,
+    intervals: np.ndarray,
+) -> np.ndarray:  # pragma: no cover
+    best = np.zeros(len(intervals), np.int64)
+    inside = np.zeros(len(order) + 1, np.int64)  # pixels of the union in the leaves before each position
+    for i in range(len(intervals)):
+        which, start, stop = intervals[i]
+        for k in range(len(order)):
+            leaf = order[k]
+            is_member = start <= positions[which, leaf] < stop
+            inside[k + 1] = inside[k] + (leaf_areas[leaf] if is_member else 0)
+        highest = 0.0
+        for node in range(len(areas)):
+            shared = inside[high[node]] - inside[low[node]]
+            if shared > highest * (areas[node] + inside[-1] - shared):
+                highest = shared / (areas[node] + inside[-1] - shared)
+                best[i] = node
+    return best
 
 
 def unite_leaves(leaves: Labels, dendrogram: PartitionTree) -> PartitionTree:

@@ -53,8 +53,8 @@ class MaskTree:
         granularities: (N,) float32 in [0, 1]: 0 the finest, 1 the whole image; never decreases towards the root.
         stabilities: (N,) float32 in [0, 1]: range of granularities over which the mask is a region of the cut.
         levels: (N,) int8: 0 whole, 1 part, 2 subpart; the depth, at most 2, unless given.
-        dendrogram: the dendrogram of the cuts, or None. Masks are its nodes, and further unions of its leaves if the
-            image was analysed at several sizes (``detail``).
+        dendrogram: the dendrogram of the cuts, or None. Masks are its nodes, or unions of its leaves if the image was
+            analysed at several sizes (``detail``).
         omitted: number of further masks, of lower scores, that ``max_masks`` left out when the tree was made.
     """
 

@@ -1,0 +1,90 @@
+"""Another order of a dendrogram's merges, for images of dense small things: regions of the least volume first.
+
+Greedy merging goes by contrast, so that touching objects are one region while the texture inside others is still apart.
+What tells objects from texture is that they are large for their contrast. A watershed hierarchy by an attribute weighs
+both: each merge gets the attribute of its lesser side, and the partition at a level is what is connected by merges up
+to it (Cousty and Najman 2011, 10.1007/978-3-642-21569-8_24). The attribute is volume (Vachier and Meyer 1995).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from masktree.errors import InputError
+from masktree.kernels import kernel
+from masktree.trees.dendrogram import PartitionTree
+
+# The volume below which altitudes are linear, and logarithmic above (our choice). With it, images of particles with N
+# leaves have about N^(1-g) regions at altitude g from .4 on, as photographs have by their merge costs.
+_LEAST_VOLUME = 1e-8
+
+
+def merge_by_volume(tree: PartitionTree, edges: np.ndarray, strengths: np.ndarray) -> PartitionTree:
+    """The watershed hierarchy of a dendrogram's leaves by volume.
+
+    Where the dendrogram merges two regions at altitude g, the lesser one has the volume g * area / image area: leaves
+    are flat basins of depth 0, which are filled up to g. Altitudes grow with the logarithm of the volume. All regions
+    are connected if those of the dendrogram are.
+
+    Args:
+        tree: n leaves, which may have area 0; altitudes in [0, 1].
+        edges: (m, 2) integer, all pairs of adjacent leaves.
+        strengths: (m,) boundary strength of each pair. Where two regions have several common borders, the weakest one
+            connects them.
+
+    Returns:
+        ``PartitionTree`` on the same leaves, with altitudes in [0, 1].
+
+    Raises:
+        InputError: altitudes out of range, strengths of another length, or leaves that are merged but not connected.
+    """
+    n = tree.n_leaves
+    if tree.altitudes[0] < 0 or tree.altitudes[-1] > 1:
+        raise InputError(f"expected altitudes in [0, 1]; got {tree.altitudes[0]:.3g}..{tree.altitudes[-1]:.3g}")
+    if edges.shape != (len(strengths), 2):
+        raise InputError(f"expected edges of shape ({len(strengths)}, 2), like the strengths; got {edges.shape}")
+    merges = _merge_of_edges(np.asarray(edges, np.int64), tree.parents) - n
+    order = np.lexsort((strengths, merges))
+    weakest = order[np.flatnonzero(np.diff(merges[order], prepend=-1))]
+    if len(weakest) != n - 1:
+        raise InputError(f"expected an edge for each of {n - 1} merges; got edges for {len(weakest)}")
+    smaller = tree.areas[tree.children].min(axis=1) / tree.leaves.size
+    volumes = tree.altitudes[n:] * smaller
+    altitudes = np.log1p(volumes / _LEAST_VOLUME) / math.log1p(1 / _LEAST_VOLUME)
+    sequence = np.argsort(volumes, kind="stable")
+    links = np.asarray(edges, np.int64)[weakest[sequence]]
+    return PartitionTree.from_merges(tree.leaves, _connect(links, n), altitudes[sequence])
+
+
+@kernel()
+def _merge_of_edges(edges: np.ndarray, parents: np.ndarray) -> np.ndarray:  # pragma: no cover
+    """Lowest common ancestor of the two leaves of each edge; parents are numbered upwards."""
+    ancestors = np.empty(len(edges), np.int64)
+    for k in range(len(edges)):
+        a, b = edges[k, 0], edges[k, 1]
+        while a != b:
+            if a < b:
+                a = parents[a]
+            else:
+                b = parents[b]
+        ancestors[k] = a
+    return ancestors
+
+
+@kernel()
+def _connect(links: np.ndarray, n: int) -> np.ndarray:  # pragma: no cover
+    """(n-1, 2) nodes that each of n-1 pairs of leaves joins, in order; new nodes are numbered from n."""
+    tops = np.arange(2 * n - 1)
+    merges = np.empty((n - 1, 2), np.int64)
+    for k in range(n - 1):
+        for side in range(2):
+            node = links[k, side]
+            while tops[node] != node:
+                tops[node] = tops[tops[node]]
+                node = tops[node]
+            merges[k, side] = node
+        tops[merges[k, 0]] = n + k
+        tops[merges[k, 1]] = n + k
+    return merges
