@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
 import webbrowser
 
 import pytest
+import uvicorn
 
 from masktree import cli
-from masktree.serve import server as server_module
+from masktree.errors import InputError
 from masktree.serve.server import ServeOptions, serve
 from tests.edits.planted import planted_tree
 from tests.serve.running import write_photo, write_tree
@@ -22,7 +24,7 @@ def started(monkeypatch) -> list[object]:
     def run(self: object, sockets: object = None) -> None:
         found.append(self)
 
-    monkeypatch.setattr(server_module.uvicorn.Server, "run", run)
+    monkeypatch.setattr(uvicorn.Server, "run", run)
     return found
 
 
@@ -39,7 +41,7 @@ def test_one_address_is_printed_and_opened(tmp_path, monkeypatch, capsys, starte
     for _ in range(100):
         if opened:
             break
-        server_module.threading.Event().wait(0.01)
+        time.sleep(0.01)
     assert opened == [address]
     assert len(started) == 1
 
@@ -71,11 +73,11 @@ def test_two_servers_do_not_share_a_folder(tmp_path, monkeypatch, started):
     failures: list[str] = []
 
     def run(self: object, sockets: object = None) -> None:
-        with pytest.raises(server_module.InputError) as caught:
+        with pytest.raises(InputError) as caught:
             serve(tmp_path / "photos", tmp_path / "out", options)
         failures.append(str(caught.value))
 
-    monkeypatch.setattr(server_module.uvicorn.Server, "run", run)
+    monkeypatch.setattr(uvicorn.Server, "run", run)
     serve(tmp_path / "photos", tmp_path / "out", options)
     assert "no other run writes to" in failures[0]
 
