@@ -66,12 +66,13 @@ export class Corrections {
   }
 
   undo() {
-    if (this.scene.tree?.canUndo) this.edits.apply({ op: "undo" }, "Undone.");
+    // Edits that wait to be sent can be undone too: the server gets them in their order.
+    if (this.scene.tree?.canUndo || this.edits.queue.length) this.edits.apply({ op: "undo" }, "Undone.");
     else announce("Nothing to undo.");
   }
 
   redo() {
-    if (this.scene.tree?.canRedo) this.edits.apply({ op: "redo" }, "Redone.");
+    if (this.scene.tree?.canRedo || this.edits.queue.length) this.edits.apply({ op: "redo" }, "Redone.");
     else announce("Nothing to redo.");
   }
 }

@@ -55,7 +55,7 @@ function drawHeader() {
   byId("image-name").textContent = image ? image.name : "";
   byId("image-facts").textContent = image ? `${image.width} × ${image.height}${tree ? ` · ${tree.masks.length} masks` : ""}` : "";
   document.title = image ? `${image.name} – masktree` : "masktree";
-  byId("undo").disabled = !tree?.canUndo;
+  byId("undo").disabled = !tree?.canUndo && edits.queue.length === 0;
   byId("redo").disabled = !tree?.canRedo;
   byId("saved").dataset.state = edits.isLost ? "lost" : edits.queue.length ? "saving" : "saved";
   byId("saved").textContent = !tree ? "" : edits.isLost ? `${edits.queue.length} waiting` : edits.queue.length ? "Saving …" : "Saved";

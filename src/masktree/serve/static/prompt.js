@@ -66,16 +66,32 @@ export class Prompt extends EventTarget {
     return this.isEmpty ? this.clear() : this.ask();
   }
 
+  /** Asks for masks; one request at a time, and another one if something has changed meanwhile. */
   async ask() {
-    const request = ++this.request;
+    this.request++;
     this.dispatchEvent(new Event("change"));
+    if (this.isAsking) return;
+    this.isAsking = true;
+    let answered;
+    try {
+      do {
+        answered = this.request;
+        await this.askOnce(answered);
+      } while (answered !== this.request && !this.isEmpty);
+    } finally {
+      this.isAsking = false;
+    }
+  }
+
+  async askOnce(request) {
     const { points, labels, box, granularity } = this;
     let answer;
     try {
       answer = await requestJson("POST", `/api/images/${this.scene.image.id}/click`, { points, labels, box, granularity });
     } catch (error) {
-      if (request === this.request) announce(error.message, "error");
-      if (error instanceof ApiError && error.status === 400 && request === this.request) this.clear();
+      if (request !== this.request) return;
+      announce(error.message, "error");
+      if (error instanceof ApiError && error.status === 400) this.clear();
       return;
     }
     if (request !== this.request) return; // a later click was made meanwhile
