@@ -19,6 +19,10 @@ export class SelectionPanel {
   draw() {
     const focused = this.panel.contains(document.activeElement) ? document.activeElement.dataset.name : null;
     const { tree, selection } = this.scene;
+    // Buttons stay the same objects as long as they say the same: one that is pressed when an edit is saved still acts.
+    const key = JSON.stringify([tree === null, tree?.classNames, [...selection].map((id) => ({ ...tree.get(id), parent: null }))]);
+    if (key === this.key && !this.panel.querySelector(".name-field")) return;
+    this.key = key;
     if (!tree) this.panel.replaceChildren();
     else if (selection.size === 0) this.panel.replaceChildren(element("p", { class: "hint" }, ["Click on a mask in the image or in the list to correct it."]));
     else this.panel.replaceChildren(this.heading(), this.buttons(), this.classes());

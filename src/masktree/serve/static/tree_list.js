@@ -151,8 +151,13 @@ export class TreeList {
 
   // --- pointer ---------------------------------------------------------------------------------------------------
 
+  /** What lies under the pointer now: rows may have been drawn anew since the button went down. */
+  under(event) {
+    return document.elementFromPoint(event.clientX, event.clientY) ?? event.target;
+  }
+
   idOf(event) {
-    const row = event.target.closest?.(".row");
+    const row = this.under(event).closest(".row");
     return row ? Number(row.dataset.id) : null;
   }
 
@@ -160,7 +165,7 @@ export class TreeList {
     const id = this.idOf(event);
     if (id === null) return;
     this.active = id;
-    if (event.target.closest("[data-twisty] svg")) this.toggle(id);
+    if (this.under(event).closest("[data-twisty] svg")) this.toggle(id);
     else if (event.shiftKey && this.scene.lastSelected !== null) this.selectRange(id);
     else this.scene.select([id], event.ctrlKey || event.metaKey ? "toggle" : "replace");
   }
