@@ -177,3 +177,22 @@ def mask_score(probability: float, logits: np.ndarray) -> float:
     if not inside.any():
         return 0.0
     return probability * float((1 / (1 + np.exp(-logits[inside]))).mean())
+
+
+def generalised_iou(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """Of two boxes (centre x, centre y, width, height): IoU minus the part of the hull that neither covers."""
+
+    def corners(box: tuple[float, ...]) -> tuple[float, float, float, float]:
+        x, y, width, height = box
+        return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+    (al, at, ar, ab), (bl, bt, br, bb) = corners(a), corners(b)
+    shared = max(0.0, min(ar, br) - max(al, bl)) * max(0.0, min(ab, bb) - max(at, bt))
+    union = (ar - al) * (ab - at) + (br - bl) * (bb - bt) - shared
+    hull = (max(ar, br) - min(al, bl)) * (max(ab, bb) - min(at, bt))
+    return shared / union - (hull - union) / hull
+
+
+def box_cost(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """Semantic-SAM's cost of a pair of boxes: 5 times the L1 distance, minus twice the generalised IoU."""
+    return 5 * sum(abs(x - y) for x, y in zip(a, b, strict=True)) - 2 * generalised_iou(a, b)

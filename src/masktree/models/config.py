@@ -40,6 +40,7 @@ LATER_VALUES: Mapping[str, Any] = {
     "roi_mean": "image",
     "roi_positive_fraction": 0.5,
     "drop_loss": True,
+    "box_losses": False,
 }
 MIN_GRANULARITY, MAX_GRANULARITY = 0.1, 1.0  # finest and coarsest prompt (UnSAMv2, arXiv 2511.13714)
 
@@ -152,9 +153,11 @@ class PromptableConfig:
         image_size, min_area: as of ``Mask2FormerConfig``.
         hidden_dim: channels of pixel decoder and prompt decoder, a multiple of 32 and of 2 x ``num_heads``.
         num_heads: attention heads.
-        feedforward_dim: inner width of the feed-forward layers.
+        feedforward_dim: inner width of the feed-forward layers of the pixel decoder.
         pixel_decoder_layers: deformable encoder layers of the pixel decoder.
+        decoder_feedforward_dim: of those of the two-way decoder; 0 for that of the pixel decoder.
         prompt_decoder_layers: layers of the two-way decoder.
+        box_losses: predict a box beside every mask, and learn it (Semantic-SAM's code).
         embedding_stride: pixels per cell of the image embedding that prompt tokens attend to: 8, 16 or 32.
         prompts_per_image: training prompts per image with a granularity; as many again have none.
         max_correction_clicks: largest number of simulated correction clicks that follow a training prompt.
@@ -169,8 +172,10 @@ class PromptableConfig:
     hidden_dim: int = 256
     num_heads: int = 8
     feedforward_dim: int = 1024
+    decoder_feedforward_dim: int = 0
     pixel_decoder_layers: int = 6
     prompt_decoder_layers: int = 2
+    box_losses: bool = False
     embedding_stride: int = 16
     prompts_per_image: int = 60
     max_correction_clicks: int = 6

@@ -120,11 +120,18 @@ PRESETS: Mapping[Kind, Preset] = {
         _CASCADE_AUGMENTATION,
     ),
     # UnSAM's promptable model (arXiv 2406.20081): Semantic-SAM's training (arXiv 2307.04767) with 60 clicks per image
-    # and AdamW at 1e-4. Encoder, steps, weight decay and jitter are those of the preset unsam (our choice; the paper:
-    # Swin-Tiny, trained with labels), so that it can start from a run of that preset.
+    # and AdamW at 1e-4, nine decoder layers, boxes. Encoder, steps, weight decay and jitter are those of the preset
+    # unsam, so that it can start from a run of that preset (our choice; the code: Swin-Tiny of MoBY).
     "promptable": Preset(
-        PromptableConfig(backbone="dino-resnet50", image_size=1024),
-        replace(_MASK2FORMER, lr=1e-4, result="average"),
+        PromptableConfig(
+            backbone="dino-resnet50",
+            image_size=1024,
+            min_area=1,
+            decoder_feedforward_dim=2048,
+            prompt_decoder_layers=9,
+            box_losses=True,
+        ),
+        replace(_MASK2FORMER, lr=1e-4),
         _MASK2FORMER_JITTER,
     ),
 }
@@ -139,6 +146,12 @@ _OURS: Mapping[str, Mapping[str, Any]] = {
         "norm": "frozen",
         "roi_sampling": "fixed",
         "roi_mean": "image",
+    },
+    "promptable": {
+        "min_area": MIN_AREA,
+        "decoder_feedforward_dim": 0,
+        "prompt_decoder_layers": 2,
+        "box_losses": False,
     },
     "optimisation": {"decay_biases": False, "result": "average"},
     "augmentation": {"short_sides": (), "max_side": 0, "paste_rule": "objects", "min_area": 16},

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from masktree.models.mask2former.losses import LossPoints, sample_masks
+from masktree.models.promptable.box_losses import PromptBoxes, normalised_boxes
 from masktree.models.promptable.losses import best_mask_index, mask_ious, multimask_losses, target_mask_losses
 from masktree.models.promptable.simulated_prompts import (
     PromptBatch,
@@ -19,7 +20,7 @@ from masktree.models.promptable.simulated_prompts import (
 )
 from masktree.models.structures import Targets
 from tests.oracles import clicks as oracle
-from tests.oracles import mask_losses
+from tests.oracles import mask_losses, released
 
 SIDE = 64
 
@@ -209,8 +210,11 @@ def test_target_mask_losses_equal_the_definition(targets):
     assert got.tolist() == pytest.approx(np.mean(rows, 0).tolist(), rel=1e-4)
 
 
-def test_multimask_losses_equal_the_definition(targets):
+@pytest.mark.parametrize("has_boxes", [False, True])
+def test_multimask_losses_equal_the_definition(targets, has_boxes):
     points, point_targets, prompt_batch, logits, ious, areas = random_predictions(targets, seed=3)
+    draw = torch.Generator().manual_seed(1)
+    boxes = PromptBoxes(0.1 + 0.8 * torch.rand(*logits.shape[:2], 4, generator=draw), normalised_boxes(targets.masks))
     pairs, errors = [], []
     num_uniform = len(points.uniform)
     for i in range(len(prompt_batch.targets)):
@@ -221,7 +225,11 @@ def test_multimask_losses_equal_the_definition(targets):
 
         def cost(k, m, own=own):
             at = own[k, :num_uniform].tolist(), point_targets[m, :num_uniform].tolist()
-            return 5 * mask_losses.mask_loss(*at) + 5 * mask_losses.dice_loss(*at)
+            total = 5 * mask_losses.mask_loss(*at) + 5 * mask_losses.dice_loss(*at)
+            return total + (released.box_cost(*box_pair(k, m)) if has_boxes else 0)
+
+        def box_pair(k, m, i=i):
+            return tuple(boxes.predicted[i, 1 + k].tolist()), tuple(boxes.targets[m].tolist())
 
         costs = {(k, m): cost(k, m) for k in range(6) for m in meant}
         best = min(
@@ -236,9 +244,15 @@ def test_multimask_losses_equal_the_definition(targets):
             errors.append((float(ious[i, 1 + k]) - true) ** 2)
             if k in matched:
                 at = at_points(own[k], point_targets[matched[k]], points)
+                a, b = box_pair(k, matched[k])
+                distance = sum(abs(x - y) for x, y in zip(a, b, strict=True))
                 pairs.append([mask_losses.mask_loss(*at), mask_losses.dice_loss(*at)])
-    got = multimask_losses(logits, ious, prompt_batch, point_targets, points, areas)
-    assert got.tolist() == pytest.approx([*np.mean(pairs, 0), np.mean(errors)], rel=1e-4)
+                pairs[-1] += [distance, 1 - released.generalised_iou(a, b)]
+    means = np.mean(pairs, 0).tolist()
+    wanted = [*means[:2], np.mean(errors), *(means[2:] if has_boxes else [])]
+    given = (boxes,) if has_boxes else ()
+    got = multimask_losses(logits, ious, prompt_batch, point_targets, points, areas, *given)
+    assert got.tolist() == pytest.approx(wanted, rel=1e-4)
 
 
 def test_background_clicks_train_an_iou_of_0(targets):

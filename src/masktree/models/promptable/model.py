@@ -22,6 +22,7 @@ from masktree.models.config import PromptableConfig
 from masktree.models.mask2former.losses import NUM_POINTS, LossPoints, sample_features, sample_masks
 from masktree.models.mask2former.pixel_decoder import build_pixel_decoder, decode_pixels
 from masktree.models.mask_maps import MASK_STRIDE
+from masktree.models.promptable.box_losses import GIOU_WEIGHT, L1_WEIGHT, PromptBoxes, normalised_boxes
 from masktree.models.promptable.decoder import TwoWayDecoder
 from masktree.models.promptable.generate import PromptDetections, generate_masks
 from masktree.models.promptable.losses import best_mask_index, multimask_losses, target_mask_losses
@@ -57,8 +58,10 @@ class Promptable(nn.Module):
         self.pixel_decoder: Any = build_pixel_decoder(config, pyramid.channels)  # transformers is not typed
         self.prompt_encoder = PromptEncoder(dim, config.image_size, config.embedding_stride)
         self.mask_tokens = nn.Embedding(NUM_MASK_TOKENS, dim)
-        self.decoder = TwoWayDecoder(dim, config.num_heads, config.feedforward_dim, config.prompt_decoder_layers)
+        feedforward_dim = config.decoder_feedforward_dim or config.feedforward_dim
+        self.decoder = TwoWayDecoder(dim, config.num_heads, feedforward_dim, config.prompt_decoder_layers)
         self.mask_head, self.coarse_mask_head, self.iou_head = _mlp(dim, dim), _mlp(dim, dim), _mlp(dim, 1)
+        self.box_head = _mlp(dim, 4) if config.box_losses else None
 
     def encode(self, images: Tensor, cues: Tensor | None = None) -> ImageEmbedding:
         """The embedding of b images; ``images`` and ``cues`` as in ``Batch``."""
@@ -89,11 +92,13 @@ class Promptable(nn.Module):
         tokens = tokens[:, :NUM_MASK_TOKENS]
         coarse = self.coarse_mask_head(tokens) @ cells.transpose(1, 2) / math.sqrt(self.config.hidden_dim)
         ious = self.iou_head(tokens)[..., 0].float().sigmoid()
-        return MaskPredictions(self.mask_head(tokens), coarse.unflatten(2, embedding.cells.shape[2:]), ious, pixels)
+        boxes = None if self.box_head is None else self.box_head(tokens).float().sigmoid()
+        coarse = coarse.unflatten(2, embedding.cells.shape[2:])
+        return MaskPredictions(self.mask_head(tokens), coarse, ious, pixels, boxes)
 
     def losses(self, batch: Batch, num_masks: Tensor | None = None) -> Mapping[str, Tensor]:
         """Weighted losses ``mask``, ``dice`` and ``iou`` of mask 0, and, with ``_all``, of the masks of all
-        granularities.
+        granularities; with ``config.box_losses`` also ``box`` and ``giou`` of their boxes.
 
         Means over the prompts of an image and over two rounds: the first prompts, and those after 1 to
         ``config.max_correction_clicks`` correction clicks, a number drawn per image. Rounds in between are not trained
@@ -101,7 +106,10 @@ class Promptable(nn.Module):
         by their number of masks.
         """
         embedding = self.encode(batch.images, batch.cues)
-        sums = embedding.pixels.new_zeros(2, 3, dtype=torch.float32)
+        names, weights = ["mask", "dice", "iou"], [MASK_WEIGHT, DICE_WEIGHT, IOU_WEIGHT]
+        if self.box_head is not None:
+            names, weights = [*names, "box", "giou"], [*weights, L1_WEIGHT, GIOU_WEIGHT]
+        sums = embedding.pixels.new_zeros(2, len(names), dtype=torch.float32)
         for i, (targets, seed) in enumerate(zip(batch.targets, batch.seeds.tolist(), strict=True)):
             if len(targets.masks):
                 sums = sums + len(targets.masks) * self._image_losses(embedding[i], targets, int(seed))
@@ -109,18 +117,18 @@ class Promptable(nn.Module):
                 sums = sums + self._zero_loss(embedding[i])
         if num_masks is None:
             num_masks = sums.new_tensor(float(sum(len(targets.masks) for targets in batch.targets)))
-        weights = sums.new_tensor([MASK_WEIGHT, DICE_WEIGHT, IOU_WEIGHT])
-        weighted = sums * weights / num_masks.to(sums).clamp(min=1e-3)  # without masks the sums are 0
-        names = ("mask", "dice", "iou", "mask_all", "dice_all", "iou_all")
-        return dict(zip(names, weighted.flatten(), strict=True))
+        divisor = num_masks.to(sums).clamp(min=1e-3)  # without masks the sums are 0
+        weighted = sums * sums.new_tensor(weights) / divisor
+        return dict(zip([*names, *(f"{name}_all" for name in names)], weighted.flatten(), strict=True))
 
     def _image_losses(self, embedding: ImageEmbedding, targets: Targets, seed: int) -> Tensor:
-        """(2, 3) mask, dice and IoU losses of mask 0 and of all granularities, means over the two trained rounds."""
+        """(2, 3) mask, dice and IoU losses of mask 0 and of all granularities, or (2, 5) with those of boxes, means
+        over the two trained rounds."""
         device, num_cells = embedding.pixels.device, embedding.pixels.shape[2] * embedding.pixels.shape[3]
         loss_points = LossPoints.draw(min(self.num_points, -(-num_cells // 2)), seed, device)
         points = loss_points.all
         point_targets = sample_masks(targets.masks, points)
-        areas = targets.masks.sum((1, 2))
+        areas, target_boxes = targets.masks.sum((1, 2)), normalised_boxes(targets.masks)
         generator = torch.Generator().manual_seed(seed ^ 1)  # other random numbers than those of the points
         prompts = PromptBatch.draw(targets, self.config.prompts_per_image, generator)
         num_clicks = int(torch.randint(1, 1 + self.config.max_correction_clicks, (1,), generator=generator))
@@ -132,8 +140,10 @@ class Promptable(nn.Module):
                 with torch.autocast(device.type, enabled=False):
                     logits = predictions.logits_at(points, pixels)
                     if is_trained:
-                        single = target_mask_losses(logits, predictions.ious, prompts, point_targets, loss_points)
-                        multi = multimask_losses(logits, predictions.ious, prompts, point_targets, loss_points, areas)
+                        found = logits, predictions.ious, prompts, point_targets, loss_points
+                        own = predictions.boxes
+                        boxes = None if own is None else PromptBoxes(own, target_boxes)
+                        single, multi = target_mask_losses(*found, boxes), multimask_losses(*found, areas, boxes)
                         rounds.append(torch.stack([single, multi]))
             if number < num_clicks:
                 with torch.no_grad():
@@ -150,7 +160,8 @@ class Promptable(nn.Module):
         no_masks = points.new_full((2, *embedding.pixels.shape[2:]), math.nan)
         labels = torch.ones(2, 1, dtype=torch.int64, device=points.device)
         predictions = self.decode(embedding, Prompts(points, labels, None, no_masks, no_granularity))
-        return 0 * (predictions.embeddings.float().sum() + predictions.coarse.float().sum() + predictions.ious.sum())
+        total = predictions.embeddings.float().sum() + predictions.coarse.float().sum() + predictions.ious.sum()
+        return 0 * (total if predictions.boxes is None else total + predictions.boxes.sum())
 
     @torch.no_grad()
     def detect(

@@ -51,12 +51,14 @@ class MaskPredictions:
         coarse: (n, 7, h, w) coarse part of the mask logits.
         ious: (n, 7) float32 predicted IoU in [0, 1].
         pixels: (hidden, H/4, W/4) pixel embeddings of the image.
+        boxes: (n, 7, 4) float32, see ``masktree.models.promptable.box_losses``; None without box losses.
     """
 
     embeddings: Tensor
     coarse: Tensor
     ious: Tensor
     pixels: Tensor
+    boxes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.embeddings)
