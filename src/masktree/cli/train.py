@@ -25,6 +25,7 @@ def train(
     backbone: str | None = None,
     image_size: int | None = None,
     num_queries: int | None = None,
+    config: Path | None = None,
     from_: Annotated[str | None, tyro.conf.arg(name="from")] = None,
     backbone_lr_factor: float | None = None,
     schedule: Literal["constant", "cosine", "step"] | None = None,
@@ -47,6 +48,7 @@ def train(
         image_size: Longer side of the input in pixels, a multiple of 32. Default: 192 for tiny (hassod, cutler: 256),
             512 for small; base has the published sides.
         num_queries: Largest number of masks of an image (sohes, unsam). Default: 200 for tiny, 300 for small.
+        config: TOML file of settings instead of those of the preset, in tables model, optimisation and augmentation.
         from_: Start with the weights of this run, or of owner/name on the hub, as far as they fit.
         backbone_lr_factor: Factor on the rate of pretrained weights; 0 freezes them. Default: 0 for tiny, 0.1 to 0.3
             for the others (hassod, cutler: 1).
@@ -55,6 +57,7 @@ def train(
     """
     from masktree.stages.calibration import calibrate_run
     from masktree.train.presets import find_preset
+    from masktree.train.settings_file import read_settings
     from masktree.train.train import train as train_stage
 
     settings = find_preset(
@@ -63,6 +66,7 @@ def train(
         backbone=backbone,
         image_size=image_size,
         num_queries=num_queries,
+        settings=None if config is None else read_settings(config),
         backbone_lr_factor=backbone_lr_factor,
         schedule=schedule,
         **optimisation.overrides(),

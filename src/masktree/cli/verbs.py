@@ -70,7 +70,7 @@ VERBS = {
             train,
             {
                 "input": ("labels", "root", "skip-broken"),
-                "model": ("preset", "size", "backbone", "image-size", "num-queries", "from"),
+                "model": ("preset", "size", "config", "backbone", "image-size", "num-queries", "from"),
                 "method": (*_OPTIMISATION, "backbone-lr-factor", "schedule"),
                 "output": _TRAINING_OUTPUT,
                 "running": _TRAINING_RUN,

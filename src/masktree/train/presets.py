@@ -11,6 +11,7 @@ from masktree.models.config import MIN_AREA, CascadeConfig, Mask2FormerConfig, M
 from masktree.models.pyramid.base import SIZE_DIVISOR
 from masktree.train.augmentation import Augmentation
 from masktree.train.optimiser import Optimisation
+from masktree.train.settings_file import Settings, with_settings
 
 Kind = Literal["sohes", "unsam", "hassod", "cutler", "promptable"]
 Size = Literal["tiny", "small", "base"]
@@ -255,6 +256,7 @@ def find_preset(
     backbone: str | None = None,
     image_size: int | None = None,
     num_queries: int | None = None,
+    settings: Settings | None = None,
     **optimisation: float | str | None,
 ) -> Preset:
     """A preset with some values replaced; None keeps a value.
@@ -264,6 +266,7 @@ def find_preset(
         size: base is as published.
         backbone, image_size, num_queries: of the model. With an image size, crops and the longer side of all images
             have it.
+        settings: values of a file, see ``masktree.train.settings_file``, which the others override.
         optimisation: values of ``Optimisation``. None is rescaled: another batch size keeps learning rate and steps.
 
     Raises:
@@ -274,6 +277,7 @@ def find_preset(
             f"expected a preset {', '.join(PRESETS)} of size {', '.join(get_args(Size))}; got {kind!r}, {size!r}"
         )
     preset = PRESETS[kind] if size == "base" else _resized(PRESETS[kind], _SIZE_OVERRIDES[size])
+    preset = preset if settings is None else with_settings(preset, settings)
     model, augmentation = preset.model, preset.augmentation
     if backbone is not None:
         model = replace(model, backbone=backbone)
