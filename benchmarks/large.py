@@ -1,10 +1,10 @@
 """Images of any size: CPU seconds, peak memory and leaves of ``masktree segment`` at growing sizes.
 
-    python benchmarks/large.py PHOTOS OUT [--sides 2500 5000 10000 20000] [--workers 1]
+    python benchmarks/large.py PHOTOS OUT [--sides 2500 5000 10000 20000] [--workers 1] [--cuts cuts.jpg]
 
 PHOTOS is a folder of photographs, of which a mosaic is written to OUT as a tiled TIFF file. Cost on one core: 35 s, 90
 s, 320 s, 1,300 s, plus the mosaics. Peak memory is the sum over all processes of what each has for itself, sampled
-every half second.
+every half second. The picture shows the largest image and its cuts at three granularities.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ import psutil
 from PIL import Image
 
 from arguments import make_parser
+from masktree.trees.draw import overlay
 from masktree.trees.tiled import TiledTree
 from measurement import growth_exponent
 from table import Table
 
 CELL, TILE = 1500, 512  # pixels of a photograph in the mosaic, and of a tile of the file
+PANEL = 400  # side of a picture of a cut
 COLUMNS = {"side": "d", "CPU s": ".0f", "wall s": ".0f", "peak MB": ".0f", "leaves": "d", "us per pixel": ".2f"}
 
 
@@ -72,6 +74,14 @@ def run(image: Path, output: Path, workers: int) -> tuple[float, float, float]:
     return cpu, time.perf_counter() - start, peak
 
 
+def draw_cuts(tree: TiledTree, path: Path) -> None:
+    """The overview of an image beside its cuts at granularities of .1, .3 and .6."""
+    masks = tree.overview_tree()
+    pictures = [tree.overview, *(overlay(tree.overview, masks, granularity=g, shows="cut") for g in (0.1, 0.3, 0.6))]
+    panels = [np.asarray(Image.fromarray(p).resize((PANEL, PANEL), Image.Resampling.LANCZOS)) for p in pictures]
+    Image.fromarray(np.concatenate(panels, axis=1)).save(path, quality=85)
+
+
 def _family(pid: int) -> list[psutil.Process]:
     try:
         parent = psutil.Process(pid)
@@ -93,6 +103,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--sides", type=int, nargs="+", default=[2500, 5000, 10000])
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--cuts", type=Path)
     arguments = parser.parse_args()
     photos = sorted(path for path in arguments.photos.iterdir() if path.suffix in {".jpg", ".png"})
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -102,9 +113,12 @@ def main() -> None:
         if not image.exists():
             write_mosaic(photos, image, side)
         cpu, wall, peak = run(image, arguments.out / f"out{side}", arguments.workers)
-        leaves = TiledTree.load(arguments.out / f"out{side}" / f"mosaic{side}.dendrogram.npz").graph.n_leaves
+        tree = TiledTree.load(arguments.out / f"out{side}" / f"mosaic{side}.dendrogram.npz")
+        leaves = tree.graph.n_leaves
         seconds.append(cpu)
         table.add(side, cpu, wall, peak, leaves, 1e6 * cpu / side**2)
+    if arguments.cuts is not None:
+        draw_cuts(tree, arguments.cuts)
     pixels = [side**2 for side in arguments.sides]
     print(f"CPU seconds grow with the pixels to the power of {growth_exponent(pixels, seconds):.2f}")
 

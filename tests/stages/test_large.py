@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import tifffile
@@ -9,6 +11,7 @@ from PIL import Image
 
 from masktree.errors import InputError
 from masktree.predict import SegmenterConfig
+from masktree.stages.discover import discover
 from masktree.stages.pictures import InstanceMap, Picture, Pictures, draw
 from masktree.stages.segment import segment
 from masktree.trees.masktree import MaskTree
@@ -121,6 +124,19 @@ def test_masks_of_windows_are_written_and_drawn_again(segmented, tmp_path, monke
     before = (tmp_path / "scan.png").read_bytes()
     assert draw(tmp_path, Pictures(Picture("cut", 0.2))).failures == []
     assert (tmp_path / "scan.png").read_bytes() != before
+
+
+def test_labels_are_made_of_smaller_photographs_and_larger_ones_are_named(segmented, tmp_path):
+    folder, _, _ = segmented
+    (tmp_path / "in").mkdir()
+    tiles = (np.zeros((4096, 4096), np.uint8) for _ in range(16))
+    layout = {"shape": (13000, 13000), "dtype": np.uint8, "tile": (4096, 4096), "compression": "zlib"}
+    tifffile.imwrite(tmp_path / "in" / "large.tif", tiles, **layout)
+    shutil.copy(folder / "in" / "small.png", tmp_path / "in")
+    outcome = discover(tmp_path / "in", tmp_path / "labels", TEXTURE, workers=1)
+    assert outcome.completed == 1
+    assert "expected at most 150,000,000 pixels; got 13000 x 13000" in outcome.failures[0]["error"]
+    assert "\n" not in outcome.failures[0]["error"]
 
 
 def test_trees_of_tiles_are_another_configuration(segmented):
