@@ -12,7 +12,7 @@ import masktree
 from masktree.discover import detail as rule
 from masktree.discover import masktree as method
 from masktree.discover.masktree import build_dendrogram, discover_masks
-from masktree.discover.pooling import unite_leaves
+from masktree.discover.pooling import divide_leaves, unite_leaves
 from masktree.errors import InputError
 from masktree.io.images import read_image
 from masktree.trees import rle
@@ -216,6 +216,41 @@ def test_leaves_go_to_the_region_that_they_share_most_pixels_with():
     leaves = np.array([[0, 0, 0, 2], [2, 2, 3, 3]], np.int32)  # no pixel has label 1
     coarse = PartitionTree.from_merges(np.array([[0, 0, 1, 1], [1, 1, 1, 1]], np.int32), np.array([[0, 1]]), np.ones(1))
     assert unite_leaves(leaves, coarse).leaves.tolist() == [[0, 0, 0, 1], [1, 1, 1, 1]]
+
+
+def test_a_coarser_dendrogram_on_finer_leaves_has_the_same_cuts():
+    rng = np.random.default_rng(0)
+    coarse = PartitionTree.from_merges(
+        rng.permutation(np.repeat(np.arange(5, dtype=np.int32), 20)).reshape(10, 10),
+        np.array([[0, 3], [1, 2], [4, 5], [6, 7]]),
+        np.array([0.1, 0.3, 0.3, 0.8]),
+    )
+    leaves = np.arange(100, dtype=np.int32).reshape(10, 10) // 3  # the last one of a single pixel; none is empty
+    united, divided = unite_leaves(leaves, coarse), divide_leaves(leaves, coarse)
+    assert divided.n_leaves == 34
+    assert divided.areas.min() > 0
+    for altitude in (0, 0.1, 0.2, 0.3, 0.8):
+        assert np.array_equal(divided.cut_at(altitude), united.cut_at(altitude))
+
+
+def test_a_ground_that_leaves_room_for_large_things_has_the_cuts_of_the_working_size():
+    rng = np.random.default_rng(0)
+    image = np.full((96, 96, 3), (90, 120, 90), np.float64)
+    image[:, np.arange(96) % 16 < 7] = (190, 150, 60)
+    image = (image + rng.normal(0, 4, image.shape)).clip(0, 255).astype(np.uint8)
+    assert rule.shows_small_things(image)
+    assert rule.may_show_large_things(image)
+    cuts, coarse = build_dendrogram(image), build_dendrogram(image, detail=96)
+    assert cuts.n_leaves > coarse.n_leaves
+    assert np.array_equal(cuts.leaves, build_dendrogram(image, detail="fine").leaves)
+    for granularity in (0.2, 0.4, 0.6, 0.8):
+        labels, expected = cuts.cut_at(granularity), coarse.cut_at(granularity)
+        assert labels.max() == expected.max()
+        shared = np.bincount((expected * (labels.max() + 1) + labels).ravel(), minlength=(labels.max() + 1) ** 2)
+        assert shared.reshape(labels.max() + 1, -1).max(axis=1).sum() > 0.9 * labels.size  # all but borders
+    tree = discover_masks(image)
+    assert np.array_equal(tree.dendrogram.parents, cuts.parents)
+    assert not rule.may_show_large_things(image[..., :1].repeat(3, axis=2))  # without colour
 
 
 def test_details_are_read_from_text():

@@ -26,6 +26,7 @@ LARGE_SIDE = 2 * WORKING_SIDE  # images from here on show more at twice the work
 # One ground: a colour that fills at least this share of nearly every part of the image (our choices). Of 301
 # photographs of mixed origin 2 % have one; of fluorescence nuclei and flakes under a microscope all.
 GROUND_SHARE = 0.4
+CLEAR_GROUND_SHARE = 0.8  # things cover at most a fifth of nearly every part: none of them is large (our choice)
 _GROUND_DISTANCE = 12.0  # in Lab: what still is the colour of the ground, with noise and uneven light
 _THUMBNAIL_SIDE = 96
 _PARTS = 6  # along each side
@@ -58,6 +59,12 @@ def shows_small_things(image: RGB) -> bool:
 def shows_dense_things(image: RGB) -> bool:
     """Whether small things are likely to touch or to lie on uneven ground: no colour, and no one ground. About 4 ms."""
     return not _has_colour(image) and ground_share(image) < GROUND_SHARE
+
+
+def may_show_large_things(image: RGB) -> bool:
+    """Whether an image with small things may as well be a photograph of a few large ones: it has colour, and its ground
+    leaves room for them. About 4 ms."""
+    return _has_colour(image) and ground_share(image) < CLEAR_GROUND_SHARE
 
 
 def ground_share(image: RGB) -> float:

@@ -29,10 +29,11 @@ from masktree.discover.detail import (
     WORKING_SIDE,
     Detail,
     check_detail,
+    may_show_large_things,
     shows_dense_things,
     shows_small_things,
 )
-from masktree.discover.pooling import pool_dendrograms
+from masktree.discover.pooling import divide_leaves, pool_dendrograms
 from masktree.errors import InputError
 from masktree.trees.dendrogram import PartitionTree
 from masktree.trees.masktree import MAX_MASKS, MaskTree
@@ -89,7 +90,7 @@ def discover_masks(
     return pool_dendrograms(
         [one.tree for one in analyses],
         [working_side for _, working_side in sizes],
-        cuts=analyses[-1].cuts(image),
+        cuts=_cuts(image, detail, analyses[0], analyses[-1]),
         min_area=min_area,
         max_area=max_area,
         max_masks=max_masks,
@@ -113,7 +114,8 @@ def build_dendrogram(
             boundaries at twice that as well from ``LARGE_SIDE`` pixels on (5 times the time); and ``fine`` where the
             image shows small things on one ground, see ``masktree.discover.detail``. ``fine``: at once, twice and
             three times the working size (14 times the time); this is the dendrogram of the last, with
-            merges in the order of volume (``masktree.cluster.volume``) if the image has neither colour nor one ground.
+            merges in the order of volume (``masktree.cluster.volume``) if the image has neither colour nor one ground,
+            and with those of the first under ``auto`` if it may as well show a few large things.
 
     Returns:
         ``PartitionTree`` with leaves of shape (H, W) and altitudes in [0, 1]: the granularity g of each merge,
@@ -123,8 +125,11 @@ def build_dendrogram(
         InputError: empty image, or unknown quality or detail.
     """
     sizes = _working_sizes(image, quality, detail)
-    analysis = _analyse_at(image, backbone, *sizes[-1])
-    return analysis.tree if len(sizes) == 1 else analysis.cuts(image)
+    finest = _analyse_at(image, backbone, *sizes[-1])
+    if len(sizes) == 1:
+        return finest.tree
+    coarsest = _analyse_at(image, backbone, *sizes[0]) if _has_coarse_cuts(image, detail) else finest
+    return _cuts(image, detail, coarsest, finest)
 
 
 def _working_sizes(image: RGB, quality: str, detail: Detail) -> list[tuple[tuple[float, ...], int]]:
@@ -155,9 +160,19 @@ class Analysis:
     edges: np.ndarray
     strengths: np.ndarray
 
-    def cuts(self, image: RGB) -> PartitionTree:
-        """The tree, in the order of volume if the image shows dense things; altitudes must be calibrated."""
-        return merge_by_volume(self.tree, self.edges, self.strengths) if shows_dense_things(image) else self.tree
+
+def _has_coarse_cuts(image: RGB, detail: Detail) -> bool:
+    """Whether the cuts of an image with several working sizes are those of the coarsest one."""
+    return detail == "auto" and may_show_large_things(image)
+
+
+def _cuts(image: RGB, detail: Detail, coarsest: Analysis, finest: Analysis) -> PartitionTree:
+    """The dendrogram of an image with several working sizes, on the leaves of the finest; altitudes are calibrated."""
+    if shows_dense_things(image):
+        return merge_by_volume(finest.tree, finest.edges, finest.strengths)
+    if _has_coarse_cuts(image, detail):
+        return divide_leaves(finest.tree.leaves, coarsest.tree)
+    return finest.tree
 
 
 def _analyse_at(image: RGB, backbone: Backbone | None, scales: tuple[float, ...], working_side: int) -> Analysis:

@@ -141,11 +141,38 @@ def _best_nodes(
 def unite_leaves(leaves: Labels, dendrogram: PartitionTree) -> PartitionTree:
     """A dendrogram whose leaves are unions of ``leaves``, (H, W) labels of the same image: each is given to the leaf
     that it shares most pixels with, the first of equal ones. Leaves that get none have area 0."""
-    count = int(dendrogram.leaves.max()) + 1
-    keys, pixels = np.unique(leaves.astype(np.int64) * count + dendrogram.leaves, return_counts=True)
-    parts, regions = np.divmod(keys, count)
+    return dendrogram.with_leaves(_owners(leaves, dendrogram.leaves)[leaves])
+
+
+def divide_leaves(leaves: Labels, dendrogram: PartitionTree) -> PartitionTree:
+    """A dendrogram on ``leaves``, (H, W) labels of the same image without gaps: those of one of its own leaves, as in
+    ``unite_leaves``, are merged first, at altitude 0."""
+    owners = _owners(leaves, dendrogram.leaves)
+    tops = np.full(len(dendrogram.parents), -1, np.int64)  # the node of each node of the dendrogram, -1 without pixels
+    merges: list[tuple[int, int]] = []
+    altitudes: list[float] = []
+
+    def merge(a: int, b: int, altitude: float) -> int:
+        if min(a, b) < 0:
+            return max(a, b)
+        merges.append((a, b))
+        altitudes.append(altitude)
+        return len(owners) + len(merges) - 1
+
+    for leaf, owner in enumerate(owners):
+        tops[owner] = merge(int(tops[owner]), leaf, 0.0)
+    for node, (a, b) in enumerate(dendrogram.children, start=dendrogram.n_leaves):
+        tops[node] = merge(int(tops[a]), int(tops[b]), float(dendrogram.altitudes[node]))
+    return PartitionTree.from_merges(leaves, np.array(merges, np.int64).reshape(-1, 2), np.array(altitudes))
+
+
+def _owners(leaves: Labels, regions: Labels) -> np.ndarray:
+    """(n,) int32: which region each leaf shares most pixels with, the first of equal ones."""
+    count = int(regions.max()) + 1
+    keys, pixels = np.unique(leaves.astype(np.int64) * count + regions, return_counts=True)
+    parts, shared = np.divmod(keys, count)
     order = np.lexsort((-pixels, parts))
     first = order[np.flatnonzero(np.diff(parts[order], prepend=-1))]
     owners = np.zeros(int(leaves.max()) + 1, np.int32)
-    owners[parts[first]] = regions[first]
-    return dendrogram.with_leaves(owners[leaves])
+    owners[parts[first]] = shared[first]
+    return owners
