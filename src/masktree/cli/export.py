@@ -38,6 +38,7 @@ class SelectionOptions:
         granularity: Write the regions of the cut at this granularity instead of masks; label-tiff takes several.
         min_area: Smallest mask in pixels.
         min_score: Lowest score of a mask, from 0 to 1.
+        masks: Nodes of the tree, or all masks: combinations of nodes too.
         class_map: Classes by level of masks without one of their own: whole=cell part=nucleus. Default: level names.
         only: All masks, those with a class (classified), or those that people have accepted.
         edits: Apply the edits of people beside the trees.
@@ -51,6 +52,7 @@ class SelectionOptions:
     granularity: Annotated[tuple[float, ...], tyro.conf.arg(aliases=["-g"])] = ()
     min_area: int = 0
     min_score: float = 0.0
+    masks: Literal["nodes", "all"] = "nodes"
     class_map: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LEVEL=NAME ...")] = ()
     only: Literal["all", "classified", "accepted"] = "all"
     edits: bool = True
@@ -75,6 +77,7 @@ class SelectionOptions:
             granularity_range=self.granularity_range or (0.0, 1.0),
             min_area=self.min_area,
             min_score=self.min_score,
+            masks=self.masks,
             granularities=self.granularity,
             classes={level: name for level, _, name in (item.partition("=") for item in self.class_map)},
             only=self.only,

@@ -15,7 +15,7 @@ from masktree.cli.serve import serve
 from masktree.cli.train import train
 from masktree.cli.verb import Verb
 
-_METHOD = ("method", "backbone", "positions", "quality", "detail", "min-area", "min-score", "max-masks")
+_METHOD = ("method", "backbone", "positions", "quality", "detail", "min-area", "min-score", "max-masks", "masks")
 _PICTURES = ("picture", "granularity", "instances", "instance-min-score", "instance-max-area")
 _READING = ("channels", "page", "nodata", "range")
 _MODEL = "model (instead of a method)"
@@ -106,6 +106,7 @@ VERBS = {
                 "input": ("source", "images"),
                 "output": ("output", "to", "overwrite", "image-prefix", "flat", "compress", "image-size"),
                 "masks": (
+                    "masks",
                     "level",
                     "granularity-range",
                     "min-area",

@@ -1,6 +1,7 @@
 """One image's tree of masks as COCO annotations, and back.
 
-Beyond COCO's keys, annotations have ``parent_id``, ``level``, ``score``, ``granularity`` and ``stability``.
+Beyond COCO's keys, annotations have ``parent_id``, ``level``, ``kind``, ``score``, ``granularity`` and
+``stability``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from masktree.coco.masks import REMEDY, encode_segmentation
 from masktree.errors import FormatError
 from masktree.io.files import is_number, is_whole
 from masktree.trees import hierarchy
-from masktree.trees.masktree import LEVELS, MaskTree, ceil_float32
+from masktree.trees.masktree import KINDS, LEVELS, MaskTree, ceil_float32
 
 MAX_MASKS = 10_000  # of an image: annotation ids are image id * MAX_MASKS + index, unique without a count over shards
 
@@ -61,7 +62,8 @@ def tree_from_annotations(annotations: Sequence[dict[str, Any]], size: tuple[int
         raise FormatError(f"{wheres[np.isnan(scores).argmax()]}: expected a score in [0, 1]; got none; {REMEDY}")
     if np.isnan(granularities).any() or np.isnan(stabilities).any():
         return MaskTree.from_rles(rles, size, parents, scores=scores)
-    levels = [annotation.get("level") for annotation in annotations]
+    levels, kinds = ([annotation.get(key) for annotation in annotations] for key in ("level", "kind"))
+    has_kinds = all(kind in KINDS for kind in kinds)
     return MaskTree(
         size=size,
         rles=rles,
@@ -72,6 +74,7 @@ def tree_from_annotations(annotations: Sequence[dict[str, Any]], size: tuple[int
         levels=np.array([LEVELS.index(level) for level in levels], np.int8)
         if all(level in LEVELS for level in levels)
         else hierarchy.levels(parents),
+        kinds=np.array([KINDS.index(kind) if has_kinds else 0 for kind in kinds], np.int8),
     )
 
 

@@ -36,7 +36,7 @@ from masktree.discover.detail import (
 from masktree.discover.pooling import divide_leaves, pool_dendrograms
 from masktree.errors import InputError
 from masktree.trees.dendrogram import PartitionTree
-from masktree.trees.masktree import MAX_MASKS, MaskTree
+from masktree.trees.masktree import MAX_MASKS, MaskSet, MaskTree, check_mask_set
 from masktree.types import RGB, Features, Labels, checked
 
 Quality: TypeAlias = Literal["fast", "best"]
@@ -73,19 +73,26 @@ def discover_masks(
     max_area: float = 0.9,
     max_masks: int | None = MAX_MASKS,
     duplicate_iou: float = 0.9,
+    masks: MaskSet = "all",
 ) -> MaskTree:
-    """Stable nodes of the dendrograms of an image.
+    """Stable nodes of the dendrograms of an image, and combinations of neighbouring ones.
 
     Args:
         image, backbone, quality, detail: see ``build_dendrogram``. With several working sizes the tree has nodes of the
-            merge trees of all of them, see ``masktree.discover.pooling``.
-        min_area, max_area, max_masks, duplicate_iou: see ``MaskTree.from_dendrogram``.
+            merge trees of all of them, see ``masktree.discover.pooling``, and no combinations: small things are nodes.
+        min_area, max_area, max_masks, duplicate_iou, masks: see ``MaskTree.from_dendrogram``.
     """
+    check_mask_set(masks)
     sizes = _working_sizes(image, quality, detail)
     analyses = [_analyse_at(image, backbone, *size) for size in sizes]
     if len(analyses) == 1:
         return MaskTree.from_dendrogram(
-            analyses[0].tree, min_area=min_area, max_area=max_area, max_masks=max_masks, duplicate_iou=duplicate_iou
+            analyses[0].tree,
+            min_area=min_area,
+            max_area=max_area,
+            max_masks=max_masks,
+            duplicate_iou=duplicate_iou,
+            masks=masks,
         )
     return pool_dendrograms(
         [one.tree for one in analyses],

@@ -51,7 +51,8 @@ class EditedTree:
     def open(cls, tree_file: str | Path) -> EditedTree:
         """The tree of a file with the edits beside it, in ``NAME.edits.jsonl`` for ``NAME.json``; none is fine.
 
-        A last line that a killed process has left half written is dropped with a warning.
+        Combinations of nodes are left out: what is edited is the hierarchy. A last line that a killed process has left
+        half written is dropped with a warning.
 
         Raises:
             FormatError: a damaged tree.
@@ -61,7 +62,10 @@ class EditedTree:
         check_path(tree_file)
         path = Path(tree_file)
         log = EditLog(path)
-        tree, classes = read_tree_and_classes(path)
+        read, classes = read_tree_and_classes(path)
+        tree = read.nodes
+        if classes is not None:
+            classes = tuple(name for name, kind in zip(classes, read.kinds, strict=True) if kind == 0)
         edited = cls(tree, classes, log)
         for number, edit in enumerate(log.edits, start=2):
             try:

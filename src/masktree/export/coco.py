@@ -31,8 +31,9 @@ class Categories:
 
 
 def write_coco(images: Iterable[LabelledImage], path: Path, options: ExportOptions) -> None:
-    """Annotations with compressed run lengths and masktree's keys: parent_id, level, depth, granularity, score,
-    stability. ``attributes`` has parent_id and level again, where datumaro and CVAT look for further values.
+    """Annotations with compressed run lengths and masktree's keys: parent_id, level, depth, kind, granularity,
+    score, stability. ``attributes`` has parent_id, level and kind again, where datumaro and CVAT look for further
+    values.
 
     Categories are the user's classes in their order, those of the masks, and ``entity`` for masks without one. Names
     and decisions of people are the keys name and status. Images stand after the annotations, so that one image is in
@@ -50,7 +51,7 @@ def write_coco(images: Iterable[LabelledImage], path: Path, options: ExportOptio
             names = image.class_names(default=CLASS)
             for index, annotation in enumerate(image.tree.coco_annotations(image.number, first_id)):
                 annotation["category_id"] = categories.id_of(names[index])
-                annotation["attributes"] = {"parent_id": annotation["parent_id"], "level": annotation["level"]}
+                annotation["attributes"] = {key: annotation[key] for key in ("parent_id", "level", "kind")}
                 yield annotation | {key: values[index] for key, values in image.extras.items()}
             first_id += len(image.tree)
 

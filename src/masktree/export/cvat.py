@@ -13,7 +13,8 @@ from masktree.export.image import LabelledImage, MaskCrop, mask_crops
 from masktree.export.options import ExportOptions
 from masktree.io.files import write_atomically
 
-_ATTRIBUTES = ("id", "parent_id", "level", "granularity", "score", "name")  # declared for each label: CVAT drops others
+# Declared for each label: CVAT drops others
+_ATTRIBUTES = ("id", "parent_id", "level", "kind", "granularity", "score", "name")
 
 
 def write_cvat(images: Iterable[LabelledImage], path: Path, options: ExportOptions) -> None:

@@ -15,11 +15,11 @@ from masktree.export.image import LabelledImage, mask_crops
 from masktree.export.options import ExportOptions
 from masktree.io.georeference import read_georeference
 
-ATTRIBUTES = ("level", "depth", "granularity", "score", "stability", "area")  # of a record, in pixels
+ATTRIBUTES = ("level", "depth", "kind", "granularity", "score", "stability", "area")  # of a record, in pixels
 
 
 def write_geojson(image: LabelledImage, path: Path, options: ExportOptions) -> None:
-    """A feature per mask with mask_id, parent_id (null for roots), class, name (null for most), level, depth,
+    """A feature per mask with mask_id, parent_id (null for roots), class, name (null for most), level, depth, kind,
     granularity, score, stability, and area in pixels."""
     reference = read_georeference(image.photo)
     transform = None if reference is None else reference.transform

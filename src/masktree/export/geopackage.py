@@ -31,7 +31,8 @@ CREATE TABLE gpkg_geometry_columns (table_name TEXT NOT NULL REFERENCES gpkg_con
   column_name TEXT NOT NULL, geometry_type_name TEXT NOT NULL, srs_id INTEGER NOT NULL, z TINYINT NOT NULL,
   m TINYINT NOT NULL, PRIMARY KEY (table_name, column_name));
 CREATE TABLE {_TABLE} (fid INTEGER PRIMARY KEY, geom MULTIPOLYGON, mask_id INTEGER NOT NULL, parent_id INTEGER,
-  class TEXT, name TEXT, level TEXT, depth INTEGER, granularity DOUBLE, score DOUBLE, stability DOUBLE, area INTEGER);
+  class TEXT, name TEXT, level TEXT, depth INTEGER, kind TEXT, granularity DOUBLE, score DOUBLE, stability DOUBLE,
+  area INTEGER);
 """
 
 

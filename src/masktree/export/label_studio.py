@@ -75,7 +75,7 @@ def _region(tree: MaskTree, index: int, name: str, crop: MaskCrop) -> dict[str, 
         "image_rotation": 0,
         "value": {"format": "rle", "rle": encode_brush(crop, tree.size), "brushlabels": [name]},
         "score": record["score"],
-        "meta": {"level": record["level"], "granularity": record["granularity"]},
+        "meta": {"level": record["level"], "kind": record["kind"], "granularity": record["granularity"]},
     }
     if record["parent_id"] is not None:
         region["parentID"] = f"mask{record['parent_id']}"

@@ -65,6 +65,7 @@ def _shape(image: LabelledImage, index: int, name: str, root: int, crop: MaskCro
         "mask_id": index,
         "parent_id": record["parent_id"],
         "level": record["level"],
+        "kind": record["kind"],
         "granularity": record["granularity"],
         "score": record["score"],
     }

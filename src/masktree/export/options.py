@@ -13,7 +13,7 @@ from masktree.errors import InputError
 from masktree.export.image import LabelledImage
 from masktree.trees import rle
 from masktree.trees.mask_selection import check_selection, select_masks
-from masktree.trees.masktree import LEVELS, MaskTree
+from masktree.trees.masktree import LEVELS, MaskSet, MaskTree, check_mask_set
 
 Only = Literal["all", "classified", "accepted"]
 
@@ -27,6 +27,7 @@ class ExportOptions:
         granularity_range: lowest and highest granularity of the masks to keep, in [0, 1].
         min_area: smallest mask in pixels.
         min_score: lowest score, in [0, 1].
+        masks: ``nodes``, or ``all``: combinations of nodes as well.
         granularities: cuts instead of masks, at these granularities in [0, 1]; their regions cover every pixel.
         classes: name of the class of the masks of each level that have none of their own; a level without one keeps its
             own name.
@@ -43,6 +44,7 @@ class ExportOptions:
     granularity_range: tuple[float, float] = (0.0, 1.0)
     min_area: int = 0
     min_score: float = 0.0
+    masks: MaskSet = "nodes"
     granularities: tuple[float, ...] = ()
     classes: Mapping[str, str] = field(default_factory=dict)
     only: Only = "all"
@@ -51,6 +53,7 @@ class ExportOptions:
     compress: bool = False
 
     def __post_init__(self) -> None:
+        check_mask_set(self.masks)
         check_selection(self.levels, self.granularity_range, self.min_area, self.min_score)
         if self.only not in get_args(Only):
             raise InputError(f"expected only as {', '.join(get_args(Only))}; got {self.only!r}")
@@ -73,6 +76,7 @@ class ExportOptions:
             or self.granularity_range != (0.0, 1.0)
             or self.min_score > 0
             or self.only != "all"
+            or self.masks == "all"
         )
 
     def select(self, image: LabelledImage) -> LabelledImage:
@@ -100,6 +104,8 @@ class ExportOptions:
             min_score=self.min_score,
         )
         keep &= _chosen(image, self.only)
+        if self.masks == "nodes":
+            keep &= tree.kinds == 0
         kept = np.flatnonzero(keep).tolist()
         selected = replace(tree[keep], levels=tree.levels[keep])
         classes = image.classes
@@ -121,6 +127,7 @@ class ExportOptions:
             "granularity_range": list(self.granularity_range),
             "min_area": self.min_area,
             "min_score": self.min_score,
+            "masks": self.masks,
             "granularities": list(self.granularities),
             "classes": dict(self.classes),
             "only": self.only,

@@ -43,7 +43,7 @@ def _color(image: LabelledImage, index: int, name: str) -> list[int]:
 
 def _feature(image: LabelledImage, index: int, name: str, crop: MaskCrop) -> dict[str, Any]:
     record = image.tree.record(index)
-    metadata = {"mask_id": str(index), "level": record["level"]}
+    metadata = {"mask_id": str(index), "level": record["level"], "kind": record["kind"]}
     if record["parent_id"] is not None:
         metadata["parent_id"] = str(record["parent_id"])
     measurements = {key: record[key] for key in ("score", "granularity", "stability", "depth", "area")}

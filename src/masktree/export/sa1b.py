@@ -11,8 +11,8 @@ from masktree.io.files import write_json
 
 
 def write_sa1b(image: LabelledImage, path: Path, options: ExportOptions) -> None:
-    """SA-1B's keys, and beyond them parent_id, level, depth and granularity. Ids are unique over all images of the
-    collection as long as none has more than 10,000 masks."""
+    """SA-1B's keys, and beyond them parent_id, level, depth, kind and granularity. Ids are unique over all images of
+    the collection as long as none has more than 10,000 masks."""
     first = image.number * MAX_MASKS
     records = image.tree.masks(output_mode="coco_rle")
     for record in records:

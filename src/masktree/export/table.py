@@ -26,7 +26,8 @@ from masktree.io.images import ImageChannels, describe_image, read_channels, rea
 
 _SHAPE = ("area", "perimeter", "axis_major_length", "axis_minor_length", "eccentricity", "orientation")
 _COLUMNS = (
-    *("image", "label", "parent", "class", "name", "level", "depth", "granularity", "score", "stability"),
+    *("image", "label", "parent", "class", "name", "level", "depth", "kind"),
+    *("granularity", "score", "stability"),
     *_SHAPE,
     *("centroid-0", "centroid-1", "bbox-0", "bbox-1", "bbox-2", "bbox-3"),
 )
@@ -84,7 +85,7 @@ def write_parquet(tables: Iterable[list[Row]], path: Path, options: ExportOption
 
     def write(handle: IO[bytes]) -> None:
         types = {name: pa.float64() for name in columns}
-        types |= dict.fromkeys(("image", "class", "name", "level"), pa.string())
+        types |= dict.fromkeys(("image", "class", "name", "level", "kind"), pa.string())
         types |= dict.fromkeys(("label", "parent", "depth", "area", *(f"bbox-{i}" for i in range(4))), pa.int64())
         schema = pa.schema(list(types.items()))
         with parquet.ParquetWriter(handle, schema) as writer:
@@ -97,7 +98,7 @@ def write_parquet(tables: Iterable[list[Row]], path: Path, options: ExportOption
 
 def measure(image: LabelledImage, options: ExportOptions) -> list[Row]:
     """A row per mask: image, label (number of the mask in its tree), parent (None for roots), class, name (None for
-    most), level, depth, granularity, score and stability; shape in pixels, rows and columns; mean and standard
+    most), level, depth, kind, granularity, score and stability; shape in pixels, rows and columns; mean and standard
     deviation of each channel.
 
     Channels are red, green and blue, 0 to 2, of an ordinary picture of 8 bits. Of files with more bits, or with other
@@ -126,7 +127,7 @@ def measure(image: LabelledImage, options: ExportOptions) -> list[Row]:
         record = image.tree.record(index)
         row = {"image": image.file_name, "label": index, "parent": record["parent_id"], "class": names[index]}
         row["name"] = image.given_name(index)
-        row |= {key: record[key] for key in ("level", "depth", "granularity", "score", "stability")}
+        row |= {key: record[key] for key in ("level", "depth", "kind", "granularity", "score", "stability")}
         row |= _shape(crop)
         if photo is not None:
             row |= _intensities(photo, crop)

@@ -15,7 +15,7 @@ from masktree.io.images import ImageInput, as_rgb, list_images
 from masktree.io.pixels import ImageFormat
 from masktree.io.read_options import ReadOptions
 from masktree.predict.blank import blank_tree, is_blank
-from masktree.trees.masktree import MAX_MASKS, MaskTree
+from masktree.trees.masktree import MAX_MASKS, MaskTree, check_mask_set
 from masktree.trees.scores import check_limits, limit_masks
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ class DiscoverySegmenter:
                 raise InputError(f"expected min_area of at least 1 pixel; got {min_area!r}; give a whole number")
         if "detail" in self.options:
             check_detail(self.options["detail"])
+        if "masks" in self.options:
+            check_mask_set(self.options["masks"])
         check_limits(self.min_score, self.max_masks)
         known = METHODS[self.method].options() if self.options else {}
         unknown = [name for name in self.options if name not in known]

@@ -268,6 +268,7 @@ def _postprocess_small_regions(tree: MaskTree, min_area: int) -> MaskTree:
         granularities=kept.granularities,
         stabilities=kept.stabilities,
         levels=kept.levels,
+        kinds=kept.kinds,
     )
 
 
@@ -288,7 +289,7 @@ def _contain_grid_point(tree: MaskTree, point_grid: np.ndarray) -> np.ndarray:
     contain = np.zeros(len(tree), np.bool_)
     pixels = np.minimum(point_grid * (width, height), (width - 1, height - 1)).astype(np.int64)
     for x, y in np.unique(pixels, axis=0).tolist():
-        contain[tree.at(x, y)] = True
+        contain[tree.at(x, y, masks="all")] = True
     return contain
 
 

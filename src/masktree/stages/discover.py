@@ -46,7 +46,8 @@ def discover(
 
     Args:
         folder: photographs, searched recursively.
-        output, config, read_options, workers, overwrite, show_progress: as for ``segment``.
+        output, config, read_options, workers, overwrite, show_progress: as for ``segment``; the labels of the method
+            masktree are nodes unless its option ``masks`` says otherwise: what is learned is the hierarchy.
         labels_per_image: keep at most this many masks of each image, those with the highest scores.
         average_labels: choose the method's thresholds for about this many labels per image on average (SOHES, arXiv
             2404.12386, appendix D), counted on a sample of the photographs, without any ground truth. One image may
@@ -65,6 +66,8 @@ def discover(
         raise InputError(f"expected 1 to {MAX_MASKS} labels per image; got {labels_per_image}")
     if not folder.is_dir():
         raise InputError(f"expected a folder of photographs; got {folder}")
+    if config.method == "masktree":
+        config = replace(config, options={"masks": "nodes"} | config.options)
     photos, unlisted = find_photos([folder])
     with lock_folder(output):
         # All checks come before an existing label set is touched.

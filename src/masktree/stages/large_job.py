@@ -96,6 +96,8 @@ def limits_of(config: SegmenterConfig) -> MaskLimits:
     if not makes_dendrogram(config):  # small masks were left out in each window
         return MaskLimits(min_area=config.min_area or 1, **limits)
     unknown = sorted(config.options.keys() - limits.keys())
+    if config.options.get("masks") == "nodes":  # as they are anyway
+        unknown.remove("masks")
     if unknown:
         raise InputError(f"expected no {', '.join(unknown)} for an image that is segmented in tiles; leave it out")
     return MaskLimits(**limits) if config.min_area is None else MaskLimits(min_area=config.min_area, **limits)

@@ -112,6 +112,18 @@ class PartitionTree:
         total = np.concatenate([[0], np.cumsum(leaf_areas[self.order])])
         return total[high] - total[low]
 
+    @cached_property
+    def borders(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs of leaves that touch (4-neighbours), (m, 2) int32 with the lower one first and in ascending order, and
+        the number of pixels along the border of each, (m,) int64."""
+        keys = []
+        for first, second in ((self.leaves[:, :-1], self.leaves[:, 1:]), (self.leaves[:-1], self.leaves[1:])):
+            differs = first != second
+            one, two = first[differs].astype(np.int64), second[differs]
+            keys.append(np.minimum(one, two) * self.n_leaves + np.maximum(one, two))
+        pairs, lengths = np.unique(np.concatenate(keys), return_counts=True)
+        return np.stack(np.divmod(pairs, self.n_leaves), axis=1).astype(np.int32), lengths
+
     def mask(self, node: int) -> Mask:
         """(H, W) bool mask of one node."""
         if not 0 <= node < len(self.parents):
@@ -187,8 +199,8 @@ class PartitionTree:
             float32 map. Thresholding the doubled map at t gives the 4-connected components of the regions of the cut at
             altitude t; a contour cannot represent a connection through a corner.
         """
-        right = _saddles(self.leaves[:, :-1], self.leaves[:, 1:], self.parents, self.altitudes)
-        down = _saddles(self.leaves[:-1], self.leaves[1:], self.parents, self.altitudes)
+        right = saddles(self.leaves[:, :-1], self.leaves[:, 1:], self.parents, self.altitudes)
+        down = saddles(self.leaves[:-1], self.leaves[1:], self.parents, self.altitudes)
         h, w = self.size
         if doubled:
             full = np.zeros((2 * h + 1, 2 * w + 1), np.float32)
@@ -251,10 +263,10 @@ def _intervals(parents: np.ndarray, children: np.ndarray) -> tuple[np.ndarray, n
 
 
 @kernel()
-def _saddles(
+def saddles(
     first: np.ndarray, second: np.ndarray, parents: np.ndarray, altitudes: np.ndarray
 ) -> np.ndarray:  # pragma: no cover
-    """Altitude of the lowest common ancestor of each pair of leaves; 0 where they are the same."""
+    """(h, w) float32 altitude of the lowest common ancestor of each pair of leaves; 0 where they are the same."""
     out = np.zeros(first.shape, np.float32)
     for y in range(first.shape[0]):
         last_a, last_b, last = -1, -1, np.float32(0)

@@ -4,9 +4,11 @@ Layout (version 2)::
 
     {"format": "masktree", "version": 2,
      "image": {"width": .., "height": .., "omitted": .., "file_name": ..},
-     "masks": [{"id", "parent_id", "level", "depth", "granularity", "score", "stability", "area", "bbox",
+     "masks": [{"id", "parent_id", "level", "depth", "kind", "granularity", "score", "stability", "area", "bbox",
                 "segmentation": {"size": [h, w], "counts": ".."}}, ..],
      "dendrogram": {"leaves": .., "parents": .., "altitudes": ..} or null}
+
+A mask without ``kind`` is a node.
 
 The arrays of the dendrogram (``leaves`` (h, w) int32, ``parents`` (2n-1,) int32, ``altitudes`` (2n-1,) float64, all
 little-endian and row-major) are base64 of LZMA. At preset 1, 67 kB for 640 x 640 pixels and 0.65 MB for 6000 x 6000,
@@ -30,7 +32,7 @@ from masktree.errors import FormatError, InputError, MasktreeError
 from masktree.io.files import is_number, is_whole, parse_json, write_json
 from masktree.io.images import MAX_PIXELS
 from masktree.trees.dendrogram import PartitionTree
-from masktree.trees.masktree import LEVELS, MaskTree, ceil_float32
+from masktree.trees.masktree import KINDS, LEVELS, MaskTree, ceil_float32
 
 FORMAT_VERSION = 2
 _FILE_START = b'{"format": "masktree"'
@@ -145,6 +147,7 @@ def _parse(document: dict[str, Any]) -> MaskTree:
         levels=np.array([LEVELS.index(mask["level"]) for mask in masks], np.int8),
         dendrogram=None if packed is None else _parse_dendrogram(packed, size),
         omitted=_read_omitted(document),
+        kinds=np.array([KINDS.index(mask.get("kind", KINDS[0])) for mask in masks], np.int8),
     )
     _ = tree.areas  # parses all run lengths, which checks them
     return tree
@@ -173,6 +176,8 @@ def _check_mask(mask: Any, size: tuple[int, int]) -> None:
         problems.append("parent_id")
     if mask.get("level") not in LEVELS:
         problems.append("level")
+    if mask.get("kind", KINDS[0]) not in KINDS:
+        problems.append("kind")
     if problems:
         key = problems[0]
         raise FormatError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -19,7 +19,12 @@ MIN_VISIBLE = 0.5  # of a mask's area, where better masks of other branches over
 
 
 def select_instances(
-    tree: MaskTree, *, min_score: float = MIN_SCORE, min_area: float = 0, max_area: float = 1
+    tree: MaskTree,
+    *,
+    min_score: float = MIN_SCORE,
+    min_area: float = 0,
+    max_area: float = 1,
+    masks: Literal["nodes", "all"] = "nodes",
 ) -> tuple[Labels, np.ndarray]:
     """The best antichain of a tree as a label map: no instance is part of another.
 
@@ -37,6 +42,7 @@ def select_instances(
             larger instances.
         min_area: smallest instance in pixels.
         max_area: largest instance as a fraction of the image, in [0, 1].
+        masks: ``nodes``, or ``all``: combinations of nodes as well.
 
     Returns:
         (H, W) int32 labels, 0 for background and 1 to k for the instances, and the (k,) int64 indices of their masks,
@@ -75,6 +81,8 @@ def choose_instances(
             "pixels for min_area and fractions of the image for max_area"
         )
     eligible = (tree.scores >= min_score) & (tree.areas >= max(min_area, 1)) & (tree.areas <= max_area * num_pixels)
+    if masks == "nodes":
+        eligible &= tree.kinds == 0
     indices = np.flatnonzero(eligible)
     parents = hierarchy.reparent(tree.parents, eligible)
     chosen: np.ndarray = indices[best_antichain(parents, tree.scores[indices].astype(np.float64) - min_score)]

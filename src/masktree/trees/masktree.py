@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 from scipy import ndimage
@@ -17,6 +17,7 @@ from masktree.errors import InputError
 from masktree.io.images import ImageInput
 from masktree.kernels import kernel
 from masktree.trees import hierarchy, rle
+from masktree.trees.combinations import NO_COMBINATIONS, combine_nodes
 from masktree.trees.dendrogram import PartitionTree, renumber
 from masktree.trees.instances import MIN_SCORE, select_instances
 from masktree.trees.node_selection import select_nodes
@@ -26,7 +27,9 @@ from masktree.types import RGB, Labels, Mask, Masks, checked
 if TYPE_CHECKING:
     from supervision import Detections
 
+MaskSet: TypeAlias = Literal["nodes", "all"]  # the nodes of the hierarchy, or combinations of them as well
 LEVELS = ("whole", "part", "subpart")
+KINDS = ("node", "combination")
 CATEGORY: Final = {"id": 1, "name": "entity", "supercategory": "entity"}  # of COCO files: masks have no classes
 MAX_MASKS: Final = 1000  # of an image, unless more are asked for: average recall counts up to 1000 (AR1000)
 _COLUMNS = {
@@ -35,6 +38,7 @@ _COLUMNS = {
     "granularities": np.float32,
     "stabilities": np.float32,
     "levels": np.int8,
+    "kinds": np.int8,
 }
 _DECIMALS = 5  # of scores and granularities in files
 
@@ -55,7 +59,9 @@ class MaskTree:
         levels: (N,) int8: 0 whole, 1 part, 2 subpart; the depth, at most 2, unless given.
         dendrogram: the dendrogram of the cuts, or None. Masks are its nodes, or unions of its leaves if the image was
             analysed at several sizes (``detail``).
-        omitted: number of further masks, of lower scores, that ``max_masks`` left out when the tree was made.
+        omitted: number of further nodes, of lower scores, that ``max_masks`` left out when the tree was made.
+        kinds: (N,) int8: 0 node, 1 combination: the union of two or three neighbouring nodes, see
+            ``masktree.trees.combinations``. Combinations overlap each other and have no children. Zeros unless given.
     """
 
     size: tuple[int, int]
@@ -67,6 +73,7 @@ class MaskTree:
     levels: np.ndarray
     dendrogram: PartitionTree | None = None
     omitted: int = 0
+    kinds: np.ndarray = None  # type: ignore[assignment]  # an array in every tree
 
     def __post_init__(self) -> None:
         if not all(isinstance(side, (int, np.integer)) and side > 0 for side in self.size) or len(self.size) != 2:
@@ -76,6 +83,8 @@ class MaskTree:
         object.__setattr__(self, "size", (int(self.size[0]), int(self.size[1])))
         object.__setattr__(self, "rles", tuple(self.rles))
         n = len(self.rles)
+        if self.kinds is None:
+            object.__setattr__(self, "kinds", np.zeros(n, np.int8))
         for name, dtype in _COLUMNS.items():
             array = getattr(self, name)
             if not isinstance(array, np.ndarray):
@@ -95,6 +104,10 @@ class MaskTree:
             raise InputError(f"expected parents in -1..{n - 1}; got {self.parents.min()}..{self.parents.max()}")
         if n and (self.levels.min() < 0 or self.levels.max() > 2):
             raise InputError("expected levels in 0 (whole), 1 (part), 2 (subpart)")
+        if n and (self.kinds.min() < 0 or self.kinds.max() > 1):
+            raise InputError("expected kinds in 0 (node), 1 (combination)")
+        if self.kinds[self.parents[self.parents >= 0]].any():
+            raise InputError("expected nodes as parents; got a combination; give its children the parent that it has")
         hierarchy.depths(self.parents)  # raises on a cycle
         if not isinstance(self.omitted, (int, np.integer)) or self.omitted < 0:
             raise InputError(f"expected omitted as a whole number of at least 0; got {self.omitted!r}")
@@ -161,27 +174,35 @@ class MaskTree:
         max_area: float = 0.9,
         max_masks: int | None = MAX_MASKS,
         duplicate_iou: float = 0.9,
+        masks: MaskSet = "nodes",
     ) -> MaskTree:
-        """The stable nodes of a dendrogram whose altitudes are granularities in [0, 1].
+        """The stable nodes of a dendrogram whose altitudes are granularities in [0, 1], and combinations of them.
 
         The stability of a node is its persistence: the altitude of its parent minus its own. Its score is the stability
         times sqrt(area / image area) (our choice: small nodes are numerous, as stable as large ones, and rarely
         entities); segmenters calibrate it, see ``masktree.trees.scores``. Its granularity is its altitude, rounded up
         to float32 so that it is a region of the cut there.
 
-        The tree may have no masks; ``omitted`` counts those beyond ``max_masks``. A uniform image (a single leaf, or
-        all merges at altitudes up to .005) gives one mask if it has ``min_area`` pixels, regardless of ``max_area``.
+        Combinations stand after the nodes. Their parent is the smallest node of the tree that contains them, their
+        granularity that of their coarsest member, and their stability 0, as they are regions of no cut.
+
+        The tree may have no masks; ``omitted`` counts the nodes beyond ``max_masks``. A uniform image (a single leaf,
+        or all merges at altitudes up to .005) gives one mask if it has ``min_area`` pixels, whatever ``max_area`` is.
 
         Args:
             tree: altitudes must lie in [0, 1].
             min_area: smallest mask in pixels, at least 1 (our choice).
             max_area: largest mask as a fraction of the image, in (0, 1] (UnSAM drops masks above 90 %).
             max_masks: maximum number of masks, best score first, at least 1; None for all.
-            duplicate_iou: IoU in [0, 1] above which the lower-scored of two nested nodes is dropped (NMS as in SOHES).
+            duplicate_iou: IoU in [0, 1] above which the lower-scored of two nested nodes is dropped (NMS as in SOHES),
+                and a combination beside a node or a better combination.
+            masks: ``nodes``, or ``all``: unions of two or three neighbouring nodes as well, see
+                ``masktree.trees.combinations``.
 
         Raises:
             InputError: altitudes or an option out of range.
         """
+        check_mask_set(masks)
         selected = select_nodes(
             tree,
             min_area=min_area,
@@ -189,16 +210,26 @@ class MaskTree:
             max_masks=max_masks,
             duplicate_iou=duplicate_iou,
         )
+        combined = NO_COMBINATIONS
+        if masks == "all":
+            selected, combined = combine_nodes(
+                tree, selected, max_area=max_area, max_masks=max_masks, duplicate_iou=duplicate_iou
+            )
+        members = np.where(combined.members >= 0, combined.members, combined.members[:, :1])
+        altitudes = np.concatenate([tree.altitudes[selected.nodes], tree.altitudes[members].max(axis=1)])
+        parents = np.concatenate([selected.parents, combined.parents])
+        counts = [len(selected.nodes), len(combined.scores)]
         return cls(
             size=tree.size,
-            rles=tuple(tree.rles(selected.nodes)),
-            parents=selected.parents,
-            scores=selected.scores.astype(np.float32),
-            granularities=ceil_float32(tree.altitudes[selected.nodes]),
-            stabilities=selected.stabilities.astype(np.float32),
-            levels=hierarchy.levels(selected.parents),
+            rles=(*tree.rles(selected.nodes), *_unite_nodes(tree, members)),
+            parents=parents,
+            scores=np.concatenate([selected.scores, combined.scores]).astype(np.float32),
+            granularities=ceil_float32(altitudes),
+            stabilities=np.concatenate([selected.stabilities, np.zeros(counts[1])]).astype(np.float32),
+            levels=hierarchy.levels(parents),
             dendrogram=tree,
             omitted=selected.omitted,
+            kinds=np.repeat(np.array([0, 1], np.int8), counts),
         )
 
     # --- access -------------------------------------------------------------------------------------------------
@@ -212,8 +243,9 @@ class MaskTree:
             for name, count in zip(LEVELS, np.bincount(self.levels, minlength=3).tolist(), strict=True)
         )
         leaves = "" if self.dendrogram is None else f", dendrogram of {self.dendrogram.n_leaves} leaves"
+        combined = f", of these {self.kinds.sum()} combinations" if self.kinds.any() else ""
         omitted = f", {self.omitted} more left out by max_masks" if self.omitted else ""
-        return f"MaskTree({self.size[0]} x {self.size[1]}, {len(self)} masks: {levels}{leaves}{omitted})"
+        return f"MaskTree({self.size[0]} x {self.size[1]}, {len(self)} masks: {levels}{combined}{leaves}{omitted})"
 
     def _repr_html_(self) -> str:
         """In notebooks: the same line, a small picture of the masks and a table of the levels."""
@@ -238,7 +270,13 @@ class MaskTree:
             granularities=self.granularities[keep],
             stabilities=self.stabilities[keep],
             levels=hierarchy.levels(parents),
+            kinds=self.kinds[keep],
         )
+
+    @cached_property
+    def nodes(self) -> MaskTree:
+        """The tree without combinations: what pictures, instances and exports show."""
+        return self[self.kinds == 0] if self.kinds.any() else self
 
     @cached_property
     def areas(self) -> np.ndarray:
@@ -271,8 +309,8 @@ class MaskTree:
 
         Keys: segmentation ((H, W) bool, or RLE depending on ``output_mode``), area, bbox (XYWH), predicted_iou (the
         score), point_coords ([[x, y]], a pixel well inside the mask), stability_score, crop_box; and id, parent_id
-        (None for roots), level, depth, granularity. Binary masks take up to H*W bytes each: for many masks on a large
-        image use an RLE mode, or iterate over ``mask(i)``.
+        (None for roots), level, depth, kind (node or combination), granularity. Binary masks take up to H*W bytes each:
+        for many masks on a large image use an RLE mode, or iterate over ``mask(i)``.
         """
         order = np.argsort(-self.areas, kind="stable").tolist()
         points = rle.inner_points(self._runs, self.size)
@@ -292,7 +330,7 @@ class MaskTree:
         return records
 
     def record(self, index: int) -> dict[str, Any]:
-        """One mask as plain values: id, parent_id, level, depth, granularity, score, stability, area, bbox,
+        """One mask as plain values: id, parent_id, level, depth, kind, granularity, score, stability, area, bbox,
         segmentation (COCO compressed RLE). Scores and granularities have five decimals; the granularity is rounded up,
         so that ``cut`` at it still has the mask, a node of the dendrogram, as a region."""
         check_index(index, len(self))
@@ -302,6 +340,7 @@ class MaskTree:
             "parent_id": parent if parent >= 0 else None,
             "level": LEVELS[self.levels[index]],
             "depth": int(self.depths[index]),
+            "kind": KINDS[self.kinds[index]],
             "granularity": _ceil_decimal(self.granularities[index]),
             "score": round(float(self.scores[index]), _DECIMALS),
             "stability": round(float(self.stabilities[index]), _DECIMALS),
@@ -310,11 +349,13 @@ class MaskTree:
             "segmentation": {"size": list(self.size), "counts": self.rles[index].decode("ascii")},
         }
 
-    def at(self, x: float, y: float) -> list[int]:
-        """Indices of the masks that contain point (x, y), smallest first: sub-part to whole.
+    def at(self, x: float, y: float, *, masks: MaskSet = "nodes") -> list[int]:
+        """Indices of the masks that contain point (x, y), smallest first: sub-part to whole. With ``masks="all"`` also
+        of combinations, which need not lie in each other.
 
         Pixel (column, row) holds the points column <= x < column + 1, row <= y < row + 1.
         """
+        check_mask_set(masks)
         h, w = self.size
         for value in (x, y):
             check_type(value, Real, "a coordinate")
@@ -324,6 +365,8 @@ class MaskTree:
         pixel = int(x) * h + int(y)
         inside = (runs.starts <= pixel) & (pixel < runs.ends)
         owner = np.searchsorted(runs.offsets, np.flatnonzero(inside), side="right") - 1
+        if masks == "nodes":
+            owner = owner[self.kinds[owner] == 0]
         return [int(i) for i in owner[np.lexsort((owner, self.areas[owner]))]]
 
     # --- cuts ---------------------------------------------------------------------------------------------------
@@ -332,8 +375,8 @@ class MaskTree:
         """(H, W) int32 label map that covers every pixel once, at a granularity from 0 (finest) to 1 (coarsest).
 
         With a dendrogram: its partition at that altitude; ``cut(granularities[i])`` has mask i as a region if that is a
-        node of the dendrogram. Without: each pixel belongs to the largest mask on it whose granularity is at most
-        ``granularity``, else to the smallest mask on it; each connected component of uncovered pixels is one more
+        node of the dendrogram. Without: each pixel belongs to the largest node on it whose granularity is at most
+        ``granularity``, else to the smallest node on it; each connected component of uncovered pixels is one more
         region.
         """
         check_number(granularity, "a granularity", 0, 1)
@@ -344,7 +387,7 @@ class MaskTree:
         return renumber(np.where(owner >= 0, owner, len(self) - 1 + components).astype(np.int32))
 
     def owners(self, granularity: float) -> np.ndarray:
-        """(H, W) int32: the mask that each pixel belongs to in ``cut(granularity)``, -1 for none.
+        """(H, W) int32: the node that each pixel belongs to in ``cut(granularity)``, -1 for none.
 
         One pass over the runs of all masks; memory of one label map, for any number of masks.
         """
@@ -352,7 +395,8 @@ class MaskTree:
         below = self.granularities <= ceil_float32(np.array(granularity, np.float64))
         # Later masks overwrite earlier ones: first those above the granularity from large to small, so that the
         # smallest remains, then those up to it from small to large, so that the largest remains.
-        return self.paint(np.lexsort((np.where(below, self.areas, -self.areas), below)))
+        order = np.lexsort((np.where(below, self.areas, -self.areas), below))
+        return self.paint(order[self.kinds[order] == 0])
 
     def paint(self, order: np.ndarray) -> Labels:
         """(H, W) int32: the last of the masks with the indices ``order`` (k,) that contains each pixel, -1 for none."""
@@ -360,13 +404,15 @@ class MaskTree:
         _paint(owner, *self._runs, order)
         return owner.reshape(self.size[1], self.size[0]).T.copy()
 
-    def instances(self, *, min_score: float = MIN_SCORE, min_area: float = 0, max_area: float = 1) -> Labels:
+    def instances(
+        self, *, min_score: float = MIN_SCORE, min_area: float = 0, max_area: float = 1, masks: MaskSet = "nodes"
+    ) -> Labels:
         """(H, W) int32 label map of objects that do not overlap, 1 to k, and background, 0.
 
         The best antichain of the tree, see :func:`masktree.trees.instances.select_instances`, which also tells which
-        masks these are.
+        masks these are. With ``masks="all"`` combinations are chosen from as well.
         """
-        return select_instances(self, min_score=min_score, min_area=min_area, max_area=max_area)[0]
+        return select_instances(self, min_score=min_score, min_area=min_area, max_area=max_area, masks=masks)[0]
 
     def ucm(self, *, doubled: bool = False) -> np.ndarray:
         """Map of the granularity at which each border disappears; see ``PartitionTree.ucm``.
@@ -428,6 +474,7 @@ class MaskTree:
         min_score: float = 0.0,
         min_area: float = 0,
         compact: bool = False,
+        masks: MaskSet = "nodes",
     ) -> Detections:
         """The masks as ``supervision.Detections``, in the order of the tree.
 
@@ -443,13 +490,15 @@ class MaskTree:
             compact: masks as supervision's ``CompactMask`` instead of an (n, H, W) bool array. The array takes n * H *
                 W bytes, 2 GB for 1000 masks of 1920 x 1080 pixels; a ``CompactMask`` holds run lengths, and decodes one
                 mask at a time where it is drawn or indexed.
+            masks: ``nodes``, or ``all``: combinations as well.
 
         Raises:
             InputError: supervision is not installed or too old for ``compact``, or a value out of range.
         """
         from masktree.trees.detections import to_detections
 
-        return to_detections(self, levels=levels, min_score=min_score, min_area=min_area, compact=compact)
+        tree = select_mask_set(self, masks)
+        return to_detections(tree, levels=levels, min_score=min_score, min_area=min_area, compact=compact)
 
     def save(self, path: str | Path, *, image: dict[str, Any] | None = None) -> None:
         """Write as JSON, atomically. ``image`` adds keys such as file_name to the image record."""
@@ -488,6 +537,25 @@ def ceil_float32(values: np.ndarray) -> np.ndarray:
     decimal = np.round(up.astype(np.float64), _DECIMALS)
     too_low = (decimal < values) & (decimal > np.nextafter(up, np.float32(-np.inf)))
     return np.where(too_low, np.nextafter(up, np.float32(np.inf)), up)
+
+
+def check_mask_set(masks: object) -> None:
+    """Raise InputError unless it is ``nodes`` or ``all``."""
+    if masks not in get_args(MaskSet):
+        raise InputError(f"expected masks as {' or '.join(get_args(MaskSet))}; got {masks!r}")
+
+
+def select_mask_set(tree: MaskTree, masks: MaskSet) -> MaskTree:
+    """The nodes of a tree, or all of it. Raises InputError unless ``masks`` is ``nodes`` or ``all``."""
+    check_mask_set(masks)
+    return tree.nodes if masks == "nodes" else tree
+
+
+def _unite_nodes(tree: PartitionTree, members: np.ndarray) -> list[bytes]:
+    """Run-length string of the union of each row of nodes."""
+    nodes, positions = np.unique(members, return_inverse=True)
+    rles = tree.rles(nodes)
+    return [rle.union([rles[i] for i in row], tree.size) for row in positions.reshape(members.shape)]
 
 
 def _ceil_decimal(value: np.float32) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
 
 from masktree.errors import InputError
+from masktree.kernels import kernel
 from masktree.trees.dendrogram import PartitionTree
 
 # An image whose parts all merge up to here is uniform (our choice): networks predict boundaries of up to .002 in images
@@ -69,7 +70,7 @@ def select_nodes(
     nodes = _suppress_duplicates(tree, areas, eligible, scores, duplicate_iou)
     best = np.sort(nodes[:max_masks])
     omitted = len(nodes) - len(best)
-    return SelectedNodes(best, _selected_parents(tree, best), scores[best], stabilities[best], omitted)
+    return SelectedNodes(best, selected_parents(tree, best), scores[best], stabilities[best], omitted)
 
 
 def _suppress_duplicates(
@@ -101,15 +102,28 @@ def _suppress_duplicates(
     return np.array(selected, np.int64)
 
 
-def _selected_parents(tree: PartitionTree, nodes: Int64[np.ndarray, " k"]) -> Int32[np.ndarray, " k"]:
+def selected_parents(tree: PartitionTree, nodes: Int64[np.ndarray, " k"]) -> Int32[np.ndarray, " k"]:
     """Index of the nearest selected ancestor of each selected node, -1 for roots."""
+    parents = nearest_selected(tree, nodes, tree.parents[nodes].astype(np.int64))
+    return np.where(parents == np.arange(len(nodes)), -1, parents).astype(np.int32)  # the root is its own parent
+
+
+def nearest_selected(
+    tree: PartitionTree, nodes: Int64[np.ndarray, " k"], starts: Int64[np.ndarray, " m"]
+) -> Int32[np.ndarray, " m"]:
+    """Index of the first of k selected nodes on the way from each of m nodes to the root, -1 where there is none."""
     index_of = np.full(len(tree.parents), -1, np.int32)
     index_of[nodes] = np.arange(len(nodes))
-    parents = np.full(len(nodes), -1, np.int32)
-    root = len(tree.parents) - 1
-    for index, node in enumerate(nodes):
-        ancestor = node
-        while ancestor != root and parents[index] < 0:
-            ancestor = tree.parents[ancestor]
-            parents[index] = index_of[ancestor]
-    return parents
+    return _first_index(tree.parents, index_of, starts)
+
+
+@kernel()
+def _first_index(parents: np.ndarray, index_of: np.ndarray, starts: np.ndarray) -> np.ndarray:  # pragma: no cover
+    root = len(parents) - 1
+    found = np.empty(len(starts), np.int32)
+    for i in range(len(starts)):
+        node = starts[i]
+        while node != root and index_of[node] < 0:
+            node = parents[node]
+        found[i] = index_of[node]
+    return found
