@@ -144,7 +144,7 @@ def real(photos) -> list[MaskTree]:
 
 def test_every_mask_is_a_region_of_the_cut_at_its_granularity(real, partitioned, tmp_path):
     found, apart = [], []
-    for tree in [*real, partitioned]:
+    for tree in [*(tree.nodes for tree in real), partitioned]:
         tree.save(tmp_path / "t.json")
         back = MaskTree.load(tmp_path / "t.json")
         nodes = {item: node for node, item in enumerate(tree.dendrogram.rles(np.arange(len(tree.dendrogram.parents))))}
@@ -323,7 +323,7 @@ def test_masks_have_the_keys_of_segment_anything(forest):
     assert [r["area"] for r in records] == sorted((r["area"] for r in records), reverse=True)
     sam = {"segmentation", "area", "bbox", "predicted_iou", "point_coords", "stability_score", "crop_box"}
     for record in records:
-        assert set(record) == sam | {"id", "parent_id", "level", "depth", "granularity"}
+        assert set(record) == sam | {"id", "parent_id", "level", "depth", "kind", "granularity"}
         x, y = record["point_coords"][0]
         assert record["segmentation"][int(y), int(x)]
         assert record["segmentation"].sum() == record["area"]

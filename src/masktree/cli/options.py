@@ -41,10 +41,9 @@ class SegmenterOptions:
         min_area: Area of the smallest mask in pixels. Default: that of the method or model.
         min_score: Lowest score of a mask: its agreement, from 0 to 1, when the photograph changes a little.
         max_masks: Most masks of a photograph; those of highest score are kept.
-        masks: Of the method masktree: nodes of its tree alone, or all: unions of neighbouring ones as well. Default:
-            all, and nodes for discover.
+        masks: Nodes of the dendrogram, or all: unions of them too (masktree). Default: all; for discover nodes.
         crops: Segment crops around large masks as well, which finds more small parts and takes ten times as long.
-        snap: Replace the masks by regions of the method masktree, for sharp boundaries and 0.4 seconds more.
+        snap: Replace masks by regions of the method masktree, whose boundaries are sharp; 0.4 seconds more.
         device: Device: auto, cpu, cuda, cuda:N or mps.
         dtype: Precision of the network.
         seed: Seed of all random choices.
@@ -125,7 +124,7 @@ class ReadingOptions:
     Attributes:
         channels: One to three channels or bands, as numbers from 0 or names. Default: the colours, or the first three.
         page: Page of a file with several, or plane of a stack.
-        nodata: Value of pixels without data. Default: the one that the file names.
+        nodata: Value without data. Default: what the file names.
         range: Percentiles of the values shown as black and white, such as 1,99. Default: 0,100 without hot pixels.
     """
 
