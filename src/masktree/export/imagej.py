@@ -32,9 +32,9 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # the same masks give the same bytes
 def write_rois(image: LabelledImage, path: Path, options: ExportOptions) -> None:
     """A region per mask along the edges of its pixels: traced, or a composite path where there are holes or pieces.
 
-    Names are ``NUMBER-LEVEL``, or with the mask's name or class instead of the level; parent, level, kind, score
-    and granularity are properties. The group is the place of the class in the user's list (0 for masks without a class), or
-    where there is no list the level (1 to 3).
+    Names are ``NUMBER-LEVEL``, or with the mask's name or class instead of the level; parent, level, kind, score and
+    granularity are properties. The group is the place of the class in the user's list (0 for masks without a class),
+    or where there is no list the level (1 to 3).
 
     Raises:
         InputError: an image with a side of more than 60,000 pixels.
