@@ -58,7 +58,7 @@ def test_a_label_set_reads_with_the_coco_tools_and_with_ours(collection, tmp_pat
             assert annotation["level"] in ("whole", "part", "subpart")
             assert 0 <= annotation["score"] <= 1
     assert len(seen_images) == 7
-    segmenter = load("texture", method="masktree")
+    segmenter = load("texture", method="masktree", masks="nodes")
     for image, tree in labels:
         path = labels.image_path(image)
         assert path.exists()
@@ -267,8 +267,8 @@ def test_the_card_lists_images_without_masks(collection, tmp_path):
 
 
 def test_what_labelled_a_set_labels_other_photographs_alike(collection, tmp_path):
-    config = SegmenterConfig(method="masktree", backbone="texture", options={"min_score": 0.05})
-    discover(collection, tmp_path / "labels", config)
+    config = SegmenterConfig(method="masktree", backbone="texture", options={"masks": "nodes", "min_score": 0.05})
+    discover(collection, tmp_path / "labels", replace(config, options={"min_score": 0.05}))
     own = SegmenterConfig.from_folder(tmp_path / "labels")
     assert own.record() | {"device": config.device} == config.record()
     trees = {image["file_name"]: tree for image, tree in LabelSet.open(tmp_path / "labels")}

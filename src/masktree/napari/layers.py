@@ -23,7 +23,8 @@ TREE, LEVEL = "masktree.tree", "masktree.level"  # keys of a layer's metadata
 
 
 def level_layers(tree: MaskTree) -> list[Layer]:
-    """A labels layer for each level that has masks, wholes first."""
+    """A labels layer for each level that has nodes, wholes first."""
+    tree = tree.nodes
     layers: list[Layer] = []
     for level, name in enumerate(LEVELS):
         ids = np.flatnonzero(tree.levels == level)
@@ -58,6 +59,7 @@ def cut_layer(tree: MaskTree, granularity: float) -> Layer:
     Of the smallest mask of the tree from this granularity on that contains a region, ``parent_id``, ``level`` and
     ``score`` are given: that is the region itself where it is a mask; -1, "" and 0 where there is none.
     """
+    tree = tree.nodes
     labels = tree.cut(granularity)
     count = int(labels.max()) + 1
     first = np.unique(labels, return_index=True)[1]
