@@ -38,7 +38,7 @@ class SegmenterOptions:
         quality: best is slower and finer. Default: fast.
         detail: Size of the analysis by the method masktree: at most so many pixels (auto: 640 or 1280), or fine, for
             small things: up to three times the size, 14 times the time. auto is fine where it sees them.
-        min_area: Area of the smallest mask in pixels. Default: that of the method or model.
+        min_area: Smallest mask in pixels. Default: that of the method.
         min_score: Lowest score of a mask: its agreement, from 0 to 1, when the photograph changes a little.
         max_masks: Most masks of a photograph; those of highest score are kept.
         masks: Nodes of the dendrogram, or all: unions of them too (masktree). Default: all; for discover nodes.
