@@ -51,7 +51,7 @@ def select_instances(
     Raises:
         InputError: a value out of range.
     """
-    chosen = choose_instances(tree, min_score=min_score, min_area=min_area, max_area=max_area)
+    chosen = choose_instances(tree, min_score=min_score, min_area=min_area, max_area=max_area, masks=masks)
     owners = tree.paint(chosen[::-1])
     visible = np.bincount(owners[owners >= 0], minlength=len(tree))[chosen]
     kept = chosen[visible >= MIN_VISIBLE * tree.areas[chosen]]
@@ -63,7 +63,12 @@ def select_instances(
 
 
 def choose_instances(
-    tree: MaskTree, *, min_score: float = MIN_SCORE, min_area: float = 0, max_area: float = 1
+    tree: MaskTree,
+    *,
+    min_score: float = MIN_SCORE,
+    min_area: float = 0,
+    max_area: float = 1,
+    masks: Literal["nodes", "all"] = "nodes",
 ) -> np.ndarray:
     """(k,) int64 indices of the masks of the best antichain, see ``select_instances``, largest score first; some may be
     hidden by others.
