@@ -1,10 +1,12 @@
 """Images of any size: CPU seconds, peak memory and leaves of ``masktree segment`` at growing sizes.
 
     python benchmarks/large.py PHOTOS OUT [--sides 2500 5000 10000 20000] [--workers 1] [--cuts cuts.jpg]
+        [--figure growth.png]
 
 PHOTOS is a folder of photographs, of which a mosaic is written to OUT as a tiled TIFF file. Cost on one core: 35 s, 90
 s, 320 s, 1,300 s, plus the mosaics. Peak memory is the sum over all processes of what each has for itself, sampled
-every half second. The picture shows the largest image and its cuts at three granularities.
+every half second. --cuts shows the last image and its cuts at three granularities, --figure
+the growth of time and memory.
 """
 
 from __future__ import annotations
@@ -82,6 +84,20 @@ def draw_cuts(tree: TiledTree, path: Path) -> None:
     Image.fromarray(np.concatenate(panels, axis=1)).save(path, quality=85)
 
 
+def draw_growth(sides: list[int], seconds: list[float], megabytes: list[float], path: Path) -> None:
+    """CPU seconds and peak memory by megapixels."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 2.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    megapixels = [side**2 / 1e6 for side in sides]
+    left.loglog(megapixels, seconds, "o-")
+    left.set(xlabel="megapixels", ylabel="CPU seconds")
+    right.semilogx(megapixels, [value / 1024 for value in megabytes], "o")
+    right.set(xlabel="megapixels", ylabel="peak memory in GB", ylim=(0, None))
+    figure.savefig(path, dpi=120)
+
+
 def _family(pid: int) -> list[psutil.Process]:
     try:
         parent = psutil.Process(pid)
@@ -104,10 +120,12 @@ def main() -> None:
     parser.add_argument("--sides", type=int, nargs="+", default=[2500, 5000, 10000])
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--cuts", type=Path)
+    parser.add_argument("--figure", type=Path)
     arguments = parser.parse_args()
     photos = sorted(path for path in arguments.photos.iterdir() if path.suffix in {".jpg", ".png"})
     arguments.out.mkdir(parents=True, exist_ok=True)
     table, seconds = Table("masktree segment --tile 2048", COLUMNS), []
+    peaks: list[float] = []
     for side in arguments.sides:
         image = arguments.out / f"mosaic{side}.tif"
         if not image.exists():
@@ -116,7 +134,10 @@ def main() -> None:
         tree = TiledTree.load(arguments.out / f"out{side}" / f"mosaic{side}.dendrogram.npz")
         leaves = tree.graph.n_leaves
         seconds.append(cpu)
+        peaks.append(peak)
         table.add(side, cpu, wall, peak, leaves, 1e6 * cpu / side**2)
+    if arguments.figure is not None:
+        draw_growth(arguments.sides, seconds, peaks, arguments.figure)
     if arguments.cuts is not None:
         draw_cuts(tree, arguments.cuts)
     pixels = [side**2 for side in arguments.sides]
