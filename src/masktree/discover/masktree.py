@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from PIL import Image
@@ -33,6 +33,7 @@ from masktree.discover.detail import (
     shows_dense_things,
     shows_small_things,
 )
+from masktree.discover.order import order_by_motion
 from masktree.discover.pooling import divide_leaves, pool_dendrograms
 from masktree.errors import InputError
 from masktree.trees.dendrogram import PartitionTree
@@ -40,6 +41,7 @@ from masktree.trees.masktree import MAX_MASKS, MaskSet, MaskTree, check_mask_set
 from masktree.types import RGB, Features, Labels, checked
 
 Quality: TypeAlias = Literal["fast", "best"]
+Order: TypeAlias = Literal["motion", "stability"]
 
 # In working sizes: scales of the images whose boundaries are averaged.
 SCALES = {"fast": (1.0,), "best": (1.0, 1.5, 2.0)}
@@ -74,6 +76,7 @@ def discover_masks(
     max_masks: int | None = MAX_MASKS,
     duplicate_iou: float = 0.9,
     masks: MaskSet = "all",
+    order: Order = "motion",
 ) -> MaskTree:
     """Stable nodes of the dendrograms of an image, and combinations of neighbouring ones.
 
@@ -81,12 +84,16 @@ def discover_masks(
         image, backbone, quality, detail: see ``build_dendrogram``. With several working sizes the tree has nodes of the
             merge trees of all of them, see ``masktree.discover.pooling``, and no combinations: small things are nodes.
         min_area, max_area, max_masks, duplicate_iou, masks: see ``MaskTree.from_dendrogram``.
+        order: ``motion``: scores are corrected by what moves in videos, see ``masktree.discover.order``;
+            ``stability``: they stay as they are, as they do with several working sizes.
     """
     check_mask_set(masks)
+    if order not in get_args(Order):
+        raise InputError(f"expected order as {' or '.join(get_args(Order))}; got {order!r}")
     sizes = _working_sizes(image, quality, detail)
     analyses = [_analyse_at(image, backbone, *size) for size in sizes]
     if len(analyses) == 1:
-        return MaskTree.from_dendrogram(
+        tree = MaskTree.from_dendrogram(
             analyses[0].tree,
             min_area=min_area,
             max_area=max_area,
@@ -94,6 +101,7 @@ def discover_masks(
             duplicate_iou=duplicate_iou,
             masks=masks,
         )
+        return tree if order == "stability" else order_by_motion(tree, image)
     return pool_dendrograms(
         [one.tree for one in analyses],
         [working_side for _, working_side in sizes],
