@@ -1,7 +1,8 @@
 """Learn the order of masks from motion in unlabelled videos; see ``masktree.discover.order``.
 
-    pip install opencv-python-headless lightgbm
     python recipes/order.py FRAMES --output src/masktree/weights/order.npz
+
+Needs opencv-python-headless and lightgbm, which nothing else does.
 
 FRAMES: a folder of tar files with pairs of neighbouring video frames, ``CLIP-KK.a.webp`` and ``CLIP-KK.b.webp``,
 without cuts and still pairs. Cost: 20 minutes of one core for 970 pairs of 93 clips of 448 pixels. Expected: 863 frames
