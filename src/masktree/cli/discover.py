@@ -11,10 +11,12 @@ import tyro
 from masktree.cli.options import (
     DEFAULT_BATCH,
     DEFAULT_READING,
+    DEFAULT_RUNNING,
     DEFAULT_SEGMENTER,
     Batch,
     Output,
     Reading,
+    Running,
     Segmenter,
     print_outcome,
 )
@@ -30,6 +32,7 @@ def discover(
     batch: Batch = DEFAULT_BATCH,
     detector: str | None = None,
     detector_score: float | None = None,
+    running: Running = DEFAULT_RUNNING,
     labels_per_image: int | None = None,
     average_labels: float | None = None,
     shard_size: int | None = None,
@@ -44,6 +47,7 @@ def discover(
         batch: How the batch is run.
         detector: A trained model that divides images for the method unsam, instead of MaskCut.
         detector_score: Lowest score of its masks. Default: 0.3.
+        running: Where the batch is run.
         labels_per_image: Keep at most this many masks of each image, those with the highest scores. Default: all.
         average_labels: Choose one threshold of the score, or of the method, for about this many labels per image on
             average; single images may get many or none. Default: that of the method.
@@ -66,6 +70,8 @@ def discover(
         shard_size=shard_size,
         read_options=reading.options(),
         workers=batch.workers,
+        engine=running.load(),
+        tries=running.tries,
         overwrite=batch.overwrite,
         show_progress=True,
     )

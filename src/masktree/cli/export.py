@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from masktree.cli.options import DEFAULT_BATCH, Batch, Output, print_outcome
+from masktree.cli.options import DEFAULT_BATCH, DEFAULT_RUNNING, Batch, Output, Running, print_outcome
 from masktree.errors import InputError
 from masktree.export.formats import FORMATS
 from masktree.io.files import check_writable, refuse_inputs
@@ -100,6 +100,7 @@ def export(
     images: Path | None = None,
     image_size: int | None = None,
     batch: Batch = DEFAULT_BATCH,
+    running: Running = DEFAULT_RUNNING,
 ) -> int:
     """Export masks to the files of other tools, or a trained model to ONNX.
 
@@ -114,9 +115,10 @@ def export(
         images: Folder of the photographs, if they are no longer where they were segmented.
         image_size: Longer side in pixels of the input of onnx, a multiple of 32. Default: that of the model.
         batch: How the batch is run.
+        running: Where the batch is run.
     """
     if to == "onnx":
-        if selection != _ALL or images is not None:
+        if selection != _ALL or images is not None or running != DEFAULT_RUNNING:
             raise InputError("expected --image-size and --overwrite alone with --to onnx; got options of masks as well")
         return _export_model(source, output, image_size, batch.overwrite)
     if image_size is not None:
@@ -131,6 +133,8 @@ def export(
         images=images,
         edits=selection.edits,
         workers=batch.workers,
+        engine=running.load(),
+        tries=running.tries,
         overwrite=batch.overwrite,
         show_progress=True,
     )

@@ -14,6 +14,7 @@ from masktree.errors import InputError
 
 if TYPE_CHECKING:
     from masktree.io.read_options import ReadOptions
+    from masktree.jobs.batch import Engine
     from masktree.jobs.recorded_batch import BatchOutcome
     from masktree.predict import SegmenterConfig
     from masktree.stages.pictures import Pictures
@@ -169,6 +170,37 @@ class BatchOptions:
 
 
 @dataclass(frozen=True)
+class EngineOptions:
+    """Where the batch is run.
+
+    Attributes:
+        engine: Where processes run: on this machine, or on those of a Ray cluster.
+        address: Address of the Ray cluster, or auto. Default: one that is started on this machine.
+        tries: An image that has failed so often, over all runs, is not tried again.
+    """
+
+    engine: Literal["local", "ray"] = "local"
+    address: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
+    tries: int = 3
+
+    def load(self) -> Engine | None:
+        """The engine; None stands for processes of this machine.
+
+        Raises:
+            InputError: an address without Ray, no Ray installed, or no tries.
+        """
+        if self.tries < 1:
+            raise InputError(f"expected --tries of at least 1; got {self.tries}")
+        if self.engine == "local":
+            if self.address is not None:
+                raise InputError(f"expected --address with --engine ray; got {self.address} alone; add --engine ray")
+            return None
+        from masktree.engine.ray_engine import RayEngine
+
+        return RayEngine(self.address)
+
+
+@dataclass(frozen=True)
 class PictureOptions:
     """What is drawn.
 
@@ -207,9 +239,10 @@ class PictureOptions:
 Reading = Annotated[ReadingOptions, tyro.conf.arg(name="")]
 Segmenter = Annotated[SegmenterOptions, tyro.conf.arg(name="")]
 Batch = Annotated[BatchOptions, tyro.conf.arg(name="")]
+Running = Annotated[EngineOptions, tyro.conf.arg(name="")]
 Drawing = Annotated[PictureOptions, tyro.conf.arg(name="")]
 DEFAULT_SEGMENTER, DEFAULT_BATCH, DEFAULT_PICTURES = SegmenterOptions(), BatchOptions(), PictureOptions()
-DEFAULT_READING = ReadingOptions()
+DEFAULT_READING, DEFAULT_RUNNING = ReadingOptions(), EngineOptions()
 
 
 def print_error(message: str, code: int = 2) -> int:

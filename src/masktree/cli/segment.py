@@ -10,11 +10,13 @@ from masktree.cli.options import (
     DEFAULT_BATCH,
     DEFAULT_PICTURES,
     DEFAULT_READING,
+    DEFAULT_RUNNING,
     DEFAULT_SEGMENTER,
     Batch,
     Drawing,
     Output,
     Reading,
+    Running,
     Segmenter,
     print_outcome,
 )
@@ -27,6 +29,7 @@ def segment(
     reading: Reading = DEFAULT_READING,
     segmenter: Segmenter = DEFAULT_SEGMENTER,
     batch: Batch = DEFAULT_BATCH,
+    running: Running = DEFAULT_RUNNING,
     pictures: Drawing = DEFAULT_PICTURES,
     tile: int | None = None,
 ) -> int:
@@ -38,6 +41,7 @@ def segment(
         reading: How photographs are read.
         segmenter: What segments the photographs; the default method is masktree.
         batch: How the batch is run.
+        running: Where the batch is run.
         tile: Side of tiles for full resolution, as 2048.
         pictures: What is drawn; outdated pictures of finished trees are drawn again.
     """
@@ -51,6 +55,8 @@ def segment(
         read_options=reading.options(),
         tile=tile,
         workers=batch.workers,
+        engine=running.load(),
+        tries=running.tries,
         overwrite=batch.overwrite,
         show_progress=True,
     )

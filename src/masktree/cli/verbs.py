@@ -20,8 +20,9 @@ _PICTURES = ("picture", "granularity", "instances", "instance-min-score", "insta
 _READING = ("channels", "page", "nodata", "range")
 _MODEL = "model (instead of a method)"
 _MODEL_OPTIONS = ("model", "crops", "snap")
-_RUNNING = ("device", "dtype", "seed", "workers")
 _RELABELLING = ("iou", "crops", "snap", "from-backbone")
+_ENGINE = ("engine", "address", "tries")
+_RUNNING = ("device", "dtype", "seed", "workers", *_ENGINE)
 _TEACHER = ("label-weight", "teacher-weight", "no-teacher-mask-loss")
 _OPTIMISATION = ("steps", "batch-size", "accumulation-steps", "lr", "ema-decay")
 _TRAINING_OUTPUT = ("output", "save-every", "sample-every", "overwrite")
@@ -116,7 +117,7 @@ VERBS = {
                     "only",
                     "no-edits",
                 ),
-                "running": ("workers",),
+                "running": ("workers", *_ENGINE),
             },
         ),
         Verb("import", import_trees, {"input": ("source", "from", "images"), "output": ("output", "overwrite")}),

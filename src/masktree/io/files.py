@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,9 @@ from typing import IO, Any, TypeGuard
 from masktree.errors import FormatError, InputError
 
 LOCK = ".lock"  # name of the lock file of an output folder
+_PARTIAL = re.compile(r"\.[0-9a-f]{16}(\.[0-9a-f]{8})?\.partial")
+
+_writer = ""  # of this process, see ``name_writer``
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -23,7 +27,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     it fits wherever ``path`` does.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{hashlib.sha1(os.fsencode(path.name)).hexdigest()[:16]}.partial")
+    temporary = path.with_name(f".{hashlib.sha1(os.fsencode(path.name)).hexdigest()[:16]}{_writer}.partial")
     try:
         with temporary.open("wb") as handle:
             write(handle)
@@ -33,6 +37,24 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def name_writer(name: str) -> None:
+    """Give the temporary files of this process names of its own: 8 hexadecimal digits.
+
+    For processes on several machines, where one that is believed dead may write the same file as its successor. What
+    they leave behind is removed by ``remove_partial_files``.
+    """
+    global _writer
+    _writer = f".{name}"
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove the temporary files that killed processes have left below a folder."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if _PARTIAL.fullmatch(name):
+                Path(parent, name).unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:

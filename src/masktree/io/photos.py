@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from masktree.errors import InputError
+from masktree.io.files import sha256_of
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".avif", ".gif", ".tif", ".tiff", ".bmp", ".dib"}
@@ -28,7 +29,7 @@ _CONTENT = re.compile(  # of a file without suffix: JPEG, PNG, GIF, TIFF, WebP, 
     rb"\xff\xd8\xff|\x89PNG\r\n|GIF8|II[*+]\0|MM\0[*+]|RIFF....WEBP|\0\0\0\x0cjP  ", re.DOTALL
 )
 _MAX_NAME_BYTES = 255 - len(".json")  # of a result, which file systems limit to 255 bytes
-RESERVED_NAMES = frozenset({"run", "failures"})  # run.json and failures.json record a run
+RESERVED_NAMES = frozenset({"run", "failures", "quarantine"})  # run.json and the others record a run
 OVERLAY_TEXT = ("Software", "masktree overlay")  # a text chunk at the start of every overlay, by which it is known
 _OVERLAY_BYTES = "tEXt{}\0{}".format(*OVERLAY_TEXT).encode()
 _OVERLAY_HEAD = 512  # bytes of a picture that hold its text chunks
@@ -40,6 +41,13 @@ class Photo:
 
     path: Path
     name: str
+
+    def content_key(self) -> str | None:
+        """Changes with the content; None if it cannot be read."""
+        try:
+            return sha256_of(self.path)
+        except OSError:
+            return None
 
 
 def find_photos(inputs: Sequence[str | Path]) -> tuple[list[Photo], list[dict[str, str]]]:

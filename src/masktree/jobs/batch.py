@@ -14,26 +14,44 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from masktree.errors import InputError, MasktreeError, MasktreeWarning
 
 Item = TypeVar("Item")
 
 _POLL_SECONDS = 0.5  # between looks at whether a worker compiles (our choice)
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 @dataclass(frozen=True)
 class JobResult(Generic[Item]):
-    """Result of one item: seconds taken, the error message if it failed, and the return value if it did not; and the
-    texts of masktree's warnings."""
+    """Result of one item: seconds taken, the error message if it failed, and the return value if it did not; the texts
+    of masktree's warnings; and how often it was tried, 0 where it failed for the file system or the network."""
 
     item: Item
     seconds: float
     error: str | None = None
     value: Any = None
     warnings: tuple[str, ...] = ()
+    tries: int = 1
+
+
+class Engine(Protocol):
+    """Runs a job over many items somewhere else than in worker processes of this machine."""
+
+    def run(
+        self, items: Sequence[Item], job: Callable[[Item], Any], *, workers: int, tries: int, on_accelerator: bool
+    ) -> Iterator[JobResult[Item]]:
+        """Call ``job`` on every item; yields results in order of completion, as ``run`` does.
+
+        Args:
+            items, job: picklable, and their return values.
+            workers: number of processes; 0 means as many as there are cores, or accelerators.
+            tries: an item at which processes die is given up after so many.
+            on_accelerator: whether each process has an accelerator for itself.
+        """
+        ...
 
 
 def run(items: Sequence[Item], job: Callable[[Item], Any], *, workers: int) -> Iterator[JobResult[Item]]:
@@ -52,7 +70,7 @@ def run(items: Sequence[Item], job: Callable[[Item], Any], *, workers: int) -> I
     """
     if workers == 1:
         for item in items:
-            yield _attempt(job, item)
+            yield attempt(job, item)
         return
     with single_threaded_children():
         yield from _run_pool(list(items), job, workers)
@@ -124,7 +142,7 @@ def _run_pool(pending: list[Item], job: Callable[[Item], Any], workers: int) -> 
                 suspects += queue
             elif isolated:
                 yield JobResult(
-                    next(iter(in_flight.values())), 0.0, "the worker process died; most likely out of memory"
+                    next(iter(in_flight.values())), 0.0, "the worker process died; most likely out of memory", tries=2
                 )
             else:
                 suspects = list(in_flight.values())
@@ -132,11 +150,14 @@ def _run_pool(pending: list[Item], job: Callable[[Item], Any], workers: int) -> 
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _attempt(job: Callable[[Item], Any], item: Item) -> JobResult[Item]:
+def attempt(job: Callable[[Item], Any], item: Item) -> JobResult[Item]:
+    """The result of one item in this process; an exception is its error."""
     start = time.perf_counter()
     with _collect_warnings() as texts:
         try:
             value = job(item)
+        except OSError as error:
+            return JobResult(item, time.perf_counter() - start, describe_error(error), tries=0)
         except Exception as error:
             return JobResult(item, time.perf_counter() - start, describe_error(error))
     return JobResult(item, time.perf_counter() - start, value=value, warnings=tuple(texts))
@@ -188,14 +209,14 @@ def _exit_with_parent() -> None:
 
 def _attempt_in_worker(item: Any) -> JobResult[Any]:
     assert _worker_job is not None
-    return _attempt(_worker_job, item)
+    return attempt(_worker_job, item)
 
 
 @contextlib.contextmanager
 def single_threaded_children() -> Iterator[None]:
     """Child processes started inside use one thread each: numeric libraries read these variables when loaded."""
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     try:
         yield
     finally:

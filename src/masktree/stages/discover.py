@@ -15,7 +15,8 @@ from masktree.errors import InputError
 from masktree.io.files import lock_folder, read_json, write_json
 from masktree.io.photos import Photo, find_photos, find_unread
 from masktree.io.read_options import DEFAULT_OPTIONS, ReadOptions
-from masktree.jobs.batch import JobResult
+from masktree.jobs.batch import Engine, JobResult
+from masktree.jobs.quarantine import MAX_TRIES, Quarantine
 from masktree.jobs.record import has_results
 from masktree.jobs.recorded_batch import BatchOutcome, run_recorded_batch
 from masktree.labels import LabelSetWriter
@@ -39,6 +40,8 @@ def discover(
     shard_size: int | None = None,
     read_options: ReadOptions = DEFAULT_OPTIONS,
     workers: int = 0,
+    engine: Engine | None = None,
+    tries: int = MAX_TRIES,
     overwrite: bool = False,
     show_progress: bool = False,
 ) -> BatchOutcome:
@@ -46,8 +49,9 @@ def discover(
 
     Args:
         folder: photographs, searched recursively.
-        output, config, read_options, workers, overwrite, show_progress: as for ``segment``; the labels of the method
-            masktree are nodes unless its option ``masks`` says otherwise: what is learned is the hierarchy.
+        output, config, read_options, workers, engine, tries, overwrite, show_progress: as for ``segment``; the labels
+            of the method masktree are nodes unless its option ``masks`` says otherwise: what is learned is the
+            hierarchy.
         labels_per_image: keep at most this many masks of each image, those with the highest scores.
         average_labels: choose the method's thresholds for about this many labels per image on average (SOHES, arXiv
             2404.12386, appendix D), counted on a sample of the photographs, without any ground truth. One image may
@@ -83,7 +87,6 @@ def discover(
             read_options=read_options,
         )
         job.load(show_progress=show_progress)
-        workers = job.resolve_workers(workers, len(photos))
         record = job.open_record(output, {"average_labels": average_labels}, overwrite)
         writer = LabelSetWriter.open(output, folder, photos, shard_size=shard_size, overwrite=overwrite)
         notes = ReadNotes()
@@ -101,13 +104,16 @@ def discover(
             job,
             record,
             unlisted=unlisted,
-            workers=workers,
+            workers=workers if engine is not None else job.resolve_workers(workers, len(photos)),
             description="discover",
             show_progress=show_progress,
             on_result=collect,
+            quarantine=Quarantine(output, tries, is_continued=record.is_resumed),
+            engine=engine,
+            on_accelerator=job.segmenter.device != "cpu",
         )
         writer.close(record)
-    return replace(outcome, left_out=find_unread([folder]), notes=notes.lines())
+    return replace(outcome, left_out=find_unread([folder]), notes=outcome.notes + notes.lines())
 
 
 def _with_chosen_options(

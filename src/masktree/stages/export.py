@@ -16,6 +16,7 @@ from masktree.export.options import ExportOptions
 from masktree.io.files import check_writable, is_relative_path, lock_folder, refuse_inputs
 from masktree.jobs import batch
 from masktree.jobs.progress import Progress, progress_bar
+from masktree.jobs.quarantine import MAX_TRIES, Quarantine
 from masktree.jobs.record import RECORD, RunRecord, read_run
 from masktree.jobs.recorded_batch import BatchOutcome, run_recorded_batch
 from masktree.stages.export_sources import SavedMasks, find_masks
@@ -59,6 +60,8 @@ def export(
     images: Path | None = None,
     edits: bool = True,
     workers: int = 0,
+    engine: batch.Engine | None = None,
+    tries: int = MAX_TRIES,
     overwrite: bool = False,
     show_progress: bool = False,
 ) -> BatchOutcome:
@@ -72,6 +75,7 @@ def export(
         images: folder of the photographs; None takes them from where they were segmented.
         edits: whether corrections of people, in the file beside a tree, are applied.
         workers: processes, for formats with a file per image; 0 chooses.
+        engine, tries: for formats with a file per image, as for ``masktree.stages.segment.segment``.
         overwrite: whether to replace earlier files.
 
     Raises:
@@ -87,10 +91,12 @@ def export(
         saved = numbered(saved)
     job = ExportJob(to, options, output, edits=edits)
     scope = FORMATS[to].scope
+    if engine is not None and (scope != "image" or source.is_file()):
+        raise InputError(f"expected a format with a file per image, and several images, with an engine; got {to}")
     if scope == "image" and source.is_file() and output.name.endswith(suffix_of(to, options)):
         outcome = _export_one(job, saved[0], overwrite)
     elif scope == "image":
-        outcome = _export_images(job, saved, workers, overwrite, show_progress)
+        outcome = _export_images(job, saved, workers, engine, tries, overwrite, show_progress)
     elif scope == "file":
         outcome = _export_file(job, saved, overwrite, show_progress)
     else:
@@ -147,7 +153,13 @@ def _export_one(job: ExportJob, saved: SavedMasks, overwrite: bool) -> BatchOutc
 
 
 def _export_images(
-    job: ExportJob, saved: Sequence[SavedMasks], workers: int, overwrite: bool, show_progress: bool
+    job: ExportJob,
+    saved: Sequence[SavedMasks],
+    workers: int,
+    engine: batch.Engine | None,
+    tries: int,
+    overwrite: bool,
+    show_progress: bool,
 ) -> BatchOutcome:
     """A file per image, with run.json beside them; files of unchanged masks are kept."""
     with lock_folder(job.output):
@@ -164,6 +176,9 @@ def _export_images(
         # Files that are begun now are known as ours even if this run is killed.
         record.config[_WRITTEN] = written | {masks.name: None for masks in todo}
 
+        if engine is None:
+            workers = batch.resolve_workers(workers, single=len(todo) <= _SINGLE_PROCESS_TREES)
+
         def note(result: batch.JobResult[Any]) -> None:
             if result.error is None:
                 record.config[_WRITTEN][result.item.name] = result.value
@@ -174,10 +189,12 @@ def _export_images(
             job,
             record,
             unlisted=[],
-            workers=batch.resolve_workers(workers, single=len(todo) <= _SINGLE_PROCESS_TREES),
+            workers=workers,
             description="export",
             show_progress=show_progress,
             on_result=note,
+            quarantine=Quarantine(job.output, tries, is_continued=record.is_resumed),
+            engine=engine,
         )
 
 

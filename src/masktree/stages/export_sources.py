@@ -49,6 +49,13 @@ class SavedMasks(Photo):
             return f"{self.shard_sha256} {self.number}"
         return sha256_of(self.path) + ("" if self.edits is None else f" {sha256_of(self.edits)}")
 
+    def content_key(self) -> str | None:
+        """Changes with the masks; None if they cannot be read."""
+        try:
+            return self.fingerprint()
+        except OSError:
+            return None
+
     def load(self) -> LabelledImage:
         """Read the masks.
 

@@ -14,8 +14,9 @@ from masktree.errors import InputError
 from masktree.io.files import lock_folder
 from masktree.io.photos import Photo, find_photos, find_unread
 from masktree.io.read_options import DEFAULT_OPTIONS, ReadOptions
-from masktree.jobs.batch import JobResult
+from masktree.jobs.batch import Engine, JobResult
 from masktree.jobs.progress import notify
+from masktree.jobs.quarantine import MAX_TRIES, Quarantine
 from masktree.jobs.record import RunRecord
 from masktree.jobs.recorded_batch import BatchOutcome, run_recorded_batch
 from masktree.large.segment import makes_dendrogram
@@ -38,6 +39,8 @@ def segment(
     read_options: ReadOptions = DEFAULT_OPTIONS,
     tile: int | None = None,
     workers: int = 0,
+    engine: Engine | None = None,
+    tries: int = MAX_TRIES,
     overwrite: bool = False,
     show_progress: bool = False,
 ) -> BatchOutcome:
@@ -55,6 +58,10 @@ def segment(
         tile: side of the tiles that photographs are segmented in, see ``masktree.large.segment``; None segments only
             those in tiles that are too large to be segmented whole. Dendrograms do not depend on the side.
         workers: processes; 0 chooses one per core, or one on an accelerator and for a few images.
+        engine: runs the job on other machines, such as ``masktree.engine.ray_engine.RayEngine``; None takes processes
+            of this one. Photographs in tiles are always segmented on this machine.
+        tries: a photograph that has failed so often, over all runs into the folder, is not tried again; see
+            ``masktree.jobs.quarantine``.
         overwrite: whether to segment photographs again that have a result.
         show_progress: whether to show a progress bar on standard error.
 
@@ -92,20 +99,24 @@ def segment(
         refuse_edited(job.files(photo).tree for photo in todo)
         large = [photo for photo in todo if tile is not None or is_large(photo.path)]
         large_names = {photo.name for photo in large}
+        quarantine = Quarantine(output, tries, is_continued=record.is_resumed)
         outcome = run_recorded_batch(
             [photo for photo in photos if photo.name not in large_names],
             [photo for photo in todo if photo.name not in large_names],
             job,
             record,
             unlisted=unlisted,
-            workers=job.resolve_workers(workers, len(photos)),
+            workers=workers if engine is not None else job.resolve_workers(workers, len(photos)),
             description="segment",
             show_progress=show_progress and len(large) < max(len(todo), 1),
             on_result=collect,
+            quarantine=quarantine,
+            engine=engine,
+            on_accelerator=job.segmenter.device != "cpu",
         )
         if large:
             large_job = LargePhotoJob(job, tile, workers, show_progress=show_progress)
-            outcome = _segment_large(large, large_job, record, outcome, collect)
+            outcome = _segment_large(large, large_job, record, outcome, collect, quarantine)
         failures = redraw(outdated, pictures, show_progress=show_progress)
     num_cut = sum(count > 0 for count in omitted)
     note = f"{num_cut} of {len(omitted)} images have more masks than were kept, the best by score; see --max-masks"
@@ -114,7 +125,7 @@ def segment(
         redrawn=len(outdated) - len(failures),
         failures=outcome.failures + failures,
         left_out=find_unread(inputs),
-        notes=((note,) if num_cut else ()) + notes.lines(),
+        notes=outcome.notes + ((note,) if num_cut else ()) + notes.lines(),
     )
 
 
@@ -124,6 +135,7 @@ def _segment_large(
     record: RunRecord,
     before: BatchOutcome,
     collect: Callable[[JobResult[Photo]], None],
+    quarantine: Quarantine,
 ) -> BatchOutcome:
     """Segment photographs in tiles, one after the other, as each takes all processes; the outcome of all so far."""
 
@@ -146,8 +158,10 @@ def _segment_large(
         description="segment",
         show_progress=False,
         on_result=report,
+        quarantine=quarantine,
     )
-    return replace(outcome, completed=before.completed + outcome.completed, skipped=before.skipped)
+    completed, notes = before.completed + outcome.completed, before.notes + outcome.notes
+    return replace(outcome, completed=completed, skipped=before.skipped, notes=notes)
 
 
 def _check_existing_files(job: SegmentJob, todo: Sequence[Photo], record: RunRecord, overwrite: bool) -> None:

@@ -1,0 +1,1 @@
+"""Many machines: the jobs of the stages as a Ray Data pipeline."""
