@@ -297,3 +297,22 @@ def test_orders_are_kept_since_they_are_long():
     order = photographs._epoch_order(0, RandomStream.ORDER, 1, 100)
     assert photographs._epoch_order(0, RandomStream.ORDER, 1, 100) is order
     assert sorted(order) == list(range(100))
+
+
+def test_padding_to_the_largest_of_a_batch_adds_nothing_but_zeros(folder):
+    sides = Augmentation(crop_size=96, padding="batch", short_sides=(20, 30), max_side=64, paste_prob=0.5, cues=True)
+    to_crop, to_batch = (open_data(folder, replace(sides, padding=padding)) for padding in ("crop", "batch"))
+    shapes = set()
+    for one, other in zip(to_crop.loader(0, 6, 2), to_batch.loader(0, 6, 2), strict=True):
+        height, width = other.images.shape[-2:]
+        shapes.add((height, width))
+        assert height % 32 == width % 32 == 0
+        assert one.images.shape[-2:] == (96, 96)
+        assert torch.equal(one.images[..., :height, :width], other.images)
+        assert not one.images[..., height:, :].any()
+        assert not one.images[..., width:].any()
+        assert torch.equal(one.cues[..., : height // 2, : width // 2], other.cues)
+        for a, b in zip(one.targets, other.targets, strict=True):
+            assert torch.equal(a.masks[:, :height, :width], b.masks)
+            assert a.masks.sum() == b.masks.sum()
+    assert len(shapes) > 1

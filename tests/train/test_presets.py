@@ -39,7 +39,7 @@ def test_the_base_presets_of_the_cascade_have_the_released_numbers(kind):
     assert (model.norm, model.roi_sampling, model.roi_mean, model.drop_loss) == ("batch", "adaptive", "batch", True)
     assert (model.train_proposals, model.roi_batch_size) == (4000, 512)
     assert augmentation.short_sides == (240, 320, 480, 640, 672, 704, 736, 768, 800, 1024)
-    assert (augmentation.max_side, augmentation.crop_size) == (1333, 1344)
+    assert (augmentation.max_side, augmentation.crop_size, augmentation.padding) == (1333, 1344, "batch")
     assert (augmentation.paste_prob, augmentation.paste_scale, augmentation.paste_rule) == (1.0, (0.3, 1.0), "released")
     if kind == "hassod":
         assert (o.steps, o.schedule) == (40_000, "constant")

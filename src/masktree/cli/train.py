@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from masktree.cli.options import Output
+from masktree.errors import InputError
 from masktree.train.options import OptimisationOverrides, RunOptions
 
 Optimisation = Annotated[OptimisationOverrides, tyro.conf.arg(name="")]
@@ -27,6 +28,8 @@ def train(
     num_queries: int | None = None,
     config: Path | None = None,
     from_: Annotated[str | None, tyro.conf.arg(name="from")] = None,
+    val: Annotated[str | None, tyro.conf.arg(metavar="LABELS|SHARE")] = None,
+    val_every: int | None = None,
     backbone_lr_factor: float | None = None,
     schedule: Literal["constant", "cosine", "step"] | None = None,
     optimisation: Optimisation = NO_OVERRIDES,
@@ -50,12 +53,17 @@ def train(
         num_queries: Largest number of masks of an image (sohes, unsam). Default: 200 for tiny, 300 for small.
         config: TOML file of settings instead of those of the preset, in tables model, optimisation and augmentation.
         from_: Start with the weights of this run, or of owner/name on the hub, as far as they fit.
+        val: Label set, or share of the images to hold out, such as 0.05, on which recall of the labels is measured;
+            the best weights go to best/ in the run.
+        val_every: Steps between. Default: a twentieth of all.
         backbone_lr_factor: Factor on the rate of pretrained weights; 0 freezes them. Default: 0 for tiny, 0.1 to 0.3
             for the others (hassod, cutler: 1).
         schedule: Learning rate after the warm-up: cosine falls to 0, step falls twice near the end. Default: cosine
             for tiny, step for small and base (hassod: constant).
     """
+    from masktree.models.saved import is_model
     from masktree.stages.calibration import calibrate_run
+    from masktree.stages.validation import read_validation
     from masktree.train.presets import find_preset
     from masktree.train.settings_file import read_settings
     from masktree.train.train import train as train_stage
@@ -71,8 +79,14 @@ def train(
         schedule=schedule,
         **optimisation.overrides(),
     )
-    steps = train_stage(labels, output, settings, run, init_from=from_, show_progress=True)
+    if val is None and val_every is not None:
+        raise InputError("expected --val-every with --val; got no --val; add it")
+    validation = None if val is None else read_validation(val, val_every or 0)
+    steps = train_stage(labels, output, settings, run, init_from=from_, validation=validation, show_progress=True)
     if int(os.environ.get("RANK", 0)) == 0:
         calibrate_run(output, labels, root=run.root, device=run.device, show_progress=True)
+        best = output / "best"
+        if is_model(best):
+            calibrate_run(best, labels, root=run.root, device=run.device, show_progress=True)
         print(f"{steps} steps done, {settings.optimisation.steps} in total; the run is in {output}", flush=True)
     return 0

@@ -70,7 +70,7 @@ VERBS = {
             "train",
             train,
             {
-                "input": ("labels", "root", "skip-broken"),
+                "input": ("labels", "root", "skip-broken", "val", "val-every"),
                 "model": ("preset", "size", "config", "backbone", "image-size", "num-queries", "from"),
                 "method": (*_OPTIMISATION, "backbone-lr-factor", "schedule"),
                 "output": _TRAINING_OUTPUT,

@@ -23,6 +23,9 @@ class Augmentation:
 
     Attributes:
         crop_size: side of the square crop in pixels, a multiple of 32.
+        padding: size that smaller views are padded to. ``crop``: that of the crop, so that an example does not depend
+            on its batch. ``batch``: the largest height and width of a process's images in the step, rounded up to
+            multiples of 32 (Detectron2).
         scale: range of the longer side of the resized image, in crop sizes (0.1 to 2: arXiv 2012.07177).
         short_side: range of its shorter side in pixels instead of ``scale``; None for ``scale``.
         short_sides: its shorter side is one of these instead, and its longer side at most ``max_side``; nothing is cut
@@ -47,6 +50,7 @@ class Augmentation:
     """
 
     crop_size: int = 1024
+    padding: Literal["crop", "batch"] = "crop"
     scale: tuple[float, float] = (0.1, 2.0)
     short_side: tuple[int, int] | None = None
     short_sides: tuple[int, ...] = ()
@@ -76,6 +80,8 @@ class Augmentation:
                 raise InputError(f"expected a range {name}, 0 < low <= high; got {values}")
         if self.short_sides and not 0 < max(self.short_sides) <= self.max_side:
             raise InputError(f"expected short sides up to max_side; got {self.short_sides} and {self.max_side}")
+        if self.padding not in ("crop", "batch"):
+            raise InputError(f"expected the padding crop or batch; got {self.padding!r}")
         if self.paste_rule not in ("objects", "released"):
             raise InputError(f"expected the paste rule objects or released; got {self.paste_rule!r}")
         strength = self.jitter_strength

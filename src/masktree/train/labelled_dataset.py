@@ -15,7 +15,7 @@ from masktree.models.structures import Batch, Targets
 from masktree.train.augmentation import Augmentation
 from masktree.train.color_jitter import ColorJitter
 from masktree.train.label_store import LabelStore
-from masktree.train.photo_dataset import Broken, PhotoDataset, RandomStream, pad, pad_masks
+from masktree.train.photo_dataset import Broken, PhotoDataset, RandomStream, pad, pad_to, padded_size, stack_padded
 from masktree.train.samples import (
     MAX_PASTED_FRACTION,
     Sample,
@@ -34,10 +34,10 @@ class LabelledExample:
     """One image as a worker sends it.
 
     Attributes:
-        image: (3, crop_size, crop_size) uint8.
+        image: (3, H, W) uint8, of ``photo_dataset.padded_size``.
         cues: as in ``Batch``.
-        masks: (n, crop_size ** 2 / 8) uint8, one bit per pixel: as bytes, 200 masks at 1024 pixels take 200 MB of
-            shared memory, of which containers often have 64.
+        masks: (n, H, W / 8) uint8, one bit per pixel: as bytes, 200 masks at 1024 pixels take 200 MB of shared memory,
+            of which containers often have 64.
         parents, levels: as in ``Targets``.
         seed: of random choices for this image.
         name: of the image.
@@ -64,10 +64,18 @@ class LabelledDataset(PhotoDataset[LabelledExample, Batch]):
     seed_stream = RandomStream.SEED
 
     def __init__(
-        self, store: LabelStore, root: str | Path, settings: Augmentation, seed: int, *, skip_broken: bool = False
+        self,
+        store: LabelStore,
+        root: str | Path,
+        settings: Augmentation,
+        seed: int,
+        indices: np.ndarray | None = None,
+        *,
+        skip_broken: bool = False,
     ) -> None:
-        """As :class:`PhotoDataset`, for the images with masks."""
-        super().__init__(store, root, settings, seed, store.images_with_masks(), skip_broken=skip_broken)
+        """As :class:`PhotoDataset`; ``indices`` None takes all images with masks."""
+        indices = store.images_with_masks() if indices is None else indices
+        super().__init__(store, root, settings, seed, indices, skip_broken=skip_broken)
 
     def example(self, k: int) -> LabelledExample:
         """See :meth:`PhotoDataset.example`."""
@@ -94,9 +102,9 @@ class LabelledDataset(PhotoDataset[LabelledExample, Batch]):
         """See :meth:`PhotoDataset.collate`."""
         cues = [example.cues for example in examples if example.cues is not None]
         return _PackedBatch(
-            images=torch.from_numpy(np.stack([example.image for example in examples])),
-            cues=torch.from_numpy(np.stack(cues)) if cues else None,
-            masks=torch.from_numpy(np.concatenate([example.masks for example in examples])),
+            images=(images := stack_padded([example.image for example in examples])),
+            cues=stack_padded(cues) if cues else None,
+            masks=_joined_masks(examples, images.shape[-2], images.shape[-1] // 8),
             parents=torch.from_numpy(np.concatenate([example.parents for example in examples]).astype(np.int64)),
             levels=torch.from_numpy(np.concatenate([example.levels for example in examples]).astype(np.int64)),
             counts=[len(example.masks) for example in examples],
@@ -109,7 +117,7 @@ class LabelledDataset(PhotoDataset[LabelledExample, Batch]):
         columns = (torch.split(column, packed.counts) for column in (packed.masks, packed.parents, packed.levels))
         targets = []
         for bits, parents, levels in zip(*columns, strict=True):
-            masks = np.unpackbits(bits.numpy(), axis=1).reshape(-1, *(self.settings.crop_size,) * 2).view(np.bool_)
+            masks = np.unpackbits(bits.numpy(), axis=2).view(np.bool_)
             targets.append(Targets(torch.from_numpy(masks), parents.clone(), levels.clone()))
         return Batch(
             images=packed.images.float() / 255,
@@ -170,11 +178,16 @@ class _PackedBatch:
     names: list[str]
 
 
+def _joined_masks(examples: Sequence[LabelledExample], height: int, width: int) -> Tensor:
+    """(n, height, width) uint8: the masks of all examples; columns are bytes of eight pixels."""
+    return torch.from_numpy(np.concatenate([pad_to(example.masks, height, width) for example in examples]))
+
+
 def _make_example(
     sample: Sample, image: np.ndarray, settings: Augmentation, seed: int, name: str, broken: Sequence[tuple[str, str]]
 ) -> LabelledExample:
     """Pad a sample; ``image`` has its final colours."""
     padded, cues = pad(image, settings)
-    masks = pad_masks(sample.masks, settings.crop_size)
-    bits = np.packbits(masks.reshape(len(masks), settings.crop_size**2), axis=1)
+    height, width = padded_size((image.shape[0], image.shape[1]), settings)
+    bits = np.packbits(pad_to(sample.masks, height, width), axis=2)
     return LabelledExample(padded, cues, bits, sample.parents, sample.levels, seed, name, tuple(broken))

@@ -24,6 +24,7 @@ from masktree.backbones.texture import NUM_CUES, boundary_cues
 from masktree.errors import ImageError, InputError, MasktreeError
 from masktree.io.images import decode_image
 from masktree.jobs.batch import single_threaded_children
+from masktree.models.pyramid.base import SIZE_DIVISOR
 from masktree.train.augmentation import Augmentation
 from masktree.train.label_store import ImageLabels, LabelStore
 from masktree.types import RGB
@@ -54,6 +55,7 @@ class RandomStream(IntEnum):
     TEACHER_SEED = 7
     STRONG_VIEW = 8
     STRONG_SEED = 9
+    HELD_OUT = 10
 
 
 Example = TypeVar("Example", bound=AnyExample)
@@ -223,51 +225,71 @@ class PhotoDataset(Dataset[Example | MasktreeError], ABC, Generic[Example, Item]
             index = (position + attempt) % len(self)
             labels = self.store[int(self._indices[index if order is None else order[index]])]
             try:
-                return labels, self._read_pixels(labels)
+                return labels, read_labelled_image(self.store, self.root, labels)
             except (ImageError, InputError) as error:
                 if not self.skip_broken:
                     raise
                 broken.append((labels.name, str(error)))
         raise ImageError(f"expected readable images; got {len(broken)} broken ones in a row, the first: {broken[0][1]}")
 
-    def _read_pixels(self, labels: ImageLabels) -> RGB:
-        path = self.root / labels.name
-        try:
-            image = decode_image(path, self.store.read_options).rgb  # as when it was labelled
-        except ImageError as error:
-            raise ImageError(f"{path}: {error}; restore it, or give the folder of the images with --root") from error
-        if image.shape[:2] != labels.size:
-            raise InputError(
-                f"{path}: expected the {labels.size[0]} x {labels.size[1]} pixels (height x width) that were labelled; "
-                f"got {image.shape[0]} x {image.shape[1]}; give the folder of those images with --root, or label again"
-            )
-        return image
+
+def read_labelled_image(store: LabelStore, root: Path, labels: ImageLabels) -> RGB:
+    """Pixels of an image of the store, (H, W, 3) uint8, read as when it was labelled.
+
+    Raises:
+        ImageError: it is missing or cannot be read.
+        InputError: its size differs from its labels'.
+    """
+    path = root / labels.name
+    try:
+        image = decode_image(path, store.read_options).rgb  # as when it was labelled
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}; restore it, or give the folder of the images with --root") from error
+    if image.shape[:2] != labels.size:
+        raise InputError(
+            f"{path}: expected the {labels.size[0]} x {labels.size[1]} pixels (height x width) that were labelled; "
+            f"got {image.shape[0]} x {image.shape[1]}; give the folder of those images with --root, or label again"
+        )
+    return image
+
+
+def padded_size(size: tuple[int, int], settings: Augmentation) -> tuple[int, int]:
+    """(height, width) that a view of ``size`` is padded to before its batch is known, both multiples of 32."""
+    if settings.padding == "crop":
+        return settings.crop_size, settings.crop_size
+    return -(-size[0] // SIZE_DIVISOR) * SIZE_DIVISOR, -(-size[1] // SIZE_DIVISOR) * SIZE_DIVISOR
+
+
+def pad_to(array: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The array (..., h, w), padded with 0 behind its last row and column."""
+    if array.shape[-2:] == (height, width):
+        return array
+    padded = np.zeros((*array.shape[:-2], height, width), array.dtype)
+    padded[..., : array.shape[-2], : array.shape[-1]] = array
+    return padded
+
+
+def stack_padded(arrays: Sequence[np.ndarray]) -> torch.Tensor:
+    """Arrays (..., h, w) of several sizes as one tensor of the largest height and width."""
+    height, width = (max(array.shape[axis] for array in arrays) for axis in (-2, -1))
+    return torch.from_numpy(np.stack([pad_to(array, height, width) for array in arrays]))
 
 
 def pad(image: RGB, settings: Augmentation) -> tuple[np.ndarray, np.ndarray | None]:
     """Pad a view on the right and below with 0.
 
     Returns:
-        The (3, crop_size, crop_size) uint8 image, and its boundary cues as in ``Batch`` if ``settings`` asks for them;
-        the edge of the padding is no boundary.
+        The (3, H, W) uint8 image of ``padded_size``, and its boundary cues as in ``Batch`` if ``settings`` asks for
+        them; the edge of the padding is no boundary.
     """
-    crop_size, (height, width) = settings.crop_size, image.shape[:2]
-    padded, cues = np.zeros((3, crop_size, crop_size), np.uint8), None
+    height, width = image.shape[:2]
+    H, W = padded_size((height, width), settings)
+    padded, cues = np.zeros((3, H, W), np.uint8), None
     padded[:, :height, :width] = image.transpose(2, 0, 1)
     if settings.cues:
-        cues = np.zeros((NUM_CUES, crop_size // 2, crop_size // 2), np.float32)
+        cues = np.zeros((NUM_CUES, H // 2, W // 2), np.float32)
         cues[:, : -(-height // 2), : -(-width // 2)] = boundary_cues(np.ascontiguousarray(image)).maps
     return padded, cues
-
-
-def pad_masks(masks: np.ndarray, crop_size: int) -> np.ndarray:
-    """(n, crop_size, crop_size) bool: the masks of a view, padded as by ``pad``."""
-    n, height, width = masks.shape
-    if height == width == crop_size:
-        return masks
-    padded = np.zeros((n, crop_size, crop_size), np.bool_)
-    padded[:, :height, :width] = masks
-    return padded
 
 
 class _BatchSampler:

@@ -37,7 +37,8 @@ def draw_losses(metrics: Sequence[Mapping[str, Any]]) -> RGB:
     Returns:
         (480, 900, 3) uint8.
     """
-    names = [n for n in (metrics[-1] if metrics else ()) if n not in _NO_LOSSES and not n.startswith(_TEACHER_PREFIXES)]
+    others = (*_TEACHER_PREFIXES, "val_")
+    names = [n for n in (metrics[-1] if metrics else ()) if n not in _NO_LOSSES and not n.startswith(others)]
     return _draw_curves(metrics, names, "losses")
 
 

@@ -94,6 +94,7 @@ _CASCADE_OPTIMISATION = Optimisation(
 )
 _CASCADE_AUGMENTATION = Augmentation(
     crop_size=1344,  # nothing is cut off
+    padding="batch",
     short_sides=(240, 320, 480, 640, 672, 704, 736, 768, 800, 1024),
     max_side=1333,
     paste_prob=1.0,
@@ -155,7 +156,7 @@ _OURS: Mapping[str, Mapping[str, Any]] = {
         "box_losses": False,
     },
     "optimisation": {"decay_biases": False, "result": "average"},
-    "augmentation": {"short_sides": (), "max_side": 0, "paste_rule": "objects", "min_area": 16},
+    "augmentation": {"padding": "crop", "short_sides": (), "max_side": 0, "paste_rule": "objects", "min_area": 16},
 }
 # Overrides of the smaller sizes, by architecture and optimiser (our choice). small: hours on one GPU, a day or two on a
 # CPU with many cores. tiny: minutes on two cores. Both start from the embedded backbone, which needs no download.

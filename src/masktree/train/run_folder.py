@@ -8,6 +8,7 @@ Layout of a run::
     RUN/metrics.jsonl       one line per step
     RUN/losses.png          loss curves
     RUN/thresholds.png      self-training: score thresholds and pseudo-labels per image
+    RUN/best/               config.json and model.safetensors of the weights that were best where the run was measured
     RUN/samples/            step-000500.png ...: images, pseudo-labels, predictions
     RUN/tensorboard/        if TensorBoard is installed
 """
@@ -37,7 +38,8 @@ from masktree.train.plots import draw_losses, draw_thresholds
 from masktree.types import RGB
 
 CHECKPOINT, METRICS, LOSSES, THRESHOLDS = "checkpoint.pt", "metrics.jsonl", "losses.png", "thresholds.png"
-SAMPLES, TENSORBOARD = "samples", "tensorboard"
+SAMPLES, TENSORBOARD, BEST = "samples", "tensorboard", "best"
+VALIDATION = "validation"  # key of config.json of the best weights
 _FORMAT = "masktree-checkpoint"
 _STEPS = "optimisation.steps"  # among the settings
 # Settings that earlier versions did not record, at the values that their runs had.
@@ -45,6 +47,7 @@ LATER_SETTINGS: Mapping[str, Any] = {
     **{f"model.{name}": value for name, value in LATER_VALUES.items()},
     "optimisation.decay_biases": False,
     "optimisation.result": "average",
+    "augmentation.padding": "crop",
     "augmentation.short_sides": [],
     "augmentation.max_side": 0,
     "augmentation.paste_rule": "objects",
@@ -119,7 +122,8 @@ class RunFolder:
         """Write config.json, and remove what is newer than the checkpoint."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.step == 0:
-            for name in (CONFIG, CHECKPOINT, WEIGHTS, METRICS, LOSSES, THRESHOLDS):
+            best = (f"{BEST}/{CONFIG}", f"{BEST}/{WEIGHTS}")
+            for name in (CONFIG, CHECKPOINT, WEIGHTS, METRICS, LOSSES, THRESHOLDS, *best):
                 (self.folder / name).unlink(missing_ok=True)
             for path in (self.folder / TENSORBOARD).glob("events.out.tfevents.*"):
                 path.unlink()
@@ -182,6 +186,32 @@ class RunFolder:
                 "some space and run the same command again"
             ) from error
         self.step = state.step
+
+    def keep_best(self, state: TrainingState, measure: str, value: float, images: int) -> bool:
+        """Write the model's weights to RUN/best unless those there have at least this value of a measure; whether they
+        were written.
+
+        Raises:
+            TrainingError: the disk is full, or the folder cannot be written to.
+        """
+        check_locked(self.folder)
+        folder = self.folder / BEST
+        found = {"step": state.step, "measure": measure, "value": value, "images": images}
+        before = read_header(folder).get(VALIDATION, {}) if is_model(folder) else {}
+        is_best = not before.get("value", -math.inf) >= value
+        if is_best:
+            try:
+                folder.mkdir(exist_ok=True)
+                save_pretrained(state.result_model, folder)  # type: ignore[arg-type]  # a Model, which nn.Module hides
+                header = {name: content for name, content in self.header.items() if name != CALIBRATION}
+                write_json(folder / CONFIG, header | {"step": state.step, VALIDATION: found}, indent=1)
+            except OSError as error:
+                raise TrainingError(
+                    f"expected to write the best weights into {folder}; got {error}; free some space and run the same "
+                    "command again"
+                ) from error
+        self.header["record"]["best"] = found if is_best else before
+        return is_best
 
     def complete_save(self, state: TrainingState) -> None:
         """Write the model of the checkpoint if the last ``save`` was interrupted between the two."""
@@ -249,7 +279,7 @@ def _refuse_foreign(folder: Path) -> None:
         raise InputError(
             f"expected a new folder, or that of a run; got {folder} of a model without training; choose another"
         )
-    names = (CONFIG, CHECKPOINT, WEIGHTS, METRICS, LOSSES, THRESHOLDS, SAMPLES, TENSORBOARD)
+    names = (CONFIG, CHECKPOINT, WEIGHTS, METRICS, LOSSES, THRESHOLDS, SAMPLES, TENSORBOARD, BEST)
     foreign = [] if has_model else [name for name in names if (folder / name).exists()]
     if foreign:
         raise InputError(

@@ -19,7 +19,7 @@ from masktree.models.structures import Batch, ModelDetections, Targets
 from masktree.models.trees import encode_masks
 from masktree.train.collapse_monitor import CollapseMonitor
 from masktree.train.geometry import Geometry
-from masktree.train.photo_dataset import pad_masks
+from masktree.train.photo_dataset import pad_to
 from masktree.train.pseudo_label_thresholds import SIZES, PseudoLabelThresholds
 from masktree.train.samples import choose_masks
 from masktree.train.teacher_views import ViewBatch
@@ -123,7 +123,7 @@ class Teacher:
         found = self._predict(model, views, device, autocast)
         pseudo_labels = [masks[self.thresholds.keep(masks.scores, masks.areas)] for masks in found]
         targets = [
-            self._targets(masks, strong.relative_to(weak), views.strong.images.shape[-1], int(seed))
+            self._targets(masks, strong.relative_to(weak), views.strong.images.shape[-2:], int(seed))
             for masks, weak, strong, seed in zip(
                 pseudo_labels, views.weak_geometries, views.strong_geometries, views.strong.seeds, strict=True
             )
@@ -181,13 +181,13 @@ class Teacher:
         scale = geometry.size[0] * geometry.size[1] / (size[0] * size[1])
         return ScoredMasks([rles[i] for i in keep], size, scores[keep], areas[keep] * scale)
 
-    def _targets(self, masks: ScoredMasks, geometry: Geometry, crop_size: int, seed: int) -> Targets:
+    def _targets(self, masks: ScoredMasks, geometry: Geometry, size: torch.Size, seed: int) -> Targets:
         """Pseudo-labels in the strong view; ``geometry`` maps from the weak view to it."""
         parents = hierarchy.parents_by_coverage(masks.rles, masks.size, min_coverage=self.min_coverage)
         rng = np.random.default_rng(seed)
         keep = choose_masks(geometry.mask_areas(masks.rles), self.min_area, self.max_masks, rng)
         return Targets(
-            torch.from_numpy(pad_masks(geometry.apply_masks(masks[keep].rles), crop_size)),
+            torch.from_numpy(pad_to(geometry.apply_masks(masks[keep].rles), size[0], size[1])),
             torch.from_numpy(hierarchy.reparent(parents, keep).astype(np.int64)),
             torch.from_numpy(hierarchy.levels(parents)[keep].astype(np.int64)),
         )

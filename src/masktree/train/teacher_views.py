@@ -18,7 +18,7 @@ from masktree.train.color_jitter import ColorJitter
 from masktree.train.geometry import Geometry
 from masktree.train.label_store import LabelStore
 from masktree.train.labelled_dataset import LabelledDataset
-from masktree.train.photo_dataset import Broken, PhotoDataset, RandomStream, pad
+from masktree.train.photo_dataset import Broken, PhotoDataset, RandomStream, pad, stack_padded
 from masktree.types import RGB
 
 # Probability, area as a fraction of the view, height / width of the student's random erasing (HASSOD's code).
@@ -93,7 +93,7 @@ class ViewPair:
     """Two views of one image as a worker sends them.
 
     Attributes:
-        images: (2, 3, crop_size, crop_size) uint8, weak and strong.
+        images: (2, 3, H, W) uint8, weak and strong, of the larger height and width of both.
         cues: of both, as in ``Batch``.
         geometries: of both.
         seed: of random choices for this image.
@@ -141,16 +141,16 @@ class TwoViewDataset(PhotoDataset[ViewPair, ViewBatch]):
         (weak_image, weak_cues), (strong_image, strong_cues) = (
             pad(view, settings) for view in (weak.apply(image), strong_view)
         )
-        cues = None if weak_cues is None or strong_cues is None else np.stack([weak_cues, strong_cues])
-        images, seed = np.stack([weak_image, strong_image]), self.seed_of(RandomStream.TEACHER_SEED, k)
+        cues = None if weak_cues is None or strong_cues is None else stack_padded([weak_cues, strong_cues]).numpy()
+        images, seed = stack_padded([weak_image, strong_image]).numpy(), self.seed_of(RandomStream.TEACHER_SEED, k)
         return ViewPair(images, cues, (weak, strong), seed, labels.name, tuple(broken))
 
     def collate(self, examples: Sequence[ViewPair]) -> _PackedViews:
         """See :meth:`PhotoDataset.collate`."""
         cues = [pair.cues for pair in examples if pair.cues is not None]
         return _PackedViews(
-            images=torch.from_numpy(np.stack([pair.images for pair in examples])),
-            cues=torch.from_numpy(np.stack(cues)) if cues else None,
+            images=stack_padded([pair.images for pair in examples]),
+            cues=stack_padded(cues) if cues else None,
             geometries=[pair.geometries for pair in examples],
             seeds=[pair.seed for pair in examples],
             names=[pair.name for pair in examples],
@@ -162,7 +162,7 @@ class TwoViewDataset(PhotoDataset[ViewPair, ViewBatch]):
             Batch(
                 images=packed.images[:, view].float() / 255,
                 cues=None if packed.cues is None else packed.cues[:, view],
-                targets=[_no_targets(self.settings.crop_size) for _ in packed.names],
+                targets=[_no_targets(packed.images.shape[-2:]) for _ in packed.names],
                 seeds=torch.tensor(packed.seeds, dtype=torch.int64),
                 names=packed.names,
             )
@@ -197,6 +197,6 @@ class _PackedViews:
     names: list[str]
 
 
-def _no_targets(crop_size: int) -> Targets:
+def _no_targets(size: torch.Size) -> Targets:
     empty = torch.zeros(0, dtype=torch.int64)
-    return Targets(torch.zeros(0, crop_size, crop_size, dtype=torch.bool), empty, empty)
+    return Targets(torch.zeros(0, *size, dtype=torch.bool), empty, empty)

@@ -10,6 +10,7 @@ from masktree.train.loop import single_batch
 from masktree.train.options import RunOptions
 from masktree.train.presets import Preset
 from masktree.train.training_run import ModelBuilder, open_training_run
+from masktree.train.validation import Validation
 
 
 def train(
@@ -19,6 +20,7 @@ def train(
     options: RunOptions | None = None,
     *,
     init_from: str | Path | None = None,
+    validation: Validation | None = None,
     build_model: ModelBuilder = default_build_model,
     show_progress: bool = False,
 ) -> int:
@@ -34,6 +36,7 @@ def train(
         init_from: folder of an earlier run, or owner/name on the hub, whose averaged weights are the first weights: all
             of them for the same architecture, else those that fit, if the whole feature pyramid does. None for the
             backbone's weights alone.
+        validation: measure the model on images that it does not learn from; RUN/best keeps the best weights.
         build_model: makes the model of a configuration.
         show_progress: show progress bars.
 
@@ -53,6 +56,7 @@ def train(
         preset,
         options or RunOptions(),
         initialisation=None if init_from is None else Initialisation.open(init_from),
+        validation=validation,
         build_model=build_model,
         show_progress=show_progress,
     ) as run:

@@ -33,6 +33,7 @@ from masktree.train.photo_dataset import PhotoDataset
 from masktree.train.plots import draw_samples, require_matplotlib
 from masktree.train.presets import Preset
 from masktree.train.run_folder import CHECKPOINT, SAMPLES, RunFolder
+from masktree.train.validation import HeldOutImages, Validation, hold_out
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
 from masktree.types import RGB
@@ -63,6 +64,7 @@ class TrainingRun:
         accelerator, device: where steps are computed.
         options: as given.
         show_progress: progress bars, in the main process.
+        held_out: images that the run is measured on; None without.
         messages: shown before the first step.
     """
 
@@ -76,6 +78,7 @@ class TrainingRun:
     device: torch.device
     options: RunOptions
     show_progress: bool
+    held_out: HeldOutImages | None = None
     messages: list[str] = field(default_factory=list)
 
     def restore(self, teacher: Stateful | None = None) -> None:
@@ -148,7 +151,7 @@ class TrainingRun:
                 bar.print(message)
             last_saved = time.monotonic()
             for metrics in steps:
-                further = extra_metrics(bar)
+                further = {**extra_metrics(bar), **self._validate(bar)}
                 if is_main:
                     self.folder.log({**metrics, **further})
                 bar.advance(f"loss {metrics['loss']:.3f}")
@@ -166,6 +169,18 @@ class TrainingRun:
                 if is_main and sample_every and (state.step % sample_every == 0 or is_last):
                     self.folder.save_picture(f"{SAMPLES}/step-{state.step:06d}.png", self._draw_samples)
         return state.step - first
+
+    def _validate(self, bar: Progress) -> dict[str, float]:
+        """The measure of the run's model by name, where it is due; keeps the best weights."""
+        state, steps, held_out = self.state, self.preset.optimisation.steps, self.held_out
+        if held_out is None or not held_out.validation.is_due(state.step, steps):
+            return {}
+        value = held_out.evaluate(state.result_model, self.accelerator, self.device, bar)
+        name = held_out.validation.measure.name
+        if self.accelerator.is_main_process:
+            is_best = self.folder.keep_best(state, name, value, len(held_out.indices))
+            bar.print(f"{name} of pseudo-labels held out, at step {state.step}: {value:.4f}{', the best' * is_best}")
+        return {f"val_{name}": value}
 
     def _draw_samples(self) -> RGB:
         """Images, their pseudo-labels, and as many of the model's masks; one image at a time, to save memory."""
@@ -191,6 +206,7 @@ def open_training_run(
     options: RunOptions,
     *,
     initialisation: Initialisation | None = None,
+    validation: Validation | None = None,
     extra_settings: Mapping[str, Any] | None = None,
     build_model: ModelBuilder = default_build_model,
     show_progress: bool = False,
@@ -198,7 +214,7 @@ def open_training_run(
     """Open a run; nothing is written before ``TrainingRun.restore``.
 
     Args:
-        labels, output, preset, options, build_model, show_progress: as in ``train``.
+        labels, output, preset, options, validation, build_model, show_progress: as in ``train``.
         initialisation: the first weights of a new run; None for the backbone's.
         extra_settings: plain values that decide the result, beside preset, labels and seed.
 
@@ -218,7 +234,12 @@ def open_training_run(
             advice = initialisation.check(preset, build_model)  # reading the labels may take minutes
             notify(advice or "", show=show_progress and accelerator.is_main_process and advice is not None)
         store = _open_store(label_set, accelerator, show_progress)
-        settings, record = _header(preset, options.seed, store, label_set, accelerator, device)
+        root = Path(label_set.index["root"])
+        indices, held_out = _split(validation, store, root, options, accelerator, show_progress)
+        settings, record = _header(preset, options.seed, store, len(indices), label_set, accelerator, device)
+        if validation is not None and held_out is not None:
+            settings |= {"held_out": {"share": validation.share}} if validation.share else {}
+            record["validation"] = {"labels": str(held_out.store.folder.parent.parent), "images": len(held_out.indices)}
         if initialisation is not None:
             settings["init_sha256"] = initialisation.sha256
             record["init_from"] = str(initialisation.folder.resolve())
@@ -240,9 +261,10 @@ def open_training_run(
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         state = TrainingState.new(model.to(device), preset.optimisation)
         augmentation = replace(preset.augmentation, cues=model.wants_cues)
-        root = Path(label_set.index["root"])
-        data = LabelledDataset(store, root, augmentation, options.seed, skip_broken=options.skip_broken)
-        run = TrainingRun(folder, state, store, root, data, preset, accelerator, device, options, show_progress)
+        data = LabelledDataset(store, root, augmentation, options.seed, indices, skip_broken=options.skip_broken)
+        run = TrainingRun(
+            folder, state, store, root, data, preset, accelerator, device, options, show_progress, held_out
+        )
         if initialisation is not None and loaded is not None:
             run.messages.append(f"initialised with {loaded} of {initialisation.folder}")
         yield run
@@ -255,14 +277,46 @@ def _open_store(label_set: LabelSet, accelerator: Accelerator, show_progress: bo
         return LabelStore.of(label_set, progress=bar)
 
 
+def _split(
+    validation: Validation | None,
+    store: LabelStore,
+    root: Path,
+    options: RunOptions,
+    accelerator: Accelerator,
+    show_progress: bool,
+) -> tuple[np.ndarray, HeldOutImages | None]:
+    """Indices of the images to learn from, and the images to measure on."""
+    indices = store.images_with_masks()
+    if validation is None:
+        return indices, None
+    if validation.labels is None:
+        indices, kept = hold_out(indices, validation.share, options.seed)
+        return indices, HeldOutImages(validation, store, root, kept, options.skip_broken)
+    other = LabelSet.open(validation.labels)
+    other_store = _open_store(other, accelerator, show_progress)
+    if other_store.key == store.key:
+        raise InputError(
+            f"expected a label set of other images to measure on; got that of training, {validation.labels}; give one "
+            "of other images, or a share such as 0.05 to hold out"
+        )
+    kept, other_root = other_store.images_with_masks(), Path(other.index["root"])
+    return indices, HeldOutImages(validation, other_store, other_root, kept, options.skip_broken)
+
+
 def _header(
-    preset: Preset, seed: int, store: LabelStore, label_set: LabelSet, accelerator: Accelerator, device: torch.device
+    preset: Preset,
+    seed: int,
+    store: LabelStore,
+    num_images: int,
+    label_set: LabelSet,
+    accelerator: Accelerator,
+    device: torch.device,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings that decide the result, and what is only recorded."""
     optimisation, augmentation = asdict(preset.optimisation), asdict(preset.augmentation)
     accumulation_steps = optimisation.pop("accumulation_steps")
     del augmentation["cues"]  # decided by the model
-    num_images, batch_size = len(store.images_with_masks()), preset.optimisation.batch_size
+    batch_size = preset.optimisation.batch_size
     if num_images < batch_size:
         raise InputError(
             f"expected at least {batch_size} images with masks, one batch; got {num_images} in {label_set.folder}; "
