@@ -86,7 +86,7 @@ def test_the_overview_names_all_verbs_and_the_version_is_told(capsys):
         ("segment a.jpg -o out --granularity=half", "expected a number after --granularity; got half"),
         ("segment a.jpg -o out --method mastree", "one of masktree, hassod, sohes, unsam, maskcut; got mastree; did"),
         ("evaluate --compare a.json", "expected --compare PATH PATH; got --compare a.json; add what is missing"),
-        ("info backbones", "expected TOPIC to be one of all, backbone, labels, model; got backbones; did you mean"),
+        ("info backbones", "expected TOPIC to be one of all, backbone, preset, labels, model; got backbones"),
     ],
 )  # fmt: skip
 def test_a_wrong_argument_is_answered_in_one_line(capsys, arguments, answer):

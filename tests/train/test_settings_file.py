@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from masktree import cli
 from masktree.errors import FormatError, InputError
 from masktree.models.config import CascadeConfig
-from masktree.train.presets import find_preset
-from masktree.train.settings_file import read_settings
+from masktree.train.presets import PRESETS, find_preset
+from masktree.train.settings_file import read_settings, with_settings
 
 TEXT = """
 [model]
@@ -78,3 +79,21 @@ def test_files_that_are_no_toml_are_refused(tmp_path):
         read_settings(tmp_path / "my.toml")
     with pytest.raises(InputError, match="No such file"):
         read_settings(tmp_path / "other.toml")
+
+
+@pytest.mark.parametrize("kind", PRESETS)
+def test_all_values_of_a_preset_are_a_file_that_is_read_back(kind, tmp_path, capsys):
+    assert cli.main(["info", "preset", f"{kind}-base"]) == 0
+    (tmp_path / "all.toml").write_text(capsys.readouterr().out)
+    settings = read_settings(tmp_path / "all.toml")
+    preset = find_preset(kind, "base")
+    assert with_settings(preset, settings) == preset
+    assert with_settings(find_preset(kind, "tiny"), settings) == preset
+    values = sum(len(table) for table in settings.values())
+    assert values > 40
+
+
+def test_an_unknown_preset_is_refused(capsys):
+    assert cli.main(["info", "preset", "hasod-base"]) == 2
+    assert "expected a preset sohes" in capsys.readouterr().err
+    assert cli.main(["info", "preset"]) == 2

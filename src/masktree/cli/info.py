@@ -9,7 +9,7 @@ import tyro
 
 from masktree.cli.options import print_error
 
-_Topic = Literal["all", "backbone", "labels", "model"]
+_Topic = Literal["all", "backbone", "preset", "labels", "model"]
 
 
 def info(
@@ -24,8 +24,9 @@ def info(
     """Show what is installed, the backbones with licence and provenance, or a description of a label set or model.
 
     Args:
-        topic: What to describe: all, backbone, labels or model.
-        name: Name of a backbone, or folder of a label set or of a trained model. Default: all backbones.
+        topic: What to describe: all, backbone, preset, labels or model.
+        name: Name of a backbone or of a preset with its size, such as hassod-base, whose values are a file for
+            train --config; or folder of a label set or of a trained model. Default: all backbones.
         rank: Rank the backbones on the unlabelled photographs in this folder.
         candidates: Rank these backbones too (names, NAME@PATH or folders). Default: those that need no download.
         device: Device: auto, cpu, cuda, cuda:N or mps.

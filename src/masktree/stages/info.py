@@ -14,7 +14,7 @@ from masktree.errors import InputError, MasktreeError
 from masktree.jobs.record import package_versions
 
 
-def describe(topic: Literal["all", "backbone", "labels", "model"], name: str | None) -> str:
+def describe(topic: Literal["all", "backbone", "preset", "labels", "model"], name: str | None) -> str:
     """Describe the installation, the backbones or one of them, a label set, or a trained model."""
     if topic == "labels":
         if name is None:
@@ -24,9 +24,23 @@ def describe(topic: Literal["all", "backbone", "labels", "model"], name: str | N
         if name is None:
             raise InputError("expected the folder of a trained model; got none; write masktree info model FOLDER")
         return _describe_model(name)
+    if topic == "preset":
+        return _describe_preset(name)
     if topic == "backbone":
         return _list_backbones() if name is None else _describe_backbone(name)
     return "\n\n".join([_format_pairs(package_versions()), _list_devices(), _list_backbones()])
+
+
+def _describe_preset(name: str | None) -> str:
+    """The values of a preset, PRESET or PRESET-SIZE, as a settings file."""
+    from masktree.train.presets import PRESETS, find_preset
+    from masktree.train.settings_file import format_settings
+
+    if name is None:
+        raise InputError(f"expected a preset ({', '.join(PRESETS)}); got none; write masktree info preset hassod-base")
+    kind, _, size = name.partition("-")
+    preset = find_preset(kind, size or "small")  # type: ignore[arg-type]  # which names what is wrong
+    return f"# masktree train --preset {kind} --size {size or 'small'}\n{format_settings(preset)}"
 
 
 def rank_backbones(

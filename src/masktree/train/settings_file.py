@@ -14,6 +14,7 @@ Tables ``model``, ``optimisation`` and ``augmentation`` have the names of ``mask
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 import types
 from collections.abc import Mapping
@@ -59,6 +60,22 @@ def with_settings(preset: Preset, settings: Settings) -> Preset:
     """
     parts = {name: _replace_values(getattr(preset, name), name, settings.get(name, {})) for name in TABLES}
     return replace(preset, **parts)
+
+
+def format_settings(preset: Preset) -> str:
+    """All values of a preset as TOML, which ``read_settings`` reads; those that are not set are left out."""
+    tables = []
+    for table in TABLES:
+        part = getattr(preset, table)
+        values = {item.name: getattr(part, item.name) for item in fields(part) if item.name not in _FIXED}
+        lines = [f"{name} = {_format(value)}" for name, value in values.items() if value is not None]
+        tables.append("\n".join([f"[{table}]", *lines]))
+    return "\n\n".join(tables)
+
+
+def _format(value: Any) -> str:
+    """JSON's forms of strings, numbers, truth values and lists are TOML's too."""
+    return json.dumps(list(value) if isinstance(value, tuple) else value)
 
 
 def _replace_values(part: Any, table: str, values: Mapping[str, Any]) -> Any:
