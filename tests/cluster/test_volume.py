@@ -27,10 +27,11 @@ def noise_tree() -> tuple[PartitionTree, np.ndarray, np.ndarray]:
     return tree, edges, strengths
 
 
-def test_regions_are_what_is_connected_by_merges_up_to_a_volume(noise_tree):
+@pytest.mark.parametrize(("attribute", "power"), [("volume", 1), ("energy", 2)])
+def test_regions_are_what_is_connected_by_merges_up_to_a_volume(noise_tree, attribute, power):
     """The definition, literally: of each merge the weakest edge between its two sides, kept up to a volume."""
     tree, edges, strengths = noise_tree
-    ordered = merge_by_volume(tree, edges, strengths)
+    ordered = merge_by_volume(tree, edges, strengths, attribute=attribute)
     links, volumes = [], []
     for node, (first, second) in enumerate(tree.children, tree.n_leaves):
         sides = [np.unique(tree.leaves[tree.mask(side)]) for side in (first, second)]
@@ -39,7 +40,7 @@ def test_regions_are_what_is_connected_by_merges_up_to_a_volume(noise_tree):
         )
         candidates = np.flatnonzero(across)
         links.append(edges[candidates[np.argmin(strengths[candidates])]])
-        volumes.append(tree.altitudes[node] * min(tree.areas[first], tree.areas[second]) / tree.leaves.size)
+        volumes.append(tree.altitudes[node] ** power * min(tree.areas[first], tree.areas[second]))
     for kept in (0, 5, 20, len(links) // 2, len(links)):
         graph = np.eye(tree.n_leaves, dtype=bool)
         for link in np.argsort(volumes, kind="stable")[:kept]:
@@ -73,6 +74,18 @@ def test_specks_are_merged_before_a_faint_object():
     assert np.array_equal(labels == 1, leaves == 1)
 
 
+def test_a_wide_faint_piece_of_ground_is_merged_before_an_object_by_energy_alone():
+    """A piece of ground of 400 pixels with a border of .1 beside an object of 49 pixels with one of .6."""
+    leaves = np.zeros((40, 40), np.int32)
+    leaves[:20, :20], leaves[30:37, 30:37] = 1, 2
+    edges, strengths = np.array([[0, 1], [0, 2]]), np.array([0.1, 0.6])
+    tree = merge_regions(leaves, edges, np.bincount(leaves.ravel()), boundary=strengths, size_power=0.0)
+    by_volume = merge_by_volume(tree, edges, strengths).cut_count(2)
+    by_energy = merge_by_volume(tree, edges, strengths, attribute="energy").cut_count(2)
+    assert np.array_equal(by_volume == by_volume[0, 0], leaves == 1)
+    assert np.array_equal(by_energy == by_energy[30, 30], leaves == 2)
+
+
 @pytest.mark.parametrize("number", [1, 2])
 def test_trees_of_few_leaves(number):
     leaves = np.arange(number, dtype=np.int32)[None]
@@ -85,6 +98,8 @@ def test_wrong_input_is_an_input_error(noise_tree):
     tree, edges, strengths = noise_tree
     with pytest.raises(InputError, match="expected altitudes in"):
         merge_by_volume(tree.with_altitudes(2 * tree.altitudes + 0.5 * (tree.altitudes > 0)), edges, strengths)
+    with pytest.raises(InputError, match="expected attribute as volume or energy; got 'area'"):
+        merge_by_volume(tree, edges, strengths, attribute="area")
     with pytest.raises(InputError, match="expected edges of shape"):
         merge_by_volume(tree, edges[:-1], strengths)
     with pytest.raises(InputError, match="expected an edge for each"):

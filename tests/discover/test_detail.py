@@ -9,6 +9,7 @@ import pytest
 from scipy import ndimage
 
 import masktree
+from masktree.cluster.volume import merge_by_volume
 from masktree.discover import detail as rule
 from masktree.discover import masktree as method
 from masktree.discover.masktree import build_dendrogram, discover_masks
@@ -112,6 +113,47 @@ def test_one_cut_separates_dense_things(packed_discs, packed_tree, monkeypatch):
     assert best_cut_f1(packed_tree.dendrogram, packed_discs[1]) > 0.8
     monkeypatch.setattr(method, "shows_dense_things", lambda image: False)
     assert best_cut_f1(build_dendrogram(packed_discs[0]), packed_discs[1]) < 0.5
+
+
+def test_cuts_of_grey_things_on_one_ground_go_by_energy(dots, monkeypatch):
+    image = dots[0][..., :1].repeat(3, axis=2)
+    assert rule.shows_faint_things(image)
+    assert not rule.shows_faint_things(dots[0])
+    analysis = method._analyse_at(image, None, (1.0,), 336)
+    expected = merge_by_volume(analysis.tree, analysis.edges, analysis.strengths, attribute="energy")
+    assert np.array_equal(build_dendrogram(image).parents, expected.parents)
+    assert not np.array_equal(analysis.tree.parents, expected.parents)
+
+
+def test_dark_images_without_colour_are_stretched():
+    """A disc of level 40 on black, of 60 where it is noisy, and a hot pixel: white is what 5 x 5 pixels reach."""
+    y, x = np.mgrid[:60, :80]
+    grey = np.where((y - 30) ** 2 + (x - 30) ** 2 <= 100, 40, 4).astype(np.uint8)
+    grey[28:30, 28:30], grey[5, 70] = 60, 255
+    image = grey[..., None].repeat(3, axis=2)
+    bright = rule.brighten(image)
+    assert bright[30, 35].tolist() == [255] * 3
+    assert bright[0, 0].tolist() == [round(4 * 255 / 40)] * 3
+    assert bright[5, 70].tolist() == bright[28, 28].tolist() == [255] * 3
+    assert image.max() == 255
+    assert image[30, 35, 0] == 40
+    faint = rule.brighten(image // 20)  # two grey levels at most
+    assert faint[30, 35].tolist() == [2 * 16] * 3
+    assert rule.brighten(np.zeros((1, 7, 3), np.uint8)).max() == 0
+
+
+def test_bright_and_coloured_images_are_not_stretched(dots):
+    grey = dots[0][..., :1].repeat(3, axis=2)
+    assert rule.brighten(grey) is grey
+    coloured = dots[0] // 4
+    assert rule.brighten(coloured) is coloured
+
+
+def test_dark_images_are_analysed_as_if_they_were_bright(dots):
+    dark = dots[0][..., :1].repeat(3, axis=2) // 8
+    tree, expected = (build_dendrogram(one, detail=112) for one in (dark, rule.brighten(dark)))
+    for name in ("leaves", "parents", "altitudes"):
+        assert np.array_equal(getattr(tree, name), getattr(expected, name))
 
 
 def test_masks_know_the_granularity_of_the_most_similar_region(packed_tree):

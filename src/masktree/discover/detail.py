@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 from masktree.backbones.texture.words import lab
 from masktree.errors import InputError
@@ -31,6 +32,12 @@ _GROUND_DISTANCE = 12.0  # in Lab: what still is the colour of the ground, with 
 _THUMBNAIL_SIDE = 96
 _PARTS = 6  # along each side
 _FEW = 0.1  # of the parts may have less of the ground
+
+# Images of instruments without colour fill a part of the range of values only. Where no square of as many pixels as the
+# smallest mask is brighter than half of it, boundaries are weak everywhere (our choices).
+DARK_VALUE = 127
+MAX_GAIN = 16.0  # of the values: a step of one grey level stays a faint one
+_SMALLEST_SIDE = 5  # 5 x 5 pixels fit into the smallest mask by default, which has 32
 
 
 def check_detail(detail: object) -> None:
@@ -59,6 +66,27 @@ def shows_small_things(image: RGB) -> bool:
 def shows_dense_things(image: RGB) -> bool:
     """Whether small things are likely to touch or to lie on uneven ground: no colour, and no one ground. About 4 ms."""
     return not _has_colour(image) and ground_share(image) < GROUND_SHARE
+
+
+def shows_faint_things(image: RGB) -> bool:
+    """Whether faint and clear small things are likely to lie apart on one even ground without colour. About 4 ms."""
+    return not _has_colour(image) and ground_share(image) >= GROUND_SHARE
+
+
+def brighten(image: RGB) -> RGB:
+    """An image without colour in which nothing is bright, stretched so that its brightest thing is white; others as
+    they are. About 10 ms a megapixel.
+
+    What single pixels and specks have above that value is cut off.
+    """
+    if _has_colour(image):
+        return image
+    highest = int(ndimage.minimum_filter(image[..., 0], min(_SMALLEST_SIDE, *image.shape[:2])).max())
+    if highest > DARK_VALUE:
+        return image
+    gain = min(MAX_GAIN, 255 / max(highest, 1))
+    table = np.minimum(np.round(gain * np.arange(256)), 255).astype(np.uint8)
+    return table[image]
 
 
 def may_show_large_things(image: RGB) -> bool:

@@ -2,7 +2,7 @@
 
 Hand-crafted boundary cues, averaged with the boundaries that the embedded network predicts; watershed basins of that
 map as leaves; greedy merging of the most similar neighbours. Images of small things are analysed at several sizes, and
-where these are dense, cuts are ordered by the volume of regions.
+where these are without colour, cuts are ordered by the volume or energy of regions.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ from masktree.discover.detail import (
     LARGE_SIDE,
     WORKING_SIDE,
     Detail,
+    brighten,
     check_detail,
     may_show_large_things,
     shows_dense_things,
+    shows_faint_things,
     shows_small_things,
 )
 from masktree.discover.order import order_by_motion
@@ -130,7 +132,8 @@ def build_dendrogram(
             image shows small things on one ground, see ``masktree.discover.detail``. ``fine``: at once, twice and
             three times the working size (14 times the time); this is the dendrogram of the last, with
             merges in the order of volume (``masktree.cluster.volume``) if the image has neither colour nor one ground,
-            and with those of the first under ``auto`` if it may as well show a few large things.
+            in that of energy if it has one ground without colour, and with those of the first under ``auto`` if it may
+            as well show a few large things. Dark images without colour are stretched first (``brighten``).
 
     Returns:
         ``PartitionTree`` with leaves of shape (H, W) and altitudes in [0, 1]: the granularity g of each merge,
@@ -184,7 +187,9 @@ def _has_coarse_cuts(image: RGB, detail: Detail) -> bool:
 def _cuts(image: RGB, detail: Detail, coarsest: Analysis, finest: Analysis) -> PartitionTree:
     """The dendrogram of an image with several working sizes, on the leaves of the finest; altitudes are calibrated."""
     if shows_dense_things(image):
-        return merge_by_volume(finest.tree, finest.edges, finest.strengths)
+        return merge_by_volume(finest.tree, finest.edges, finest.strengths, attribute="volume")
+    if shows_faint_things(image):
+        return merge_by_volume(finest.tree, finest.edges, finest.strengths, attribute="energy")
     if _has_coarse_cuts(image, detail):
         return divide_leaves(finest.tree.leaves, coarsest.tree)
     return finest.tree
@@ -217,9 +222,10 @@ def build_cost_dendrogram(
 def _analyse(image: RGB, backbone: Backbone | None, scales: tuple[float, ...], working_side: int) -> Analysis:
     """Analysis with merge costs as altitudes; see ``build_cost_dendrogram``."""
     scale = working_side / max(image.shape[:2])
-    features = [merge_features(_rescale(image, scale * factor), backbone) for factor in scales]
+    bright = brighten(image)
+    features = [merge_features(_rescale(bright, scale * factor), backbone) for factor in scales]
     # Leaves of an enlarged image only where all of the analysis is enlarged: else they are no finer than its pixels.
-    working = _rescale(image, min(max(1.0, scale), scale * max(scales)))
+    working = _rescale(bright, min(max(1.0, scale), scale * max(scales)))
     boundary = np.stack([_resize_map(one.boundary, working.shape[:2]) for one in features]).mean(axis=0)
     leaves = watershed_leaves(boundary)
     grid, weight = features[0].embeddings, EMBEDDING_WEIGHT
@@ -229,9 +235,9 @@ def _analyse(image: RGB, backbone: Backbone | None, scales: tuple[float, ...], w
     if (flat := flat_leaves(image, working, leaves)) is not None:
         return analyse_leaves(flat, _resize_map(boundary, image.shape[:2]), cues, grid, weight)
     analysis = analyse_leaves(leaves, boundary, cues, grid, weight)
-    if working is image:
+    if working is bright:
         return analysis
-    return replace(analysis, tree=analysis.tree.with_leaves(upsample_leaves(leaves, working, image)))
+    return replace(analysis, tree=analysis.tree.with_leaves(upsample_leaves(leaves, working, bright)))
 
 
 def costs_to_granularities(costs: np.ndarray, *, learned: bool) -> np.ndarray:

@@ -19,8 +19,8 @@ from masktree.types import Labels
 # for (our choice).
 CANDIDATES_PER_MASK = 2
 # What is smaller than this at a coarser working size is outlined better at the next one, where it is twice as large
-# (our choice: three times the half width of the cues' windows of medium size).
-MIN_COARSE_SIDE = 32
+# (our choice: some three times the half width of the cues' smallest windows; see the log).
+MIN_COARSE_SIDE = 16
 COARSE_WEIGHT = 0.5  # of scores at coarser working sizes, where small things are what is looked for (our choice)
 
 
