@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -24,7 +23,7 @@ from masktree.errors import InputError
 
 
 def discover(
-    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")],
+    folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER")],
     /,
     output: Output,
     reading: Reading = DEFAULT_READING,
@@ -40,7 +39,7 @@ def discover(
     """Make a pseudo-label data set (COCO shards that include the trees) of a folder of photographs.
 
     Args:
-        folder: Photographs, searched recursively.
+        folder: Photographs, searched recursively; or a tar or Parquet file, a list (.txt) or an address.
         output: Folder of the label set.
         reading: How photographs are read.
         segmenter: What segments the photographs; the default method is sohes.

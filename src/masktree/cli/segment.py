@@ -36,7 +36,8 @@ def segment(
     """Segment photographs: a tree of masks (JSON) and a picture (PNG) for each.
 
     Args:
-        inputs: Image files, folders (searched recursively) or quoted globs.
+        inputs: Image files, folders (searched recursively) or quoted globs; tar or Parquet files, lists (.txt),
+            addresses.
         output: Folder for the results, with the same subfolders as the input.
         reading: How photographs are read.
         segmenter: What segments the photographs; the default method is masktree.

@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import secrets
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ _MAX_SHARD = 16  # items: what a process that dies has done in vain; a shard cos
 _SHARDS_PER_WORKER = 8  # at least, so that processes end at about the same time (our choice)
 # Two processes on a core would slow each other down; with one core each, Ray would have none left for its own tasks.
 _CORES_PER_WORKER = 0.5
+_ANSWER_SECONDS = 10.0  # for a connection to a cluster (our choice)
+_STARTS = 3  # tries to start a cluster on this machine (our choice)
 _STORE_BYTES = 200_000_000  # of Ray's object store: only paths and short records pass through it (our choice)
 
 
@@ -94,6 +97,7 @@ def import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # 30 are too few on a busy machine (our choice)
     try:
         import ray
         import ray.data
@@ -104,7 +108,8 @@ def import_ray() -> Any:
         ) from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     return ray
 
 
@@ -122,11 +127,12 @@ def _cluster(address: str | None, workers: int) -> Iterator[None]:
     }
     try:
         if address is not None:
+            _check_answers(address)
             ray.init(address=address, **options)
         else:
             cores = max(2, workers, available_cores())
             options |= {"num_cpus": cores, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
-            ray.init(address="local", **options)
+            _start_here(ray, options)
     except Exception as error:  # ConnectionError, ValueError, RuntimeError: which ones is not documented
         raise InputError(
             f"expected a Ray cluster at {address or 'this machine'}; got {_last_line(error)}; start one with `ray "
@@ -136,6 +142,25 @@ def _cluster(address: str | None, workers: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise OSError if nothing answers at HOST:PORT; Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if "://" not in address and host and port.isdecimal():
+        socket.create_connection((host, int(port)), _ANSWER_SECONDS).close()
+
+
+def _start_here(ray: Any, options: dict[str, Any]) -> None:
+    """Start a cluster on this machine; on a busy one its first processes may be later than the 30 s that Ray waits."""
+    for attempt in range(_STARTS):
+        try:
+            ray.init(address="local", **options)
+            return
+        except Exception as error:  # of no class of its own
+            if attempt == _STARTS - 1 or "timed out" not in str(error):
+                raise
+            ray.shutdown()
 
 
 def _keep_token_in_memory() -> None:

@@ -9,6 +9,7 @@ import stat
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,12 +43,32 @@ class Photo:
     path: Path
     name: str
 
+    @property
+    def location(self) -> str:
+        """Where it is, for people and records."""
+        return os.fspath(self.path)
+
+    @contextmanager
+    def local(self) -> Iterator[Path]:
+        """A file with its content, which is there during the block.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        yield self.path
+
     def content_key(self) -> str | None:
         """Changes with the content; None if it cannot be read."""
         try:
-            return sha256_of(self.path)
+            with self.local() as path:
+                return sha256_of(path)
         except OSError:
             return None
+
+    def has_sha256(self, expected: object) -> bool:
+        """Whether its content has that hash; also true if it cannot be read any more, whose results are kept."""
+        key = self.content_key()
+        return key is None or key == expected
 
 
 def find_photos(inputs: Sequence[str | Path]) -> tuple[list[Photo], list[dict[str, str]]]:

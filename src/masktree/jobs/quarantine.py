@@ -63,7 +63,7 @@ class Quarantine:
         tries = result.tries + (self._entries[photo.name]["tries"] if photo.name in self._entries else 0)
         self._entries[photo.name] = {
             "name": photo.name,
-            "path": str(photo.path),
+            "path": photo.location,
             "tries": tries,
             "error": result.error,
             "content": photo.content_key(),

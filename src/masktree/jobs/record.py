@@ -103,7 +103,7 @@ class RunRecord:
         if result.error is None:
             self.seconds[result.item.name] = round(result.seconds, 3)
         else:
-            self.failures.append({"path": str(result.item.path), "error": result.error})
+            self.failures.append({"path": result.item.location, "error": result.error})
         if is_first or time.monotonic() - self._written > _WRITE_INTERVAL:
             try:
                 self.write()

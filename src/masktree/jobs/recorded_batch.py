@@ -101,13 +101,13 @@ def run_recorded_batch(
                 if on_result is not None:
                     on_result(result)
                 for text in result.warnings:
-                    progress.print(f"warning: {result.item.path}: {text}")
+                    progress.print(f"warning: {result.item.location}: {text}")
                 if result.error is None:
                     progress.advance()
                 else:
                     failed += 1
                     is_held = result.item.name in held_names
-                    progress.fail(str(result.item.path), result.error + " (in quarantine)" * is_held)
+                    progress.fail(result.item.location, result.error + " (in quarantine)" * is_held)
     except BaseException:
         with contextlib.suppress(OSError, InputError):  # the first error, as of a full disk, is the one to report
             check_locked(record.folder)

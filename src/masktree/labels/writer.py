@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from typing import Any
 from masktree.coco.annotations import tree_from_annotations, tree_to_annotations
 from masktree.coco.document import read_document, read_info, write_document
 from masktree.errors import FormatError, InputError
-from masktree.io.files import has_sha256, read_json, remove_empty_folders, sha256_of, write_json
+from masktree.io.files import read_json, remove_empty_folders, sha256_of, write_json
 from masktree.io.photos import Photo
 from masktree.jobs.batch import JobResult
 from masktree.jobs.record import RunRecord
@@ -94,7 +95,7 @@ class LabelSetWriter:
         if shard_size < 1:
             raise InputError(f"expected a shard size of at least 1 image; got {shard_size}")
         plan = {
-            "root": str(root.resolve()),
+            "root": _root_name(root),
             "shard_size": shard_size,
             "images": [photo.path.relative_to(root).as_posix() for photo in photos],
         }
@@ -157,7 +158,7 @@ class LabelSetWriter:
         index = {
             "format": "masktree-labels",
             "version": 1,
-            "root": str(self.root.resolve()),
+            "root": _root_name(self.root),
             "config": record.config,
             "weights": record.weights,
             "summary": total.summary() | {"seconds_per_image": record.seconds_per_image},
@@ -223,7 +224,7 @@ class LabelSetWriter:
 
         def is_unchanged(photo: Photo) -> bool:
             expected = hashes[self._file_name(photo)]
-            return expected is None or has_sha256(photo.path, expected)
+            return expected is None or photo.has_sha256(expected)
 
         with ThreadPoolExecutor() as threads:
             unchanged = threads.map(is_unchanged, photos)
@@ -251,6 +252,14 @@ class LabelSetWriter:
 
     def _tree_path(self, photo: Photo) -> Path:
         return self.pending / f"{photo.name}.json"
+
+
+def _root_name(root: Path) -> str:
+    """The folder of the photographs as it is recorded; an address as it is."""
+    kind, colon, rest = os.fspath(root).partition(":/")
+    return (
+        f"{kind}://{rest.lstrip('/')}" if colon and kind.isalnum() and not root.is_absolute() else str(root.resolve())
+    )
 
 
 def _has_labels(folder: Path) -> bool:

@@ -6,6 +6,7 @@ The run can be stopped at any moment and resumed with the same command; the mani
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from masktree.errors import InputError
 from masktree.io.files import lock_folder, read_json, write_json
 from masktree.io.photos import Photo, find_photos, find_unread
 from masktree.io.read_options import DEFAULT_OPTIONS, ReadOptions
+from masktree.io.stored import check_names, find_stored, is_stored
 from masktree.jobs.batch import Engine, JobResult
 from masktree.jobs.quarantine import MAX_TRIES, Quarantine
 from masktree.jobs.record import has_results
@@ -31,7 +33,7 @@ _THRESHOLDS: dict[str, type] = {"request": dict, "options": dict}  # content of 
 
 
 def discover(
-    folder: Path,
+    folder: str | Path,
     output: Path,
     config: SegmenterConfig,
     *,
@@ -48,7 +50,8 @@ def discover(
     """Make a pseudo-label data set (see ``masktree.labels``) of all photographs in a folder.
 
     Args:
-        folder: photographs, searched recursively.
+        folder: photographs, searched recursively; or a tar or Parquet file, a list or an address, see
+            ``masktree.io.stored.find_stored``.
         output, config, read_options, workers, engine, tries, overwrite, show_progress: as for ``segment``; the labels
             of the method masktree are nodes unless its option ``masks`` says otherwise: what is learned is the
             hierarchy.
@@ -68,11 +71,9 @@ def discover(
         )
     if labels_per_image is not None and not 1 <= labels_per_image <= MAX_MASKS:
         raise InputError(f"expected 1 to {MAX_MASKS} labels per image; got {labels_per_image}")
-    if not folder.is_dir():
-        raise InputError(f"expected a folder of photographs; got {folder}")
     if config.method == "masktree":
         config = replace(config, options={"masks": "nodes"} | config.options)
-    photos, unlisted = find_photos([folder])
+    root, photos, unlisted = _find(folder)
     with lock_folder(output):
         # All checks come before an existing label set is touched.
         if average_labels is not None:
@@ -88,7 +89,7 @@ def discover(
         )
         job.load(show_progress=show_progress)
         record = job.open_record(output, {"average_labels": average_labels}, overwrite)
-        writer = LabelSetWriter.open(output, folder, photos, shard_size=shard_size, overwrite=overwrite)
+        writer = LabelSetWriter.open(output, root, photos, shard_size=shard_size, overwrite=overwrite)
         notes = ReadNotes()
 
         def collect(result: JobResult[Photo]) -> None:
@@ -113,7 +114,26 @@ def discover(
             on_accelerator=job.segmenter.device != "cpu",
         )
         writer.close(record)
-    return replace(outcome, left_out=find_unread([folder]), notes=outcome.notes + notes.lines())
+    return replace(
+        outcome, left_out=[] if is_stored(str(folder)) else find_unread([folder]), notes=outcome.notes + notes.lines()
+    )
+
+
+def _find(source: str | Path) -> tuple[Path, list[Photo], list[dict[str, str]]]:
+    """The folder that the photographs of a source are below, the photographs, and failures."""
+    if is_stored(str(source)):
+        root, photos, failures = find_stored(str(source))
+        check_names(photos)
+        outside = [photo for photo in photos if not photo.path.is_relative_to(root)]
+        if outside:
+            raise InputError(
+                f"expected photographs below the folder of the list {source}; got {outside[0].location}; put the list "
+                "into a folder above all of them"
+            )
+        return Path(root), photos, failures
+    if not os.path.isdir(source):
+        raise InputError(f"expected a folder of photographs; got {source}")
+    return Path(source), *find_photos([source])
 
 
 def _with_chosen_options(

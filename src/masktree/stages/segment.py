@@ -14,6 +14,7 @@ from masktree.errors import InputError
 from masktree.io.files import lock_folder
 from masktree.io.photos import Photo, find_photos, find_unread
 from masktree.io.read_options import DEFAULT_OPTIONS, ReadOptions
+from masktree.io.stored import check_names, find_stored, is_stored
 from masktree.jobs.batch import Engine, JobResult
 from masktree.jobs.progress import notify
 from masktree.jobs.quarantine import MAX_TRIES, Quarantine
@@ -50,7 +51,8 @@ def segment(
     their pictures show something else they are drawn again.
 
     Args:
-        inputs: files, folders (recursive), globs.
+        inputs: files, folders (recursive), globs; tar and Parquet files, lists and addresses, see
+            ``masktree.io.stored.find_stored``.
         output: folder, made if missing. Existing results are kept unless ``overwrite``.
         config: of the segmenter.
         read_options: which pages and channels of the photographs are read, and how.
@@ -70,7 +72,7 @@ def segment(
             would be segmented again has edits.
         WeightsError: the backbone or model cannot be loaded.
     """
-    photos, unlisted = find_photos(inputs)
+    photos, unlisted = _find(inputs)
     job = SegmentJob(
         config,
         output,
@@ -97,7 +99,7 @@ def segment(
         _check_existing_files(job, todo, record, overwrite)
         pictures.refuse_foreign_files(outdated)
         refuse_edited(job.files(photo).tree for photo in todo)
-        large = [photo for photo in todo if tile is not None or is_large(photo.path)]
+        large = [photo for photo in todo if type(photo) is Photo and (tile is not None or is_large(photo.path))]
         large_names = {photo.name for photo in large}
         quarantine = Quarantine(output, tries, is_continued=record.is_resumed)
         outcome = run_recorded_batch(
@@ -124,9 +126,24 @@ def segment(
         outcome,
         redrawn=len(outdated) - len(failures),
         failures=outcome.failures + failures,
-        left_out=find_unread(inputs),
+        left_out=find_unread([item for item in inputs if not is_stored(str(item))]),
         notes=outcome.notes + ((note,) if num_cut else ()) + notes.lines(),
     )
+
+
+def _find(inputs: Sequence[str | Path]) -> tuple[list[Photo], list[dict[str, str]]]:
+    """Photographs and failures of all inputs.
+
+    Raises:
+        InputError: as ``find_photos`` and ``find_stored``; or two photographs would write to one name.
+    """
+    files = [item for item in inputs if not is_stored(str(item))]
+    photos, failures = find_photos(files) if files else ([], [])
+    for item in (str(item) for item in inputs if is_stored(str(item))):
+        _, found, unread = find_stored(item)
+        photos, failures = photos + found, failures + unread
+    check_names(photos)
+    return photos, failures
 
 
 def _segment_large(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -11,7 +10,7 @@ from typing import Any, Literal
 
 from masktree.coco.annotations import MAX_MASKS
 from masktree.errors import InputError
-from masktree.io.files import has_sha256, sha256_of
+from masktree.io.files import sha256_of
 from masktree.io.images import decode_image
 from masktree.io.photos import Photo
 from masktree.io.read_options import DEFAULT_OPTIONS, ReadOptions
@@ -126,7 +125,7 @@ class SegmentJob:
         if header is None or header.get("run") != self.fingerprint:
             return False
         # Dates say nothing: cp -p, rsync -t, unzip and git checkout give a new picture an old one.
-        return has_sha256(photo.path, header.get("sha256"))
+        return photo.has_sha256(header.get("sha256"))
 
     def unfinished(self, photos: Sequence[Photo]) -> list[Photo]:
         """Those without a result; photographs with one are hashed, by several threads as reading takes the time."""
@@ -138,10 +137,11 @@ class SegmentJob:
         """Write the tree and the pictures; ``report`` is called when a step begins."""
         files = self.files(photo)
         self.config.seed_generators()
-        # Hashed before it is read: if the file changes in between, the next run sees another hash and does it again.
-        digest, num_bytes = sha256_of(photo.path), photo.path.stat().st_size
-        report("read")
-        image = decode_image(photo.path, self.read_options)
+        with photo.local() as path:
+            # Hashed before it is read: if it changes in between, the next run sees another hash and does it again.
+            digest, num_bytes = sha256_of(path), path.stat().st_size
+            report("read")
+            image = decode_image(path, self.read_options)
         report("segment")
         tree = self.segmenter(image.rgb)
         if self.max_labels is not None:
@@ -151,7 +151,7 @@ class SegmentJob:
                 raise InputError(f"expected at most {MAX_MASKS} masks; got {len(tree)}; raise min_area")
             tree = replace(tree, dendrogram=None)
         report("write")
-        source: dict[str, Any] = {"file_name": os.fspath(photo.path), "bytes": num_bytes, "sha256": digest}
+        source: dict[str, Any] = {"file_name": photo.location, "bytes": num_bytes, "sha256": digest}
         given = self.read_options.record()
         source |= image.record() | ({"read": given} if given else {})
         tree.save(files.tree, image=source | {"run": self.fingerprint})

@@ -101,7 +101,8 @@ def _sample_images(photos: Sequence[Photo], read_options: ReadOptions) -> list[R
     images = []
     for index in np.unique(np.linspace(0, len(photos) - 1, min(SAMPLE_IMAGES, len(photos))).astype(int)):
         try:
-            images.append(decode_image(photos[index].path, read_options).rgb)
+            with photos[index].local() as path:
+                images.append(decode_image(path, read_options).rgb)
         except ImageError:
             continue
     if not images:
