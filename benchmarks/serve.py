@@ -4,8 +4,8 @@
 
 Cost: a minute on one core. Expected: docs/log.md, 2026-11-29. The image is planted: regions of random seeds and their
 dendrogram by Ward's method. Milliseconds are wall time on loopback, the answer read whole: of the first request, which
-computes what is then kept, and medians of the next ones. Clients edit four images; each repeats an edit whose version
-is stale.
+computes what is then kept, and medians of the next ones; the CPU time of the server is the mean of these. Clients edit
+four images; each repeats an edit whose version is stale.
 """
 
 from __future__ import annotations
@@ -102,23 +102,33 @@ class Server:
         return answer.status, content, 1000 * (time.perf_counter() - start)
 
     @property
+    def cpu_milliseconds(self) -> float:
+        """Of all its threads, in steps of 10."""
+        user, system = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        return 1000 * (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+    @property
     def peak_megabytes(self) -> float:
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
-def measure_addresses(server: Server, id: str, side: int) -> list[tuple[str, float, float, float]]:
-    """Name, milliseconds of the first call and of the next ones, kB of the answer."""
+def measure_addresses(server: Server, id: str, side: int) -> list[tuple[str, float, float, float, float]]:
+    """Name, milliseconds of the first call and of the next ones, CPU of the server for each of these, kB of the
+    answer."""
     connection, path = HTTPConnection("127.0.0.1", server.port), f"/api/images/{id}"
     rng, version, rows = np.random.default_rng(1), 0, []
 
     def measure(name: str, method: str, address: str, make_body: Any = lambda: None) -> None:
         calls = []
-        for _ in range(REPEATS + 1):
+        for repeat in range(REPEATS + 1):
+            if repeat == 1:
+                busy = server.cpu_milliseconds
             status, content, milliseconds = server.call(connection, method, address, make_body())
             assert status == 200, content
             calls.append(milliseconds)
-        rows.append((name, calls[0], statistics.median(calls[1:]), len(content) / 1000))
+        cpu = (server.cpu_milliseconds - busy) / REPEATS
+        rows.append((name, calls[0], statistics.median(calls[1:]), cpu, len(content) / 1000))
 
     def edit(operation: Any) -> Any:
         def make() -> dict[str, Any]:
@@ -145,6 +155,8 @@ def measure_addresses(server: Server, id: str, side: int) -> list[tuple[str, flo
     measure("click", "POST", f"{path}/click", click)
     measure("edit: accept", "POST", f"{path}/edits", edit(lambda: {"op": "accept", "ids": [version]}))
     measure("edit: new mask of a lasso", "POST", f"{path}/edits", edit(lasso))
+    deleted = iter(range(100, 200))
+    measure("edit: delete", "POST", f"{path}/edits", edit(lambda: {"op": "delete", "ids": [next(deleted)]}))
     measure("map, after edits", "GET", f"{path}/map")
     return rows
 
@@ -213,7 +225,9 @@ def main() -> None:
             images = json.loads(server.call(connection, "GET", "/api/images")[1])["images"]
             ids = [image["id"] for image in images]
             title = f"{images[0]['width']} x {images[0]['height']} pixels, {images[0]['masks']} masks"
-            table = Table(title, {"address": "", "first, ms": ".0f", "next, ms": ".1f", "kB sent": ".0f"})
+            table = Table(
+                title, {"address": "", "first, ms": ".0f", "next, ms": ".1f", "CPU, ms": ".1f", "kB sent": ".0f"}
+            )
             for row in measure_addresses(server, ids[0], options.side):
                 table.add(*row)
             measure_load(server, ids[1:], options.clients, folder)

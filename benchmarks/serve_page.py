@@ -126,7 +126,7 @@ def measure(page: Any) -> list[tuple[str, float]]:
     accept = f"{ids} scene.select([id]); await edits.apply({{ op: 'accept', ids: [id] }}, 'accepted');"
     rows.append(("accepting a mask", measured.answers(accept, 20)))
     split = f"{ids} scene.select([id]); await edits.apply({{ op: 'delete', ids: [id] }}, 'deleted');"
-    rows.append(("deleting a mask (the map is read again)", measured.answers(split, 10)))
+    rows.append(("deleting a mask, until its pixels are drawn", measured.answers(split, 10)))
     click = "tools.prompt.clear(); await tools.prompt.addPoint(500 + 100 * k, 900, true);"
     measured.answers(click, 1)
     rows.append(("click to preview", measured.answers(click, 20)))

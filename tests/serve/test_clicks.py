@@ -17,7 +17,7 @@ from tests.edits.planted import random_tree
 
 
 def snapshot(tree: MaskTree, number: int = 0) -> Snapshot:
-    return Snapshot(("id", number, 0), 0, tree, (), (), (), (), (), False, False)
+    return Snapshot(("id", number, 0), 0, tree, [], [], [], (), (), (), (), False, False)
 
 
 @pytest.mark.parametrize("has_dendrogram", [True, False])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import io
 import json
 import zipfile
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from masktree.discover.methods import METHODS
 from masktree.edits import EditedTree
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree
@@ -19,7 +22,7 @@ from tests.edits.planted import PARENTS, SIZE, planted_masks, random_tree
 def test_the_list_tells_what_is_known_of_each_image(server):
     answer = server.get("/api/images").json
     assert answer["folder"] == "photos"
-    assert answer["methods"] == ["masktree", "hassod", "sohes", "unsam"]
+    assert answer["methods"] == list(METHODS)
     assert {"name": "qupath", "help": "GeoJSON objects of QuPath", "extension": ".geojson"} in answer["formats"]
     images = {image["name"]: image for image in answer["images"]}
     assert set(images) == {"planted.png", "sub/random.png", "bare.png"}
@@ -94,7 +97,7 @@ def test_a_click_gives_masks_that_an_edit_makes_permanent(server):
     edit = {"op": "create", "rle": masks[0]["rle"], "score": masks[0]["score"]}
     answer = server.post(f"{path}/edits", {"version": 0, "edit": edit})
     assert (answer.status, answer.json["version"]) == (200, 1)
-    assert masks[0]["area"] in [mask["area"] for mask in answer.json["tree"]["masks"]]
+    assert masks[0]["area"] in [mask["area"] for mask in answer.json["masks"]]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +125,7 @@ def test_prompts_that_make_no_sense_are_refused(server, prompt):
 def test_edits_are_acknowledged_once_they_are_on_disk_and_stale_ones_refused(server):
     path, output = f"/api/images/{server.ids['planted']}", server.site.folder.output
     answer = server.post(f"{path}/edits", {"version": 0, "edit": {"op": "delete", "ids": [1]}}).json
-    assert [mask["id"] for mask in answer["tree"]["masks"]] == [0, 2, 3, 4, 5]
+    assert answer["removed"] == [1]
     assert EditedTree.open(output / "planted.json").version == answer["version"] == 1
     stale = server.post(f"{path}/edits", {"version": 0, "edit": {"op": "delete", "ids": [2]}})
     assert (stale.status, "version 1" in stale.error) == (409, True)
@@ -132,8 +135,39 @@ def test_edits_are_acknowledged_once_they_are_on_disk_and_stale_ones_refused(ser
     labels = np.frombuffer(server.get(f"{path}/map?version=1").body, "<u4").reshape(SIZE)
     assert labels[9, 9] == 1  # what was the leg is the body now
     undone = server.post(f"{path}/edits", {"version": 1, "edit": {"op": "undo"}}).json
-    assert [mask["id"] for mask in undone["tree"]["masks"]] == [0, 1, 2, 3, 4, 5]
+    assert ([mask["id"] for mask in undone["masks"]][:1], undone["removed"]) == ([1], [])
     assert {i["name"]: i["edits"] for i in server.get("/api/images").json["images"]}["planted.png"] == 2
+
+
+def test_answers_to_edits_make_the_next_tree_and_map(server):
+    path = f"/api/images/{server.ids['planted']}"
+    tree = server.get(f"{path}/tree").json
+    labels = np.frombuffer(server.get(f"{path}/map").body, "<u4").reshape(SIZE).copy()
+    edits = [
+        {"op": "accept", "ids": [2]},
+        {"op": "delete", "ids": [1]},
+        {"op": "create", "polygon": [[2, 2], [12, 2], [12, 12], [2, 12]]},
+        {"op": "undo"},
+        {"op": "undo"},
+        {"op": "accept", "ids": [2]},  # it is: nothing changes, and nothing is written
+    ]
+    has_map = []
+    for edit in edits:
+        answer = server.post(f"{path}/edits", {"version": tree["version"], "edit": edit}).json
+        removed = answer.pop("removed")
+        masks = {mask["id"]: mask for mask in tree["masks"] if mask["id"] not in removed}
+        masks |= {mask["id"]: mask for mask in answer.pop("masks")}
+        patch = answer.pop("map")
+        has_map.append(patch is not None)
+        if patch is not None:
+            left, top, width, height = patch["box"]
+            values = np.frombuffer(gzip.decompress(base64.b64decode(patch["labels"])), "<u4")
+            labels[top : top + height, left : left + width] = values.reshape(height, width)
+        tree = {**answer, "masks": [masks[id] for id in sorted(masks)]}
+        assert tree == server.get(f"{path}/tree").json
+        fresh = server.get(f"{path}/map?version={tree['version']}").body
+        assert labels.tobytes() == fresh
+    assert has_map == [False, True, True, True, True, False]
 
 
 def test_exports_have_the_edits(server):

@@ -44,6 +44,28 @@ def test_images_of_the_output_folder_are_not_those_of_the_input(tmp_path, monkey
     assert sorted(entry.name for entry in folder.entries()) == ["a", "uploads/c-1"]
 
 
+def test_images_that_come_later_are_found_and_foreign_ones_left_out(tmp_path, capsys):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    write_photo(photos / "b.png")
+    folder = Folder.open(photos, out)
+    folder.look_again()
+    assert [entry.label for entry in folder.entries()] == ["b.png"]
+    write_photo(photos / "new" / "c.png")
+    write_photo(photos / "a.png", seed=1)
+    write_photo(out / "uploads" / "d-1.png")
+    folder.look_again()
+    labels = ["a.png", "b.png", "new/c.png", "uploads/d-1.png"]
+    assert [entry.label for entry in folder.entries()] == labels
+    write_photo(photos / "new" / "e.png", seed=2)
+    write_tree(planted_tree(), out / "new" / "e.json", photos / "a.png")
+    (photos / "link.png").symlink_to("/etc/hostname")
+    for _ in range(2):
+        folder.look_again()
+        assert [entry.label for entry in folder.entries()] == labels
+    reasons = [line.rpartition(": ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert sorted(reasons) == ["a link out of the folder", "the tree of another image"]
+
+
 def test_a_single_image_and_uploads_alone_are_served(tmp_path):
     write_photo(tmp_path / "a.png")
     write_photo(tmp_path / "b.png")

@@ -161,7 +161,7 @@ def test_no_acknowledged_edit_is_lost_when_the_server_is_killed(tmp_path):
                     connection.request("POST", f"/api/images/{image['id']}/edits", body, headers)
                     answer = connection.getresponse()
                     assert answer.status == 200
-                    acknowledged.append(json.loads(_unpacked(answer))["tree"]["masks"][0]["name"])
+                    acknowledged.append(json.loads(_unpacked(answer))["masks"][0]["name"])
 
         thread = threading.Thread(target=edit_until_it_dies)
         thread.start()

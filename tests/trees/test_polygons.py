@@ -6,7 +6,9 @@ from matplotlib.path import Path
 from scipy import ndimage
 
 from masktree.trees.masktree import MaskTree
-from masktree.trees.polygons import Polygon, fill_rings, mask_rings, mask_to_polygons
+from masktree.trees.polygons import Polygon, fill_rings, mask_to_polygons, run_rings
+from masktree.trees.rle import encode
+from masktree.trees.run_sets import decode_set
 
 
 def fill(polygon: Polygon, size: tuple[int, int]) -> np.ndarray:
@@ -39,7 +41,13 @@ def test_filled_rings_give_the_mask_again(rng, sigma):
     for _ in range(40):
         size = tuple(rng.integers(1, 25, 2).tolist())
         mask = ndimage.gaussian_filter(rng.random(size), sigma) > 0.5
-        np.testing.assert_array_equal(fill_rings(mask_rings(mask), size), mask)
+        rings = run_rings(*decode_set(encode(mask), size), size[0])
+        np.testing.assert_array_equal(fill_rings(rings, size), mask)
+        for ring in rings:  # each edge has a length, and turns at its end
+            steps = np.diff(ring, axis=0, append=ring[:1])
+            assert ((steps != 0).sum(1) == 1).all()
+            assert (steps[::2, 0] == 0).all()
+            assert (steps[1::2, 1] == 0).all()
 
 
 def test_corners_of_a_planted_frame():

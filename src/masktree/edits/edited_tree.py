@@ -12,7 +12,7 @@ import numpy as np
 from masktree.arguments import check_path, check_type
 from masktree.edits.log import EditLog, encode
 from masktree.edits.operations import OPERATIONS, operation_of
-from masktree.edits.state import Change, EditedMask, EditState
+from masktree.edits.state import Change, EditedMask, EditState, changed_box
 from masktree.errors import InputError
 from masktree.trees.file import read_tree_and_classes
 from masktree.trees.masktree import MaskTree
@@ -74,11 +74,15 @@ class EditedTree:
                 raise InputError(f"{log.path}, line {number}: {error}; correct the file or move it away") from error
         return edited
 
-    def apply(self, edit: dict[str, Any]) -> None:
+    def apply(self, edit: dict[str, Any]) -> tuple[int, int, int, int] | None:
         """Make an edit, and write it to the log. One that changes nothing is not written.
 
         Args:
             edit: ``op`` and the values of the operation, see the guide "Correct masks".
+
+        Returns:
+            (x, y, width, height) of a box outside of which every pixel has the masks that it had, in the same order of
+            size; None if that is so everywhere.
 
         Raises:
             InputError: not a proper edit, or it cannot be written; the tree and its log stay as they were.
@@ -87,9 +91,11 @@ class EditedTree:
         edit = json.loads(encode(edit))  # as it will be read again
         step = self._evaluate(edit)
         if step is None:
-            return
+            return None
         self._log.append(edit)
+        before = self._state.masks.copy()
         self._make(edit, step)
+        return changed_box(before, self._state.masks, self._machine.size[0])
 
     # --- what there is ---------------------------------------------------------------------------------------------
 
@@ -222,19 +228,21 @@ class EditedTree:
         self._version += 1
         if step is None:
             return
+        change = step.back if edit["op"] == "undo" else step.forth
         if edit["op"] == "undo":
             self._undone.append(self._done.pop())
-            self._put(step.back)
         elif edit["op"] == "redo":
             self._done.append(self._undone.pop())
-            self._put(step.forth)
         else:
-            self._state.next_id += step.forth.num_new
+            self._state.next_id += change.num_new
             self._done.append(step)
             self._undone.clear()
-            self._put(step.forth)
+        self._put(change)
 
     def _put(self, change: Change) -> None:
+        before = self._state.masks
+        if any(mask is None or not mask.is_same_node(before.get(identity)) for identity, mask in change.masks.items()):
+            self._ids = self._tree = None
         for identity, mask in change.masks.items():
             if mask is None:
                 del self._state.masks[identity]
@@ -242,5 +250,3 @@ class EditedTree:
                 self._state.masks[identity] = mask
         if change.class_names is not None:
             self._state.class_names = change.class_names
-        if change.masks:
-            self._ids = self._tree = None

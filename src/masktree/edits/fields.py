@@ -5,6 +5,7 @@ from __future__ import annotations
 import reprlib
 import unicodedata
 from collections.abc import Collection
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -54,12 +55,13 @@ def read_points(value: Any, least: int) -> np.ndarray:
     if not isinstance(value, list) or not least <= len(value) <= _MAX_POINTS:
         got = f"{len(value):,} points" if isinstance(value, list) else _short(value)
         raise InputError(f"expected {least} to {_MAX_POINTS:,} points [x, y]; got {got}; draw a simpler shape")
-    for point in value:
-        if not isinstance(point, list) or len(point) != 2 or not all(_is_coordinate(number) for number in point):
-            raise InputError(
-                f"expected points [x, y] of numbers up to {_MAX_COORDINATE:,.0f} pixels; got {_short(point)}"
-            )
-    return np.array(value, np.float64)
+    if {*map(type, value)} == {list} and {*map(len, value)} == {2}:  # thousands of points, in a tenth of the time
+        numbers = [*chain.from_iterable(value)]
+        is_real = {*map(type, numbers)} <= {int, float}
+        if is_real and all(-_MAX_COORDINATE <= number <= _MAX_COORDINATE for number in numbers):
+            return np.array(numbers, np.float64).reshape(-1, 2)
+    wrong = next(point for point in value if not _is_point(point))
+    raise InputError(f"expected points [x, y] of numbers up to {_MAX_COORDINATE:,.0f} pixels; got {_short(wrong)}")
 
 
 def read_polygon(value: Any, size: tuple[int, int]) -> RunSet:
@@ -104,8 +106,9 @@ def read_name(value: Any, what: str) -> str:
     return value
 
 
-def _is_coordinate(value: Any) -> bool:
-    return is_number(value, -_MAX_COORDINATE, _MAX_COORDINATE)
+def _is_point(value: Any) -> bool:
+    is_pair = isinstance(value, list) and len(value) == 2
+    return is_pair and all(is_number(number, -_MAX_COORDINATE, _MAX_COORDINATE) for number in value)
 
 
 def _short(value: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from masktree.edits import fields
-from masktree.edits.state import Change, EditedMask, EditState, LeafRuns
+from masktree.edits.state import Change, EditedMask, EditState, LeafRuns, boxes_overlap
 from masktree.errors import InputError
 from masktree.trees.dendrogram import PartitionTree
 from masktree.trees.masktree import ceil_float32
@@ -196,10 +196,12 @@ def _replace_by(state: EditState, identity: int, pieces: Sequence[RunSet], granu
     for number, (runs, granularity) in enumerate(zip(pieces, granularities, strict=True)):
         piece_ids[identity][number] = new = next(new_ids)
         changed[new] = replace(mask, runs=runs, text=None, granularity=granularity, status="none", name=None)
+    boxes = [piece.box(state.size[0]) for piece in pieces]
     for below in state.descendants(identity):
         part = state.masks[below]
-        areas = [shared_area(part.runs, piece) for piece in pieces]
-        main = int(np.argmax(areas))
+        near = [boxes_overlap(part.box, box) for box in boxes]
+        areas = [shared_area(part.runs, piece) if is_near else 0 for piece, is_near in zip(pieces, near, strict=True)]
+        main = areas.index(max(areas))
         least = min(_MIN_PIECE, _MIN_PART * part.area)
         held = [number for number, area in enumerate(areas) if number == main or area > least]
         above = piece_ids[part.parent]

@@ -12,11 +12,12 @@ import numpy as np
 from masktree.trees.dendrogram import PartitionTree
 from masktree.trees.masktree import MaskTree, ceil_float32
 from masktree.trees.rle import label_runs, runs
-from masktree.trees.run_sets import RunSet
+from masktree.trees.run_sets import RunSet, subtract
 
 Status = Literal["none", "accepted", "rejected"]
 
-_VALUES = ("parent", "score", "granularity", "stability", "level", "status", "name", "class_name")  # beside the pixels
+_NODE = ("parent", "score", "granularity", "stability", "level")  # what a ``MaskTree`` says of a mask beside its pixels
+_LABELS = ("status", "name", "class_name")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +69,11 @@ class EditedMask:
 
     def is_same(self, other: EditedMask | None) -> bool:
         """Whether nothing tells the two masks apart."""
-        if other is None or any(getattr(self, key) != getattr(other, key) for key in _VALUES):
+        return self.is_same_node(other) and all(getattr(self, key) == getattr(other, key) for key in _LABELS)
+
+    def is_same_node(self, other: EditedMask | None) -> bool:
+        """Whether they are the same but for what the user says of them: status, name and class."""
+        if other is None or any(getattr(self, key) != getattr(other, key) for key in _NODE):
             return False
         if self.runs is other.runs:
             return True
@@ -214,3 +219,51 @@ class EditState:
         )
         own = np.array([mask.level for mask in masks], np.int8)
         return replace(tree, levels=np.where(own >= 0, own, np.minimum(tree.depths, 2)).astype(np.int8))
+
+
+def boxes_overlap(a: Sequence[int], b: Sequence[int]) -> bool:
+    """Whether two XYWH boxes share a pixel."""
+    return a[0] < b[0] + b[2] and b[0] < a[0] + a[2] and a[1] < b[1] + b[3] and b[1] < a[1] + a[3]
+
+
+def changed_box(
+    before: Mapping[int, EditedMask], after: Mapping[int, EditedMask], height: int
+) -> tuple[int, int, int, int] | None:
+    """XYWH box outside of which every pixel has the same masks in two states, in the same order of size.
+
+    That order changes also where a mask that has grown or shrunk overlaps another one of a size between.
+
+    Args:
+        before, after: all masks by id.
+        height: of the image.
+
+    Returns:
+        None if the masks have the same pixels.
+    """
+    empty = RunSet(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    boxes: list[tuple[int, int, int, int]] = []
+    for identity in before.keys() | after.keys():
+        old, new = before.get(identity), after.get(identity)
+        a, b = (empty if mask is None else mask.runs for mask in (old, new))
+        if a is b:
+            continue
+        boxes += [pixels.box(height) for pixels in (subtract(a, b), subtract(b, a)) if len(pixels.starts)]
+        if old is not None and new is not None:
+            least, most = sorted((old.area, new.area))
+            for state, mask in ((before, old), (after, new)):
+                others = (other for key, other in state.items() if key != identity and least <= other.area <= most)
+                boxes += [_shared_box(mask.box, other.box) for other in others]
+    boxes = [box for box in boxes if min(box[2:]) > 0]
+    if not boxes:
+        return None
+    corners = np.array(boxes)
+    corners[:, 2:] += corners[:, :2]
+    left, top = corners[:, :2].min(0).tolist()
+    right, bottom = corners[:, 2:].max(0).tolist()
+    return left, top, right - left, bottom - top
+
+
+def _shared_box(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """Where two boxes overlap; width or height are not positive if they do not."""
+    left, top = max(a[0], b[0]), max(a[1], b[1])
+    return left, top, min(a[0] + a[2], b[0] + b[2]) - left, min(a[1] + a[3], b[1] + b[3]) - top

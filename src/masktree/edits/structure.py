@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from masktree.edits import fields
-from masktree.edits.state import Change, EditedMask, EditState
+from masktree.edits.state import Change, EditedMask, EditState, boxes_overlap
 from masktree.trees.run_sets import RunSet, shared_area, unite
 
 _COVERAGE = 0.9  # of a mask by its parent, as in masktree.trees.hierarchy.parents_by_coverage
@@ -98,7 +98,7 @@ def _place(state: EditState, runs: RunSet) -> tuple[int, list[int]]:
     parent, covered = -1, []
     for identity in state.ids:
         mask = state.masks[identity]
-        if not _overlap(box, mask.box):
+        if not boxes_overlap(box, mask.box):
             continue
         shared = shared_area(runs, mask.runs)
         if shared / area >= _COVERAGE > shared / mask.area:
@@ -114,10 +114,6 @@ def _place(state: EditState, runs: RunSet) -> tuple[int, list[int]]:
         if identity not in above and (old < 0 or state.masks[old].area > area):
             children.append(identity)
     return parent, children
-
-
-def _overlap(a: Sequence[int], b: Sequence[int]) -> bool:
-    return a[0] < b[0] + b[2] and b[0] < a[0] + a[2] and a[1] < b[1] + b[3] and b[1] < a[1] + a[3]
 
 
 def _common_ancestor(state: EditState, ids: Sequence[int]) -> int:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from masktree.prompt.prompt import Prompt
     from masktree.trees.dendrogram import PartitionTree
     from masktree.trees.masktree import MaskTree
+    from masktree.trees.run_sets import RunSet
 
 MAX_POINTS = 100  # of a prompt (our choice)
 NUM_MASKS = 3  # for an ambiguous prompt, as of ``Predictor``
@@ -28,8 +29,8 @@ _MAX_IMAGES = 4  # that are kept: each holds arrays of the size of its dendrogra
 class _Answerer(Protocol):
     """Answers prompts on one image."""
 
-    def answer(self, prompt: Prompt, num_masks: int) -> list[tuple[bytes, float]]:
-        """Run-length masks and scores, best first."""
+    def answer(self, prompt: Prompt, num_masks: int) -> list[tuple[RunSet, float]]:
+        """The pixels and scores of masks, best first."""
         ...
 
 
@@ -64,12 +65,15 @@ class Clicks:
             granularity=granularity,
         )
         answers = self._answerer(snapshot).answer(prompt, NUM_MASKS if granularity is None else 1)
-        return [_describe(text, score, snapshot.tree.size) for text, score in dict(answers).items()]
+        found = [_describe(runs, score, snapshot.tree.size) for runs, score in answers]
+        return list({record["rle"]["counts"]: record for record in reversed(found)}.values())[::-1]
 
     def warm(self, snapshot: Snapshot) -> None:
-        """Prepare for the first click in an image, which would wait for it."""
-        if snapshot.tree.dendrogram is not None:
-            self._answerer(snapshot)
+        """Prepare for the first click in an image, which would wait for it: by one in its middle."""
+        if len(snapshot.tree) == 0:
+            return
+        height, width = snapshot.tree.size
+        self.answer(snapshot, [[width // 2, height // 2]], [1], None, None)
 
     def _answerer(self, snapshot: Snapshot) -> _Answerer:
         dendrogram = snapshot.tree.dendrogram
@@ -87,7 +91,7 @@ class _OnDendrogram:
         self._prompter = DendrogramPrompter(dendrogram)
         _ = self._leaf_runs
 
-    def answer(self, prompt: Prompt, num_masks: int) -> list[tuple[bytes, float]]:
+    def answer(self, prompt: Prompt, num_masks: int) -> list[tuple[RunSet, float]]:
         """See ``_Answerer``."""
         from masktree.trees import rle
 
@@ -95,7 +99,7 @@ class _OnDendrogram:
         labels, regions = self._prompter.regions(prompt, num_masks)
         starts, values = self._leaf_runs if labels is tree.leaves else rle.label_runs(labels)
         return [
-            (_encode(starts, region[values], tree.size), score)
+            (_chosen(starts, region[values]), score)
             for region, score in zip(regions.membership, regions.scores.tolist(), strict=True)
         ]
 
@@ -114,20 +118,24 @@ class _OnMasks:
 
         self._prompter = TreePrompter(tree)
 
-    def answer(self, prompt: Prompt, num_masks: int) -> list[tuple[bytes, float]]:
+    def answer(self, prompt: Prompt, num_masks: int) -> list[tuple[RunSet, float]]:
         """See ``_Answerer``; no mask where none contains a click."""
         from masktree.trees import rle
+        from masktree.trees.run_sets import decode_set
 
         masks, scores, _ = self._prompter.predict(prompt, num_masks)
-        return [(rle.encode(mask), score) for mask, score in zip(masks, scores.tolist(), strict=True) if mask.any()]
+        found = zip(masks, scores.tolist(), strict=True)
+        return [(decode_set(rle.encode(mask), mask.shape), score) for mask, score in found if mask.any()]
 
 
-def _encode(starts: np.ndarray, inside: np.ndarray, size: tuple[int, int]) -> bytes:
-    """The run-length mask of those runs of a label map that are ``inside``."""
-    from masktree.trees import rle
+def _chosen(starts: np.ndarray, inside: np.ndarray) -> RunSet:
+    """Those runs of a label map that are ``inside``."""
+    from masktree.trees.run_sets import RunSet
 
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], inside, [False]]).astype(np.int8)))
-    return rle.encode_runs(starts[edges[::2]], starts[edges[1::2]], size)
+    edges = np.flatnonzero(inside[1:] != inside[:-1]) + 1
+    edges = np.concatenate([[0] if inside[0] else [], edges, [len(inside)] if inside[-1] else []]).astype(np.int64)
+    borders = starts[edges].astype(np.int64)
+    return RunSet(borders[::2], borders[1::2])
 
 
 def _numbers(rows: list[Any], length: int) -> list[list[float]]:
@@ -139,22 +147,14 @@ def _numbers(rows: list[Any], length: int) -> list[list[float]]:
     return [[float(value) for value in row] for row in rows]
 
 
-def _describe(text: bytes, score: float, size: tuple[int, int]) -> dict[str, Any]:
+def _describe(runs: RunSet, score: float, size: tuple[int, int]) -> dict[str, Any]:
     """A mask as the interface tells it: run lengths, rings along its pixels' edges, score, area and box."""
-    from masktree.trees import rle
-    from masktree.trees.polygons import mask_rings
+    from masktree.trees.polygons import run_rings
 
-    left, top, width, height = rle.boxes([text], size)[0].astype(int).tolist()
-    starts, ends, _ = rle.runs([text], size)
-    # Runs go down the columns: those of the box, side by side, are an image with its axes exchanged, made in one pass.
-    borders = np.stack([starts, ends], 1).ravel() - left * size[0]
-    lengths = np.diff(borders, prepend=0, append=width * size[0])
-    columns = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(width, size[0])
-    rings = mask_rings(np.ascontiguousarray(columns[:, top : top + height]))
     return {
-        "rle": {"size": list(size), "counts": text.decode("ascii")},
-        "outline": [(ring[:, ::-1] + np.array([left, top])).astype(int).tolist() for ring in rings],
+        "rle": {"size": list(size), "counts": runs.encode(size).decode("ascii")},
+        "outline": [ring.tolist() for ring in run_rings(*runs, size[0])],
         "score": round(score, 4),
-        "area": int((ends - starts).sum()),
-        "bbox": [left, top, width, height],
+        "area": runs.area,
+        "bbox": list(runs.box(size[0])),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,7 +35,7 @@ class Snapshot:
         key: the image and this opening of it, so that what is computed of it can be kept.
         version: number of edits.
         tree: the present masks, rejected ones too.
-        ids, status, names, classes: of each mask; None for no status, name or class.
+        ids, areas, boxes, status, names, classes: of each mask; None for no name or class.
         class_names: the user's list.
         can_undo, can_redo: whether there is anything to undo and to redo.
     """
@@ -42,8 +43,10 @@ class Snapshot:
     key: tuple[Any, ...]
     version: int
     tree: MaskTree
-    ids: tuple[int, ...]
-    status: tuple[str | None, ...]
+    ids: list[int]
+    areas: list[int]
+    boxes: list[list[int]]
+    status: tuple[str, ...]
     names: tuple[str | None, ...]
     classes: tuple[str | None, ...]
     class_names: tuple[str, ...]
@@ -52,6 +55,23 @@ class Snapshot:
 
     def record(self) -> dict[str, Any]:
         """As the interface tells it."""
+        return {**self.head, "masks": self.masks}
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """All but the masks."""
+        return {
+            "version": self.version,
+            "size": list(self.tree.size),
+            "classes": list(self.class_names),
+            "undo": self.can_undo,
+            "redo": self.can_redo,
+            "regions": self.tree.dendrogram is not None,
+        }
+
+    @cached_property
+    def masks(self) -> list[dict[str, Any]]:
+        """The masks, as the interface tells them."""
         from masktree.trees.masktree import LEVELS
 
         tree, ids = self.tree, self.ids
@@ -63,30 +83,38 @@ class Snapshot:
             "granularity": [round(value, 5) for value in tree.granularities.tolist()],
             "stability": [round(value, 4) for value in tree.stabilities.tolist()],
             "level": [LEVELS[level] for level in tree.levels.tolist()],
-            "area": tree.areas.tolist(),
-            "bbox": tree.boxes.astype(int).tolist(),
+            "area": self.areas,
+            "bbox": self.boxes,
             "status": self.status,
             "class": self.classes,
             "name": self.names,
         }
-        return {
-            "version": self.version,
-            "size": list(tree.size),
-            "classes": list(self.class_names),
-            "undo": self.can_undo,
-            "redo": self.can_redo,
-            "regions": tree.dendrogram is not None,
-            "masks": [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)],
-        }
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+@dataclass(frozen=True)
+class Applied:
+    """An edit that was made: the tree before and after it, and the XYWH box of the pixels that it has changed."""
+
+    before: Snapshot
+    after: Snapshot
+    box: tuple[int, int, int, int] | None
+
+    def record(self) -> dict[str, Any]:
+        """What has changed, as the interface tells it: new and changed masks, and the ids of those that are gone."""
+        known = dict(zip(self.before.ids, self.before.masks, strict=True))
+        masks = [mask for mask in self.after.masks if known.get(mask["id"]) != mask]
+        return {**self.after.head, "masks": masks, "removed": sorted(known.keys() - self.after.ids)}
 
 
 @dataclass
 class _Opened:
-    """An open tree, the number of its opening, and the state of its files after its last edit."""
+    """An open tree, the number of its opening, the state of its files after its last edit, and its last snapshot."""
 
     number: int
     document: EditedTree
     state: tuple[Any, ...]
+    snapshot: Snapshot | None = None
 
 
 class Documents:
@@ -109,7 +137,7 @@ class Documents:
         """
         return await self._with_document(entry, lambda opened: _snapshot(entry, opened))
 
-    async def apply(self, entry: Entry, version: int, edit: dict[str, Any]) -> Snapshot:
+    async def apply(self, entry: Entry, version: int, edit: dict[str, Any]) -> Applied:
         """Apply an edit to a version of the tree; when this returns, the edit is on disk.
 
         Raises:
@@ -117,17 +145,17 @@ class Documents:
             InputError: an edit that cannot be applied; everything stays as it was.
         """
 
-        def work(opened: _Opened) -> Snapshot:
-            document = opened.document
+        def work(opened: _Opened) -> Applied:
+            document, before = opened.document, _snapshot(entry, opened)
             if version != document.version:
                 raise RefusalError(
                     409,
                     f"expected an edit of version {document.version}; got one of {version}; load the tree again",
                     version=document.version,
                 )
-            document.apply(edit)
+            box = document.apply(edit)
             opened.state = _state(entry)
-            return _snapshot(entry, opened)
+            return Applied(before, _snapshot(entry, opened), box)
 
         return await self._with_document(entry, work)
 
@@ -173,18 +201,23 @@ def _state(entry: Entry) -> tuple[Any, ...]:
 
 def _snapshot(entry: Entry, opened: _Opened) -> Snapshot:
     document = opened.document
-    return Snapshot(
+    if opened.snapshot is not None and opened.snapshot.version == document.version:
+        return opened.snapshot
+    opened.snapshot = Snapshot(
         key=(entry.id, opened.number, document.version),
         version=document.version,
         tree=document.tree,
-        ids=tuple(int(i) for i in document.ids),
-        status=tuple(document.status),
-        names=tuple(document.names),
-        classes=tuple(document.classes),
-        class_names=tuple(document.class_names),
+        ids=document.ids.tolist(),
+        areas=document.areas.tolist(),
+        boxes=document.boxes.tolist(),
+        status=document.status,
+        names=document.names,
+        classes=document.classes,
+        class_names=document.class_names,
         can_undo=document.can_undo,
         can_redo=document.can_redo,
     )
+    return opened.snapshot
 
 
 def _size_of(opened: _Opened) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from masktree.discover.methods import METHODS
 from masktree.errors import InputError, MasktreeError
 from masktree.serve.answers import RefusalError, compress, compressed, public_text, read_object, take
-from masktree.serve.documents import Snapshot
+from masktree.serve.documents import Applied, Snapshot
 from masktree.serve.folder import Entry
 from masktree.serve.jobs import Job
 from masktree.serve.jobs import Request as SegmentRequest
@@ -60,6 +62,7 @@ async def list_images(request: Request) -> Response:
         from masktree.serve.exports import formats
 
         folder = site.folder
+        folder.look_again()
         return json.dumps(
             {
                 "folder": (folder.root or folder.output).name,
@@ -116,12 +119,17 @@ async def tree(request: Request) -> Response:
     """The masks with their edits."""
     site = _site(request)
     snapshot = await site.documents.read(_entry(request))
-    response = await _tree_response(request, snapshot, snapshot.record)
-    response.background = BackgroundTask(site.threads.run, lambda: site.clicks.warm(snapshot), site.threads.clicks)
+    response = await _json_response(request, snapshot.record)
+
+    async def prepare_clicks() -> None:
+        # A thread of its own, as it may compile for seconds, for which the end of the server does not wait.
+        threading.Thread(target=site.clicks.warm, args=(snapshot,), daemon=True).start()
+
+    response.background = BackgroundTask(prepare_clicks)
     return response
 
 
-async def _tree_response(request: Request, snapshot: Snapshot, record: Callable[[], dict[str, Any]]) -> Response:
+async def _json_response(request: Request, record: Callable[[], dict[str, Any]]) -> Response:
     threads = _site(request).threads
     body = await threads.run(lambda: compress(json.dumps(record(), separators=(",", ":")).encode()), threads.maps)
     return compressed(body, "application/json")
@@ -134,7 +142,9 @@ async def smallest_mask_map(request: Request) -> Response:
     def work() -> bytes:
         from masktree.serve.maps import smallest_masks
 
-        return compress(smallest_masks(snapshot.tree).labels.tobytes())
+        found = smallest_masks(snapshot.tree, snapshot.ids)
+        assert found is not None  # of the whole image
+        return compress(found.labels.tobytes())
 
     from masktree.serve.maps import reduced_size, reduction
 
@@ -153,7 +163,7 @@ async def overlaps(request: Request) -> Response:
     def work() -> bytes:
         from masktree.serve.maps import overlaps_json
 
-        return compress(overlaps_json(snapshot.tree))
+        return compress(overlaps_json(snapshot.tree, snapshot.ids))
 
     return compressed(await _mapped(request, (*snapshot.key, "overlaps"), work), "application/json")
 
@@ -242,8 +252,20 @@ async def edit(request: Request) -> Response:
     job = site.jobs.find(entry)
     if job is not None and job.status != "failed":
         raise RefusalError(409, "expected no edit while the image is segmented; got one; wait, or cancel that")
-    snapshot = await site.documents.apply(entry, version, wanted)
-    return await _tree_response(request, snapshot, lambda: {"version": snapshot.version, "tree": snapshot.record()})
+    applied = await site.documents.apply(entry, version, wanted)
+    return await _json_response(request, lambda: {**applied.record(), "map": _map_record(applied)})
+
+
+def _map_record(applied: Applied) -> dict[str, Any] | None:
+    """The part of the map that an edit has changed; None if it has changed no pixel."""
+    from masktree.serve.maps import smallest_masks
+
+    found = None if applied.box is None else smallest_masks(applied.after.tree, applied.after.ids, applied.box)
+    if found is None:
+        return None
+    height, width = found.labels.shape
+    labels = base64.b64encode(compress(found.labels.tobytes())).decode()
+    return {"box": [found.left, found.top, width, height], "labels": labels}
 
 
 async def upload(request: Request) -> Response:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -79,11 +80,15 @@ class Folder:
     def __init__(self, root: Path | None, output: Path) -> None:
         self.root = None if root is None else Path(os.path.realpath(root))
         self.output = Path(os.path.realpath(output))
-        self.refused: list[Path] = []
+        self.refused: set[Path] = set()
+        self._foreign: set[Path] = set()  # trees of other images
         self._entries: dict[str, Entry] = {}
         self._facts: dict[str, tuple[tuple[Any, ...], Facts]] = {}
         self._hashes: dict[Path, tuple[tuple[int, int] | None, str]] = {}
         self._lock = threading.Lock()
+        self._source: Path | None = None
+        self._images: Path | None = None
+        self._seen: dict[Path, tuple[int, int] | None] = {}  # folders that were looked at, as they were
 
     @classmethod
     def open(cls, source: Path | None, output: Path, images: Path | None = None) -> Folder:
@@ -99,15 +104,15 @@ class Folder:
         """
         root = None if source is None else source if source.is_dir() else source.parent
         folder = cls(root, output)
-        if source is not None:
-            folder._add_trees(images)
-            folder._add_photos(source)
-            if not folder._entries:
-                raise InputError(f"expected images or trees that lie in {source}; got links to elsewhere only")
-        uploads = folder.output / UPLOADS
-        for path in sorted(uploads.iterdir()) if uploads.is_dir() else []:
-            if path.is_file() and path.suffix.lower() not in (".json", ".jsonl") and not path.name.startswith("."):
-                folder.add_upload(path)
+        folder._source, folder._images = source, images
+        folder._find()
+        if source is not None and not folder._entries and not folder._foreign:
+            raise InputError(f"expected images or trees that lie in {source}; got links to elsewhere only")
+        if folder._foreign:
+            raise InputError(
+                f"expected the results of these images in {folder.output}; got the tree of another image "
+                f"({min(folder._foreign).name}); choose another output folder with -o"
+            )
         return folder
 
     def __len__(self) -> int:
@@ -126,7 +131,18 @@ class Folder:
 
     def entries(self) -> list[Entry]:
         """All images, by name; uploads last."""
-        return list(self._entries.values())
+        return sorted(self._entries.values(), key=lambda entry: (entry.name.startswith(f"{UPLOADS}/"), entry.label))
+
+    def look_again(self) -> None:
+        """Add the images that have come since the last look. It costs a call of ``stat`` for each folder, and reading
+        all of them if one has changed. What is left out is said in the terminal."""
+        if {path: signature(path) for path in self._seen} == self._seen:
+            return
+        known = {*self.refused, *self._foreign}
+        self._find()
+        for path in {*self.refused, *self._foreign} - known:
+            why = "a link out of the folder" if path in self.refused else "the tree of another image"
+            print(f"masktree: left out {path}: {why}", file=sys.stderr)
 
     @property
     def folders(self) -> list[Path]:
@@ -194,14 +210,29 @@ class Folder:
         with self._lock:
             return self._entries.setdefault(id, Entry(id, name, label, photo, tree, is_outside))
 
-    def _add_trees(self, images: Path | None) -> None:
+    def _find(self) -> None:
+        """Add all trees, images and uploads that are there."""
+        uploads = self.output / UPLOADS
+        roots = [self.output, uploads]
+        if self._source is not None and self._source.is_dir():
+            roots += [Path(path) for path, _, _ in os.walk(self._source)]
+        self._seen = {path: signature(path) for path in roots}
+        if self._source is not None:
+            self._add_trees()
+            self._add_photos(self._source)
+        for path in sorted(uploads.iterdir()) if uploads.is_dir() else []:
+            if path.is_file() and path.suffix.lower() not in (".json", ".jsonl") and not path.name.startswith("."):
+                self.add_upload(path)
+
+    def _add_trees(self) -> None:
         """Trees in the served folder, if it is the folder of results."""
         if self.root != self.output:
             return
+        images = self._images
         photos = {} if images is None else {photo.name: photo.path for photo in find_photos([images])[0]}
         for path in tree_files(self.output):
             if not self._contains(path):
-                self.refused.append(path)
+                self.refused.add(path)
                 continue
             name = path.relative_to(self.output).with_suffix("").as_posix()
             photo = photos.get(name) or self._recorded_photo(path)
@@ -221,15 +252,13 @@ class Folder:
             if str(real) in known or (self.output != self.root and self.output in real.parents):
                 continue
             if source.is_dir() and not self._contains(photo.path):
-                self.refused.append(photo.path)
+                self.refused.add(photo.path)
                 continue
             tree = self.output / f"{photo.name}.json"
             entry = self._add(photo.name, photo.name + photo.path.suffix, photo.path.absolute(), tree)
             if tree.is_file() and entry.tree == tree and not self._may_be_of(entry):
-                raise InputError(
-                    f"expected the results of these images in {self.output}; got the tree of another image "
-                    f"({tree.name}); choose another output folder with -o"
-                )
+                self._foreign.add(tree)
+                del self._entries[entry.id]
 
     def _found(self, source: Path) -> list[Photo]:
         try:

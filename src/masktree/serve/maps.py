@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,12 +29,15 @@ class SmallestMasks:
     """For each pixel the smallest mask on it.
 
     Attributes:
-        labels: (h, w) little-endian uint32: 0 for none, else 1 + index of the mask.
+        labels: (h, w) little-endian uint32: 0 for none, else 1 + id of the mask.
         factor: pixel (y, x) is pixel (factor * y + factor // 2, factor * x + factor // 2) of the image, or the last.
+        left, top: the map's column and row at its left and upper border; 0 unless it is that of a box.
     """
 
     labels: np.ndarray
     factor: int
+    left: int = 0
+    top: int = 0
 
 
 def reduction(size: tuple[int, int]) -> int:
@@ -49,36 +53,82 @@ def reduced_size(size: tuple[int, int], factor: int) -> tuple[int, int]:
     return -(-size[0] // factor), -(-size[1] // factor)
 
 
-def smallest_masks(tree: MaskTree) -> SmallestMasks:
-    """The map of a tree. O(pixels of all masks)."""
+def smallest_masks(
+    tree: MaskTree, ids: Sequence[int], box: tuple[int, int, int, int] | None = None
+) -> SmallestMasks | None:
+    """The map of a tree, in O(pixels of all masks), or the part of it in a box, in O(pixels of them in its columns).
+
+    Args:
+        tree: of N masks.
+        ids: of each.
+        box: (x, y, width, height) in pixels of the image; None for all of it.
+
+    Returns:
+        None if the reduced map has no pixel in the box.
+    """
     height, width = tree.size
     factor = reduction(tree.size)
-    rows, columns = (_samples(side, factor) for side in tree.size)
-    labels = np.zeros((len(rows), len(columns)), "<u4")
+    x, y, wide, tall = (0, 0, width, height) if box is None else box
+    rows, columns = _samples(height, factor), _samples(width, factor)
+    top, bottom = np.searchsorted(rows, [y, y + tall]).tolist()
+    first, last = np.searchsorted(columns, [x, x + wide]).tolist()
+    if top == bottom or first == last:
+        return None
+    labels = np.zeros((bottom - top, last - first), "<u4")
+    label_of = np.concatenate([[0], np.asarray(ids, np.int64) + 1]).astype("<u4")
     strip, runs, order = _strip_columns(height), rle.runs(tree.rles, tree.size), paint_order(tree)
-    for left in range(0, width, strip):
-        right = min(left + strip, width)
-        inside = np.flatnonzero((columns >= left) & (columns < right))
-        if len(inside):
+    for left in range(x, x + wide, strip):
+        right = min(left + strip, x + wide)
+        begin, end = np.searchsorted(columns, [left, right]).tolist()
+        if begin < end:
             owner = _paint_strip(runs, order, left * height, right * height).reshape(right - left, height)
-            labels[:, inside] = (owner[columns[inside] - left][:, rows] + 1).T
-    return SmallestMasks(labels, factor)
+            owner = owner[columns[begin:end] - left][:, rows[top:bottom]]
+            labels[:, begin - first : end - first] = label_of[owner + 1].T
+    return SmallestMasks(labels, factor, first, top)
 
 
 def paint_order(tree: MaskTree) -> np.ndarray:
-    """(N,) int64: masks from large to small, parents before their children, so that the smallest one stays on top."""
-    return np.lexsort((tree.depths, -tree.areas))
+    """(N,) int64: masks from large to small, parents before children of the same size, so that the smallest one stays
+    on top. Masks above that are larger do not matter, so that an edit of them changes nothing elsewhere."""
+    areas = tree.areas
+    rank = np.zeros(len(tree), np.int64)  # number of ancestors of the same area
+    for index in np.argsort(tree.depths, kind="stable"):
+        parent = tree.parents[index]
+        if parent >= 0 and areas[parent] == areas[index]:
+            rank[index] = rank[parent] + 1
+    return np.lexsort((rank, -areas))
 
 
-def overlaps(tree: MaskTree) -> list[dict[str, Any]]:
+def are_nested(tree: MaskTree) -> bool:
+    """True if every mask lies in its parent, and masks of one parent, or of none, share no pixel: all masks at a pixel
+    are then the ancestors of the smallest one. In O(runs), a tenth of the time of :func:`overlaps`."""
+    runs = rle.runs(tree.rles, tree.size)
+    owners = np.repeat(np.arange(len(tree)), np.diff(runs.offsets))
+    # Runs of the masks of one parent, one after the other by their starts
+    keys = (tree.parents[owners].astype(np.int64) + 1) * math.prod(tree.size) + runs.starts
+    order = np.argsort(keys, kind="stable")
+    ends = keys[order] + (runs.ends - runs.starts)[order]
+    if np.any(ends[:-1] > keys[order][1:]):
+        return False
+    for index, parent in enumerate(tree.parents.tolist()):
+        if parent < 0:
+            continue
+        mine, above = (slice(runs.offsets[k], runs.offsets[k + 1]) for k in (index, parent))
+        place = np.searchsorted(runs.starts[above], runs.starts[mine], side="right") - 1
+        if np.any(place < 0) or np.any(runs.ends[above][place] < runs.ends[mine]):
+            return False
+    return True
+
+
+def overlaps(tree: MaskTree, ids: Sequence[int]) -> list[dict[str, Any]]:
     """The parts of masks that are not on the chain of the smallest mask there; none where all masks are nested.
 
     Returns:
-        One dictionary for each such mask: ``index``, ``bbox`` [x, y, width, height] in pixels of the image,
+        One dictionary for each such mask: ``id``, ``bbox`` [x, y, width, height] in pixels of the image,
         ``counts`` lengths of alternating background and foreground runs of that box, down its columns.
     """
     height, width = tree.size
-    if not len(tree):
+    if are_nested(tree):
         return []
     runs, order = rle.runs(tree.rles, tree.size), paint_order(tree)
     enter, leave = _intervals(tree)
@@ -91,13 +141,13 @@ def overlaps(tree: MaskTree) -> list[dict[str, Any]]:
     found = []
     for index in np.unique(masks).tolist():
         mine = masks == index
-        found.append(_crop(index, starts[mine], ends[mine], height))
+        found.append({"id": ids[index], **_crop(starts[mine], ends[mine], height)})
     return found
 
 
-def overlaps_json(tree: MaskTree) -> bytes:
+def overlaps_json(tree: MaskTree, ids: Sequence[int]) -> bytes:
     """The answer of the interface: ``{}`` or ``{"extra": [..]}``."""
-    extra = overlaps(tree)
+    extra = overlaps(tree, ids)
     return json.dumps({"extra": extra} if extra else {}, separators=(",", ":")).encode()
 
 
@@ -147,7 +197,7 @@ def _intervals(tree: MaskTree) -> tuple[np.ndarray, np.ndarray]:
     return enter, enter + below
 
 
-def _crop(index: int, starts: np.ndarray, ends: np.ndarray, height: int) -> dict[str, Any]:
+def _crop(starts: np.ndarray, ends: np.ndarray, height: int) -> dict[str, Any]:
     """Runs inside single columns as run lengths of their box."""
     columns, tops = starts // height, starts % height
     bottoms = tops + (ends - starts)
@@ -160,7 +210,6 @@ def _crop(index: int, starts: np.ndarray, ends: np.ndarray, height: int) -> dict
     borders = np.concatenate([[0], np.stack([first, last], 1).ravel(), [width * tall]])
     counts = np.diff(borders)
     return {
-        "index": index,
         "bbox": [left, top, width, tall],
         "counts": (counts if counts[-1] else counts[:-1]).tolist(),
     }

@@ -159,7 +159,7 @@ def _announce(folder: Folder, options: ServeOptions, policy: Policy, port: int) 
             file=sys.stderr,
         )
     if folder.refused:
-        names = ", ".join(path.name for path in folder.refused[:3])
+        names = ", ".join(path.name for path in sorted(folder.refused)[:3])
         print(f"masktree: {len(folder.refused)} left out, as they are links to elsewhere ({names})", file=sys.stderr)
     host = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"

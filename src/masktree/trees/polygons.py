@@ -10,6 +10,7 @@ from jaxtyping import Float64
 from scipy import ndimage
 
 from masktree.kernels import kernel
+from masktree.trees.run_sets import RunSet, split_columns
 from masktree.types import Mask, checked
 
 
@@ -51,14 +52,28 @@ def mask_to_polygons(mask: Mask) -> list[Polygon]:
     return [Polygon(exteriors[component], tuple(holes[component])) for component in exteriors]
 
 
-@checked
-def mask_rings(mask: Mask) -> list[np.ndarray]:
-    """The exteriors and holes of a (H, W) mask as rings (k, 2), in no order: a quarter of the time of
-    :func:`mask_to_polygons`, which tells which hole is whose. Foreground pixels that touch at a corner only may share a
-    ring, which then meets itself there."""
-    inside = np.pad(mask, 1)
-    corners, bounds, _, _ = _trace(inside, inside.view(np.uint8))
-    return np.split(corners - 1.0, bounds[1:-1]) if len(corners) else []
+def run_rings(starts: np.ndarray, ends: np.ndarray, height: int) -> list[np.ndarray]:
+    """The exteriors and holes of a mask as int64 rings (k, 2) of x and y, in no order, in time that grows with its
+    runs: a tenth of that of :func:`mask_to_polygons`, which tells which hole is whose. Pixels that touch at a corner
+    only may share a ring, which then meets itself there.
+
+    Args:
+        starts, ends: (r,) int64 half-open runs of the mask, column-major positions, as of ``RunSet``.
+        height: of the image.
+    """
+    starts, ends = split_columns(RunSet(starts, ends), height)
+    columns = starts // height
+    # Ends of runs are corners, unless the run in the next column ends there too, on the same side. Keys: x, y, side.
+    rows = np.concatenate([2 * (starts - columns * height), 2 * (ends - columns * height) + 1])
+    sides = np.concatenate([columns, columns]) * 2 * (height + 1) + rows
+    keys, counts = np.unique(np.concatenate([sides, sides + 2 * (height + 1)]), return_counts=True)
+    x, y = np.divmod(keys[counts == 1] // 2, height + 1)
+    # Down each line of the grid, and along each, edges begin and end in turn.
+    along = np.lexsort((x, y))
+    across = np.empty(len(x), np.int64)
+    across[along[::2]], across[along[1::2]] = along[1::2], along[::2]
+    order, bounds = _follow(across)
+    return np.split(np.stack([x, y], 1)[order], bounds[1:-1]) if len(order) else []
 
 
 def fill_rings(rings: Sequence[np.ndarray], size: tuple[int, int]) -> Mask:
@@ -74,6 +89,27 @@ def fill_rings(rings: Sequence[np.ndarray], size: tuple[int, int]) -> Mask:
         if len(ring):
             _cross(crossings, np.ascontiguousarray(ring, np.float64))
     return np.logical_xor.accumulate(crossings, axis=1)[:, :-1]
+
+
+@kernel()
+def _follow(across: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # pragma: no cover
+    """Corners (n,) in the order of their rings, and bounds (m + 1,) of the rings. Corners 2k and 2k + 1 are joined by a
+    vertical edge, each corner and its ``across`` by a horizontal one."""
+    n = len(across)
+    order, bounds = np.empty(n, np.int64), [np.int64(0)]
+    seen = np.zeros(n, np.bool_)
+    count = 0
+    for first in range(n):
+        corner = first
+        while not seen[corner]:
+            for place in (corner, corner ^ 1):
+                seen[place] = True
+                order[count] = place
+                count += 1
+            corner = across[corner ^ 1]
+        if count > bounds[-1]:
+            bounds.append(np.int64(count))
+    return order, np.array(bounds)
 
 
 @kernel()

@@ -58,14 +58,15 @@ export async function requestBlob(method, path, body) {
   return { blob: await response.blob(), headers: response.headers };
 }
 
-/** Bytes of an answer; a body that is gzip is unpacked. */
+/** Bytes of an answer and the headers that came with it. */
 export async function requestBytes(path) {
   const response = await send("GET", path);
-  let bytes = await response.arrayBuffer();
-  const start = new Uint8Array(bytes, 0, Math.min(2, bytes.byteLength));
-  if (start[0] === 0x1f && start[1] === 0x8b) {
-    const unpacked = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-    bytes = await new Response(unpacked).arrayBuffer();
-  }
-  return { bytes, headers: response.headers };
+  return { bytes: await response.arrayBuffer(), headers: response.headers };
+}
+
+/** Numbers of 32 bits from base64 of gzip. @returns {Promise<Uint32Array>} */
+export async function unpackNumbers(text) {
+  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  const unpacked = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Uint32Array(await new Response(unpacked).arrayBuffer());
 }

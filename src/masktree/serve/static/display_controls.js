@@ -53,14 +53,15 @@ export class DisplayControls {
   }
 
   toggleMasks() {
-    this.setMode(this.scene.display.mode === "masks" && this.scene.regions ? "regions" : "masks");
+    this.setMode(this.scene.display.mode === "masks" && this.scene.tree?.hasRegions ? "regions" : "masks");
   }
 
   draw() {
-    const { display, tree, regions } = this.scene;
+    const { display, tree } = this.scene;
+    const hasRegions = tree === null || tree.hasRegions;
     byId("granularity").value = display.granularity;
     byId("granularity-value").textContent = display.granularity.toFixed(2);
-    byId("mode-note").hidden = tree === null || regions !== null;
+    byId("mode-note").hidden = hasRegions;
     byId("opacity").value = display.opacity;
     byId("opacity").disabled = display.outlinesOnly;
     byId("outlines-only").checked = display.outlinesOnly;
@@ -68,9 +69,7 @@ export class DisplayControls {
     byId("min-score-value").textContent = display.minScore === 0 ? "any" : display.minScore.toFixed(2);
     for (const radio of document.querySelectorAll("input[name=mode]")) {
       radio.checked = radio.value === display.mode;
-      if (radio.value === "regions") {
-        radio.disabled = tree !== null && regions === null;
-      }
+      if (radio.value === "regions") radio.disabled = !hasRegions;
     }
     const shown = tree ? tree.masks.filter((_, index) => this.scene.isVisible(index)).length : 0;
     byId("filter-facts").textContent = tree && shown < tree.masks.length ? `${shown} of ${tree.masks.length}` : "";
@@ -80,6 +79,18 @@ export class DisplayControls {
 function shareText(share) {
   const percent = 100 * share;
   return `${percent < 0.1 ? percent.toFixed(3) : percent < 1 ? percent.toFixed(2) : percent.toFixed(1)} %`;
+}
+
+/** Tells what of the image is being loaded. */
+export class LoadingLine {
+  /** @param {import("./scene.js").Scene} scene */
+  constructor(scene) {
+    scene.addEventListener("loading", () => {
+      const { size } = scene.loading;
+      byId("loading").hidden = size === 0;
+      if (size) byId("loading-text").textContent = `Loading ${[...scene.loading].join(", ")} …`;
+    });
+  }
 }
 
 /** Names the masks under the pointer: whole > part > subpart. */
@@ -108,7 +119,8 @@ export class ChainLine {
     const marked = hoveredId ?? lastSelected;
     // A long chain shows its whole, the masks around the one that is outlined, and the smallest.
     const place = ids.indexOf(marked);
-    const reach = this.line.clientWidth < 600 ? 1 : 2;
+    const { clientWidth } = this.line;
+    const reach = clientWidth < 420 ? 0 : clientWidth < 900 ? 1 : 2;
     const isShown = (k) => k === 0 || k === ids.length - 1 || Math.abs(k - place) <= reach;
     const parts = [];
     for (let k = ids.length - 1; k >= 0; k--) {
@@ -118,7 +130,7 @@ export class ChainLine {
       }
       const swatch = element("span", { class: "swatch" });
       swatch.style.backgroundColor = cssOf(ids[k]);
-      parts.push(element("span", { class: ids[k] === marked ? "link marked" : "link", data: { id: String(ids[k]) } }, [swatch, tree.label(tree.indices.get(ids[k]))]));
+      parts.push(element("span", { class: ids[k] === marked ? "link marked" : "link", data: { id: String(ids[k]) } }, [swatch, element("span", { class: "link-name" }, [tree.label(tree.indices.get(ids[k]))])]));
     }
     return parts.flatMap((part, k) => (k ? [element("span", { class: "chain-sign", "aria-hidden": "true" }, ["›"]), part] : [part]));
   }

@@ -73,7 +73,7 @@ export class Edits extends EventTarget {
     }
     this.setLost(null);
     this.finish(item, true);
-    await this.take(item.image, answer.tree);
+    await this.take(item, answer);
     announce(item.message);
     return true;
   }
@@ -84,17 +84,25 @@ export class Edits extends EventTarget {
     this.dispatchEvent(new Event("state"));
   }
 
-  async take(image, tree) {
-    this.versions.set(image, tree.version);
-    if (this.scene.image?.id !== image) return;
-    const before = this.scene.tree;
+  /** Shows what an edit has changed. */
+  async take({ image, version }, changes) {
+    this.versions.set(image, changes.version);
+    const { scene } = this;
+    const before = scene.tree;
+    if (scene.image?.id !== image || !before) return;
+    if (before.version !== version) await this.reread(image);
+    else await scene.takeChanges(changes);
+    if (scene.image?.id !== image) return;
+    for (const other of this.queue) if (other.image === image) foretell(scene, other.edit);
+    this.selectNew(before);
+    if (changes.map && scene.display.mode === "regions") scene.setDisplay({ mode: "masks" });
+  }
+
+  /** Selects new masks: of those that were divided with their parent, the parent alone. */
+  selectNew(before) {
     const isNew = (id) => !before.has(id);
-    const hadPixels = this.scene.map;
-    await this.scene.setTree(tree);
-    // New masks are selected: of those that were divided with their parent, the parent alone.
     const added = this.scene.tree.masks.filter((mask) => isNew(mask.id) && !(mask.parent !== null && isNew(mask.parent)));
     if (added.length && added.length <= MAX_SELECTED) this.scene.select(added.map((mask) => mask.id));
-    if (this.scene.map !== hadPixels && this.scene.display.mode === "regions") this.scene.setDisplay({ mode: "masks" });
   }
 
   async failed(item, error) {
@@ -143,7 +151,8 @@ export class Edits extends EventTarget {
 
   async reread(image) {
     const tree = await requestJson("GET", `/api/images/${image}/tree`);
-    await this.take(image, tree);
+    this.versions.set(image, tree.version);
+    if (this.scene.image?.id === image) await this.scene.setTree(tree);
     return tree;
   }
 

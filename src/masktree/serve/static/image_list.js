@@ -27,6 +27,8 @@ export class ImageList extends EventTarget {
     });
     byId("files").addEventListener("change", (event) => this.upload([...event.target.files]).then(() => (event.target.value = "")));
     this.acceptDrops();
+    // Whoever comes back to the page may have put images into the folder; a lost server is told when something is done.
+    window.addEventListener("focus", () => this.load().catch(() => {}));
     scene.addEventListener("tree", () => this.countMasks());
   }
 

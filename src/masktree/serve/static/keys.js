@@ -4,12 +4,14 @@ import { byId, element, takesKeys } from "./dom.js";
 
 const PAN = 60; // CSS pixels a key press
 const STEP = 8; // of the crosshair
+const STORED = "masktree-characters";
 
 export class Keys {
   /** @param {Record<string, any>} parts the parts of the page by name, see main.js */
   constructor(parts) {
     this.parts = parts;
     this.table = this.makeTable();
+    this.hasCharacters = localStorage.getItem(STORED) !== "off"; // single characters may come from speech or by accident
     document.addEventListener("keydown", (event) => this.down(event));
     document.addEventListener("keyup", (event) => {
       if (event.key === " ") parts.gestures.isSpaceDown = false;
@@ -75,6 +77,7 @@ export class Keys {
     const onImage = event.target === this.parts.viewer.area || event.target === document.body;
     if (onImage && this.onImage(event)) return event.preventDefault();
     if (event.altKey) return undefined;
+    if (event.key.length === 1 && !this.hasCharacters) return undefined;
     const run = this.find(event.key.length === 1 ? event.key.toLowerCase() : event.key);
     if (!run) return undefined;
     event.preventDefault();
@@ -119,6 +122,11 @@ export class Keys {
     return true;
   }
 
+  setCharacters(isOn) {
+    this.hasCharacters = isOn;
+    localStorage.setItem(STORED, isOn ? "on" : "off");
+  }
+
   showHelp() {
     const dialog = byId("help");
     const groups = this.table.map(([title, rows]) => element("section", {}, [
@@ -131,6 +139,10 @@ export class Keys {
     dialog.replaceChildren(
       element("h2", { id: "help-title" }, ["Keyboard and mouse"]),
       element("p", { class: "hint" }, ["Wheel or pinch zooms, dragging moves the image, Alt + wheel goes from part to whole. Click selects; Shift or Ctrl and click adds to the selection."]),
+      element("label", { class: "check" }, [
+        element("input", { type: "checkbox", id: "characters", checked: this.hasCharacters, on: { change: (event) => this.setCharacters(event.target.checked) } }),
+        element("span", {}, ["Shortcuts of a single letter, digit or sign"]),
+      ]),
       element("div", { class: "help-groups" }, groups),
       element("div", { class: "dialog-buttons" }, [element("button", { type: "button", class: "primary", on: { click: () => dialog.close() } }, ["Close"])]),
     );

@@ -3,7 +3,7 @@
 import { announce, say } from "./announce.js";
 import { ClassList } from "./class_list.js";
 import { Corrections } from "./corrections.js";
-import { ChainLine, DisplayControls } from "./display_controls.js";
+import { ChainLine, DisplayControls, LoadingLine } from "./display_controls.js";
 import { byId } from "./dom.js";
 import { Edits } from "./edits.js";
 import { ExportDialog } from "./export_dialog.js";
@@ -40,6 +40,7 @@ const treeList = new TreeList(scene, (id) => {
 });
 new SegmentCard(scene, images);
 new ChainLine(scene);
+new LoadingLine(scene);
 new ToolBar(tools, prompt);
 new Keys({ corrections, tools, controls, viewer, scene, prompt, images, exportDialog, classList, panel, gestures, sheets });
 

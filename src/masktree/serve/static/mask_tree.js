@@ -16,13 +16,16 @@ export const LEVELS = ["whole", "part", "subpart"];
 export class MaskTree {
   /** @param {{version: number, size: [number, number], classes: string[], undo: boolean, redo: boolean, masks: Mask[]}} answer */
   constructor(answer) {
+    this.answer = answer; // as the server said; `masks` may be ahead of it
     this.version = answer.version;
+    this.hasRegions = answer.regions;
     [this.height, this.width] = answer.size;
     this.classNames = answer.classes;
     this.canUndo = answer.undo;
     this.canRedo = answer.redo;
     this.masks = answer.masks.map((mask) => ({ ...mask, status: mask.status === "none" ? null : mask.status }));
     const n = this.masks.length;
+    this.labelCount = (this.masks.at(-1)?.id ?? -1) + 2; // labels of the map: 0 and 1 + id, ids ascending
     /** @type {Map<number, number>} index of each id */
     this.indices = new Map(this.masks.map((mask, index) => [mask.id, index]));
     /** index of each parent, -1 for roots */
@@ -33,6 +36,14 @@ export class MaskTree {
     for (let i = 0; i < n; i++) (this.parents[i] < 0 ? this.roots : this.children[this.parents[i]]).push(i);
     for (const list of [this.roots, ...this.children]) list.sort((a, b) => this.masks[b].area - this.masks[a].area || a - b);
     this.numberInPreorder();
+  }
+
+  /** The tree after an edit. @param {{version: number, masks: Mask[], removed: number[]}} changes new and changed masks */
+  after(changes) {
+    const masks = new Map(this.answer.masks.map((mask) => [mask.id, mask]));
+    for (const id of changes.removed) masks.delete(id);
+    for (const mask of changes.masks) masks.set(mask.id, mask);
+    return new MaskTree({ ...this.answer, ...changes, masks: [...masks.values()].sort((a, b) => a.id - b.id) });
   }
 
   /** `order` lists parents before their children; mask i has the places first[i] up to, not including, end[i] in it. */

@@ -1,6 +1,7 @@
 /** One image with its masks: what is loaded, what is selected, what is under the pointer, and how it is displayed. */
 
-import { requestBlob, requestBytes, requestJson } from "./api.js";
+import { ApiError, requestBlob, requestBytes, requestJson, unpackNumbers } from "./api.js";
+import { announce } from "./announce.js";
 import { packedOf } from "./colours.js";
 import { LabelMap } from "./label_map.js";
 import { LEVELS, MaskTree } from "./mask_tree.js";
@@ -22,7 +23,8 @@ export const defaultDisplay = () => ({
 });
 
 /**
- * Events: "image" (another one, or none), "picture", "tree" (a new version), "hover", "selection", "display".
+ * Events: "image" (another one, or none), "picture", "tree" (a new version), "map" (or regions), "loading", "hover",
+ * "selection", "display".
  */
 export class Scene extends EventTarget {
   constructor() {
@@ -44,6 +46,9 @@ export class Scene extends EventTarget {
     this.selection = new Set();
     this.hovered = null; // {chain: ids smallest first, place}
     this.tables = new Map();
+    /** @type {Set<string>} what is being loaded */
+    this.loading = new Set();
+    this.pixels = null; // promise of map and regions
   }
 
   emit(name) {
@@ -60,37 +65,111 @@ export class Scene extends EventTarget {
     await Promise.all([this.loadPicture(), image.status === "done" ? this.loadTree() : null]);
   }
 
+  /** What `work` returns; `what` is told as being loaded meanwhile. Null if another image was opened since. */
+  async load(what, work) {
+    const { image, loading } = this;
+    loading.add(what);
+    this.emit("loading");
+    try {
+      const result = await work;
+      return this.image?.id === image.id ? result : null;
+    } finally {
+      loading.delete(what);
+      this.emit("loading");
+    }
+  }
+
   async loadPicture() {
-    const { id } = this.image;
-    const { blob } = await requestBlob("GET", `/api/images/${id}/picture?side=4096`);
-    const picture = await createImageBitmap(blob);
-    if (this.image?.id !== id) return;
+    const read = async () => createImageBitmap((await requestBlob("GET", this.path("picture?side=4096"))).blob);
+    const picture = await this.load("picture", read());
+    if (!picture) return;
     this.picture = picture;
     this.emit("picture");
   }
 
-  /** Reads tree, map and dendrogram. */
+  /** Reads the tree, then all that its pixels are drawn with, side by side. */
   async loadTree() {
-    const { id } = this.image;
-    const answer = await requestJson("GET", `/api/images/${id}/tree`);
-    const regions = answer.regions ? Regions.read((await requestBytes(`/api/images/${id}/regions`)).bytes) : null;
-    if (this.image?.id !== id) return;
-    this.regions = regions;
-    if (regions === null && this.display.mode === "regions") this.display.mode = "masks";
+    const answer = await this.load("masks", requestJson("GET", this.path("tree")));
+    if (!answer) return;
+    if (!answer.regions && this.display.mode === "regions") this.display.mode = "masks";
     await this.setTree(answer);
   }
 
-  /** Takes a new version of the tree; the map is read again only if pixels have changed. */
+  path(name) {
+    return `/api/images/${this.image.id}/${name}`;
+  }
+
+  /** Takes a tree that was read anew; the map is read again only if pixels have changed. */
   async setTree(answer) {
     const tree = new MaskTree(answer);
-    const { id } = this.image;
-    if (this.map === null || !tree.hasSamePixels(this.tree)) {
-      const path = (name) => `/api/images/${id}/${name}?version=${tree.version}`;
-      const [map, overlaps] = await Promise.all([requestBytes(path("map")), requestJson("GET", path("overlaps"))]);
-      if (this.image?.id !== id) return;
-      this.map = LabelMap.read(map.bytes, map.headers, overlaps ?? {});
-      this.regions?.setMasks(tree.masks);
+    const isSame = this.map !== null && tree.hasSamePixels(this.tree);
+    this.showTree(tree);
+    if (isSame) return;
+    this.pixels = Promise.all([this.loadMap(), tree.hasRegions && !this.regions ? this.loadRegions() : null]);
+    await this.pixels;
+  }
+
+  async loadMap() {
+    try {
+      const answer = await this.load("map", requestBytes(this.path(`map?version=${this.tree.version}`)));
+      if (!answer) return;
+      this.map = LabelMap.read(answer.bytes, answer.headers);
+      this.pixelsChanged();
+      this.loadOverlaps();
+    } catch (error) {
+      if (!(error instanceof ApiError && error.status === 409)) throw error;
+      await this.loadTree(); // it was edited meanwhile
     }
+  }
+
+  async loadRegions() {
+    const answer = await this.load("regions", requestBytes(this.path("regions")));
+    if (!answer) return;
+    this.regions = Regions.read(answer.bytes);
+    this.pixelsChanged();
+  }
+
+  pixelsChanged() {
+    this.regions?.setMasks(this.tree.masks);
+    this.tables.clear();
+    this.emit("map");
+  }
+
+  /** Reads which masks overlap. Nothing waits for it: only masks that are not nested have more to show. */
+  async loadOverlaps() {
+    const { map } = this;
+    const wanted = ++map.overlapsWanted;
+    try {
+      const answer = await this.load("overlaps", requestJson("GET", this.path(`overlaps?version=${this.tree.version}`)));
+      if (!answer || wanted !== map.overlapsWanted) return;
+      map.setOverlaps(answer);
+      this.emit("map");
+    } catch (error) {
+      if (map !== this.map || wanted !== map.overlapsWanted) return;
+      if (error instanceof ApiError && error.status === 409) await this.loadOverlaps(); // edited, in no pixel
+      else announce(error.message, "error");
+    }
+  }
+
+  /** Takes what an edit has changed. @param {{version: number, map: {box: number[], labels: string} | null}} changes */
+  async takeChanges(changes) {
+    await this.pixels?.catch(() => {}); // of an earlier version, which the changes are for; who asked for it tells
+    const { tree, map } = this;
+    if (!tree || changes.version <= tree.version) return;
+    if (map === null) {
+      await this.loadTree();
+      return;
+    }
+    const labels = changes.map && (await unpackNumbers(changes.map.labels));
+    if (map !== this.map) return; // another image was opened
+    this.showTree(tree.after(changes));
+    if (!labels) return;
+    map.patch(changes.map.box, labels);
+    this.pixelsChanged();
+    this.loadOverlaps();
+  }
+
+  showTree(tree) {
     this.tree = tree;
     this.tables.clear();
     this.hovered = null;
@@ -104,11 +183,11 @@ export class Scene extends EventTarget {
 
   /** Ids of the visible masks at a pixel, smallest first. */
   chainAt(x, y) {
-    if (!this.tree) return [];
-    const smallest = this.map.at(x, y);
-    const indices = new Set(smallest < 0 ? [] : this.tree.chain(smallest));
-    for (const index of this.map.extrasAt(x, y)) indices.add(index);
-    const visible = [...indices].filter((index) => this.isVisible(index));
+    if (!this.map) return [];
+    const { indices } = this.tree;
+    const chain = this.tree.chain(indices.get(this.map.at(x, y)) ?? -1);
+    for (const id of this.map.extrasAt(x, y)) if (indices.has(id)) chain.push(indices.get(id));
+    const visible = [...new Set(chain)].filter((index) => this.isVisible(index));
     return visible.sort((a, b) => this.tree.masks[a].area - this.tree.masks[b].area).map((index) => this.tree.masks[index].id);
   }
 
@@ -200,14 +279,14 @@ export class Scene extends EventTarget {
     return levels.has(mask.level) && mask.score >= minScore && mask.area >= minArea ** 2 * this.tree.width * this.tree.height;
   }
 
-  /** Colours of the masks: table for `paintColours`, by label of the map. */
+  /** Colours of the masks: table for `paintColours`, by label of the map, 1 + id. */
   maskTable() {
     return this.cached("masks", () => {
-      const { masks, order, parents } = this.tree;
+      const { masks, order, parents, labelCount } = this.tree;
       const n = masks.length;
-      const units = new Int32Array(n + 1).fill(-1);
-      const colours = new Uint32Array(n + 1);
-      const hatched = new Uint8Array(n + 1);
+      const units = new Int32Array(labelCount).fill(-1);
+      const colours = new Uint32Array(labelCount);
+      const hatched = new Uint8Array(labelCount);
       const largest = new Int32Array(n); // mask of the chain at or below the granularity
       const nearest = new Int32Array(n); // smallest visible mask of the chain
       for (const i of order) {
@@ -217,10 +296,11 @@ export class Scene extends EventTarget {
         nearest[i] = isVisible ? i : parent < 0 ? -1 : nearest[parent];
         largest[i] = parent >= 0 && largest[parent] >= 0 ? largest[parent] : isFine ? i : -1;
         const unit = largest[i] >= 0 ? largest[i] : nearest[i];
-        units[i + 1] = unit;
+        const label = masks[i].id + 1;
+        units[label] = unit;
         if (unit < 0) continue;
-        colours[i + 1] = packedOf(masks[unit].id);
-        hatched[i + 1] = masks[unit].status === "rejected" ? 1 : 0;
+        colours[label] = packedOf(masks[unit].id);
+        hatched[label] = masks[unit].status === "rejected" ? 1 : 0;
       }
       return { units, colours, hatched: hatched.includes(1) ? hatched : null };
     });
@@ -241,9 +321,9 @@ export class Scene extends EventTarget {
   /** Per label of the map: 1 if it belongs to the mask. */
   members(index) {
     return this.cached(`members ${index}`, () => {
-      const { first, end, order } = this.tree;
-      const members = new Uint8Array(this.tree.masks.length + 1);
-      for (let place = first[index]; place < end[index]; place++) members[order[place] + 1] = 1;
+      const { first, end, order, masks, labelCount } = this.tree;
+      const members = new Uint8Array(labelCount);
+      for (let place = first[index]; place < end[index]; place++) members[masks[order[place]].id + 1] = 1;
       return members;
     });
   }

@@ -73,7 +73,7 @@ export class SelectionPanel {
     const chips = tree.classNames.map((name, k) => {
       const isCurrent = current.size === 1 && current.has(name);
       return element("button", { type: "button", class: "chip", data: { name: `class ${name}` }, "aria-pressed": String(isCurrent), on: { click: () => this.corrections.setClass(isCurrent ? null : name) } },
-        [...(k < 9 ? [element("kbd", {}, [String(k + 1)])] : []), name]);
+        [...(k < 9 ? [element("kbd", {}, [String(k + 1)])] : []), element("span", { class: "chip-name", title: name }, [name])]);
     });
     const edit = element("button", { type: "button", class: "chip edit", data: { name: "classes" }, on: { click: this.onEditClasses } }, [icon("classes"), tree.classNames.length ? "Edit classes" : "Add classes"]);
     return element("div", { class: "chips", role: "group", "aria-label": "Class" }, [...chips, edit]);

@@ -23,7 +23,8 @@ export class Viewer extends EventTarget {
     new ResizeObserver(() => this.resize()).observe(area);
     scene.addEventListener("image", () => this.fit());
     scene.addEventListener("picture", () => this.fit());
-    scene.addEventListener("tree", () => this.mark("sample", "colours", "outlines", "ink"));
+    scene.addEventListener("tree", () => this.mark("colours", "outlines", "ink"));
+    scene.addEventListener("map", () => this.mark("sample", "colours", "outlines"));
     scene.addEventListener("display", () => this.mark("colours", "outlines"));
     scene.addEventListener("hover", () => this.mark("outlines"));
     scene.addEventListener("selection", () => this.mark("outlines"));
@@ -133,13 +134,13 @@ export class Viewer extends EventTarget {
 
   drawColours() {
     const context = this.contexts[1];
-    const { display, tree } = this.scene;
-    if (!tree || display.mode === "original") {
+    const { display, tree, map, regions } = this.scene;
+    const isMasks = display.mode === "masks" || !tree?.hasRegions;
+    if (!tree || display.mode === "original" || !(isMasks ? map : regions)) {
       context.clearRect(0, 0, this.width, this.height);
       return;
     }
     this.canvases[1].style.opacity = display.outlinesOnly ? 1 : display.opacity;
-    const isMasks = display.mode === "masks" || !this.scene.regions;
     const table = isMasks ? this.scene.maskTable() : this.scene.regionTable();
     const pixels = new Uint32Array(this.colourImage.data.buffer);
     paintColours(pixels, this.sampleOf(isMasks ? "masks" : "regions"), table, display.outlinesOnly);
@@ -156,7 +157,7 @@ export class Viewer extends EventTarget {
       this.outlined = null;
     }
     const { tree, selection, hoveredId } = this.scene;
-    if (!tree) return;
+    if (!tree || !this.scene.map) return;
     const thick = Math.max(3, Math.round(3 * this.ratio));
     for (const id of selection) this.outline(pixels, tree.indices.get(id), SELECTED, thick);
     if (hoveredId !== null && tree.has(hoveredId) && !selection.has(hoveredId)) {
@@ -172,7 +173,7 @@ export class Viewer extends EventTarget {
     const box = this.screenBox(this.scene.tree.masks[index].bbox, thickness + 1);
     if (box === null) return;
     fillMembers(this.inside, this.sampleOf("masks"), this.scene.members(index), box);
-    const extra = this.scene.map.extras.get(index);
+    const extra = this.scene.map.extras.get(this.scene.tree.masks[index].id);
     if (extra) addExtra(this.inside, this.width, extra, this.view, this.ratio, box);
     drawOutline(pixels, this.inside, this.width, this.height, box, colour, thickness);
     const old = this.outlined;
