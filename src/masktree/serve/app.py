@@ -67,6 +67,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     threading.Thread(target=_import_early, daemon=True).start()
     yield
     app.state.site.jobs.close()
+    app.state.site.clicks.close()
 
 
 def _import_early() -> None:

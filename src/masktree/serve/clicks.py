@@ -6,6 +6,7 @@ dendrogram the regions that it would choose are encoded from the runs of the lea
 
 from __future__ import annotations
 
+import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 MAX_POINTS = 100  # of a prompt (our choice)
 NUM_MASKS = 3  # for an ambiguous prompt, as of ``Predictor``
+_CLOSE_SECONDS = 10  # compiling takes 4 (our choice)
 _MAX_IMAGES = 4  # that are kept: each holds arrays of the size of its dendrogram (our choice)
 
 
@@ -39,6 +41,7 @@ class Clicks:
 
     def __init__(self) -> None:
         self._images: BoundedCache[_Answerer] = BoundedCache(_MAX_IMAGES)
+        self._preparing = threading.Thread()
 
     def answer(
         self,
@@ -68,12 +71,20 @@ class Clicks:
         found = [_describe(runs, score, snapshot.tree.size) for runs, score in answers]
         return list({record["rle"]["counts"]: record for record in reversed(found)}.values())[::-1]
 
-    def warm(self, snapshot: Snapshot) -> None:
-        """Prepare for the first click in an image, which would wait for it: by one in its middle."""
-        if len(snapshot.tree) == 0:
+    def prepare(self, snapshot: Snapshot) -> None:
+        """Make a click in the middle of an image, in a thread, so that the first one of the user does not wait for what
+        is made once: kernels that are loaded, runs of the leaves."""
+        if len(snapshot.tree) == 0 or self._preparing.is_alive():
             return
         height, width = snapshot.tree.size
-        self.answer(snapshot, [[width // 2, height // 2]], [1], None, None)
+        middle = [[width // 2, height // 2]]
+        self._preparing = threading.Thread(target=self.answer, args=(snapshot, middle, [1], None, None), daemon=True)
+        self._preparing.start()
+
+    def close(self) -> None:
+        """Wait for what is being prepared: a process must not end while it compiles."""
+        if self._preparing.is_alive():
+            self._preparing.join(timeout=_CLOSE_SECONDS)
 
     def _answerer(self, snapshot: Snapshot) -> _Answerer:
         dendrogram = snapshot.tree.dendrogram

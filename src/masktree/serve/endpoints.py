@@ -7,7 +7,6 @@ import contextlib
 import json
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,8 +121,7 @@ async def tree(request: Request) -> Response:
     response = await _json_response(request, snapshot.record)
 
     async def prepare_clicks() -> None:
-        # A thread of its own, as it may compile for seconds, for which the end of the server does not wait.
-        threading.Thread(target=site.clicks.warm, args=(snapshot,), daemon=True).start()
+        site.clicks.prepare(snapshot)
 
     response.background = BackgroundTask(prepare_clicks)
     return response

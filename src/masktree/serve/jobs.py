@@ -212,7 +212,8 @@ class _Worker:
                 if kind == "failed":
                     raise InputError(value)
                 yield value
-        except OSError as error:
+        except (EOFError, OSError) as error:
+            self.kill()  # it may look alive for a moment, and must not get the next image
             raise EOFError from error
 
     def kill(self) -> None:
@@ -220,7 +221,7 @@ class _Worker:
         with self._lock:
             if self._process is not None:
                 self._process.kill()
-                self._is_killed = True  # it may look alive for a moment
+                self._is_killed = True
 
     def _start(self) -> Connection:
         with self._lock:
