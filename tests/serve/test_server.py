@@ -36,7 +36,7 @@ def test_one_address_is_printed_and_opened(tmp_path, monkeypatch, capsys, starte
     assert cli.main(["serve", "photos", "--port", "0"]) == 0
     out, err = capsys.readouterr()
     [address] = re.findall(r"http://127\.0\.0\.1:\d+/\?token=[\w-]{20,}", out)
-    assert (out.count("\n"), err) == (1, "")
+    assert (out.count("\n"), err) == (1, "stopped; all edits are saved\n")
     assert out.startswith(f"1 image; results in {tmp_path / 'out' / 'serve'}; open ")
     for _ in range(100):
         if opened:
@@ -62,7 +62,7 @@ def test_other_machines_are_let_in_with_a_warning_and_a_token(tmp_path, capsys, 
     serve(tmp_path / "photos", tmp_path / "out", ServeOptions("0.0.0.0", 0, open_browser=False))
     out, err = capsys.readouterr()
     assert "?token=" in out
-    warning, left_out = err.splitlines()
+    warning, left_out, _ = err.splitlines()
     assert warning.startswith("masktree: warning: everybody who reaches 0.0.0.0 ")
     assert left_out == "masktree: 1 left out, as they are links to elsewhere (b.png)"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import secrets
 import socket
@@ -121,10 +122,10 @@ def serve(
                 timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
             )
         )
-        try:
+        # Raised once uvicorn has stopped, but not where a shell has started this in its background.
+        with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
-        except KeyboardInterrupt:  # uvicorn has stopped already
-            print("stopped; all edits are saved", file=sys.stderr)
+        print("stopped; all edits are saved", file=sys.stderr)
     return 0
 
 
