@@ -2,6 +2,7 @@
 #            with CUDA: docs/index.md tells how to take PyTorch for the CPU instead, by TORCH_INDEX=...
 # make test: install into .venv, run linter, type checker and all tests
 # make fuzz: mutated and hostile files for every reader, 20,000 each; FUZZ_EXAMPLES=1000 for fewer
+# make gpu:  what needs a CUDA device: the tests marked gpu, and a table of images a second
 # make docs: build the documentation into site/; needs no network once installed
 PYTHON ?= python3
 VENV := .venv
@@ -12,7 +13,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Package index to take torch and torchvision from first
 TORCH_INDEX ?=
 
-.PHONY: demo test lint fuzz docs install clean
+.PHONY: demo test lint fuzz gpu docs install clean
 
 install: $(DEV_INSTALLED)
 
@@ -52,6 +53,10 @@ test: lint
 FUZZ_EXAMPLES ?= 20000
 fuzz: install
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest tests/fuzz
+
+gpu: install
+	$(BIN)/python -m pytest tests -m gpu
+	$(BIN)/python benchmarks/gpu.py
 
 docs: install
 	$(BIN)/python -c 'import mkdocs, mkdocstrings, material' 2>/dev/null || $(PIP) --editable ".[docs]"

@@ -23,7 +23,7 @@ from masktree.errors import InputError
 
 
 def discover(
-    folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER")],
+    folders: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FOLDER ...")],
     /,
     output: Output,
     reading: Reading = DEFAULT_READING,
@@ -35,11 +35,12 @@ def discover(
     labels_per_image: int | None = None,
     average_labels: float | None = None,
     shard_size: int | None = None,
+    shard: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None,
 ) -> int:
-    """Make a pseudo-label data set (COCO shards that include the trees) of a folder of photographs.
+    """Make a pseudo-label data set (COCO files that include the trees) of photographs.
 
     Args:
-        folder: Photographs, searched recursively; or a tar or Parquet file, a list (.txt) or an address.
+        folders: Photographs, searched recursively; or one tar or Parquet file, list (.txt) or address.
         output: Folder of the label set.
         reading: How photographs are read.
         segmenter: What segments the photographs; the default method is sohes.
@@ -51,8 +52,10 @@ def discover(
         average_labels: Choose one threshold of the score, or of the method, for about this many labels per image on
             average; single images may get many or none. Default: that of the method.
         shard_size: Number of images in each COCO file. Default: 1000.
+        shard: Make the I-th of N shares of these files alone; without it, the shares are gathered.
     """
     from masktree.stages.discover import discover as run
+    from masktree.stages.shards import Shard
 
     config = segmenter.config(default_method="sohes")
     if detector is not None or detector_score is not None:
@@ -61,12 +64,13 @@ def discover(
         given = {"detector": detector, "detector_score": 0.3 if detector_score is None else detector_score}
         config = replace(config, options=config.options | given)
     outcome = run(
-        folder,
+        folders,
         output,
         config,
         labels_per_image=labels_per_image,
         average_labels=average_labels,
         shard_size=shard_size,
+        shard=None if shard is None else Shard.parse(shard),
         read_options=reading.options(),
         workers=batch.workers,
         engine=running.load(),

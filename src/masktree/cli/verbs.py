@@ -48,12 +48,12 @@ VERBS = {
             "discover",
             discover,
             {
-                "input": ("folder",),
+                "input": ("folders",),
                 "reading of images": _READING,
                 "method": (*_METHOD, "detector", "detector-score", "labels-per-image", "average-labels"),
                 _MODEL: _MODEL_OPTIONS,
                 "output": ("output", "shard-size", "overwrite"),
-                "running": _RUNNING,
+                "running": ("shard", *_RUNNING),
             },
         ),
         Verb(

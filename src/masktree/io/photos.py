@@ -119,6 +119,30 @@ def find_photos(inputs: Sequence[str | Path]) -> tuple[list[Photo], list[dict[st
     return [photo for photo in photos if str(photo.path) not in failures], list(failures.values())
 
 
+def find_in_folders(folders: Sequence[Path]) -> tuple[Path, list[Photo], list[dict[str, str]]]:
+    """The innermost folder with all of several folders, their photographs named by their paths below it, in sorted
+    order, and failures as of ``find_photos``.
+
+    Raises:
+        InputError: none, no folder, or one without photographs.
+    """
+    other = [folder for folder in folders if not folder.is_dir()]
+    if other or not folders:
+        raise InputError(
+            f"expected folders of photographs where several are given; got {other[0] if other else 'none'}"
+        )
+    found: dict[str, Path] = {}
+    failures: list[dict[str, str]] = []
+    for folder in folders:
+        photos, failed = find_photos([folder])
+        failures += failed
+        for photo in photos:
+            found.setdefault(os.path.realpath(photo.path), Path(os.path.abspath(photo.path)))
+    root = Path(os.path.commonpath([os.path.abspath(folder) for folder in folders]))
+    named = name_outputs([(path, path.relative_to(root).as_posix()) for path in found.values()])
+    return root, sorted(named, key=lambda photo: photo.name), failures
+
+
 def find_unread(inputs: Sequence[str | Path]) -> list[Path]:
     """Image files in the folders and globs of ``find_photos`` that are left out, since their format is not read."""
     folders = [str(item) for item in inputs if not os.path.isfile(item)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -46,16 +46,10 @@ class LabelSetWriter:
         self.pending = pending_folder(folder)
         self._position = {photo.name: index for index, photo in enumerate(self.photos)}
         self._errors: dict[str, str] = {}
-        self._done = self._unchanged(
-            {name: sha for shard in self._shards() for name, sha in self._hashes(shard).items()}
-        )
+        self._done = self._unchanged({name: sha for shard in self.shards for name, sha in self._hashes(shard).items()})
         self._missing = [
-            {
-                photo.name
-                for photo in self._members(shard)
-                if not self.has(photo) and not self._tree_path(photo).exists()
-            }
-            for shard in self._shards()
+            {photo.name for photo in self.members(shard) if not self.has(photo) and not self._tree_path(photo).exists()}
+            for shard in self.shards
         ]
 
     @classmethod
@@ -123,6 +117,12 @@ class LabelSetWriter:
         if not self._missing[shard]:
             self._write_shard(shard)
 
+    def write_remaining(self, shards: Iterable[int]) -> None:
+        """Write those shards that are not written yet, or have trees that wait for them."""
+        for shard in shards:
+            if not self._shard_path(shard).exists() or any(self._tree_path(p).exists() for p in self.members(shard)):
+                self._write_shard(shard)
+
     def close(self, record: RunRecord, sources: Sequence[dict[str, Any]] = ()) -> None:
         """Write the remaining shards, the card and, last, the manifest.
 
@@ -130,14 +130,13 @@ class LabelSetWriter:
             sources: of a merged set, the description of each source.
         """
         shards, total, unlabelled = [], Statistics(), []
-        for shard in self._shards():
-            if not self._shard_path(shard).exists() or any(self._tree_path(p).exists() for p in self._members(shard)):
-                self._write_shard(shard)
+        self.write_remaining(self.shards)
+        for shard in self.shards:
             info = _shard_info(self._shard_path(shard))
             statistics = Statistics.from_json(info["statistics"])
             total.merge(statistics)
             failed = {failure["file_name"] for failure in info["failures"]}
-            names = [name for photo in self._members(shard) if (name := self._file_name(photo)) not in failed]
+            names = [name for photo in self.members(shard) if (name := self._file_name(photo)) not in failed]
             if len(names) != len(statistics.masks_per_image):
                 raise FormatError(
                     f"{self._shard_path(shard)}: expected statistics of {len(names)} images; got "
@@ -175,7 +174,7 @@ class LabelSetWriter:
         hashes = {name: sha for name, sha in self._hashes(shard).items() if sha}
         images, annotations, failures = [], [], []
         statistics = Statistics()
-        for photo in self._members(shard):
+        for photo in self.members(shard):
             file_name, image_id = self._file_name(photo), self._position[photo.name] + 1
             image: dict[str, Any]
             if self._tree_path(photo).exists():
@@ -206,7 +205,7 @@ class LabelSetWriter:
         }
         (self.folder / "index.json").unlink(missing_ok=True)  # it holds the hash of the shard that is replaced
         write_document(self._shard_path(shard), info, images, annotations)
-        for photo in self._members(shard):
+        for photo in self.members(shard):
             self._tree_path(photo).unlink(missing_ok=True)
 
     def _hashes(self, shard: int) -> dict[str, str | None]:
@@ -215,7 +214,7 @@ class LabelSetWriter:
             return {}
         info = _shard_info(self._shard_path(shard))
         failed, hashes = {failure["file_name"] for failure in info["failures"]}, info["sha256"]
-        names = [self._file_name(photo) for photo in self._members(shard)]
+        names = [self._file_name(photo) for photo in self.members(shard)]
         return {name: hashes.get(name) for name in names if name not in failed}
 
     def _unchanged(self, hashes: Mapping[str, str | None]) -> set[str]:
@@ -238,10 +237,13 @@ class LabelSetWriter:
             image["file_name"]: (image, annotations) for image, annotations in read_document(self._shard_path(shard))
         }
 
-    def _shards(self) -> range:
+    @property
+    def shards(self) -> range:
+        """Numbers of all shards, from 0."""
         return range(-(-len(self.photos) // self.shard_size))
 
-    def _members(self, shard: int) -> list[Photo]:
+    def members(self, shard: int) -> list[Photo]:
+        """The photographs of a shard."""
         return self.photos[shard * self.shard_size : (shard + 1) * self.shard_size]
 
     def _file_name(self, photo: Photo) -> str:

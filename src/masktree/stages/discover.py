@@ -9,12 +9,13 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from masktree.coco.annotations import MAX_MASKS
 from masktree.errors import InputError
 from masktree.io.files import lock_folder, read_json, write_json
-from masktree.io.photos import Photo, find_photos, find_unread
+from masktree.io.photos import Photo, find_in_folders, find_photos, find_unread
 from masktree.io.read_options import DEFAULT_OPTIONS, ReadOptions
 from masktree.io.stored import check_names, find_stored, is_stored
 from masktree.jobs.batch import Engine, JobResult
@@ -27,19 +28,21 @@ from masktree.predict import SegmenterConfig
 from masktree.stages.pictures import NO_PICTURES
 from masktree.stages.read_notes import ReadNotes
 from masktree.stages.segment_job import SegmentJob
+from masktree.stages.shards import Shard, gather
 from masktree.stages.target_count import choose_options
 
 _THRESHOLDS: dict[str, type] = {"request": dict, "options": dict}  # content of thresholds.json
 
 
 def discover(
-    folder: str | Path,
+    folders: str | Path | Sequence[str | Path],
     output: Path,
     config: SegmenterConfig,
     *,
     labels_per_image: int | None = None,
     average_labels: float | None = None,
     shard_size: int | None = None,
+    shard: Shard | None = None,
     read_options: ReadOptions = DEFAULT_OPTIONS,
     workers: int = 0,
     engine: Engine | None = None,
@@ -47,11 +50,11 @@ def discover(
     overwrite: bool = False,
     show_progress: bool = False,
 ) -> BatchOutcome:
-    """Make a pseudo-label data set (see ``masktree.labels``) of all photographs in a folder.
+    """Make a pseudo-label data set (see ``masktree.labels``) of all photographs in folders.
 
     Args:
-        folder: photographs, searched recursively; or a tar or Parquet file, a list or an address, see
-            ``masktree.io.stored.find_stored``.
+        folders: photographs, searched recursively, in one or several folders; or a tar or Parquet file, a list or an
+            address, see ``masktree.io.stored.find_stored``.
         output, config, read_options, workers, engine, tries, overwrite, show_progress: as for ``segment``; the labels
             of the method masktree are nodes unless its option ``masks`` says otherwise: what is learned is the
             hierarchy.
@@ -60,6 +63,8 @@ def discover(
             2404.12386, appendix D), counted on a sample of the photographs, without any ground truth. One image may
             get many labels and another none. Not with ``labels_per_image``.
         shard_size: images per COCO file; default 1000, or that of the run that is resumed.
+        shard: make this share of the COCO files alone, in OUT/parts; see ``masktree.stages.shards``. Without it, the
+            files of all shards in OUT/parts are gathered first, and what is missing is made.
 
     Raises:
         InputError: as ``segment``; also if the collection has changed since the run that is resumed, or both numbers of
@@ -73,7 +78,9 @@ def discover(
         raise InputError(f"expected 1 to {MAX_MASKS} labels per image; got {labels_per_image}")
     if config.method == "masktree":
         config = replace(config, options={"masks": "nodes"} | config.options)
-    root, photos, unlisted = _find(folder)
+    sources = [folders] if isinstance(folders, (str, Path)) else list(folders)
+    root, photos, unlisted = _find(sources)
+    output = output if shard is None else shard.folder(output)
     with lock_folder(output):
         # All checks come before an existing label set is touched.
         if average_labels is not None:
@@ -89,7 +96,13 @@ def discover(
         )
         job.load(show_progress=show_progress)
         record = job.open_record(output, {"average_labels": average_labels}, overwrite)
-        writer = LabelSetWriter.open(output, root, photos, shard_size=shard_size, overwrite=overwrite)
+        workers = workers if engine is not None else job.resolve_workers(workers, len(photos))
+        open_writer = partial(LabelSetWriter.open, output, root, photos, shard_size=shard_size)
+        writer = open_writer(overwrite=overwrite)
+        if shard is not None:
+            photos = [photo for number in shard.files(len(writer.shards)) for photo in writer.members(number)]
+        elif gather(output, record):
+            writer = open_writer(overwrite=False)
         notes = ReadNotes()
 
         def collect(result: JobResult[Photo]) -> None:
@@ -105,7 +118,7 @@ def discover(
             job,
             record,
             unlisted=unlisted,
-            workers=workers if engine is not None else job.resolve_workers(workers, len(photos)),
+            workers=workers,
             description="discover",
             show_progress=show_progress,
             on_result=collect,
@@ -113,14 +126,19 @@ def discover(
             engine=engine,
             on_accelerator=job.segmenter.device != "cpu",
         )
-        writer.close(record)
-    return replace(
-        outcome, left_out=[] if is_stored(str(folder)) else find_unread([folder]), notes=outcome.notes + notes.lines()
-    )
+        if shard is None:
+            writer.close(record)
+        else:
+            writer.write_remaining(shard.files(len(writer.shards)))
+    unread = [] if is_stored(str(sources[0])) else find_unread(sources)
+    return replace(outcome, left_out=unread, notes=outcome.notes + notes.lines())
 
 
-def _find(source: str | Path) -> tuple[Path, list[Photo], list[dict[str, str]]]:
-    """The folder that the photographs of a source are below, the photographs, and failures."""
+def _find(sources: Sequence[str | Path]) -> tuple[Path, list[Photo], list[dict[str, str]]]:
+    """The folder that the photographs of the sources are below, the photographs, and failures."""
+    if len(sources) != 1:
+        return find_in_folders([Path(source) for source in sources])
+    [source] = sources
     if is_stored(str(source)):
         root, photos, failures = find_stored(str(source))
         check_names(photos)

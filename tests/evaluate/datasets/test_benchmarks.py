@@ -86,6 +86,9 @@ def test_lvis_names_have_cocos_folders(tmp_path):
     assert [i.name for i in ground_truth.images] == ["val2017/000000000139.jpg", "train2017/000000000025.jpg"]
     assert masks(ground_truth.images[1]) == [box_mask(1, 1, 3, 2).tolist()]
     assert len(read("lvis", path, only=["train2017/000000000025.jpg"])) == 1
+    write(tmp_path / "lvis" / "lvis_v1_val_cocofied.json", document(images, [polygon]))
+    reduced = read("lvis_cocofied", tmp_path)
+    assert [(i.name, len(i)) for i in reduced.images] == [(i.name, len(i)) for i in ground_truth.images]
     del images[0]["coco_url"]
     write(path, document(images, [polygon]))
     with pytest.raises(FormatError, match="image 139: expected a coco_url"):

@@ -68,6 +68,7 @@ def test_every_reader_checks_its_counts(tmp_path):
     names = {
         "coco": ["instances_val2017.json"],
         "lvis": ["lvis_v1_val.json"],
+        "lvis_cocofied": ["lvis_v1_val_cocofied.json"],
         "coco_lvis": ["instances_val2017.json", "lvis_v1_val.json"],
         "entityseg": ["entityseg_val_lr.json"],
         "partimagenet": ["annotations/val/val.json", "annotations/val_whole/val.json"],

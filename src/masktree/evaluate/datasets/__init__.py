@@ -47,6 +47,14 @@ DATASETS: dict[str, Dataset] = {
         # lvisdataset.org/dataset, as quoted in lvis-dataset/lvis-api issues 19 and 32.
         counts={"val": Counts(19_809, 244_707), "train": Counts(100_170, 1_270_141)},
     ),
+    "lvis_cocofied": Dataset(
+        title="LVIS v1, classes of COCO",
+        licence=f"annotations CC BY 4.0; {_COCO_IMAGES}",
+        source="LVIS v1 by datasets/prepare_cocofied_lvis.py of facebookresearch/detectron2",
+        layout="lvis_v1_{split}_cocofied.json, or a folder with it, with annotations/ or with lvis/ that has it",
+        reader="lvis:read_lvis_cocofied",
+        counts={"val": Counts(19_809, None)},  # images are those of LVIS
+    ),
     "coco_lvis": Dataset(
         title="COCO and LVIS without duplicates",
         licence=f"annotations CC BY 4.0; {_COCO_IMAGES}",

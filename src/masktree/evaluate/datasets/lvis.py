@@ -30,6 +30,16 @@ def read_lvis(path: Path, split: str, only: ImageNames = None) -> DatasetReading
     return read_images(read_file(_lvis_file(path, split)), only, name=_name)
 
 
+def read_lvis_cocofied(path: Path, split: str, only: ImageNames = None) -> DatasetReading:
+    """``lvis_v1_{split}_cocofied.json``: LVIS reduced to the classes of COCO by the script of Detectron2, which
+    CutLER's and HASSOD's public configurations evaluate. As ``read_lvis`` otherwise.
+
+    Raises:
+        InputError, FormatError: as ``read_lvis``.
+    """
+    return read_images(read_file(_lvis_file(path, f"{split}_cocofied")), only, name=_name)
+
+
 def read_coco_lvis(path: Path, split: str, only: ImageNames = None) -> DatasetReading:
     """COCO's images with COCO's annotations and those of LVIS that are not there yet (HASSOD, arXiv 2402.03311).
 
