@@ -68,7 +68,7 @@ def test_damaged_trees_are_listed_and_the_others_written(trees, tmp_path, capsys
     text = (trees / "b.json").read_text()
     (trees / "b.json").write_text(text[: len(text) // 2])
     assert cli.main(["export", str(trees), "--to", "imagej", "-o", str(tmp_path / "rois")]) == 1
-    assert files(tmp_path / "rois") == ["a.zip", "failures.json", "run.json", "sub/a.zip"]
+    assert files(tmp_path / "rois") == ["a.zip", "failures.json", "quarantine.json", "run.json", "sub/a.zip"]
     [failure] = json.loads((tmp_path / "rois/failures.json").read_text())
     assert failure["path"] == str(trees / "b.json")
     for to, target in (("coco", "all.json"), ("yolo", "yolo")):

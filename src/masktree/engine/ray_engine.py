@@ -104,7 +104,7 @@ def import_ray() -> Any:
         import ray.exceptions
     except ImportError as error:
         raise InputError(
-            f"expected Ray Data for --engine ray; got none ({error}); install it: pip install 'masktree[ray]'"
+            f"expected Ray Data for --engine ray; got none ({error}); install it: pip install '.[ray]'"
         ) from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
