@@ -120,7 +120,7 @@ def test_options_that_models_do_not_have_are_refused(run):
     with pytest.raises(InputError, match=r"a trained model without method and quality; got .*with 'sohes', 'best'"):
         masktree.load(run, method="sohes", quality="best")
     with pytest.raises(
-        InputError, match="options of a trained model: min_area, min_score, max_masks, crops, snap, calibrated, score; got"
+        InputError, match="trained model: min_area, min_score, max_masks, crops, snap, calibrated, score; got"
     ):
         masktree.load(run, thresholds=(0.5,))
     with pytest.raises(InputError, match="dtype 'float32' or 'bfloat16'; got 'int8'"):

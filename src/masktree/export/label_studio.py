@@ -17,7 +17,6 @@ from masktree.export.image import SOFTWARE, LabelledImage, MaskCrop, mask_crops
 from masktree.export.options import ExportOptions
 from masktree.io.files import write_atomically
 from masktree.kernels import kernel
-from masktree.trees.masktree import MaskTree
 
 _WORD_SIZE = 8  # bits of a value
 _LENGTH_SIZES = np.array([3, 4, 8, 16])  # bits that a length may have
@@ -53,7 +52,7 @@ def prediction(image: LabelledImage, *, from_name: str = "tag", to_name: str = "
     """
     names, tree = image.class_names(), image.tree
     regions = [
-        _region(tree, index, names[index], crop) | {"from_name": from_name, "to_name": to_name}
+        _region(image, index, names[index], crop) | {"from_name": from_name, "to_name": to_name}
         for index, crop in enumerate(mask_crops(tree))
     ]
     order = np.lexsort((-tree.areas, tree.depths)).tolist()
@@ -64,10 +63,11 @@ def prediction(image: LabelledImage, *, from_name: str = "tag", to_name: str = "
     }
 
 
-def _region(tree: MaskTree, index: int, name: str, crop: MaskCrop) -> dict[str, Any]:
+def _region(image: LabelledImage, index: int, name: str, crop: MaskCrop) -> dict[str, Any]:
+    tree = image.tree
     record = tree.record(index)
     height, width = tree.size
-    region = {
+    region: dict[str, Any] = {
         "id": f"mask{index}",
         "type": "brushlabels",
         "original_width": width,
@@ -77,6 +77,8 @@ def _region(tree: MaskTree, index: int, name: str, crop: MaskCrop) -> dict[str, 
         "score": record["score"],
         "meta": {"level": record["level"], "kind": record["kind"], "granularity": record["granularity"]},
     }
+    if (note := image.given_name(index)) is not None:
+        region["meta"]["text"] = [note]  # shown as the note of a region
     if record["parent_id"] is not None:
         region["parentID"] = f"mask{record['parent_id']}"
     return region
