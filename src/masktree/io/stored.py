@@ -238,7 +238,7 @@ def _parquet(container: str) -> Any:
         import pyarrow.parquet
     except ImportError as error:
         raise InputError(
-            f"expected pyarrow for Parquet; got none ({error}); install it: pip install 'masktree[parquet]'"
+            f"expected pyarrow for Parquet; got none ({error}); install it: pip install '.[parquet]'"
         ) from error
     try:
         return pyarrow.parquet.ParquetFile(open_binary(container))
