@@ -18,7 +18,7 @@ import numpy as np
 
 from masktree.errors import InputError
 from masktree.kernels import kernel
-from masktree.trees.dendrogram import PartitionTree
+from masktree.trees.dendrogram import PartitionTree, lowest_common_ancestors
 
 Attribute: TypeAlias = Literal["volume", "energy"]
 
@@ -59,7 +59,7 @@ def merge_by_volume(
         raise InputError(f"expected attribute as volume or energy; got {attribute!r}")
     if edges.shape != (len(strengths), 2):
         raise InputError(f"expected edges of shape ({len(strengths)}, 2), like the strengths; got {edges.shape}")
-    merges = _merge_of_edges(np.asarray(edges, np.int64), tree.parents) - n
+    merges = lowest_common_ancestors(tree.parents, np.asarray(edges, np.int64)) - n
     order = np.lexsort((strengths, merges))
     weakest = order[np.flatnonzero(np.diff(merges[order], prepend=-1))]
     if len(weakest) != n - 1:
@@ -70,21 +70,6 @@ def merge_by_volume(
     sequence = np.argsort(values, kind="stable")
     links = np.asarray(edges, np.int64)[weakest[sequence]]
     return PartitionTree.from_merges(tree.leaves, _connect(links, n), altitudes[sequence])
-
-
-@kernel()
-def _merge_of_edges(edges: np.ndarray, parents: np.ndarray) -> np.ndarray:  # pragma: no cover
-    """Lowest common ancestor of the two leaves of each edge; parents are numbered upwards."""
-    ancestors = np.empty(len(edges), np.int64)
-    for k in range(len(edges)):
-        a, b = edges[k, 0], edges[k, 1]
-        while a != b:
-            if a < b:
-                a = parents[a]
-            else:
-                b = parents[b]
-        ancestors[k] = a
-    return ancestors
 
 
 @kernel()

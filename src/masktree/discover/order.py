@@ -19,7 +19,6 @@ from masktree.backbones.texture.words import lab
 from masktree.errors import InputError, WeightsError
 from masktree.kernels import kernel
 from masktree.trees import rle
-from masktree.trees.dendrogram import saddles
 from masktree.trees.masktree import MaskTree
 from masktree.types import RGB
 
@@ -125,11 +124,11 @@ def mask_features(tree: MaskTree, image: RGB) -> np.ndarray:
     inside = leaves_inside(tree)
     leaf = _leaf_sums(dendrogram.leaves, picture[: dendrogram.size[0], : dendrogram.size[1]], dendrogram.n_leaves)
     edges, lengths = dendrogram.borders
-    heights = saddles(edges[None, :, 0], edges[None, :, 1], dendrogram.parents, dendrogram.altitudes)[0]
+    heights = dendrogram.border_heights.astype(np.float64)
     colours = leaf[:, 6:9] / np.maximum(leaf[:, :1], 1)
     sums = inside.astype(np.float64) @ leaf
     boxes = _union_boxes(inside, _leaf_boxes(dendrogram.leaves, dendrogram.n_leaves))
-    borders = _border_sums(inside, edges, lengths.astype(np.float64), heights.astype(np.float64), colours)
+    borders = _border_sums(inside, edges, lengths.astype(np.float64), heights, colours)
     counts = inside.sum(axis=1)
     columns = (
         *_shape_columns(tree, sums, boxes, borders[0], counts, dendrogram.size),

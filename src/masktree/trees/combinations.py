@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
 from masktree.kernels import kernel
-from masktree.trees.dendrogram import PartitionTree, saddles
+from masktree.trees.dendrogram import PartitionTree, lowest_common_ancestors
 from masktree.trees.node_selection import SelectedNodes, nearest_selected, selected_parents
 
 NUM_NODES = 200  # the best nodes are combined (our choice: with 300, a third more time, nothing more is found)
@@ -101,7 +101,7 @@ def combine_nodes(
             selected.stabilities[nodes],
             selected.omitted + len(selected.nodes) - len(nodes),
         )
-    tops = _lowest_common_ancestors(tree.parents, members)
+    tops = lowest_common_ancestors(tree.parents, members)
     return selected, Combinations(members, nearest_selected(tree, selected.nodes, tops), scores)
 
 
@@ -159,7 +159,7 @@ def _join(first: Unions, second: Unions, i: np.ndarray, j: np.ndarray, shared: n
 def _borders(tree: PartitionTree, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(n, n, 2) common borders of disjoint nodes and (n, 2) borders around them: pixels, and sums of heights."""
     edges, lengths = tree.borders
-    heights = saddles(edges[None, :, 0], edges[None, :, 1], tree.parents, tree.altitudes)[0].astype(np.float64)
+    heights = tree.border_heights.astype(np.float64)
     index_of = np.full(len(tree.parents), -1, np.int32)
     index_of[nodes] = np.arange(len(nodes))
     return _sum_borders(
@@ -284,19 +284,3 @@ def _keep(
             kept[count] = a
             count += 1
     return kept[:count]
-
-
-@kernel()
-def _lowest_common_ancestors(parents: np.ndarray, members: np.ndarray) -> np.ndarray:  # pragma: no cover
-    """Of the members of each combination; parents have higher numbers than their children."""
-    tops = np.empty(len(members), np.int64)
-    for i in range(len(members)):
-        top = members[i, 0]
-        for node in members[i]:
-            while node >= 0 and node != top:
-                if node < top:
-                    node = parents[node]
-                else:
-                    top = parents[top]
-        tops[i] = top
-    return tops

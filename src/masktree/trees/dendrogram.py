@@ -124,6 +124,13 @@ class PartitionTree:
         pairs, lengths = np.unique(np.concatenate(keys), return_counts=True)
         return np.stack(np.divmod(pairs, self.n_leaves), axis=1).astype(np.int32), lengths
 
+    @cached_property
+    def border_heights(self) -> np.ndarray:
+        """(m,) float32: the altitude at which the two leaves of each pair of ``borders`` merge."""
+        edges = self.borders[0]
+        heights: np.ndarray = _saddles(edges[None, :, 0], edges[None, :, 1], self.parents, self.altitudes)[0]
+        return heights
+
     def mask(self, node: int) -> Mask:
         """(H, W) bool mask of one node."""
         if not 0 <= node < len(self.parents):
@@ -199,8 +206,8 @@ class PartitionTree:
             float32 map. Thresholding the doubled map at t gives the 4-connected components of the regions of the cut at
             altitude t; a contour cannot represent a connection through a corner.
         """
-        right = saddles(self.leaves[:, :-1], self.leaves[:, 1:], self.parents, self.altitudes)
-        down = saddles(self.leaves[:-1], self.leaves[1:], self.parents, self.altitudes)
+        right = _saddles(self.leaves[:, :-1], self.leaves[:, 1:], self.parents, self.altitudes)
+        down = _saddles(self.leaves[:-1], self.leaves[1:], self.parents, self.altitudes)
         h, w = self.size
         if doubled:
             full = np.zeros((2 * h + 1, 2 * w + 1), np.float32)
@@ -263,7 +270,7 @@ def _intervals(parents: np.ndarray, children: np.ndarray) -> tuple[np.ndarray, n
 
 
 @kernel()
-def saddles(
+def _saddles(
     first: np.ndarray, second: np.ndarray, parents: np.ndarray, altitudes: np.ndarray
 ) -> np.ndarray:  # pragma: no cover
     """(h, w) float32 altitude of the lowest common ancestor of each pair of leaves; 0 where they are the same."""
@@ -284,3 +291,19 @@ def saddles(
                 last = np.float32(altitudes[a])
             out[y, x] = last
     return out
+
+
+@kernel()
+def lowest_common_ancestors(parents: np.ndarray, nodes: np.ndarray) -> np.ndarray:  # pragma: no cover
+    """(k,) int64 lowest node that contains all of each row of (k, m) nodes; -1 after the first column is none."""
+    ancestors = np.empty(len(nodes), np.int64)
+    for i in range(len(nodes)):
+        top = nodes[i, 0]
+        for node in nodes[i]:
+            while node >= 0 and node != top:  # parents are numbered upwards: the lower one is not the ancestor
+                if node < top:
+                    node = parents[node]
+                else:
+                    top = parents[top]
+        ancestors[i] = top
+    return ancestors
