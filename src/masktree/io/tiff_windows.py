@@ -34,6 +34,22 @@ class Window(NamedTuple):
         """Rows and columns."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
+    def slices_in(self, other: Window) -> tuple[slice, slice]:
+        """Rows and columns in the pixels of another window that contains this one."""
+        return (
+            slice(self.top - other.top, self.bottom - other.top),
+            slice(self.left - other.left, self.right - other.left),
+        )
+
+    def intersection(self, other: Window) -> Window:
+        """What it shares with another window that it overlaps."""
+        return Window(
+            max(self.top, other.top),
+            max(self.left, other.left),
+            min(self.bottom, other.bottom),
+            min(self.right, other.right),
+        )
+
 
 class TiffSamples:
     """The samples of one image of a TIFF file, in stored order and orientation.

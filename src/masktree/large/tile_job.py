@@ -77,16 +77,8 @@ class TileJob:
                 continue
             core = self.grid.window(index)
             # A copy, so that the result does not depend on the tile: not even on how its pixels lie in memory.
-            image = np.ascontiguousarray(pixels[_relative(window, tile)])
+            image = np.ascontiguousarray(pixels[window.slices_in(tile)])
             overview = reduce_block(image, window, core, factor)
-            inside = _relative(core, window)
+            inside = core.slices_in(window)
             block = analyse_block(image, inside, overview, self.backbone, self.scene, min_leaf_area=self.min_leaf_area)
             block.save(self.work.block(index))
-
-
-def _relative(window: Window, other: Window) -> tuple[slice, slice]:
-    """The rows and columns of a window in the pixels of another one that contains it."""
-    return (
-        slice(window.top - other.top, window.bottom - other.top),
-        slice(window.left - other.left, window.right - other.left),
-    )

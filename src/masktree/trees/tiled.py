@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from masktree.arguments import check_number, check_path, check_type
 from masktree.errors import FormatError, InputError
 from masktree.io.block_grid import BlockGrid
-from masktree.io.files import write_atomically
 from masktree.io.geotiff_tags import GeoTiffTags
 from masktree.io.windows import Window
 from masktree.trees import hierarchy, rle
 from masktree.trees.dendrogram import PartitionTree
 from masktree.trees.masktree import MAX_MASKS, MaskTree, ceil_float32
 from masktree.trees.node_selection import SelectedNodes, select_nodes
+from masktree.trees.tiled_file import TiledHeader, open_tiled_file, write_array, write_tiled_file
 from masktree.types import RGB, Labels, Mask
 
 SUFFIX = ".dendrogram.npz"
 FORMAT_VERSION = 1
 _FORMAT = "masktree-dendrogram"
-_ARRAYS = ("header", "parents", "altitudes", "leaf_areas", "first_leaves", "overview", "overview_leaves")
+_ARRAYS = ("parents", "altitudes", "leaf_areas", "first_leaves", "overview", "overview_leaves")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -70,30 +69,11 @@ class TiledTree:
         """
         check_path(path)
         path = Path(path)
-        try:
-            # NumPy leaves a damaged file open that it has opened itself.
-            with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in _ARRAYS}
-            header = json.loads(str(arrays["header"].item()))
-            if header["format"] != _FORMAT or header["version"] != FORMAT_VERSION:
-                raise FormatError(f"{path}: expected version {FORMAT_VERSION} of {_FORMAT}; got {header['version']}")
-            n = len(arrays["leaf_areas"])
-            leaves = np.arange(n, dtype=np.int32)[None]
-            return cls(
-                path=path,
-                grid=BlockGrid((int(header["height"]), int(header["width"])), int(header["block"])),
-                graph=PartitionTree(leaves, arrays["parents"], arrays["altitudes"]),
-                leaf_areas=arrays["leaf_areas"],
-                first_leaves=arrays["first_leaves"],
-                overview=arrays["overview"],
-                overview_leaves=arrays["overview_leaves"],
-                geotiff_tags=GeoTiffTags.from_record(header["geotiff_tags"]),
-                reading=dict(header.get("reading", {})),
-            )
-        except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            if isinstance(error, FormatError):
-                raise
-            raise FormatError(f"{path}: expected a dendrogram of masktree; got a damaged or another file") from error
+        with open_tiled_file(path, _FORMAT, FORMAT_VERSION, "a dendrogram") as (header, archive):
+            arrays = {name: archive[name] for name in _ARRAYS}
+            leaves = np.arange(len(arrays["leaf_areas"]), dtype=np.int32)[None]
+            graph = PartitionTree(leaves, arrays.pop("parents"), arrays.pop("altitudes"))
+            return cls(path, header.grid, graph, geotiff_tags=header.geotiff_tags, reading=header.reading, **arrays)
 
     def __repr__(self) -> str:
         return f"TiledTree({self.size[0]} x {self.size[1]}, {self.graph.n_leaves} leaves, {self.path.name})"
@@ -169,11 +149,9 @@ class TiledTree:
         with np.load(self.path, allow_pickle=False) as archive:
             for index in self.grid.inside(window):
                 block = self.grid.window(index)
-                top, left = max(block.top, window.top), max(block.left, window.left)
-                bottom, right = min(block.bottom, window.bottom), min(block.right, window.right)
+                part = block.intersection(window)
                 leaves = self._block(archive, index)
-                part = leaves[top - block.top : bottom - block.top, left - block.left : right - block.left]
-                out[top - window.top : bottom - window.top, left - window.left : right - window.left] = convert(part)
+                out[part.slices_in(window)] = convert(leaves[part.slices_in(block)])
         return out
 
     def _block(self, archive: Any, index: int) -> Labels:
@@ -278,17 +256,7 @@ def write_tiled_tree(
     reading: dict[str, Any] | None = None,
 ) -> TiledTree:
     """Write a tree atomically, a block at a time, and open it; ``read_block`` gives the leaves of a block from 0."""
-    header = {
-        "format": _FORMAT,
-        "version": FORMAT_VERSION,
-        "height": grid.size[0],
-        "width": grid.size[1],
-        "block": grid.block,
-        "geotiff_tags": geotiff_tags.record(),
-        "reading": reading or {},
-    }
     arrays = {
-        "header": np.array(json.dumps(header)),
         "parents": graph.parents,
         "altitudes": graph.altitudes,
         "leaf_areas": leaf_areas,
@@ -297,16 +265,14 @@ def write_tiled_tree(
         "overview_leaves": overview_leaves,
     }
 
-    def write(handle: IO[bytes]) -> None:
-        # Level 1: leaves of photographs are as small as at the default, in a third of the time.
-        with zipfile.ZipFile(handle, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            for name, array in arrays.items():
-                write_array(archive, name, array)
-            for index in range(len(grid)):
-                leaves = read_block(index)
-                write_array(archive, f"leaves_{index}", leaves.astype(np.min_scalar_type(int(leaves.max()))))
+    def write(archive: zipfile.ZipFile) -> None:
+        for name, array in arrays.items():
+            write_array(archive, name, array)
+        for index in range(len(grid)):
+            leaves = read_block(index)
+            write_array(archive, f"leaves_{index}", leaves.astype(np.min_scalar_type(int(leaves.max()))))
 
-    write_atomically(path, write)
+    write_tiled_file(path, _FORMAT, FORMAT_VERSION, TiledHeader(grid, geotiff_tags, reading or {}), write)
     return TiledTree.load(path)
 
 
@@ -325,9 +291,3 @@ def check_window(window: tuple[int, int, int, int] | None, size: tuple[int, int]
     if not (0 <= top < bottom <= size[0] and 0 <= left < right <= size[1]):
         raise InputError(f"expected a window inside {size[0]} x {size[1]} pixels; got {window}")
     return Window(top, left, bottom, right)
-
-
-def write_array(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
-    """Add an array to an archive that ``numpy.load`` opens."""
-    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-        np.lib.format.write_array(member, np.asarray(array, order="C"), allow_pickle=False)

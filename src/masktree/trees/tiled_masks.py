@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -17,21 +16,21 @@ from scipy.sparse.csgraph import connected_components
 from masktree.arguments import check_index, check_number, check_path
 from masktree.errors import FormatError
 from masktree.io.block_grid import BlockGrid
-from masktree.io.files import write_atomically
 from masktree.io.geotiff_tags import GeoTiffTags
 from masktree.io.windows import Window
 from masktree.trees import hierarchy
 from masktree.trees.masktree import MAX_MASKS, MaskTree, ceil_float32
 from masktree.trees.scaled_masks import ScaledMasks
 from masktree.trees.scores import check_limits
-from masktree.trees.tiled import check_window, write_array
+from masktree.trees.tiled import check_window
+from masktree.trees.tiled_file import TiledHeader, open_tiled_file, write_array, write_tiled_file
 from masktree.types import RGB, Labels, Mask
 
 SUFFIX = ".masks.npz"
 FORMAT_VERSION = 1
 _FORMAT = "masktree-masks"
 _COLUMNS = ("parents", "scores", "granularities", "stabilities", "levels", "factors", "boxes", "areas")
-_ARRAYS = ("header", "overview", "first_uncovered", "components", *_COLUMNS)
+_ARRAYS = ("overview", "first_uncovered", "components", *_COLUMNS)
 _GROUP = 1024  # masks that are read together (our choice)
 _PLACE = 2048  # side in pixels of the squares whose masks are neighbours in the file (our choice)
 
@@ -84,25 +83,11 @@ class TiledMasks:
         """
         check_path(path)
         path = Path(path)
-        try:
-            with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in _ARRAYS}
-            header = json.loads(str(arrays.pop("header").item()))
-            if header["format"] != _FORMAT or header["version"] != FORMAT_VERSION:
-                raise FormatError(f"{path}: expected version {FORMAT_VERSION} of {_FORMAT}; got {header['version']}")
+        with open_tiled_file(path, _FORMAT, FORMAT_VERSION, "masks") as (header, archive):
+            arrays = {name: archive[name] for name in _ARRAYS}
             if len({len(arrays[name]) for name in _COLUMNS}) != 1:
                 raise FormatError(f"{path}: expected columns of one length; got others; segment again")
-            return cls(
-                path=path,
-                grid=BlockGrid((int(header["height"]), int(header["width"])), int(header["block"])),
-                geotiff_tags=GeoTiffTags.from_record(header["geotiff_tags"]),
-                reading=dict(header.get("reading", {})),
-                **arrays,
-            )
-        except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            if isinstance(error, FormatError):
-                raise
-            raise FormatError(f"{path}: expected masks of masktree; got a damaged or another file") from error
+            return cls(path, header.grid, geotiff_tags=header.geotiff_tags, reading=header.reading, **arrays)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -184,11 +169,9 @@ class TiledMasks:
             for index in self.grid.inside(window):
                 block = self.grid.window(index)
                 pieces = archive[f"uncovered_{index}"].astype(np.int64)
-                top, left = max(block.top, window.top), max(block.left, window.left)
-                bottom, right = min(block.bottom, window.bottom), min(block.right, window.right)
-                part = pieces[top - block.top : bottom - block.top, left - block.left : right - block.left]
+                part = block.intersection(window)
                 numbers = np.concatenate([[0], self.components[slice(*self.first_uncovered[index : index + 2])]])
-                out[top - window.top : bottom - window.top, left - window.left : right - window.left] = numbers[part]
+                out[part.slices_in(window)] = numbers[pieces[part.slices_in(block)]]
         return out
 
     def _read(self, indices: np.ndarray) -> ScaledMasks:
@@ -281,17 +264,7 @@ def write_tiled_masks(
     order = _by_place(masks.boxes)
     masks, scores, stabilities = masks[order], scores[order], stabilities[order]
     parents = masks.parents(min_coverage)
-    header = {
-        "format": _FORMAT,
-        "version": FORMAT_VERSION,
-        "height": grid.size[0],
-        "width": grid.size[1],
-        "block": grid.block,
-        "geotiff_tags": geotiff_tags.record(),
-        "reading": reading or {},
-    }
     arrays = {
-        "header": np.array(json.dumps(header)),
         "parents": parents,
         "scores": scores.astype(np.float32),
         "granularities": ceil_float32(np.sqrt(masks.areas / (grid.size[0] * grid.size[1]))),
@@ -303,22 +276,21 @@ def write_tiled_masks(
         "overview": overview,
     }
 
-    def write(handle: IO[bytes]) -> None:
-        with zipfile.ZipFile(handle, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            for name, array in arrays.items():
-                write_array(archive, name, array)
-            for first in range(0, len(masks), _GROUP):
-                group = masks[np.arange(first, min(first + _GROUP, len(masks)))]
-                write_array(archive, f"runs_{first // _GROUP}", np.stack([group.columns, group.starts, group.ends]))
-                write_array(archive, f"offsets_{first // _GROUP}", group.offsets)
-            uncovered = _Uncovered(grid)
-            for index in range(len(grid)):
-                pieces = uncovered.add(_is_covered(masks, grid.window(index)))
-                write_array(archive, f"uncovered_{index}", pieces)
-            write_array(archive, "first_uncovered", uncovered.first)
-            write_array(archive, "components", uncovered.components())
+    def write(archive: zipfile.ZipFile) -> None:
+        for name, array in arrays.items():
+            write_array(archive, name, array)
+        for first in range(0, len(masks), _GROUP):
+            group = masks[np.arange(first, min(first + _GROUP, len(masks)))]
+            write_array(archive, f"runs_{first // _GROUP}", np.stack([group.columns, group.starts, group.ends]))
+            write_array(archive, f"offsets_{first // _GROUP}", group.offsets)
+        uncovered = _Uncovered(grid)
+        for index in range(len(grid)):
+            pieces = uncovered.add(_is_covered(masks, grid.window(index)))
+            write_array(archive, f"uncovered_{index}", pieces)
+        write_array(archive, "first_uncovered", uncovered.first)
+        write_array(archive, "components", uncovered.components())
 
-    write_atomically(path, write)
+    write_tiled_file(path, _FORMAT, FORMAT_VERSION, TiledHeader(grid, geotiff_tags, reading or {}), write)
     return TiledMasks.load(path)
 
 
