@@ -102,7 +102,7 @@ def _prepare(
     """The job of the tiles; measures what all blocks share, unless an earlier run has."""
     if block < 32 or block % 32:
         raise InputError(f"expected blocks of a multiple of 32 pixels; got {block}")
-    job = TileJob(source, config, BlockGrid((1, 1), block), work, 0, read_options)
+    job = TileJob(source, config, work, read_options, BlockGrid((1, 1), block), 0)
     for note in job.windows.reading.notes.values():
         warnings.warn(note, MasktreeWarning, stacklevel=4)
     job.grid = BlockGrid(job.windows.size, block)

@@ -79,7 +79,7 @@ def segment_masks(
         path.with_name(path.name + ".work"),
         plan | {"window": side, "read": read_options.record(), "version": __version__},
     )
-    job = WindowJob(source, config, {}, work, read_options)
+    job = WindowJob(source, config, work, read_options, {})
     image = job.windows
     for note in image.reading.notes.values():
         warnings.warn(note, MasktreeWarning, stacklevel=3)

@@ -5,49 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from masktree.backbones import Backbone, load_backbone
 from masktree.discover.masktree import SceneStatistics
 from masktree.io.block_grid import BlockGrid
-from masktree.io.read_options import ReadOptions
-from masktree.io.windows import ImageWindows, Window, open_windows
+from masktree.io.windows import Window
 from masktree.large.block import HALO, analyse_block
+from masktree.large.image_job import ImageJob
 from masktree.large.overview import overview_factor, reduce_block
 from masktree.large.scene import load_scene
-from masktree.large.work_folder import WorkFolder
-from masktree.predict.config import SegmenterConfig
 
 
 @dataclass
-class TileJob:
-    """Analyses the blocks of a tile that have no result yet. Each process opens image and backbone once.
+class TileJob(ImageJob):
+    """Analyses the blocks of a tile that have no result yet. Of ``config`` it takes backbone, device and precision.
 
     Attributes:
-        image: a file, or an array, which is sent to no other process.
-        config: names the backbone, its device and its precision.
         grid: the blocks.
-        work: where their results go.
         min_leaf_area: smallest leaf in pixels.
-        read_options: how the image is read.
     """
 
-    image: Path | np.ndarray
-    config: SegmenterConfig
     grid: BlockGrid
-    work: WorkFolder
     min_leaf_area: int
-    read_options: ReadOptions
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name in self.__dataclass_fields__}
-
-    @cached_property
-    def windows(self) -> ImageWindows:
-        return open_windows(self.image, self.work.path, self.read_options)
 
     @cached_property
     def backbone(self) -> Backbone:

@@ -5,17 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
 from masktree.io.files import write_atomically
-from masktree.io.read_options import ReadOptions
-from masktree.io.windows import ImageWindows, open_windows
+from masktree.large.image_job import ImageJob
 from masktree.large.pyramid import open_level
 from masktree.large.window_grid import WindowGrid
-from masktree.large.work_folder import WorkFolder
-from masktree.predict.config import SegmenterConfig
 from masktree.predict.discovery import DiscoverySegmenter
 from masktree.predict.model import ModelSegmenter
 from masktree.trees.masktree import MaskTree
@@ -36,29 +33,14 @@ class WindowMasks(NamedTuple):
 
 
 @dataclass
-class WindowJob:
-    """Segments one window of one level, given as (factor, index). Each process opens image and segmenter once.
+class WindowJob(ImageJob):
+    """Segments one window of one level, given as (factor, index).
 
     Attributes:
-        image: a file, or an array, which is sent to no other process.
-        config: of the segmenter.
         grids: the windows of each level, by its factor.
-        work: where their masks go.
-        read_options: how the image is read.
     """
 
-    image: Path | np.ndarray
-    config: SegmenterConfig
     grids: dict[int, WindowGrid]
-    work: WorkFolder
-    read_options: ReadOptions
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name in self.__dataclass_fields__}
-
-    @cached_property
-    def windows(self) -> ImageWindows:
-        return open_windows(self.image, self.work.path, self.read_options)
 
     @cached_property
     def segmenter(self) -> DiscoverySegmenter | ModelSegmenter:
