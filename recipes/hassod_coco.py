@@ -34,44 +34,24 @@ def labels_by_threshold(photos: list[str], count: int, backbone: str, positions:
 
 def main() -> int:
     options = stages.parse(__doc__ or "")
-    run, corrected = options.output / "run", options.output / "corrected"
     expected = "12.69 labels per image (the paper's label statistics); 11.6 to 12.7 on any data set with DINO ViT-B/8"
     labels = stages.labels_step(options, "hassod", expected, stages.vit_tflops(480))
     backbone = ("embedded", "timm") if options.toy else ("dino-vitb8", "dino")
     photos = [str(path) for path in options.photos]
     check = partial(labels_by_threshold, photos, 1 if options.toy else 200, *backbone)
-    toy = (*stages.TOY_MODEL, *stages.TOY_TRAIN)
     steps = [
         Step("labels of single thresholds .1, .2, .4", (), "2.58 / 4.20 / 11.61 (the paper's ablation)", check),
         labels,
-        Step(
-            "detector",
-            (
-                "train",
-                str(options.output / "labels"),
-                "-o",
-                str(run),
-                "--preset",
-                "hassod",
-                *stages.training(options, "--size", "base", "--steps", "32000", toy=toy),
-            ),
-            tflops=stages.train_tflops("hassod", 32_000 * 16),
-            trains=True,
+        stages.train_step(
+            "detector", options, "hassod", stages.train_tflops("hassod", 32_000 * 16), "--steps", "32000"
         ),
-        Step(
+        stages.self_train_step(
             "Mean Teacher",
-            (
-                "self-train",
-                str(run),
-                str(options.output / "labels"),
-                "-o",
-                str(corrected),
-                "--method",
-                "hassod",
-                *stages.training(options, "--setting", "paper"),
-            ),
-            tflops=stages.train_tflops("hassod", 8000 * (8 + 8)) * 7 / 6,  # the teacher's forward pass of 8 images
-            trains=True,
+            options,
+            "hassod",
+            stages.train_tflops("hassod", 8000 * (8 + 8)) * 7 / 6,  # the teacher's forward pass of 8 images
+            "--setting",
+            "paper",
         ),
     ]
     of_labels = "AR1000, S, M, L 8.9, 1.7, 12.4, 29.1 on COCO and LVIS val2017 (the paper)"

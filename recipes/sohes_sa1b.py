@@ -12,47 +12,28 @@ from __future__ import annotations
 import sys
 
 import stages
-from stages import Step
 
 CROPS = 50  # of an image, for the estimate (our assumption)
 
 
 def main() -> int:
     options = stages.parse(__doc__ or "")
-    run, corrected = options.output / "run", options.output / "corrected"
     tflops = stages.vit_tflops(480) + CROPS * stages.vit_tflops(256)
     labels = stages.labels_step(options, "sohes", "more than 100 labels per image (paper)", tflops, "--quality", "best")
-    toy = (*stages.TOY_MODEL, *stages.TOY_TRAIN, "--num-queries", "12")
     steps = [
         labels,
-        Step(
+        stages.train_step(
             "Mask2Former with an ancestor head",
-            (
-                "train",
-                str(options.output / "labels"),
-                "-o",
-                str(run),
-                "--preset",
-                "sohes",
-                *stages.training(options, "--size", "base", toy=toy),
-            ),
-            tflops=stages.train_tflops("sohes", 100_000 * 16),
-            trains=True,
+            options,
+            "sohes",
+            stages.train_tflops("sohes", 100_000 * 16),
+            toy=("--num-queries", "12"),
         ),
-        Step(
+        stages.self_train_step(
             "teacher with a threshold for each size",
-            (
-                "self-train",
-                str(run),
-                str(options.output / "labels"),
-                "-o",
-                str(corrected),
-                "--method",
-                "sohes",
-                *stages.training(options),
-            ),
-            tflops=stages.train_tflops("sohes", 25_000 * 32) * 7 / 6,
-            trains=True,
+            options,
+            "sohes",
+            stages.train_tflops("sohes", 25_000 * 32) * 7 / 6,
         ),
     ]
     of_labels = (

@@ -159,6 +159,36 @@ def training(options: argparse.Namespace, *settings: str, toy: tuple[str, ...] =
     return toy if options.toy else (*settings, "--workers", str(options.workers))
 
 
+def train_step(
+    title: str,
+    options: argparse.Namespace,
+    preset: str,
+    tflops: float,
+    *settings: str,
+    labels: Path | None = None,
+    toy: tuple[str, ...] = (),
+) -> Step:
+    """A model of size base in OUT/run, on OUT/labels or others; ``toy``: further options of a toy run."""
+    places = (str(labels or options.output / "labels"), "-o", str(options.output / "run"))
+    further = training(options, "--size", "base", *settings, toy=(*TOY_MODEL, *TOY_TRAIN, *toy))
+    return Step(title, ("train", *places, "--preset", preset, *further), tflops=tflops, trains=True)
+
+
+def self_train_step(
+    title: str,
+    options: argparse.Namespace,
+    method: str,
+    tflops: float,
+    *settings: str,
+    toy: tuple[str, ...] = TOY_TRAIN,
+    trains: bool = True,
+) -> Step:
+    """The model of OUT/run trained further on labels that it corrects, in OUT/corrected."""
+    places = (str(options.output / "run"), str(options.output / "labels"), "-o", str(options.output / "corrected"))
+    further = training(options, *settings, toy=toy)
+    return Step(title, ("self-train", *places, "--method", method, *further), tflops=tflops, trains=trains)
+
+
 UNSAM_LABELS = (
     "AR1000, S, M, L 15.3, 2.3, 11.9, 27.7 with the CRF, 23.9, 7.9, 22.4, 34.0 with CascadePSP (paper, SA-1B)"
 )
@@ -170,15 +200,10 @@ def unsam_labels(options: argparse.Namespace) -> Step:
     return labels_step(options, "unsam", "about 334 labels per image (paper)", tflops, "--quality", "best")
 
 
-def unsam_model(options: argparse.Namespace, labels: Path, run: Path) -> Step:
+def unsam_model(options: argparse.Namespace, labels: Path) -> Step:
     """Mask2Former on a label set."""
-    toy = (*TOY_MODEL, *TOY_TRAIN, "--num-queries", "12")
-    return Step(
-        "Mask2Former",
-        ("train", str(labels), "-o", str(run), "--preset", "unsam", *training(options, "--size", "base", toy=toy)),
-        tflops=train_tflops("unsam", 50_000 * 16),
-        trains=True,
-    )
+    tflops = train_tflops("unsam", 50_000 * 16)
+    return train_step("Mask2Former", options, "unsam", tflops, labels=labels, toy=("--num-queries", "12"))
 
 
 def report_steps(options: argparse.Namespace, labels: Step, run_name: str, of_labels: str, of_model: str) -> list[Step]:

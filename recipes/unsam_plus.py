@@ -17,7 +17,7 @@ from stages import Step
 
 def main() -> int:
     options = stages.parse(__doc__ or "", human=True)
-    labels, merged, run = stages.unsam_labels(options), options.output / "merged", options.output / "run"
+    labels, merged = stages.unsam_labels(options), options.output / "merged"
     sources = (str(options.human), str(options.output / "labels"))
     steps = [
         labels,
@@ -26,7 +26,7 @@ def main() -> int:
             ("merge", *sources, "-o", str(merged), "--rule", "fill", "--iou", "0.02"),
             find=lambda: f"{stages.labels_per_image(merged):.2f} labels per image",
         ),
-        stages.unsam_model(options, merged, run),
+        stages.unsam_model(options, merged),
     ]
     of_model = (
         "AR1000 64.8 on SA-1B, 52.2 COCO, 50.8 LVIS, 45.3 ADE20K, 49.8 EntitySeg, 46.0 PartImageNet, 32.3 PACO (paper)"

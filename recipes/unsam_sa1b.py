@@ -12,30 +12,22 @@ from __future__ import annotations
 import sys
 
 import stages
-from stages import Step
 
 
 def main() -> int:
     options = stages.parse(__doc__ or "")
-    run, corrected = options.output / "run", options.output / "corrected"
     labels = stages.unsam_labels(options)
     toy = ("--steps", "2", "--device", "cpu", "--sample-every", "0", "--score-threshold", "0.01")
     steps = [
         labels,
-        stages.unsam_model(options, options.output / "labels", run),
-        Step(
+        stages.unsam_model(options, options.output / "labels"),
+        stages.self_train_step(
             "one round of relabelling",
-            (
-                "self-train",
-                str(run),
-                str(options.output / "labels"),
-                "-o",
-                str(corrected),
-                "--method",
-                "rounds",
-                *stages.training(options, toy=toy),
-            ),
-            tflops=stages.train_tflops("unsam", 25_000 * 16) + stages.FORWARD_TFLOPS["unsam"] * 100_000,
+            options,
+            "rounds",
+            stages.train_tflops("unsam", 25_000 * 16) + stages.FORWARD_TFLOPS["unsam"] * 100_000,
+            toy=toy,
+            trains=False,
         ),
     ]
     of_model = (
