@@ -27,7 +27,8 @@ from masktree.discover.masktree import build_dendrogram
 from masktree.discover.methods import Quality
 from masktree.evaluate.bsds import read_human_segmentations, score_image, score_tree, summarise
 from masktree.evaluate.image_stats import ImageStats
-from masktree.io.images import read_image, resize_image
+from masktree.io.images import read_image
+from masktree.io.resize import resize_image
 from masktree.trees.dendrogram import PartitionTree
 from table import Table
 from tasks import bsds_names

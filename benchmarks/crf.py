@@ -20,7 +20,8 @@ from PIL import Image
 
 from arguments import make_parser
 from masktree.cluster import merge_tree
-from masktree.io.images import read_image, resize_image
+from masktree.io.images import read_image
+from masktree.io.resize import resize_image
 from masktree.refine import Refiner, dense_crf, guided, refine_masks, upsample_labels
 from measurement import measure_seconds, peak_megabytes
 from table import Table

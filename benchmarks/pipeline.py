@@ -34,7 +34,8 @@ from arguments import make_parser
 from masktree import DiscoverySegmenter
 from masktree.backbones import load_backbone
 from masktree.discover.methods import METHODS
-from masktree.io.images import find_photos, read_image, resize_image
+from masktree.io.images import find_photos, read_image
+from masktree.io.resize import resize_image
 from masktree.trees import rle
 from measurement import resident_megabytes
 from table import Table

@@ -35,7 +35,8 @@ from masktree.evaluate.click_points import farthest_point
 from masktree.evaluate.datasets import read_ground_truth
 from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.evaluate.points import score_image_twice, summarise
-from masktree.io.images import read_image, resize_image
+from masktree.io.images import read_image
+from masktree.io.resize import resize_image
 from masktree.prompt.candidates import NUM_MASKS
 from masktree.trees import rle
 from measurement import Seconds, measure_seconds

@@ -47,7 +47,8 @@ from masktree.evaluate import bsds, recall
 from masktree.evaluate.detections import ImageDetections
 from masktree.evaluate.ground_truth import ImageGroundTruth
 from masktree.io.files import write_atomically
-from masktree.io.images import read_image, resize_image
+from masktree.io.images import read_image
+from masktree.io.resize import resize_image
 from masktree.stages import backbone_ranking as ranking
 from masktree.trees import rle
 from masktree.trees.dendrogram import PartitionTree

@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 
 from masktree import cli
-from masktree.io.images import read_image, resize_image
+from masktree.io.images import read_image
+from masktree.io.resize import resize_image
 from masktree.trees.masktree import MaskTree
 
 QUICK = ("--backbone", "texture")  # starts without torch, which takes seconds in each process

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 import masktree
-from masktree.io.images import read_image, resize_image
+from masktree.io.images import read_image
+from masktree.io.resize import resize_image
 from masktree.models.build import build_model, save_pretrained
 from tests.test_model_segmenter import CONFIG
 

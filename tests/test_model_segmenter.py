@@ -15,7 +15,8 @@ from PIL import Image
 import masktree
 from masktree import AutomaticMaskGenerator, MaskTree, cli
 from masktree.errors import FormatError, InputError, WeightsError
-from masktree.io.images import read_image, resize_image
+from masktree.io.images import read_image
+from masktree.io.resize import resize_image
 from masktree.labels import LabelSet
 from masktree.models import saved
 from masktree.models.build import build_model, save_pretrained

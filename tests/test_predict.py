@@ -12,7 +12,8 @@ from masktree import DiscoverySegmenter, MaskTree
 from masktree.discover.hassod import hassod
 from masktree.discover.methods import METHODS as METHODS_BY_NAME
 from masktree.errors import ImageError, InputError, WeightsError
-from masktree.io.images import as_rgb, read_image, resize_image
+from masktree.io.images import as_rgb, read_image
+from masktree.io.resize import resize_image
 from tests.oracles.discover import BLUE, GREEN, RED, WHITE, PaintedBackbone, cells, paint, unchanged
 
 METHODS = ("masktree", "hassod", "sohes", "unsam", "maskcut")

@@ -10,7 +10,8 @@ from masktree.cluster import maskcut as cut_patches
 from masktree.discover.hassod import hassod
 from masktree.discover.maskcut import maskcut
 from masktree.discover.unsam import _conquer
-from masktree.io.images import read_image, resize_image
+from masktree.io.images import read_image
+from masktree.io.resize import resize_image
 from masktree.refine import dense_crf
 from masktree.trees import rle
 from tests.oracles import released

@@ -13,8 +13,9 @@ from PIL import ExifTags, Image, PngImagePlugin
 
 from masktree.errors import ImageError, InputError, MasktreeWarning
 from masktree.io import images
-from masktree.io.images import as_rgb, read_image, read_numbers, read_size, resize_image
+from masktree.io.images import as_rgb, read_image, read_numbers, read_size
 from masktree.io.photos import OVERLAY_TEXT, find_photos, find_unread
+from masktree.io.resize import resize_image
 
 
 def save(path, array, mode=None, **options):

@@ -11,7 +11,8 @@ import torch
 import masktree
 from masktree import AutomaticMaskGenerator, Predictor
 from masktree.errors import InputError, MasktreeWarning
-from masktree.io.images import read_image, resize_image
+from masktree.io.images import read_image
+from masktree.io.resize import resize_image
 from masktree.models.build import build_model, save_pretrained
 from masktree.models.config import PromptableConfig
 from masktree.prompt.model_prompter import ModelPrompter, _snap_logits, upscale_logits

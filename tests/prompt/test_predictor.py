@@ -10,7 +10,8 @@ from PIL import Image
 import masktree
 from masktree import MaskTree, Predictor
 from masktree.errors import ImageError, InputError
-from masktree.io.images import read_image, resize_image
+from masktree.io.images import read_image
+from masktree.io.resize import resize_image
 from tests.prompt.planted import OTHER, PART, SIZE, nested, strips
 
 IMAGE = np.zeros((*SIZE, 3), np.uint8)

@@ -15,7 +15,8 @@ from pycocotools.coco import COCO
 import masktree
 from masktree.cluster.merge import merge_tree
 from masktree.errors import FormatError, InputError
-from masktree.io.images import read_image, resize_image
+from masktree.io.images import read_image
+from masktree.io.resize import resize_image
 from masktree.trees import rle
 from masktree.trees.dendrogram import PartitionTree
 from masktree.trees.masktree import MaskTree, ceil_float32

@@ -15,7 +15,7 @@ from masktree.discover.region_masks import (
     resize_in_window,
     resize_soft_in_window,
 )
-from masktree.io.images import Resample, resize_image
+from masktree.io.resize import Resample, resize_image
 from masktree.kernels import kernel
 from masktree.refine import Refiner, dense_crf, elementwise_iou, fill_holes, upsample_labels
 from masktree.trees import rle

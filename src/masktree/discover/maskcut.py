@@ -13,7 +13,7 @@ import numpy as np
 from masktree.backbones.base import Backbone
 from masktree.cluster import maskcut as cut_patches
 from masktree.discover.region_masks import build_forest, check_settings, resize_mask, resize_masks
-from masktree.io.images import Resample, resize_image
+from masktree.io.resize import Resample, resize_image
 from masktree.refine import Refiner, dense_crf, elementwise_iou, fill_holes, refine_masks
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree

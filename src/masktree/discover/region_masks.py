@@ -11,7 +11,7 @@ from PIL import Image
 from masktree.backbones.base import Backbone
 from masktree.cluster import merge_tree
 from masktree.errors import InputError
-from masktree.io.images import Resample, find_filter, resize_image
+from masktree.io.resize import Resample, find_filter, resize_image
 from masktree.refine import Refiner, elementwise_iou, refine_masks, resize_probabilities
 from masktree.trees import hierarchy, rle
 from masktree.trees.dendrogram import PartitionTree

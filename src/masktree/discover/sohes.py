@@ -21,7 +21,7 @@ from masktree.discover.region_masks import (
     scale_window,
     suppress_duplicates,
 )
-from masktree.io.images import Resample, resize_image
+from masktree.io.resize import Resample, resize_image
 from masktree.refine import Refiner, dense_crf
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree

@@ -20,7 +20,7 @@ from masktree.discover.region_masks import (
     suppress_duplicates,
 )
 from masktree.errors import InputError
-from masktree.io.images import Resample, resize_image
+from masktree.io.resize import Resample, resize_image
 from masktree.refine import Refiner, dense_crf
 from masktree.trees import rle
 from masktree.trees.masktree import MaskTree

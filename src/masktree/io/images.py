@@ -1,4 +1,4 @@
-"""Image files and arrays as RGB: reading, conversion, resizing."""
+"""Image files and arrays as RGB: reading and conversion."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, get_args
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -57,7 +57,6 @@ _ORIENTATIONS = {  # of EXIF: what shows the image upright
     8: Image.Transpose.ROTATE_90,
 }
 
-Resample = Literal["nearest", "bilinear", "bicubic", "lanczos"]  # filters of Pillow
 ImageInput: TypeAlias = str | Path | np.ndarray | Image.Image  # what ``as_rgb`` takes
 
 T = TypeVar("T")
@@ -144,15 +143,8 @@ def decode_image(
     """As ``read_image``, with the range of values and what is not looked at beside the picture."""
 
     def decode_tiff() -> DecodedImage:
-        with open_tiff(Path(path), options.page) as page:
-            _check_pixels(page.description.size, max_pixels)
-            description = with_page_note(page.description, options.page)
-            valid = page.read_mask()
-            if options.page == 0:
-                description, mask = read_sidecars(Path(path), description)
-                valid = mask if valid is None else valid
-            pixels = to_channels(page.read_samples(), description, page.colormap)
-            return render(pixels, description, options, valid)
+        pixels, description, valid = _read_tiff(Path(path), options.page, max_pixels)
+        return render(pixels, description, options, valid)
 
     return _decode(
         path, lambda image: _decode_pillow(image, Path(path), options), max_pixels, decode_tiff, options.page
@@ -182,13 +174,7 @@ def read_channels(path: str | Path, page: int = 0, *, max_pixels: int = MAX_PIXE
     """
 
     def read_tiff() -> ImageChannels:
-        with open_tiff(Path(path), page) as opened:
-            _check_pixels(opened.description.size, max_pixels)
-            description, valid = opened.description, opened.read_mask()
-            if page == 0:
-                description, mask = read_sidecars(Path(path), description)
-                valid = mask if valid is None else valid
-            return _channels_of(to_channels(opened.read_samples(), description, opened.colormap), description, valid)
+        return _channels_of(*_read_tiff(Path(path), page, max_pixels))
 
     def read_pillow(image: Image.Image) -> ImageChannels:
         description = _describe_pillow(image, Path(path))
@@ -359,6 +345,17 @@ def with_page_note(description: ImageDescription, page: int) -> ImageDescription
     return replace(description, notes=(*description.notes, ("pages", note)))
 
 
+def _read_tiff(path: Path, page: int, max_pixels: int) -> tuple[np.ndarray, ImageDescription, np.ndarray | None]:
+    """The channels of a page as they lie in the file, what it and the files beside it say, and which values count."""
+    with open_tiff(path, page) as opened:
+        _check_pixels(opened.description.size, max_pixels)
+        description, valid = with_page_note(opened.description, page), opened.read_mask()
+        if page == 0:
+            description, mask = read_sidecars(path, description)
+            valid = mask if valid is None else valid
+        return to_channels(opened.read_samples(), description, opened.colormap), description, valid
+
+
 def _decode_pillow(image: Image.Image, path: Path, options: ReadOptions) -> DecodedImage:
     num_frames = getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1
     is_plain = image.mode not in DEEP_MODES and not is_deep_png(path)
@@ -488,27 +485,3 @@ def _upright(image: Image.Image) -> Image.Image:
     image.load()
     method = _ORIENTATIONS.get(orientation_of(image))
     return image if method is None else image.transpose(method)
-
-
-def resize_image(image: RGB, size: tuple[int, int], resample: Resample = "bilinear") -> RGB:
-    """Resize of an RGB image to (height, width) by a filter of Pillow, antialiased unless ``nearest``.
-
-    Raises:
-        InputError: unknown filter.
-    """
-    pillow_filter = find_filter(resample)
-    if image.shape[:2] == size:
-        return image
-    resized = Image.fromarray(image).resize((size[1], size[0]), pillow_filter)
-    return np.ascontiguousarray(np.asarray(resized))
-
-
-def find_filter(resample: Resample) -> Image.Resampling:
-    """Pillow's filter of that name.
-
-    Raises:
-        InputError: unknown filter.
-    """
-    if resample not in get_args(Resample):
-        raise InputError(f"expected a filter {', '.join(get_args(Resample))}; got {resample!r}")
-    return Image.Resampling[resample.upper()]

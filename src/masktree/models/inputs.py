@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from masktree.backbones.texture import NUM_CUES, boundary_cues
-from masktree.io.images import resize_image
+from masktree.io.resize import resize_image
 from masktree.models.pyramid.base import SIZE_DIVISOR
 from masktree.types import RGB, checked
 

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from masktree.errors import InputError
-from masktree.io.images import decode_image, resize_image
+from masktree.io.images import decode_image
+from masktree.io.resize import resize_image
 from masktree.serve.cache import BoundedCache
 from masktree.serve.folder import Entry, Folder, signature
 from masktree.types import RGB

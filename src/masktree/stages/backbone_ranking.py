@@ -30,8 +30,9 @@ from masktree.cluster import merge_tree
 from masktree.discover.masktree import build_dendrogram
 from masktree.errors import ImageError, InputError
 from masktree.io.contents import check_photo_folder
-from masktree.io.images import read_image, resize_image
+from masktree.io.images import read_image
 from masktree.io.photos import find_photos
+from masktree.io.resize import resize_image
 from masktree.trees.dendrogram import PartitionTree
 from masktree.types import RGB
 

@@ -14,7 +14,8 @@ import torch
 import masktree
 from masktree.backbones.texture import NUM_CUES
 from masktree.errors import InputError
-from masktree.io.images import read_image, resize_image
+from masktree.io.images import read_image
+from masktree.io.resize import resize_image
 from masktree.models.build import build_model
 from masktree.models.cascade.model import CascadeMaskRCNN
 from masktree.models.config import CascadeConfig, Mask2FormerConfig

@@ -8,7 +8,8 @@ import pytest
 from masktree.backbones.texture import NUM_CUES
 from masktree.backbones.texture.pmi import pmi_embedding
 from masktree.backbones.texture.words import NUM_WORDS
-from masktree.io.images import read_image, resize_image
+from masktree.io.images import read_image
+from masktree.io.resize import resize_image
 from masktree.models.inputs import prepare_image
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install masktree[onnx].")

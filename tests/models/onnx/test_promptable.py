@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from masktree import Predictor, cli, load
-from masktree.io.images import read_image, resize_image
+from masktree.io.images import read_image
+from masktree.io.resize import resize_image
 from masktree.models.build import build_model, save_pretrained
 from masktree.models.config import PromptableConfig
 from masktree.models.onnx.export import export_onnx

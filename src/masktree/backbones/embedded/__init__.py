@@ -18,7 +18,7 @@ from masktree.backbones.texture import BoundaryCues, Vocabulary, boundary_cues
 from masktree.backbones.weights import Weights
 from masktree.errors import WeightsError
 from masktree.io.files import sha256_of
-from masktree.io.images import resize_image
+from masktree.io.resize import resize_image
 from masktree.types import RGB, Features, checked
 
 if TYPE_CHECKING:
