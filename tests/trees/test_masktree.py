@@ -18,8 +18,9 @@ from masktree.errors import FormatError, InputError
 from masktree.io.images import read_image
 from masktree.io.resize import resize_image
 from masktree.trees import rle
+from masktree.trees.decimals import ceil_float32
 from masktree.trees.dendrogram import PartitionTree
-from masktree.trees.masktree import MaskTree, ceil_float32
+from masktree.trees.masktree import MaskTree
 
 
 def rectangle(y0, y1, x0, x1, size=(20, 30)):

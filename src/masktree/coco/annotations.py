@@ -16,7 +16,8 @@ from masktree.coco.masks import REMEDY, encode_segmentation
 from masktree.errors import FormatError
 from masktree.io.files import is_number, is_whole
 from masktree.trees import hierarchy
-from masktree.trees.masktree import KINDS, LEVELS, MaskTree, ceil_float32
+from masktree.trees.decimals import ceil_float32
+from masktree.trees.masktree import KINDS, LEVELS, MaskTree
 
 MAX_MASKS = 10_000  # of an image: annotation ids are image id * MAX_MASKS + index, unique without a count over shards
 

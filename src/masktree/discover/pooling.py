@@ -9,8 +9,9 @@ import numpy as np
 
 from masktree.kernels import kernel
 from masktree.trees import hierarchy
+from masktree.trees.decimals import ceil_float32
 from masktree.trees.dendrogram import PartitionTree
-from masktree.trees.masktree import MAX_MASKS, MaskTree, ceil_float32
+from masktree.trees.masktree import MAX_MASKS, MaskTree
 from masktree.trees.nms import mask_nms
 from masktree.trees.node_selection import select_nodes
 from masktree.types import Labels
@@ -76,10 +77,7 @@ def pool_dendrograms(
     rles = [rles[index] for index in keep]
     parents = hierarchy.parents_by_coverage(rles, finest.size, min_coverage=1.0)
     similar = _most_similar_nodes(cuts, np.stack(positions), np.concatenate(intervals)[keep])
-    granularities = ceil_float32(cuts.altitudes[similar])
-    for child in np.argsort(-hierarchy.depths(parents), kind="stable"):  # they never decrease towards the root
-        if parents[child] >= 0:
-            granularities[parents[child]] = max(granularities[parents[child]], granularities[child])
+    granularities = hierarchy.raise_to_children(ceil_float32(cuts.altitudes[similar]), parents)
     return MaskTree(
         size=finest.size,
         rles=tuple(rles),

@@ -11,8 +11,8 @@ import numpy as np
 from masktree.edits import fields
 from masktree.edits.state import Change, EditedMask, EditState, LeafRuns, boxes_overlap
 from masktree.errors import InputError
+from masktree.trees.decimals import ceil_float32
 from masktree.trees.dendrogram import PartitionTree
-from masktree.trees.masktree import ceil_float32
 from masktree.trees.run_sets import (
     RunSet,
     components,

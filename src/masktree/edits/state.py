@@ -9,8 +9,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from masktree.trees.decimals import ceil_float32
 from masktree.trees.dendrogram import PartitionTree
-from masktree.trees.masktree import MaskTree, ceil_float32
+from masktree.trees.masktree import MaskTree
 from masktree.trees.rle import label_runs, runs
 from masktree.trees.run_sets import RunSet, subtract
 

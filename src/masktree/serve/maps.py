@@ -17,8 +17,9 @@ import numpy as np
 
 from masktree.kernels import kernel
 from masktree.trees import rle
+from masktree.trees.decimals import ceil_float32
 from masktree.trees.dendrogram import PartitionTree
-from masktree.trees.masktree import MaskTree, ceil_float32
+from masktree.trees.masktree import MaskTree
 
 MAX_MAP_PIXELS = 16_000_000  # of a map: 64 MB in the browser (our choice)
 _STRIP_PIXELS = 2**22  # worked on at a time (our choice)

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
 from masktree.kernels import kernel
+from masktree.trees import rle
 from masktree.trees.dendrogram import PartitionTree, lowest_common_ancestors
 from masktree.trees.node_selection import SelectedNodes, nearest_selected, selected_parents
 
@@ -103,6 +104,13 @@ def combine_nodes(
         )
     tops = lowest_common_ancestors(tree.parents, members)
     return selected, Combinations(members, nearest_selected(tree, selected.nodes, tops), scores)
+
+
+def unite_nodes(tree: PartitionTree, members: np.ndarray) -> list[bytes]:
+    """Run-length string of the union of each row of nodes."""
+    nodes, positions = np.unique(members, return_inverse=True)
+    rles = tree.rles(nodes)
+    return [rle.union([rles[i] for i in row], tree.size) for row in positions.reshape(members.shape)]
 
 
 def enumerate_unions(

@@ -31,8 +31,9 @@ import numpy as np
 from masktree.errors import FormatError, InputError, MasktreeError
 from masktree.io.files import is_number, is_whole, parse_json, write_json
 from masktree.io.images import MAX_PIXELS
+from masktree.trees.decimals import ceil_float32
 from masktree.trees.dendrogram import PartitionTree
-from masktree.trees.masktree import KINDS, LEVELS, MaskTree, ceil_float32
+from masktree.trees.masktree import KINDS, LEVELS, MaskTree
 
 FORMAT_VERSION = 2
 _FILE_START = b'{"format": "masktree"'

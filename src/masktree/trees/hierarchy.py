@@ -103,6 +103,15 @@ def reparent(parents: Parents, keep: Bool[np.ndarray, " n"]) -> Int32[np.ndarray
     return np.where(kept >= 0, new_index[kept], -1).astype(np.int32)
 
 
+def raise_to_children(values: np.ndarray, parents: np.ndarray) -> np.ndarray:
+    """(n,) values that never fall towards the root: each raised to the highest of its descendants, in a copy."""
+    raised = values.copy()
+    for child in np.argsort(-depths(parents), kind="stable"):
+        if parents[child] >= 0:
+            raised[parents[child]] = max(raised[parents[child]], raised[child])
+    return raised
+
+
 @kernel()
 def _smallest_covering(shared: np.ndarray, min_coverage: float) -> np.ndarray:
     n = len(shared)

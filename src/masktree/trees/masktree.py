@@ -17,7 +17,8 @@ from masktree.errors import InputError
 from masktree.io.images import ImageInput
 from masktree.kernels import kernel
 from masktree.trees import hierarchy, rle
-from masktree.trees.combinations import NO_COMBINATIONS, combine_nodes
+from masktree.trees.combinations import NO_COMBINATIONS, combine_nodes, unite_nodes
+from masktree.trees.decimals import DECIMALS, ceil_decimal, ceil_float32
 from masktree.trees.dendrogram import PartitionTree, renumber
 from masktree.trees.instances import MIN_SCORE, select_instances
 from masktree.trees.node_selection import select_nodes
@@ -40,7 +41,6 @@ _COLUMNS = {
     "levels": np.int8,
     "kinds": np.int8,
 }
-_DECIMALS = 5  # of scores and granularities in files
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -137,10 +137,7 @@ class MaskTree:
         n = len(rles)
         parents = read_array(parents, "parents", np.int32, n)
         granularities = ceil_float32(np.sqrt(rle.areas(rles, size) / (size[0] * size[1])))
-        for child in np.argsort(-hierarchy.depths(parents), kind="stable"):
-            parent = parents[child]
-            if parent >= 0:
-                granularities[parent] = max(granularities[parent], granularities[child])
+        granularities = hierarchy.raise_to_children(granularities, parents)
         ones = np.ones(n, np.float32)
         return cls(
             size=size,
@@ -221,7 +218,7 @@ class MaskTree:
         counts = [len(selected.nodes), len(combined.scores)]
         return cls(
             size=tree.size,
-            rles=(*tree.rles(selected.nodes), *_unite_nodes(tree, members)),
+            rles=(*tree.rles(selected.nodes), *unite_nodes(tree, members)),
             parents=parents,
             scores=np.concatenate([selected.scores, combined.scores]).astype(np.float32),
             granularities=ceil_float32(altitudes),
@@ -341,9 +338,9 @@ class MaskTree:
             "level": LEVELS[self.levels[index]],
             "depth": int(self.depths[index]),
             "kind": KINDS[self.kinds[index]],
-            "granularity": _ceil_decimal(self.granularities[index]),
-            "score": round(float(self.scores[index]), _DECIMALS),
-            "stability": round(float(self.stabilities[index]), _DECIMALS),
+            "granularity": ceil_decimal(self.granularities[index]),
+            "score": round(float(self.scores[index]), DECIMALS),
+            "stability": round(float(self.stabilities[index]), DECIMALS),
             "area": int(self.areas[index]),
             "bbox": [float(v) for v in self.boxes[index]],
             "segmentation": {"size": list(self.size), "counts": self.rles[index].decode("ascii")},
@@ -529,16 +526,6 @@ def _paint(
             owner[starts[run] : ends[run]] = index
 
 
-def ceil_float32(values: np.ndarray) -> np.ndarray:
-    """float64 ``values`` rounded up to float32, such that their decimals in files are not below ``values`` either."""
-    up = values.astype(np.float32)
-    up = np.where(up < values, np.nextafter(up, np.float32(np.inf)), up)
-    # If the decimal of ``up`` is just below the value and rounds to ``up`` again, take the next float32.
-    decimal = np.round(up.astype(np.float64), _DECIMALS)
-    too_low = (decimal < values) & (decimal > np.nextafter(up, np.float32(-np.inf)))
-    return np.where(too_low, np.nextafter(up, np.float32(np.inf)), up)
-
-
 def check_mask_set(masks: object) -> None:
     """Raise InputError unless it is ``nodes`` or ``all``."""
     if masks not in get_args(MaskSet):
@@ -549,17 +536,3 @@ def select_mask_set(tree: MaskTree, masks: MaskSet) -> MaskTree:
     """The nodes of a tree, or all of it. Raises InputError unless ``masks`` is ``nodes`` or ``all``."""
     check_mask_set(masks)
     return tree.nodes if masks == "nodes" else tree
-
-
-def _unite_nodes(tree: PartitionTree, members: np.ndarray) -> list[bytes]:
-    """Run-length string of the union of each row of nodes."""
-    nodes, positions = np.unique(members, return_inverse=True)
-    rles = tree.rles(nodes)
-    return [rle.union([rles[i] for i in row], tree.size) for row in positions.reshape(members.shape)]
-
-
-def _ceil_decimal(value: np.float32) -> float:
-    """The smallest decimal of five digits that ``ceil_float32`` maps to at least ``value``, so that a file that is read
-    and written again does not change."""
-    decimal = round(float(value), _DECIMALS)
-    return decimal if ceil_float32(np.array(decimal)) >= value else round(decimal + 10.0**-_DECIMALS, _DECIMALS)

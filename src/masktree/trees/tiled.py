@@ -17,8 +17,9 @@ from masktree.io.block_grid import BlockGrid
 from masktree.io.geotiff_tags import GeoTiffTags
 from masktree.io.windows import Window
 from masktree.trees import hierarchy, rle
+from masktree.trees.decimals import ceil_float32
 from masktree.trees.dendrogram import PartitionTree
-from masktree.trees.masktree import MAX_MASKS, MaskTree, ceil_float32
+from masktree.trees.masktree import MAX_MASKS, MaskTree
 from masktree.trees.node_selection import SelectedNodes, select_nodes
 from masktree.trees.tiled_file import TiledHeader, open_tiled_file, write_array, write_tiled_file
 from masktree.types import RGB, Labels, Mask

@@ -19,7 +19,8 @@ from masktree.io.block_grid import BlockGrid
 from masktree.io.geotiff_tags import GeoTiffTags
 from masktree.io.windows import Window
 from masktree.trees import hierarchy
-from masktree.trees.masktree import MAX_MASKS, MaskTree, ceil_float32
+from masktree.trees.decimals import ceil_float32
+from masktree.trees.masktree import MAX_MASKS, MaskTree
 from masktree.trees.scaled_masks import ScaledMasks
 from masktree.trees.scores import check_limits
 from masktree.trees.tiled import check_window
