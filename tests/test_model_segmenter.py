@@ -27,6 +27,7 @@ from masktree.stages.calibration import calibrate_run
 from masktree.stages.discover import discover
 from masktree.stages.pictures import NO_PICTURES
 from masktree.stages.segment import segment
+from masktree.trees import rle
 
 CONFIG = Mask2FormerConfig(
     kind="sohes",
@@ -121,15 +122,47 @@ def test_options_that_models_do_not_have_are_refused(run):
     with pytest.raises(InputError, match=r"a trained model without method and quality; got .*with 'sohes', 'best'"):
         masktree.load(run, method="sohes", quality="best")
     with pytest.raises(
-        InputError, match="trained model: min_area, min_score, max_masks, crops, snap, calibrated, score; got"
+        InputError, match=r"trained model: min_area, .*, snap, calibrated, score, image_size, short_side; got"
     ):
         masktree.load(run, thresholds=(0.5,))
-    with pytest.raises(InputError, match="dtype 'float32' or 'bfloat16'; got 'int8'"):
+    with pytest.raises(InputError, match="dtype 'float32', 'bfloat16', 'float16'; got 'int8'"):
         masktree.load(run, dtype="int8")
     with pytest.raises(InputError, match="min_area of at least 1 pixel; got 0"):
         masktree.load(run, min_area=0)
     with pytest.raises(InputError, match=r"min_score in \[0, 1\]; got 2"):
         masktree.load(run, min_score=2)
+
+
+def test_the_size_at_test_is_that_of_the_model_or_a_given_one(run, photos):
+    image = resize_image(read_image(photos[1]), (90, 140))
+    seen: list[tuple[int, int]] = []
+
+    def sizes(**options: int) -> tuple[int, int]:
+        segmenter = masktree.load(run, device="cpu", **options)
+        assert isinstance(segmenter, ModelSegmenter)
+        pyramid = segmenter.model.pyramid  # type: ignore[attr-defined]
+        handle = pyramid.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[2:])))
+        assert segmenter(image).size == (90, 140)
+        handle.remove()
+        return seen[-1]
+
+    assert sizes() == (64, 96)  # 62 x 96, padded to multiples of 32
+    assert sizes(image_size=160) == (128, 160)  # 103 x 160
+    assert sizes(image_size=320, short_side=128) == (128, 224)  # 128 x 199
+    assert sizes(image_size=160, short_side=128) == (128, 160)  # 103 x 160: the longer side limits
+    assert sizes(short_side=32) == (32, 64)  # 32 x 50
+    with pytest.raises(InputError, match="short_side of at most the longer side, 96 pixels; got 128; give image_size"):
+        masktree.load(run, short_side=128)
+    with pytest.raises(InputError, match="image_size from 1 to 16384 pixels; got 0"):
+        masktree.load(run, image_size=0)
+    with pytest.raises(InputError, match="image_size as Integral; got 'large'"):
+        masktree.load(run, image_size="large")
+
+
+def test_precisions_that_a_device_lacks_are_refused(run):
+    for model in (run, "embedded"):
+        with pytest.raises(InputError, match="float16 on a GPU; got the CPU; use bfloat16, or float32"):
+            masktree.load(model, device="cpu", dtype="float16")
 
 
 def test_folders_of_backbones_stay_backbones(tmp_path, run):
@@ -189,6 +222,34 @@ def test_segment_with_a_model_goes_on_and_knows_other_models(run, collection, tm
         segment([collection], out, SegmenterConfig(model=str(run), min_area=5), pictures=NO_PICTURES)
     with pytest.raises(InputError, match="other values for backbone"):
         segment([collection], out, SegmenterConfig(), pictures=NO_PICTURES)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_photographs_in_batches_have_the_masks_of_single_ones(run, photos, tmp_path, workers):
+    """Five photographs of two shapes and a broken one, which is told of alone."""
+    folder, config = tmp_path / "photos", SegmenterConfig(model=str(run), device="cpu", min_area=1)
+    folder.mkdir()
+    for index in range(5):
+        size = (80, 60) if index % 2 else (60, 80)
+        Image.open(photos[index]).convert("RGB").resize(size).save(folder / f"{index}.png")
+    (folder / "broken.png").write_bytes((folder / "0.png").read_bytes()[:200])
+    segment([folder], tmp_path / "single", config, batch_size=1, workers=1)
+    outcome = segment([folder], tmp_path / "batches", config, batch_size=3, workers=workers)
+    assert (outcome.completed, [Path(f["path"]).name for f in outcome.failures]) == (5, ["broken.png"])
+    for index in range(5):
+        alone, together = (MaskTree.load(tmp_path / name / f"{index}.json") for name in ("single", "batches"))
+        assert len(alone) == len(together) >= 2
+        np.testing.assert_allclose(alone.scores, together.scores, atol=1e-4)
+        assert (np.diag(iou_of(alone, together)) > 0.98).all()
+        assert (tmp_path / "batches" / f"{index}.png").exists()
+    again = segment([folder], tmp_path / "batches", config, batch_size=1, workers=1)  # the same run
+    assert (again.completed, again.skipped) == (0, 5)
+    with pytest.raises(InputError, match="batch_size >= 0; got -1"):
+        segment([folder], tmp_path / "more", config, batch_size=-1)
+
+
+def iou_of(a: MaskTree, b: MaskTree) -> np.ndarray:
+    return rle.iou(list(a.rles), list(b.rles), a.size)
 
 
 def test_discover_with_a_model_makes_a_label_set(run, collection, tmp_path):

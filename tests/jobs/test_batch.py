@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from masktree.errors import ImageError
+from masktree.errors import ImageError, MasktreeWarning
 from masktree.io.photos import Photo
 from masktree.jobs import batch
 
@@ -67,6 +69,55 @@ def test_nothing_to_do(tmp_path):
 def test_what_the_job_returns_comes_back_with_its_item(workers):
     values = {r.item: r.value for r in batch.run([-2, -1, 3], abs, workers=workers)}
     assert values == {-2: 2, -1: 1, 3: 3}
+
+
+class Squares:
+    """Squares numbers, several at once; fails at 3 and dies at 13, and warns of 5."""
+
+    def __init__(self) -> None:
+        self.groups: list[list[int]] = []
+
+    def __call__(self, number: int) -> int:
+        if number == 3:
+            raise ValueError("three")
+        if number == 13:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if number == 5:
+            warnings.warn("five", MasktreeWarning, stacklevel=2)
+        return number**2
+
+    def do_together(self, numbers: Sequence[int]) -> list[int]:
+        self.groups.append(list(numbers))
+        return [self(number) for number in numbers]
+
+
+def test_items_are_done_in_groups_and_failures_and_warnings_are_those_of_their_item():
+    job = Squares()
+    results = {r.item: r for r in batch.run(range(1, 11), job, workers=1, group_size=4)}
+    assert job.groups == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
+    assert results.pop(3).error == "ValueError: three"
+    assert {n: r.value for n, r in results.items()} == {n: n**2 for n in (1, 2, 4, 5, 6, 7, 8, 9, 10)}
+    assert {n for n, r in results.items() if r.warnings} == {5}
+
+
+def test_a_dead_worker_fails_only_one_item_of_its_group():
+    results = {r.item: r for r in batch.run(list(range(10, 20)), Squares(), workers=2, group_size=3)}
+    assert "worker process died" in (results.pop(13).error or "")
+    assert {n: r.value for n, r in results.items()} == {n: n**2 for n in range(10, 20) if n != 13}
+
+
+def test_no_worker_is_without_items_for_the_sake_of_groups():
+    job = Squares()
+    list(batch.run([1, 2], job, workers=1, group_size=8))
+    assert job.groups == [[1, 2]]
+    assert {r.value for r in batch.run([1, 2], PlainSquares(), workers=2, group_size=8)} == {1, 4}
+
+
+class PlainSquares:
+    """Cannot do several at once."""
+
+    def __call__(self, number: int) -> int:
+        return number**2
 
 
 WITHOUT_GUARD = """

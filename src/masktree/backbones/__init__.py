@@ -34,7 +34,7 @@ def load_backbone(
             inside. A folder with ``config.json`` (timm's ``architecture``, ``model_args``, and ``mean`` and ``std`` in
             ``pretrained_cfg``) and ``model.safetensors``.
         device: ``auto`` (cuda, else mps, else cpu), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        dtype: ``float32`` or ``bfloat16`` for the computation; results are always float32.
+        dtype: ``float32``, ``bfloat16`` or, on GPUs, ``float16`` for the computation; results are always float32.
         features: of a ViT, ``keys`` of the last attention block (as clustered by HASSOD, SOHES and UnSAM) or
             ``tokens``, the patch tokens after the last layer and the final norm. A ResNet has one feature map.
         positions: how a ViT's learned position embeddings are resized: by timm, or as in DINO's own code, which the
@@ -53,8 +53,6 @@ def load_backbone(
     for argument, value in (("name", name), ("device", device), ("dtype", dtype), ("features", features)):
         check_type(value, str, argument)
     check_type(batch, Integral, "batch")
-    if dtype not in ("float32", "bfloat16"):
-        raise InputError(f"expected dtype 'float32' or 'bfloat16'; got {dtype!r}; give one of these")
     if features not in ("keys", "tokens"):
         raise InputError(f"expected features 'keys' or 'tokens'; got {features!r}; give one of these")
     if positions not in ("timm", "dino"):
@@ -72,9 +70,10 @@ def load_backbone(
         from masktree.backbones.texture import TextureBackbone
 
         return TextureBackbone()
-    from masktree.backbones.device import resolve_device
+    from masktree.backbones.device import resolve_device, resolve_dtype
 
     target = resolve_device(device)  # before the weights: a wrong device should not cost a download
+    resolve_dtype(dtype, target)
     if name == "embedded" or name.startswith("embedded@"):
         from masktree.backbones.embedded import EmbeddedBackbone
 

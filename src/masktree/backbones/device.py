@@ -10,6 +10,8 @@ from masktree.errors import InputError, WeightsError
 if TYPE_CHECKING:
     import torch
 
+DTYPES = ("float32", "bfloat16", "float16")  # of the networks' computation
+
 
 def resolve_device(device: str) -> torch.device:
     """``auto`` (cuda, else mps, else cpu) or the named device, checked to exist.
@@ -34,3 +36,24 @@ def resolve_device(device: str) -> torch.device:
             "use 'cpu' or 'auto', or install a torch build for that device"
         )
     return torch.device(device)
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """``float32``, ``bfloat16`` or ``float16``, checked to be computed by the device.
+
+    Raises:
+        InputError: another name, float16 on a CPU, or bfloat16 on a GPU without it.
+    """
+    import torch
+
+    if dtype not in DTYPES:
+        raise InputError(f"expected dtype {', '.join(map(repr, DTYPES))}; got {dtype!r}; give one of these")
+    if dtype == "float16" and device.type == "cpu":
+        raise InputError(
+            "expected dtype float16 on a GPU; got the CPU; use bfloat16, or float32, which is faster there"
+        )
+    if dtype == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        name = torch.cuda.get_device_name(device)
+        raise InputError(f"expected dtype bfloat16 on a GPU that computes with it; got {name}; use float16 or float32")
+    resolved: torch.dtype = getattr(torch, dtype)
+    return resolved

@@ -11,12 +11,12 @@ from torch import nn
 from torch.nn.functional import interpolate, linear
 
 from masktree.backbones.base import Grids, Images, check_images, nearest_multiple
+from masktree.backbones.device import resolve_dtype
 from masktree.backbones.timm_networks import RESNET_STAGE, is_resnet
 from masktree.backbones.weights import Weights
 from masktree.errors import WeightsError
 
 Positions = Literal["timm", "dino"]  # how learned position embeddings are resized
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class TimmBackbone:
@@ -63,8 +63,8 @@ class TimmBackbone:
             # timm calls this method for the sum of patch and position embeddings
             setattr(network, "_pos_embed", partial(_add_dino_positions, network))  # noqa: B010  # unknown to nn.Module
         self.dim = _key_weight(network).shape[0] if self.features == "keys" else provenance.dim
-        self._dtype = _DTYPES[dtype]
         self._device = torch.device(device)
+        self._dtype = resolve_dtype(dtype, self._device)
         self.device = self._device.type
         self._network: Any = network.eval().requires_grad_(False).to(self._device, self._dtype)
         self._mean, self._std = (

@@ -29,6 +29,7 @@ def discover(
     reading: Reading = DEFAULT_READING,
     segmenter: Segmenter = DEFAULT_SEGMENTER,
     batch: Batch = DEFAULT_BATCH,
+    batch_size: int = 0,
     detector: str | None = None,
     detector_score: float | None = None,
     running: Running = DEFAULT_RUNNING,
@@ -45,6 +46,8 @@ def discover(
         reading: How photographs are read.
         segmenter: What segments the photographs; the default method is sohes.
         batch: How the batch is run.
+        batch_size: Images of one shape that go through the network of a model or a published backbone together.
+            Default: 8 for a model on an accelerator, else 1.
         detector: A trained model that divides images for the method unsam, instead of MaskCut.
         detector_score: Lowest score of its masks. Default: 0.3.
         running: Where the batch is run.
@@ -73,6 +76,7 @@ def discover(
         shard=None if shard is None else Shard.parse(shard),
         read_options=reading.options(),
         workers=batch.workers,
+        batch_size=batch_size,
         engine=running.load(),
         tries=running.tries,
         overwrite=batch.overwrite,

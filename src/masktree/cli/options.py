@@ -45,8 +45,10 @@ class SegmenterOptions:
         masks: Nodes of the dendrogram, or all: unions of them too (masktree). Default: all; for discover nodes.
         crops: Segment crops around large masks as well, which finds more small parts and takes ten times as long.
         snap: Replace masks by regions of the method masktree, whose boundaries are sharp; 0.4 seconds more.
+        image_size: Longer side of the input of a trained model in pixels. Default: that of the model.
+        short_side: Shorter side of it, as long as the longer one is at most the image size.
         device: Device: auto, cpu, cuda, cuda:N or mps.
-        dtype: Precision of the network.
+        dtype: Precision of the network; float16 on GPUs only.
         seed: Seed of all random choices.
     """
 
@@ -62,8 +64,10 @@ class SegmenterOptions:
     masks: Literal["nodes", "all"] | None = None
     crops: bool = False
     snap: bool = False
+    image_size: int | None = None
+    short_side: int | None = None
     device: str = "auto"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], tyro.conf.arg(aliases=["--precision"])] = "float32"
     seed: int = 0
 
     def config(self, default_method: str) -> SegmenterConfig:
@@ -79,6 +83,10 @@ class SegmenterOptions:
             raise InputError("expected --crops with --model; got a method, which has crops of its own (sohes, unsam)")
         if self.snap and self.model is None:
             raise InputError("expected --snap with --model; got a method, whose masks follow regions already")
+        if (self.image_size, self.short_side) != (None, None) and self.model is None:
+            raise InputError(
+                "expected --image-size and --short-side with --model; got a method; the method masktree has --detail"
+            )
         method = default_method if self.method is None and self.model is None else self.method
         if self.detail != "auto" and method != "masktree":
             raise InputError(
@@ -95,6 +103,8 @@ class SegmenterOptions:
             "masks": self.masks,
             "crops": self.crops,
             "snap": self.snap,
+            "image_size": self.image_size,
+            "short_side": self.short_side,
         }
         defaults = {
             "detail": "auto",
@@ -103,6 +113,8 @@ class SegmenterOptions:
             "masks": None,
             "crops": False,
             "snap": False,
+            "image_size": None,
+            "short_side": None,
         }
         return SegmenterConfig(
             backbone=self.backbone,

@@ -29,6 +29,7 @@ def segment(
     reading: Reading = DEFAULT_READING,
     segmenter: Segmenter = DEFAULT_SEGMENTER,
     batch: Batch = DEFAULT_BATCH,
+    batch_size: int = 0,
     running: Running = DEFAULT_RUNNING,
     pictures: Drawing = DEFAULT_PICTURES,
     tile: int | None = None,
@@ -42,6 +43,8 @@ def segment(
         reading: How photographs are read.
         segmenter: What segments the photographs; the default method is masktree.
         batch: How the batch is run.
+        batch_size: Images of one shape that go through the network of a model or a published backbone together.
+            Default: 8 for a model on an accelerator, else 1.
         running: Where the batch is run.
         tile: Side of tiles for full resolution, as 2048.
         pictures: What is drawn; outdated pictures of finished trees are drawn again.
@@ -56,6 +59,7 @@ def segment(
         read_options=reading.options(),
         tile=tile,
         workers=batch.workers,
+        batch_size=batch_size,
         engine=running.load(),
         tries=running.tries,
         overwrite=batch.overwrite,

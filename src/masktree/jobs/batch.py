@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from masktree.errors import InputError, MasktreeError, MasktreeWarning
 
@@ -54,7 +54,18 @@ class Engine(Protocol):
         ...
 
 
-def run(items: Sequence[Item], job: Callable[[Item], Any], *, workers: int) -> Iterator[JobResult[Item]]:
+@runtime_checkable
+class GroupJob(Protocol):
+    """A job that does several items at once in less time than one after the other."""
+
+    def do_together(self, items: Sequence[Any]) -> Sequence[Any]:
+        """The return value of each item."""
+        ...
+
+
+def run(
+    items: Sequence[Item], job: Callable[[Item], Any], *, workers: int, group_size: int = 1
+) -> Iterator[JobResult[Item]]:
     """Call ``job`` on every item; yields results in order of completion.
 
     An exception fails its item only. With several workers each is a single-threaded process; if one dies (killed for
@@ -64,16 +75,19 @@ def run(items: Sequence[Item], job: Callable[[Item], Any], *, workers: int) -> I
         items: what to work on; if ``workers`` > 1, items, job and return values must be picklable.
         job: called with one item.
         workers: number of processes; 1 runs in this process, with all its threads.
+        group_size: most items at once; above 1 for a ``GroupJob`` only. Fewer where workers would have none.
 
     Raises:
         InputError: no worker process can start, as the main program is no file or starts workers when it is imported.
     """
+    group_size = max(1, min(group_size, -(-len(items) // max(workers, 1))))
+    groups = [items[start : start + group_size] for start in range(0, len(items), group_size)]
     if workers == 1:
-        for item in items:
-            yield attempt(job, item)
+        for group in groups:
+            yield from _attempt_group(job, group)
         return
     with single_threaded_children():
-        yield from _run_pool(list(items), job, workers)
+        yield from _run_pool(groups, job, workers)
 
 
 def available_cores() -> int:
@@ -100,19 +114,19 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _run_pool(pending: list[Item], job: Callable[[Item], Any], workers: int) -> Iterator[JobResult[Item]]:
+def _run_pool(pending: list[Sequence[Item]], job: Callable[[Item], Any], workers: int) -> Iterator[JobResult[Item]]:
     from masktree.kernels import report_compilation  # numba takes half a second to import
 
     pending.reverse()
     context = multiprocessing.get_context("spawn")
     has_started = context.Event()
     compiles, has_reported = context.Event(), False
-    suspects: list[Item] = []  # in flight when a worker died: any of them may have caused it
+    suspects: list[Sequence[Item]] = []  # items in flight when a worker died: any of them may have caused it
     while pending or suspects:
         # Each suspect is retried in a process of its own, so that only the one that caused the crash fails.
         isolated = bool(suspects)
         queue = [suspects.pop()] if isolated else pending
-        in_flight: dict[Future[JobResult[Item]], Item] = {}
+        in_flight: dict[Future[list[JobResult[Item]]], Sequence[Item]] = {}
         pool = ProcessPoolExecutor(
             1 if isolated else workers,
             context,
@@ -129,9 +143,9 @@ def _run_pool(pending: list[Item], job: Callable[[Item], Any], workers: int) -> 
                     report_compilation()  # of one worker for all
                     has_reported = True
                 for future in done:
-                    result = future.result()
+                    results = future.result()
                     del in_flight[future]
-                    yield result
+                    yield from results
         except BrokenProcessPool as error:
             if not has_started.is_set():
                 raise InputError(
@@ -141,11 +155,10 @@ def _run_pool(pending: list[Item], job: Callable[[Item], Any], workers: int) -> 
             if isolated and not in_flight:  # the process died before it received the item
                 suspects += queue
             elif isolated:
-                yield JobResult(
-                    next(iter(in_flight.values())), 0.0, "the worker process died; most likely out of memory", tries=2
-                )
+                [item] = next(iter(in_flight.values()))
+                yield JobResult(item, 0.0, "the worker process died; most likely out of memory", tries=2)
             else:
-                suspects = list(in_flight.values())
+                suspects = [[item] for group in in_flight.values() for item in group]
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -161,6 +174,18 @@ def attempt(job: Callable[[Item], Any], item: Item) -> JobResult[Item]:
         except Exception as error:
             return JobResult(item, time.perf_counter() - start, describe_error(error))
     return JobResult(item, time.perf_counter() - start, value=value, warnings=tuple(texts))
+
+
+def _attempt_group(job: Callable[[Item], Any], items: Sequence[Item]) -> list[JobResult[Item]]:
+    """The results of several items that the job does together. Where anything fails or warns each item is done alone,
+    so that failures and warnings are those of their item."""
+    if len(items) > 1:
+        assert isinstance(job, GroupJob)
+        together = attempt(job.do_together, items)
+        if together.error is None and not together.warnings:
+            seconds = together.seconds / len(items)
+            return [JobResult(item, seconds, value=value) for item, value in zip(items, together.value, strict=True)]
+    return [attempt(job, item) for item in items]
 
 
 @contextlib.contextmanager
@@ -207,9 +232,9 @@ def _exit_with_parent() -> None:
         os._exit(1)
 
 
-def _attempt_in_worker(item: Any) -> JobResult[Any]:
+def _attempt_in_worker(items: Sequence[Any]) -> list[JobResult[Any]]:
     assert _worker_job is not None
-    return attempt(_worker_job, item)
+    return _attempt_group(_worker_job, items)
 
 
 @contextlib.contextmanager

@@ -53,6 +53,7 @@ def run_recorded_batch(
     quarantine: Quarantine | None = None,
     engine: batch.Engine | None = None,
     on_accelerator: bool = False,
+    group_size: int = 1,
 ) -> BatchOutcome:
     """Run ``job`` on every photograph that has no result yet and record the results.
 
@@ -70,6 +71,7 @@ def run_recorded_batch(
         quarantine: photographs in it are not tried again; None tries all.
         engine: runs the job elsewhere; None takes processes of this machine.
         on_accelerator: whether the job needs an accelerator.
+        group_size: most photographs that the job does at once, see ``batch.run``; not with an ``engine``.
 
     Raises:
         InputError: the folder was removed meanwhile, or what the engine raises.
@@ -84,7 +86,7 @@ def run_recorded_batch(
     held_names = {result.item.name for result in held}
     tried = [photo for photo in todo if photo.name not in held_names]
     if engine is None:
-        results = batch.run(tried, job, workers=workers)
+        results = batch.run(tried, job, workers=workers, group_size=group_size)
     else:
         remove_partial_files(record.folder)
         tries = 1 if quarantine is None else quarantine.max_tries

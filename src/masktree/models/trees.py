@@ -84,7 +84,7 @@ def segment_images(
         model: in evaluation mode, on ``device``.
         images: (H, W, 3) uint8 RGB each.
         device: of the model.
-        dtype: float32, or bfloat16 for autocast.
+        dtype: float32, or bfloat16 or float16 for autocast.
         batch_size: most images of one padded size in a forward pass; bounds memory. Up to rounding, a tree does not
             depend on the other images of its batch.
         min_area, min_score: as in ``tree_of``; None takes the ``min_area`` of the model's configuration.
@@ -101,7 +101,7 @@ def segment_images(
             batch = indices[start : start + batch_size]
             with (
                 torch.inference_mode(),
-                torch.autocast(torch.device(device).type, torch.bfloat16, enabled=dtype == torch.bfloat16),
+                torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32),
                 torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
             ):
                 pixels, cues = collate_inputs([inputs[i] for i in batch], device)

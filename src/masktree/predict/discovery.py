@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from masktree.backbones.pooled import PooledBackbone
+from masktree.backbones.weights import BUILT_IN
 from masktree.discover.detail import check_detail
 from masktree.discover.methods import METHODS, QUALITIES, Quality
 from masktree.errors import InputError
@@ -106,12 +110,26 @@ class DiscoverySegmenter:
         images: Iterable[ImageInput],
         *,
         image_format: ImageFormat = "RGB",
+        batch_size: int = 1,
         read_options: ReadOptions | None = None,
     ) -> list[MaskTree]:
-        """The trees of several images of any sizes, in order, one after the other.
+        """The trees of several images of any sizes, in order.
+
+        Args:
+            images, image_format, read_options: as of a call.
+            batch_size: images that are segmented at a time, in as many threads, which share the passes of a published
+                backbone. One after the other with a built-in backbone, which takes one image at a time, or a detector.
 
         Raises:
             ImageError: a file cannot be read.
-            InputError: as of a call, or one image instead of several.
+            InputError: as of a call, one image instead of several, or a ``batch_size`` below 1.
         """
-        return [self(image, image_format, read_options=read_options) for image in list_images(images)]
+        if batch_size < 1:
+            raise InputError(f"expected a batch_size of at least 1 image; got {batch_size}")
+        # A detector would run beside the backbone, and both change settings of torch for their passes.
+        if batch_size == 1 or self.backbone.name in BUILT_IN or "detector" in self.options:
+            return [self(image, image_format, read_options=read_options) for image in list_images(images)]
+        pooled = replace(self, backbone=PooledBackbone(self.backbone, batch_size))
+        with ThreadPoolExecutor(batch_size) as threads:
+            call = partial(pooled, image_format=image_format, read_options=read_options)
+            return list(threads.map(call, list_images(images)))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from masktree.backbones.device import resolve_dtype
 from masktree.discover.masktree import build_dendrogram
 from masktree.errors import InputError
 from masktree.io.images import ImageInput, as_rgb, list_images
@@ -36,7 +37,7 @@ class ModelSegmenter:
     Attributes:
         model: in evaluation mode, on its device; from ``masktree.models.build.read_model``.
         provenance: origin of the model.
-        dtype: "float32", or "bfloat16" for autocast.
+        dtype: "float32", or "bfloat16" or, on GPUs, "float16" for autocast.
         min_area: smallest mask in pixels of the input image; None takes that of the model's configuration.
         min_score, max_masks: see ``DiscoverySegmenter``.
         crops: segment crops of large masks as well, see ``masktree.models.crops``; several times slower.
@@ -46,7 +47,7 @@ class ModelSegmenter:
             that was not calibrated, whose scores stay as they are.
 
     Raises:
-        InputError: ``dtype``, ``min_area``, ``min_score`` or ``max_masks`` out of range.
+        InputError: ``dtype`` unknown or not of the device; ``min_area``, ``min_score`` or ``max_masks`` out of range.
     """
 
     model: Model
@@ -60,8 +61,7 @@ class ModelSegmenter:
     calibration: ScoreCalibration | None = None
 
     def __post_init__(self) -> None:
-        if self.dtype not in ("float32", "bfloat16"):
-            raise InputError(f"expected dtype 'float32' or 'bfloat16'; got {self.dtype!r}; give one of these")
+        resolve_dtype(self.dtype, self._torch_device)
         if self.min_area is not None and not (isinstance(self.min_area, (int, np.integer)) and self.min_area >= 1):
             raise InputError(f"expected min_area of at least 1 pixel; got {self.min_area!r}; give a whole number")
         check_limits(self.min_score, self.max_masks)
@@ -72,7 +72,7 @@ class ModelSegmenter:
 
         Args:
             model: folder or name; backbones are refused.
-            options: device, dtype, min_area, min_score, max_masks, crops, snap and calibrated, see ``masktree.load``.
+            options: see ``masktree.predict.load_model``.
 
         Raises:
             WeightsError, FormatError, InputError: as ``masktree.load``.
@@ -116,8 +116,6 @@ class ModelSegmenter:
             ImageError: a file cannot be read.
             InputError: as of a call, one image instead of several, or ``batch_size`` below 1.
         """
-        import torch
-
         from masktree.models.trees import segment_images
 
         def segment(pictures: Sequence[RGB]) -> list[MaskTree]:
@@ -125,7 +123,7 @@ class ModelSegmenter:
                 self.model,
                 pictures,
                 device=self._torch_device,
-                dtype=getattr(torch, self.dtype),
+                dtype=resolve_dtype(self.dtype, self._torch_device),
                 batch_size=batch_size,
                 min_area=self._resolved_min_area,
             )

@@ -40,7 +40,8 @@ class Segmenter(Protocol):
         images: Iterable[ImageInput],
         *,
         image_format: ImageFormat = "RGB",
+        batch_size: int = 1,
         read_options: ReadOptions | None = None,
     ) -> list[MaskTree]:
-        """The trees of several images of any sizes, in order."""
+        """The trees of several images of any sizes, in order; up to ``batch_size`` go through the network together."""
         ...

@@ -27,7 +27,7 @@ from masktree.labels.writer import pending_folder
 from masktree.predict import SegmenterConfig
 from masktree.stages.pictures import NO_PICTURES
 from masktree.stages.read_notes import ReadNotes
-from masktree.stages.segment_job import SegmentJob
+from masktree.stages.segment_job import SegmentJob, resolve_batch_size
 from masktree.stages.shards import Shard, gather
 from masktree.stages.target_count import choose_options
 
@@ -45,6 +45,7 @@ def discover(
     shard: Shard | None = None,
     read_options: ReadOptions = DEFAULT_OPTIONS,
     workers: int = 0,
+    batch_size: int = 0,
     engine: Engine | None = None,
     tries: int = MAX_TRIES,
     overwrite: bool = False,
@@ -55,9 +56,9 @@ def discover(
     Args:
         folders: photographs, searched recursively, in one or several folders; or a tar or Parquet file, a list or an
             address, see ``masktree.io.stored.find_stored``.
-        output, config, read_options, workers, engine, tries, overwrite, show_progress: as for ``segment``; the labels
-            of the method masktree are nodes unless its option ``masks`` says otherwise: what is learned is the
-            hierarchy.
+        output, config, read_options, workers, batch_size, engine, tries, overwrite, show_progress: as for ``segment``;
+            the labels of the method masktree are nodes unless its option ``masks`` says otherwise: what is learned is
+            the hierarchy.
         labels_per_image: keep at most this many masks of each image, those with the highest scores.
         average_labels: choose the method's thresholds for about this many labels per image on average (SOHES, arXiv
             2404.12386, appendix D), counted on a sample of the photographs, without any ground truth. One image may
@@ -93,6 +94,7 @@ def discover(
             for_labels=True,
             max_labels=labels_per_image,
             read_options=read_options,
+            batch_size=1 if engine is not None else resolve_batch_size(batch_size, config),
         )
         job.load(show_progress=show_progress)
         record = job.open_record(output, {"average_labels": average_labels}, overwrite)
@@ -125,6 +127,7 @@ def discover(
             quarantine=Quarantine(output, tries, is_continued=record.is_resumed),
             engine=engine,
             on_accelerator=job.segmenter.device != "cpu",
+            group_size=job.group_size,
         )
         if shard is None:
             writer.close(record)

@@ -25,7 +25,7 @@ from masktree.predict import SegmenterConfig
 from masktree.stages.large_job import LargePhotoJob, is_large
 from masktree.stages.pictures import Pictures, redraw
 from masktree.stages.read_notes import ReadNotes
-from masktree.stages.segment_job import SegmentJob
+from masktree.stages.segment_job import SegmentJob, resolve_batch_size
 from masktree.trees import file as treefile
 
 DEFAULT_PICTURES = Pictures()
@@ -40,6 +40,7 @@ def segment(
     read_options: ReadOptions = DEFAULT_OPTIONS,
     tile: int | None = None,
     workers: int = 0,
+    batch_size: int = 0,
     engine: Engine | None = None,
     tries: int = MAX_TRIES,
     overwrite: bool = False,
@@ -60,6 +61,9 @@ def segment(
         tile: side of the tiles that photographs are segmented in, see ``masktree.large.segment``; None segments only
             those in tiles that are too large to be segmented whole. Dendrograms do not depend on the side.
         workers: processes; 0 chooses one per core, or one on an accelerator and for a few images.
+        batch_size: photographs of one shape that go through the network of a model or a published backbone together,
+            which changes nothing but rounding. 0 chooses 8 for a model on an accelerator, else 1. Photographs in tiles
+            and those of an ``engine`` go one after the other.
         engine: runs the job on other machines, such as ``masktree.engine.ray_engine.RayEngine``; None takes processes
             of this one. Photographs in tiles are always segmented on this machine.
         tries: a photograph that has failed so often, over all runs into the folder, is not tried again; see
@@ -79,6 +83,7 @@ def segment(
         pictures,
         read_options=read_options,
         in_tiles=tile is not None if makes_dendrogram(config) else tile or False,
+        batch_size=1 if engine is not None else resolve_batch_size(batch_size, config),
     )
     job.load(show_progress=show_progress)
     omitted: list[int] = []
@@ -115,6 +120,7 @@ def segment(
             quarantine=quarantine,
             engine=engine,
             on_accelerator=job.segmenter.device != "cpu",
+            group_size=job.group_size,
         )
         if large:
             large_job = LargePhotoJob(job, tile, workers, show_progress=show_progress)

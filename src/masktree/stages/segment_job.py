@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from masktree.backbones.device import resolve_device
 from masktree.coco.annotations import MAX_MASKS
 from masktree.errors import InputError
 from masktree.io.files import sha256_of
 from masktree.io.images import decode_image
 from masktree.io.photos import Photo
+from masktree.io.raster import DecodedImage
 from masktree.io.read_options import DEFAULT_OPTIONS, ReadOptions
 from masktree.jobs import batch
 from masktree.jobs.progress import loading
@@ -20,10 +22,35 @@ from masktree.jobs.record import RunRecord, run_fingerprint
 from masktree.predict import DiscoverySegmenter, ModelSegmenter, SegmenterConfig
 from masktree.stages.pictures import Pictures, SavedTree
 from masktree.trees import file as treefile
+from masktree.trees.masktree import MaskTree
 from masktree.trees.scores import limit_masks
 
 SINGLE_PROCESS_IMAGES = 4  # up to this many images, worker processes cost more to start than they save (our choice)
 Step = Literal["read", "segment", "write"]
+_BATCHES_PER_GROUP = 2  # (our choice: photographs of a collection have few shapes; more are more memory)
+BATCH_SIZE = 8  # of a trained model on an accelerator (our choice)
+
+
+def resolve_batch_size(requested: int, config: SegmenterConfig) -> int:
+    """Photographs that go through the network together: as requested; for 0, several for a trained model on an
+    accelerator, else one.
+
+    Raises:
+        InputError: a negative number, or an unknown device.
+        WeightsError: this machine has no such device.
+    """
+    if requested < 0:
+        raise InputError(f"expected batch_size >= 0; got {requested}; 0 chooses")
+    if requested or config.model is None:
+        return requested or 1
+    return 1 if resolve_device(config.device).type == "cpu" else BATCH_SIZE
+
+
+@dataclass(frozen=True)
+class _ReadPhoto:
+    decoded: DecodedImage
+    sha256: str
+    num_bytes: int
 
 
 @dataclass(frozen=True)
@@ -47,6 +74,7 @@ class SegmentJob:
         read_options: how photographs are read.
         in_tiles: whether all photographs are segmented in tiles, which gives other trees; the side of the tiles where
             trees depend on it.
+        batch_size: photographs that go through the network together; changes nothing but rounding.
         fingerprint: of the run, written into every tree; set by ``open_record``.
     """
 
@@ -60,6 +88,7 @@ class SegmentJob:
         max_labels: int | None = None,
         read_options: ReadOptions = DEFAULT_OPTIONS,
         in_tiles: bool | int = False,
+        batch_size: int = 1,
     ) -> None:
         self.config = config
         self.output = output
@@ -68,6 +97,7 @@ class SegmentJob:
         self.max_labels = max_labels
         self.read_options = read_options
         self.in_tiles = in_tiles
+        self.batch_size = batch_size
         self.fingerprint = ""
         self._segmenter: DiscoverySegmenter | ModelSegmenter | None = None
 
@@ -133,28 +163,47 @@ class SegmentJob:
             finished = list(threads.map(self.is_finished, photos))
         return [photo for photo, is_done in zip(photos, finished, strict=True) if not is_done]
 
+    @property
+    def group_size(self) -> int:
+        """Photographs that ``do_together`` should be given: more than go through the network together, as only those of
+        one shape do."""
+        return 1 if self.batch_size == 1 else self.batch_size * _BATCHES_PER_GROUP
+
     def __call__(self, photo: Photo, report: Callable[[Step], object] = lambda _: None) -> SegmentResult:
         """Write the tree and the pictures; ``report`` is called when a step begins."""
-        files = self.files(photo)
         self.config.seed_generators()
+        report("read")
+        image = self._read(photo)
+        report("segment")
+        tree = self.segmenter(image.decoded.rgb)
+        report("write")
+        return self._write(photo, image, tree)
+
+    def do_together(self, photos: Sequence[Photo]) -> list[SegmentResult]:
+        """As a call for each photograph, but up to ``batch_size`` of them go through the network together."""
+        self.config.seed_generators()
+        images = [self._read(photo) for photo in photos]
+        trees = self.segmenter.segment_batch([image.decoded.rgb for image in images], batch_size=self.batch_size)
+        return [self._write(*item) for item in zip(photos, images, trees, strict=True)]
+
+    def _read(self, photo: Photo) -> _ReadPhoto:
         with photo.local() as path:
             # Hashed before it is read: if it changes in between, the next run sees another hash and does it again.
             digest, num_bytes = sha256_of(path), path.stat().st_size
-            report("read")
-            image = decode_image(path, self.read_options)
-        report("segment")
-        tree = self.segmenter(image.rgb)
+            return _ReadPhoto(decode_image(path, self.read_options), digest, num_bytes)
+
+    def _write(self, photo: Photo, image: _ReadPhoto, tree: MaskTree) -> SegmentResult:
+        files = self.files(photo)
         if self.max_labels is not None:
             tree = limit_masks(tree, min_score=0.0, max_masks=self.max_labels)
         if self.for_labels:
             if len(tree) > MAX_MASKS:
                 raise InputError(f"expected at most {MAX_MASKS} masks; got {len(tree)}; raise min_area")
             tree = replace(tree, dendrogram=None)
-        report("write")
-        source: dict[str, Any] = {"file_name": photo.location, "bytes": num_bytes, "sha256": digest}
+        source: dict[str, Any] = {"file_name": photo.location, "bytes": image.num_bytes, "sha256": image.sha256}
         given = self.read_options.record()
-        source |= image.record() | ({"read": given} if given else {})
+        source |= image.decoded.record() | ({"read": given} if given else {})
         tree.save(files.tree, image=source | {"run": self.fingerprint})
         # Pictures come second: one without a tree is never masktree's.
-        self.pictures.write(files, image.rgb, tree)
-        return SegmentResult(tree.omitted, image.notes)
+        self.pictures.write(files, image.decoded.rgb, tree)
+        return SegmentResult(tree.omitted, image.decoded.notes)

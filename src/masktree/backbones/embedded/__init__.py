@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from masktree.backbones.base import Grids, Images, check_images, nearest_multiple
+from masktree.backbones.device import resolve_dtype
 from masktree.backbones.texture import BoundaryCues, Vocabulary, boundary_cues
 from masktree.backbones.weights import Weights
 from masktree.errors import WeightsError
@@ -84,7 +85,7 @@ class EmbeddedBackbone:
 
         self._device = torch.device(device)
         self.device = self._device.type
-        self._dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+        self._dtype = resolve_dtype(dtype, self._device)
         if path is None:
             self._network = load_embedded_network(WEIGHT_FILE, EMBEDDED_WEIGHTS.sha256)
             self.provenance = EMBEDDED_WEIGHTS
