@@ -340,8 +340,8 @@ def test_invalid_images_are_refused(images, folders):
 
 def test_invalid_settings_are_refused(folders, monkeypatch):
     folder = str(folders["dino"])
-    with pytest.raises(InputError, match="'float16'"):
-        load_backbone(folder, "cpu", "float16")
+    with pytest.raises(InputError, match="'float64'"):
+        load_backbone(folder, "cpu", "float64")
     with pytest.raises(InputError, match="'queries'"):
         load_backbone(folder, "cpu", features="queries")
     with pytest.raises(InputError, match="at least 1 image"):

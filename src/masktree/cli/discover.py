@@ -46,8 +46,7 @@ def discover(
         reading: How photographs are read.
         segmenter: What segments the photographs; the default method is sohes.
         batch: How the batch is run.
-        batch_size: Images of one shape that go through the network of a model or a published backbone together.
-            Default: 8 for a model on an accelerator, else 1.
+        batch_size: Images that go through the network together; 0 means 8 for a model on an accelerator, else 1.
         detector: A trained model that divides images for the method unsam, instead of MaskCut.
         detector_score: Lowest score of its masks. Default: 0.3.
         running: Where the batch is run.

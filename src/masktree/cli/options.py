@@ -33,7 +33,7 @@ class SegmenterOptions:
     """What segments the photographs.
 
     Attributes:
-        model: Use a trained model instead of a method: folder of masktree train, or owner/name on the hub.
+        model: Folder of masktree train, or owner/name on the hub.
         backbone: Feature extractor; see `masktree info backbone`. Default: embedded, which needs no download.
         positions: Resize positions of a ViT as timm, or as DINO's own code.
         quality: best is slower and finer. Default: fast.
@@ -43,12 +43,12 @@ class SegmenterOptions:
         min_score: Lowest score of a mask: its agreement, from 0 to 1, when the photograph changes a little.
         max_masks: Most masks of a photograph; those of highest score are kept.
         masks: Nodes of the dendrogram, or all: unions of them too (masktree). Default: all; for discover nodes.
-        crops: Segment crops around large masks as well, which finds more small parts and takes ten times as long.
-        snap: Replace masks by regions of the method masktree, whose boundaries are sharp; 0.4 seconds more.
-        image_size: Longer side of the input of a trained model in pixels. Default: that of the model.
-        short_side: Shorter side of it, as long as the longer one is at most the image size.
+        crops: Segment crops of large masks too; ten times the time.
+        snap: Replace masks by regions of the method masktree.
+        image_size: Longer side of the model's input in pixels.
+        short_side: Shorter side, as far as the longer one allows it.
         device: Device: auto, cpu, cuda, cuda:N or mps.
-        dtype: Precision of the network; float16 on GPUs only.
+        dtype: Precision of the network.
         seed: Seed of all random choices.
     """
 
@@ -67,7 +67,7 @@ class SegmenterOptions:
     image_size: int | None = None
     short_side: int | None = None
     device: str = "auto"
-    dtype: Annotated[Literal["float32", "bfloat16", "float16"], tyro.conf.arg(aliases=["--precision"])] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     seed: int = 0
 
     def config(self, default_method: str) -> SegmenterConfig:
@@ -174,7 +174,7 @@ class BatchOptions:
 
     Attributes:
         workers: Number of processes; 0 means one per core, or one on an accelerator and for a few images.
-        overwrite: Replace earlier results instead of keeping what is finished.
+        overwrite: Replace earlier results.
     """
 
     workers: int = 0

@@ -43,8 +43,7 @@ def segment(
         reading: How photographs are read.
         segmenter: What segments the photographs; the default method is masktree.
         batch: How the batch is run.
-        batch_size: Images of one shape that go through the network of a model or a published backbone together.
-            Default: 8 for a model on an accelerator, else 1.
+        batch_size: Images that go through the network together; 0 means 8 for a model on an accelerator, else 1.
         running: Where the batch is run.
         tile: Side of tiles for full resolution, as 2048.
         pictures: What is drawn; outdated pictures of finished trees are drawn again.
