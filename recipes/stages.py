@@ -134,7 +134,8 @@ def count_photos(options: argparse.Namespace) -> int:
 def labels_step(options: argparse.Namespace, method: str, expected: str, tflops: float, *further: str) -> Step:
     """Pseudo-labels of all photographs, in OUT/labels; ``tflops`` of one photograph."""
     folder = options.output / "labels"
-    network = TOY_DISCOVER if options.toy else (*DINO, *further)
+    devices = ("--devices", str(options.gpus)) if options.gpus > 1 else ()
+    network = TOY_DISCOVER if options.toy else (*DINO, *further, *devices)
     photos = [str(path) for path in options.photos]
     return Step(
         f"pseudo-labels of the method {method}",

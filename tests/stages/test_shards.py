@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from masktree import cli
 from masktree.errors import InputError
+from masktree.jobs.recorded_batch import BatchOutcome
 from masktree.labels import LabelSet
 from masktree.predict import SegmenterConfig
+from masktree.stages import devices
+from masktree.stages.devices import discover_on_devices
 from masktree.stages.discover import discover
 from masktree.stages.shards import Shard
 
@@ -71,6 +77,55 @@ def test_what_a_machine_has_not_made_is_made_when_the_shards_are_gathered(folder
     outcome = discover(folders, tmp_path, CONFIG, shard_size=2, workers=1)
     assert (outcome.completed, outcome.skipped) == (3, 4)
     assert contents(tmp_path) == contents(whole)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("files", [1, 4, 20])
+def test_shares_of_a_share_have_its_files_between_them(number, count, files):
+    whole = Shard(min(number, count), count)
+    parts = [set(part.files(files)) for part in whole.split(4)]
+    assert set().union(*parts) == set(whole.files(files))
+    assert sum(map(len, parts)) == len(whole.files(files))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_two_processes_make_the_label_set_of_one(folders, whole, tmp_path, capsys):
+    common = ["--method", "masktree", "--backbone", "texture", "--shard-size", "2", "--workers", "1"]
+    command = ["discover", *map(str, folders), "-o", str(tmp_path), *common, "--devices", "2", "--device", "cpu"]
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out.startswith("7 done; results in")
+    assert contents(tmp_path) == contents(whole)
+    assert index(tmp_path) == index(whole)
+    parts = [len(contents(Shard(number, 2).folder(tmp_path))) for number in (1, 2)]
+    assert parts == [2, 2]
+
+
+def test_errors_of_processes_are_those_of_the_command(folders, tmp_path, capsys):
+    command = ["discover", *map(str, folders), "-o", str(tmp_path / "out"), "--devices", "2"]
+    common = ["--method", "masktree", "--backbone", "texture", "--workers", "1", "--device", "cpu", "--shard-size"]
+    assert cli.main([*command, *common, "0"]) == 2
+    assert "a shard size of at least 1 image; got 0" in capsys.readouterr().err
+    assert cli.main([*command, *common, "2", "--engine", "ray"]) == 2
+    assert "--devices of at least 1, and without --engine" in capsys.readouterr().err
+
+
+def test_a_process_that_dies_is_told_of():
+    with pytest.raises(InputError, match="expected process 1 to end with a result; it died"):
+        devices._run_processes([partial(die)], [{}])
+
+
+def die() -> BatchOutcome:
+    os._exit(3)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() > 7, reason="This machine has eight GPUs.")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_more_devices_than_there_are_are_refused(folders, tmp_path, monkeypatch, device):
+    monkeypatch.setattr("masktree.stages.devices.resolve_device", torch.device)
+    config = SegmenterConfig(method="hassod", device=device)
+    with pytest.raises(InputError, match=f"expected 8 devices of a kind, such as cuda; got '{device}' where torch"):
+        discover_on_devices(folders, tmp_path, config, devices=8)
 
 
 def test_a_shard_of_another_run_is_refused(folders, tmp_path):

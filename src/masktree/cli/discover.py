@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 import tyro
@@ -37,6 +38,7 @@ def discover(
     average_labels: float | None = None,
     shard_size: int | None = None,
     shard: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None,
+    devices: int = 1,
 ) -> int:
     """Make a pseudo-label data set (COCO files that include the trees) of photographs.
 
@@ -55,8 +57,10 @@ def discover(
             average; single images may get many or none. Default: that of the method.
         shard_size: Number of images in each COCO file. Default: 1000.
         shard: Make the I-th of N shares of these files alone; without it, the shares are gathered.
+        devices: Number of GPUs that share these files.
     """
-    from masktree.stages.discover import discover as run
+    from masktree.stages.devices import discover_on_devices
+    from masktree.stages.discover import discover as discover_here
     from masktree.stages.shards import Shard
 
     config = segmenter.config(default_method="sohes")
@@ -65,6 +69,9 @@ def discover(
             raise InputError("expected --detector, and with it --detector-score, with --method unsam; got one alone")
         given = {"detector": detector, "detector_score": 0.3 if detector_score is None else detector_score}
         config = replace(config, options=config.options | given)
+    if devices < 1 or (devices > 1 and running.engine != "local"):
+        raise InputError(f"expected --devices of at least 1, and without --engine; got {devices} with {running.engine}")
+    run = discover_here if devices == 1 else partial(discover_on_devices, devices=devices)
     outcome = run(
         folders,
         output,

@@ -53,7 +53,7 @@ VERBS = {
                 "method": (*_METHOD, "detector", "detector-score", "labels-per-image", "average-labels"),
                 _MODEL: _MODEL_OPTIONS,
                 "output": ("output", "shard-size", "overwrite"),
-                "running": ("shard", *_RUNNING),
+                "running": ("shard", "devices", *_RUNNING),
             },
         ),
         Verb(

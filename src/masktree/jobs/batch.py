@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -239,9 +239,21 @@ def _attempt_in_worker(items: Sequence[Any]) -> list[JobResult[Any]]:
 
 @contextlib.contextmanager
 def single_threaded_children() -> Iterator[None]:
-    """Child processes started inside use one thread each: numeric libraries read these variables when loaded."""
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    """Child processes started inside use one thread each."""
+    with child_environment(thread_variables(1)):
+        yield
+
+
+def thread_variables(count: int) -> dict[str, str]:
+    """Environment of a process with so many threads: numeric libraries read these variables when loaded."""
+    return dict.fromkeys(THREAD_VARIABLES, str(count))
+
+
+@contextlib.contextmanager
+def child_environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Child processes started inside have these environment variables."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:

@@ -49,6 +49,10 @@ class Shard:
         """Where the machine writes."""
         return output / _PARTS / f"{self.number}-of-{self.count}"
 
+    def split(self, count: int) -> list[Shard]:
+        """Shares of this share that have its COCO files between them."""
+        return [Shard(self.number + self.count * part, self.count * count) for part in range(count)]
+
     def files(self, count: int) -> range:
         """Which of ``count`` COCO files are made, from 0."""
         return range(self.number - 1, count, self.count)
