@@ -190,6 +190,8 @@ def test_relabelling_a_changed_photograph_survives_a_crash(photos, tmp_path):
         Image.fromarray(changed).save(folder / "photos/b.png")
         return folder
 
+    warm_up = prepare(tmp_path / "warm-up")
+    discover_photos(warm_up / "photos", warm_up / "labels")  # compiles the kernels of flat images
     whole = prepare(tmp_path / "whole")
     number = count_changes(lambda: discover_photos(whole / "photos", whole / "labels"))
     expected = files(whole / "labels/annotations")

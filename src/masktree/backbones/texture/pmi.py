@@ -43,6 +43,7 @@ def pmi_embedding(maps: Sequence[np.ndarray], count: int) -> np.ndarray:
     vectors = vectors[:, order] * np.sqrt(np.maximum(values[order], 0))
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     units: np.ndarray = (vectors / np.maximum(lengths, 1e-6)).astype(np.float32)
+    units[~present] = 0  # eigenvectors of an eigenvalue of about 0 have rounding errors in these rows
     return units
 
 
