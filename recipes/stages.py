@@ -182,12 +182,11 @@ def self_train_step(
     tflops: float,
     *settings: str,
     toy: tuple[str, ...] = TOY_TRAIN,
-    trains: bool = True,
 ) -> Step:
     """The model of OUT/run trained further on labels that it corrects, in OUT/corrected."""
     places = (str(options.output / "run"), str(options.output / "labels"), "-o", str(options.output / "corrected"))
     further = training(options, *settings, toy=toy)
-    return Step(title, ("self-train", *places, "--method", method, *further), tflops=tflops, trains=trains)
+    return Step(title, ("self-train", *places, "--method", method, *further), tflops=tflops, trains=True)
 
 
 UNSAM_LABELS = (

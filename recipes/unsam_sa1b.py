@@ -27,7 +27,6 @@ def main() -> int:
             "rounds",
             stages.train_tflops("unsam", 25_000 * 16) + stages.FORWARD_TFLOPS["unsam"] * 100_000,
             toy=toy,
-            trains=False,
         ),
     ]
     of_model = (

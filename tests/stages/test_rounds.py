@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from masktree.train.run_folder import read_metrics
 from masktree.train.self_training_settings import RoundsSettings, cutler_rounds
 from masktree.train.train import train
 from masktree.trees import rle
+from tests.conftest import ROOT
 from tests.oracles import label_merge as oracle
 from tests.train.planted import OPTIMISATION, PRESET, make_labels
 
@@ -41,7 +44,7 @@ QUIET = RunOptions(device="cpu", sample_every=0)
 
 @pytest.fixture(scope="module")
 def labels(tmp_path_factory) -> Path:
-    return make_labels(tmp_path_factory.mktemp("planted"), count=4)  # few enough for one process
+    return make_labels(tmp_path_factory.mktemp("planted"), count=4, shard_size=2)  # few enough for one process
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +159,42 @@ def test_rounds_that_are_stopped_go_on_to_the_same(done, first, labels, tmp_path
         assert (tmp_path / "out/round-1" / name).read_bytes() == (output / "round-1" / name).read_bytes()
 
 
+def test_two_processes_are_one(done, first, labels, tmp_path):
+    """torchrun on two CPU processes: each relabels one of two COCO files, and takes half of every batch."""
+    single, settings = done
+    others = make_labels(tmp_path / "others", count=2)
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "masktree", "self-train")
+    values = ("--rounds", 2, "--steps", 3, "--score-threshold", settings.score_threshold, "--iou", settings.iou)
+    command = [sys.executable, *launch, first, labels, "-o", tmp_path / "out", "--method", "rounds", *values]
+    found = subprocess.run(
+        [*map(str, command), "--device", "cpu", "--sample-every", "0", "--val", str(others)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert found.stdout.count("6 steps done") == 1
+    for number in (1, 2):
+        one, two = (folder / f"round-{number}" for folder in (single, tmp_path / "out"))
+        for name in ("predictions", "labels"):
+            files = sorted(path.name for path in (one / name / "annotations").iterdir())
+            assert files == ["00000.json", "00001.json"]
+            if number == 1:  # later ones are those of a model that is equal to rounding
+                assert all(
+                    (one / name / "annotations" / file).read_bytes() == (two / name / "annotations" / file).read_bytes()
+                    for file in files
+                )
+        for a, b in zip(read_metrics(one / "run"), read_metrics(two / "run"), strict=True):
+            assert b["loss"] == pytest.approx(a["loss"], rel=1e-2)
+            assert 0 <= b["val_ar1000"] <= 1
+        assert is_model(two / "run/best")
+        assert json.loads((two / "run/config.json").read_text())["record"]["processes"] == 2
+    parts = tmp_path / "out/round-1/predictions/parts"
+    assert [len(list((parts / f"{k}-of-2/annotations").iterdir())) for k in (1, 2)] == [1, 1]
+    assert json.loads((tmp_path / "out/rounds.json").read_text())["model"] == "round-2/run"
+
+
 def test_without_any_sure_prediction_there_is_advice(first, labels, scores, tmp_path):
     """A prediction with exactly the least score is none."""
     with pytest.raises(TrainingError, match=r"a score above 0.\d+ in 4 images; got none; lower --score-threshold"):
@@ -172,7 +211,7 @@ def test_without_any_sure_prediction_there_is_advice(first, labels, scores, tmp_
     assert config["options"]["crops"] is config["options"]["snap"] is True
 
 
-def test_files_of_others_and_several_processes_are_refused(first, labels, tmp_path, monkeypatch):
+def test_files_of_others_are_refused(first, labels, tmp_path):
     (tmp_path / "out/round-1").mkdir(parents=True)
     with pytest.raises(InputError, match=r"no files of something else; got .*round-1"):
         rounds(first, labels, tmp_path / "out", overwrite=True)
@@ -182,9 +221,6 @@ def test_files_of_others_and_several_processes_are_refused(first, labels, tmp_pa
         rounds(first, labels, tmp_path / "other")
     with pytest.raises(InputError, match="expected the folder of the images; got"):
         rounds(first, labels, tmp_path / "new", root=tmp_path / "none")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="one process for rounds; got several"):
-        rounds(first, labels, tmp_path / "new")
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from masktree.train.presets import Preset
 from masktree.train.self_train import self_train
 from masktree.train.self_training_settings import TeacherStudentSettings, find_method
 from masktree.train.train import train
+from masktree.train.validation import Validation
 from masktree.trees.masktree import MaskTree
 from tests.models.standins import CONFIG, TinyModel
 from tests.train.labelled import write_labels
@@ -37,7 +38,7 @@ PRESET = Preset(CONFIG, OPTIMISATION, Augmentation(crop_size=SIDE, scale=(0.8, 1
 CORRECTION: dict[str, object] = {"score_threshold": 0.2, "lr": 0.01, "ema_decay": 0.9}
 
 
-def make_labels(folder: Path, count: int = 6) -> Path:
+def make_labels(folder: Path, count: int = 6, shard_size: int = 1000) -> Path:
     """PhotoDataset of two nested rectangles each, in FOLDER/photos, and their label set, in FOLDER/labels."""
     photos, labels = folder / "photos", folder / "labels"
     photos.mkdir(parents=True)
@@ -53,7 +54,7 @@ def make_labels(folder: Path, count: int = 6) -> Path:
         image[masks[1]] += np.array([0, 60, 150], np.uint8)
         Image.fromarray(image).save(photos / f"{index}.png")
         trees[f"{index}.png"] = MaskTree.from_masks(masks)
-    write_labels(labels, photos, trees)
+    write_labels(labels, photos, trees, shard_size)
     return labels
 
 
@@ -71,11 +72,12 @@ def correct(
     settings: TeacherStudentSettings,
     *,
     collapse_window: int = 100,
+    validation: Validation | None = None,
     **options: object,
 ) -> int:
     """Self-training of the model of three convolutions, as ``run``."""
-    values = run_options(options)
-    return self_train(first, labels, output, settings, values, collapse_window=collapse_window, build_model=build)
+    values, further = run_options(options), {"collapse_window": collapse_window, "validation": validation}
+    return self_train(first, labels, output, settings, values, build_model=build, **further)
 
 
 def run_options(values: Mapping[str, object]) -> RunOptions:

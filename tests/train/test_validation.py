@@ -16,10 +16,11 @@ from masktree.io.images import read_image
 from masktree.models.build import read_tensors
 from masktree.stages.validation import PseudoLabelRecall, read_validation
 from masktree.train.run_folder import read_metrics
+from masktree.train.self_training_settings import find_method
 from masktree.train.train import train
 from masktree.train.validation import Validation, hold_out
 from masktree.trees.masktree import MaskTree
-from tests.train.planted import PRESET, build, make_labels, run, run_options
+from tests.train.planted import CORRECTION, OPTIMISATION, PRESET, build, correct, make_labels, run, run_options
 from tests.train.test_run_folder import stop_at
 
 
@@ -98,6 +99,34 @@ def test_held_out_images_are_not_learned_from(labels, tmp_path, monkeypatch):
     assert header["training"]["labels"]["images"] == 4
     with pytest.raises(InputError, match=r"held_out\.share"):
         run(labels, tmp_path / "run", no_paste)
+
+
+@pytest.mark.parametrize("setting", ["paper", "released"])
+def test_self_training_is_measured_and_its_teacher_does_not_see_held_out_images(labels, tmp_path, monkeypatch, setting):
+    from masktree.train.teacher_views import StrongLabelledDataset, TwoViewDataset
+
+    seen: set[str] = set()
+    for dataset in (TwoViewDataset, StrongLabelledDataset):
+
+        def spy(self, packed, unpack=dataset.unpack):
+            seen.update(packed.names)
+            return unpack(self, packed)
+
+        monkeypatch.setattr(dataset, "unpack", spy)
+    run(labels, tmp_path / "first", replace(PRESET, optimisation=replace(OPTIMISATION, steps=2)))
+    views = "plain" if setting == "paper" else "weak_and_strong"
+    settings = replace(
+        find_method("sohes", steps=4, batch_size=4, **CORRECTION), views=views, keep_student=setting == "released"
+    )
+    measure = Planned([0.2, 0.1])
+    validation = Validation(measure=measure, share=0.34, every=2)
+    correct(tmp_path / "first", labels, tmp_path / "run", settings, validation=validation)
+    assert len(measure.seen) == 2
+    assert len(seen) == 4
+    assert not measure.seen & seen
+    values = {line["step"]: line["val_planned"] for line in read_metrics(tmp_path / "run") if "val_planned" in line}
+    assert values == {2: 0.2, 4: 0.1}
+    assert json.loads((tmp_path / "run" / "best" / "config.json").read_text())["step"] == 2
 
 
 def test_a_resumed_run_keeps_the_best_weights_so_far(labels, others, tmp_path):

@@ -10,7 +10,14 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from masktree.cli.options import Output, print_error
-from masktree.cli.train import DEFAULT_RUN, NO_OVERRIDES, Optimisation, Run
+from masktree.cli.train import (
+    DEFAULT_RUN,
+    NO_OVERRIDES,
+    Optimisation,
+    Run,
+    calibrate_run_and_best,
+    parse_validation,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +74,8 @@ def self_train(
     optimisation: Optimisation = NO_OVERRIDES,
     teacher: Annotated[_TeacherOptions, tyro.conf.arg(name="")] = _TeacherOptions(),
     rounds: Annotated[_RoundsOptions, tyro.conf.arg(name="")] = _RoundsOptions(),
+    val: Annotated[str | None, tyro.conf.arg(metavar="LABELS|SHARE")] = None,
+    val_every: int | None = None,
     run: Run = DEFAULT_RUN,
 ) -> int:
     """Let a trained model correct its own labels. The same command resumes a stopped run from its last checkpoint.
@@ -82,22 +91,25 @@ def self_train(
         method: How labels are corrected. Default: hassod for a model of that kind, else sohes.
         score_threshold: Score above which predictions become labels. Default: 0.7 (sohes: one per size, which keeps
             as many masks as the labels have).
+        val: Label set, or share of the images to hold out, on which recall of the labels is measured, as in train.
+        val_every: Steps between. Default: a twentieth of all.
     """
     unsuitable = _given(teacher) if method == "rounds" else _given(rounds)
     if unsuitable:
         flags = ", ".join("--" + name.replace("_", "-") for name in unsuitable)
         return print_error(f"expected options of the method {method or 'sohes or hassod'}; got {flags}; omit them")
+    validation, is_main = parse_validation(val, val_every), int(os.environ.get("RANK", 0)) == 0
     common = optimisation.overrides() | ({} if score_threshold is None else {"score_threshold": score_threshold})
     if method == "rounds":
         from masktree.stages.rounds import run_rounds, summarise
         from masktree.train.self_training_settings import RoundsSettings, cutler_rounds
 
         settings = (cutler_rounds if rounds.cutler else RoundsSettings)(**_given(rounds), **common)
-        steps = run_rounds(earlier_run, labels, output, settings, run, show_progress=True)
-        print(f"{summarise(output)}\n{steps} steps done", flush=True)
+        steps = run_rounds(earlier_run, labels, output, settings, run, validation=validation, show_progress=True)
+        if is_main:
+            print(f"{summarise(output)}\n{steps} steps done", flush=True)
         return 0
     from masktree.models.saved import find_model, read_config
-    from masktree.stages.calibration import calibrate_run
     from masktree.train.self_train import self_train as self_train_stage
     from masktree.train.self_training_settings import find_method
 
@@ -105,9 +117,11 @@ def self_train(
     if values.pop("no_teacher_mask_loss", False):
         values["mask_loss"] = False
     teacher_settings = find_method(method, read_config(find_model(earlier_run)).kind, **values, **common)
-    steps = self_train_stage(earlier_run, labels, output, teacher_settings, run, show_progress=True)
-    if int(os.environ.get("RANK", 0)) == 0:
-        calibrate_run(output, labels, root=run.root, device=run.device, show_progress=True)
+    steps = self_train_stage(
+        earlier_run, labels, output, teacher_settings, run, validation=validation, show_progress=True
+    )
+    if is_main:
+        calibrate_run_and_best(output, labels, run)
         print(f"{steps} steps done; the run is in {output}", flush=True)
     return 0
 

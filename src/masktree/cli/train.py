@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from masktree.cli.options import Output
 from masktree.errors import InputError
 from masktree.train.options import OptimisationOverrides, RunOptions
+
+if TYPE_CHECKING:
+    from masktree.train.validation import Validation
 
 Optimisation = Annotated[OptimisationOverrides, tyro.conf.arg(name="")]
 Run = Annotated[RunOptions, tyro.conf.arg(name="")]
@@ -61,9 +64,6 @@ def train(
         schedule: Learning rate after the warm-up: cosine falls to 0, step falls twice near the end. Default: cosine
             for tiny, step for small and base (hassod: constant).
     """
-    from masktree.models.saved import is_model
-    from masktree.stages.calibration import calibrate_run
-    from masktree.stages.validation import read_validation
     from masktree.train.presets import find_preset
     from masktree.train.settings_file import read_settings
     from masktree.train.train import train as train_stage
@@ -79,14 +79,32 @@ def train(
         schedule=schedule,
         **optimisation.overrides(),
     )
-    if val is None and val_every is not None:
-        raise InputError("expected --val-every with --val; got no --val; add it")
-    validation = None if val is None else read_validation(val, val_every or 0)
+    validation = parse_validation(val, val_every)
     steps = train_stage(labels, output, settings, run, init_from=from_, validation=validation, show_progress=True)
     if int(os.environ.get("RANK", 0)) == 0:
-        calibrate_run(output, labels, root=run.root, device=run.device, show_progress=True)
-        best = output / "best"
-        if is_model(best):
-            calibrate_run(best, labels, root=run.root, device=run.device, show_progress=True)
+        calibrate_run_and_best(output, labels, run)
         print(f"{steps} steps done, {settings.optimisation.steps} in total; the run is in {output}", flush=True)
     return 0
+
+
+def parse_validation(val: str | None, every: int | None) -> Validation | None:
+    """What --val and --val-every describe.
+
+    Raises:
+        InputError: a number out of range, or --val-every alone.
+    """
+    from masktree.stages.validation import read_validation
+
+    if val is None and every is not None:
+        raise InputError("expected --val-every with --val; got no --val; add it")
+    return None if val is None else read_validation(val, every or 0)
+
+
+def calibrate_run_and_best(output: Path, labels: Path, run: RunOptions) -> None:
+    """Calibrate the scores of a run, and of its best weights if it was measured."""
+    from masktree.models.saved import is_model
+    from masktree.stages.calibration import calibrate_run
+
+    for folder in (output, output / "best"):
+        if folder == output or is_model(folder):
+            calibrate_run(folder, labels, root=run.root, device=run.device, show_progress=True)

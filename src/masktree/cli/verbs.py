@@ -81,7 +81,7 @@ VERBS = {
             "self-train",
             self_train,
             {
-                "input": ("earlier-run", "labels", "root", "skip-broken"),
+                "input": ("earlier-run", "labels", "root", "skip-broken", "val", "val-every"),
                 "method": ("method", "score-threshold", *_OPTIMISATION),
                 "method sohes or hassod": ("setting", "burn-in", *_TEACHER),
                 "method rounds": ("rounds", "cutler", "score", "average-predictions", *_RELABELLING),

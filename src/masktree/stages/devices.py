@@ -15,14 +15,11 @@ from typing import Any
 
 from masktree.backbones.device import resolve_device
 from masktree.errors import InputError, MasktreeError
-from masktree.io.files import write_atomically
 from masktree.jobs.batch import available_cores, child_environment, end_with_parent, thread_variables
 from masktree.jobs.recorded_batch import BatchOutcome
 from masktree.predict import SegmenterConfig
 from masktree.stages.discover import discover
-from masktree.stages.shards import Shard
-
-_THRESHOLDS = "thresholds.json"
+from masktree.stages.shards import Shard, take_thresholds
 
 
 def discover_on_devices(
@@ -71,7 +68,8 @@ def discover_on_devices(
         failures = [failure for outcome in outcomes for failure in outcome.failures]
         skipped = sum(outcome.skipped for outcome in outcomes)
         return replace(outcomes[0], completed=completed, skipped=skipped, failures=failures, notes=notes)
-    _take_thresholds(shards[0].folder(output), output, overwrite=overwrite)
+    if not overwrite:
+        take_thresholds(shards[0].folder(output), output)
     whole = discover(
         folders, output, config, workers=workers, overwrite=overwrite, show_progress=show_progress, **options
     )
@@ -158,10 +156,3 @@ def _interrupt_once(*_: object) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
-
-
-def _take_thresholds(part: Path, output: Path, *, overwrite: bool) -> None:
-    """Copy the thresholds that were chosen for a number of labels, so that they are not chosen once more."""
-    source, target = part / _THRESHOLDS, output / _THRESHOLDS
-    if source.exists() and not target.exists() and not overwrite:
-        write_atomically(target, lambda handle: handle.write(source.read_bytes()))

@@ -28,10 +28,10 @@ from masktree.predict import SegmenterConfig
 from masktree.stages.pictures import NO_PICTURES
 from masktree.stages.read_notes import ReadNotes
 from masktree.stages.segment_job import SegmentJob, resolve_batch_size
-from masktree.stages.shards import Shard, gather
+from masktree.stages.shards import THRESHOLDS, Shard, gather
 from masktree.stages.target_count import choose_options
 
-_THRESHOLDS: dict[str, type] = {"request": dict, "options": dict}  # content of thresholds.json
+_THRESHOLD_KEYS: dict[str, type] = {"request": dict, "options": dict}  # content of thresholds.json
 
 
 def discover(
@@ -85,7 +85,7 @@ def discover(
     with lock_folder(output):
         # All checks come before an existing label set is touched.
         if average_labels is not None:
-            path = output / "thresholds.json"
+            path = output / THRESHOLDS
             config = _with_chosen_options(config, path, photos, average_labels, read_options, overwrite, show_progress)
         job = SegmentJob(
             config,
@@ -170,8 +170,8 @@ def _with_chosen_options(
     given = {"read": read_options.record()} if read_options != DEFAULT_OPTIONS else {}
     request = json.loads(json.dumps(config.record() | {"average_labels": average_labels} | given))
     if path.exists():
-        read_json(path, _THRESHOLDS)  # raises if it is a file of something else
-    stored = read_json(path, _THRESHOLDS) if path.exists() and not overwrite else None
+        read_json(path, _THRESHOLD_KEYS)  # raises if it is a file of something else
+    stored = read_json(path, _THRESHOLD_KEYS) if path.exists() and not overwrite else None
     if stored is None or (stored["request"] != request and not has_results(path.parent)):
         chosen = choose_options(
             photos, config.load(), average_labels, read_options=read_options, show_progress=show_progress

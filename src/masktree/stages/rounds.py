@@ -12,10 +12,11 @@ IoU with all of them is below 0.5. Layout::
 
 from __future__ import annotations
 
-import os
+import contextlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,16 @@ from masktree.predict import SegmenterConfig
 from masktree.stages.calibration import calibrate_run
 from masktree.stages.discover import discover
 from masktree.stages.merge import merge
+from masktree.stages.shards import Shard, take_thresholds
+from masktree.train.distributed import Processes, connected_processes
 from masktree.train.initialisation import Initialisation
 from masktree.train.options import RunOptions
 from masktree.train.self_training_settings import RoundsSettings
 from masktree.train.train import train
+from masktree.train.validation import Validation
 
 PLAN, RECORD = "plan.json", "rounds.json"
+_DONE = "shard.done"  # a share of the predictions is complete
 _ROUND_KEYS = {"name", "predictions", "kept_labels", "replaced_labels", "images"}
 _PLAN_KEYS: dict[str, type] = {"format": str, "settings": dict}
 
@@ -47,31 +52,30 @@ def run_rounds(
     settings: RoundsSettings | None = None,
     options: RunOptions | None = None,
     *,
+    validation: Validation | None = None,
     show_progress: bool = False,
 ) -> int:
     """Relabel images with a run's model and train on the result, ``settings.rounds`` times; or resume.
+
+    Under ``torchrun`` every process calls this. Each relabels a share of the images and trains on a share of each step;
+    the main process merges and writes what they have in common.
 
     Args:
         earlier_run: folder of a training run, or owner/name on the hub.
         labels: folder of a finished label set, usually that of the run; all images of its collection are relabelled.
         output: folder of the rounds, see above; the last model is ``output/round-N/run``.
         settings: None for the defaults.
-        options, show_progress: as for ``masktree.train.train``.
+        options, validation, show_progress: as for ``masktree.train.train``; every round is measured by itself.
 
     Returns:
         The number of training steps taken by this call.
 
     Raises:
-        InputError: ``earlier_run`` is no training run; ``output`` holds other rounds or other files; several processes.
+        InputError: ``earlier_run`` is no training run; ``output`` holds other rounds or other files.
         TrainingError: no prediction reaches the score threshold; and as ``train``.
         FormatError, WeightsError, KeyboardInterrupt: as ``train``.
     """
     settings, options = settings or RoundsSettings(), options or RunOptions()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError(
-            "expected one process for rounds; got several; run the stages yourself: masktree discover --model RUN, "
-            "masktree merge --rule fill --iou 0.5, and masktree train --from RUN under torchrun"
-        )
     initialisation, label_set = Initialisation.open(earlier_run), LabelSet.open(labels, root=options.root)
     images = Path(label_set.index["root"])
     if not images.is_dir():
@@ -81,14 +85,22 @@ def run_rounds(
     plan = asdict(settings) | {"seed": options.seed, "earlier_run": initialisation.sha256, "labels": shards}
     if options.overwrite:
         refuse_inputs([output], [initialisation.folder, label_set.folder])
-    with lock_folder(output):
-        _write_plan(output, plan, options.overwrite)
+    with contextlib.ExitStack() as stack:
+        processes = stack.enter_context(connected_processes(options.device))
+        show = show_progress and processes.is_main
+        if processes.is_main:
+            stack.enter_context(lock_folder(output))
+            _write_plan(output, plan, options.overwrite)
+        processes.wait()
+        relabel = partial(
+            _relabel, images=images, settings=settings, options=options, processes=processes, show_progress=show
+        )
         train_options = replace(options, overwrite=False)
         steps, model, latest, records = 0, initialisation.folder, labels, []
         for number in range(1, settings.rounds + 1):
             folder = output / f"round-{number}"
             if not (folder / "labels/index.json").exists():
-                _relabel(model, latest, folder, images, settings, options, show_progress)
+                relabel(model, latest, folder)
             latest = folder / "labels"
             steps += train(
                 latest,
@@ -96,13 +108,16 @@ def run_rounds(
                 preset,
                 train_options,
                 init_from=None if settings.from_backbone else model,
-                show_progress=show_progress,
+                validation=validation,
+                show_progress=show,
             )
+            processes.wait()  # for the model
             model = folder / "run"
             records.append(_record(folder, output))
-        calibrate_run(model, latest, root=options.root, device=options.device, show_progress=show_progress)
-        header = {"format": "masktree-rounds", "version": 1, "model": records[-1]["model"]}
-        write_json(output / RECORD, header | {"settings": asdict(settings), "rounds": records}, indent=1)
+        if processes.is_main:
+            calibrate_run(model, latest, root=options.root, device=options.device, show_progress=show)
+            header = {"format": "masktree-rounds", "version": 1, "model": records[-1]["model"]}
+            write_json(output / RECORD, header | {"settings": asdict(settings), "rounds": records}, indent=1)
     return steps
 
 
@@ -155,9 +170,11 @@ def _relabel(
     model: Path,
     earlier_labels: Path,
     folder: Path,
+    *,
     images: Path,
     settings: RoundsSettings,
     options: RunOptions,
+    processes: Processes,
     show_progress: bool,
 ) -> None:
     """Write label sets of the model's predictions, and of these with the earlier labels that they do not cover."""
@@ -174,7 +191,22 @@ def _relabel(
         | {"calibrated": False}
         | {name: True for name in ("crops", "snap") if getattr(settings, name)},
     )
-    discover(images, predictions, config, average_labels=settings.average_predictions, show_progress=show_progress)
+    shard_size = _shard_size(earlier_labels)
+    predict = partial(
+        discover,
+        images,
+        predictions,
+        config,
+        average_labels=settings.average_predictions,
+        shard_size=shard_size,
+        show_progress=show_progress,
+    )
+    if processes.count > 1:
+        _predict_shares(predict, predictions, processes)
+    if not processes.is_main:
+        processes.wait_for([folder / "labels/index.json"])
+        return
+    predict()
     summary = LabelSet.open(predictions).index["summary"]
     if summary["masks"] == 0:
         shutil.rmtree(folder)  # so that the next command is free in its settings
@@ -182,7 +214,31 @@ def _relabel(
             f"expected predictions with a score above {settings.score_threshold} in {summary['images']} images; got "
             "none; lower --score-threshold, give --average-predictions, or train the first run longer"
         )
-    merge([predictions, earlier_labels], folder / "labels", settings.rule(), images=images, show_progress=show_progress)
+    merge(
+        [predictions, earlier_labels],
+        folder / "labels",
+        settings.rule(),
+        images=images,
+        shard_size=shard_size,
+        show_progress=show_progress,
+    )
+
+
+def _shard_size(labels: Path) -> int | None:
+    """Images in each COCO file of a label set of several files, so that processes share as many; None for one file."""
+    shards = LabelSet.open(labels).index["shards"]
+    return max(shard["images"] + len(shard["failures"]) for shard in shards) if len(shards) > 1 else None
+
+
+def _predict_shares(predict: Callable[..., object], predictions: Path, processes: Processes) -> None:
+    """Each process makes its share of the COCO files of predictions; the main one waits for the others."""
+    shards = Shard(1, 1).split(processes.count)
+    part = shards[processes.index].folder(predictions)
+    predict(shard=shards[processes.index], workers=1)
+    (part / _DONE).touch()
+    if processes.is_main:
+        processes.wait_for(shard.folder(predictions) / _DONE for shard in shards)
+        take_thresholds(part, predictions)
 
 
 def _score_option(model: Path, settings: RoundsSettings) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from masktree.jobs.record import RECORD, RunRecord, read_run, run_identity
 
 _PARTS = "parts"
 _PLAN = "plan.json"
+THRESHOLDS = "thresholds.json"
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,13 @@ def gather(output: Path, record: RunRecord) -> int:
                 copied += 1
         record.seconds |= {name: seconds for name, seconds in run["seconds"].items() if name not in record.seconds}
     return copied
+
+
+def take_thresholds(part: Path, output: Path) -> None:
+    """Copy the thresholds that a shard has chosen for a number of labels, so that they are not chosen once more."""
+    source, target = part / THRESHOLDS, output / THRESHOLDS
+    if source.exists() and not target.exists():
+        write_atomically(target, lambda handle: handle.write(source.read_bytes()))
 
 
 def _read_plan(folder: Path) -> dict[str, object]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +20,7 @@ from masktree.train.options import Precision
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+_POLL_SECONDS = 1.0  # between looks for a file (our choice)
 _MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -74,6 +78,52 @@ def accelerated(device: torch.device, precision: Precision) -> Iterator[Accelera
         accelerator.free_memory()
         if accelerator.num_processes > 1 and not was_initialised and distributed.is_initialized():
             distributed.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of ``torchrun``: its ``index``, and their ``count``."""
+
+    index: int = 0
+    count: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes what all share."""
+        return self.index == 0
+
+    def wait(self) -> None:
+        """Wait for all processes, for minutes at most: torch ends processes that wait longer."""
+        if self.count > 1:
+            torch.distributed.barrier()
+
+    def wait_for(self, paths: Iterable[Path]) -> None:
+        """Wait for files that other processes write, for as long as it takes. ``torchrun`` ends all if one fails."""
+        for path in paths:
+            while not path.exists():
+                time.sleep(_POLL_SECONDS)
+
+
+@contextlib.contextmanager
+def connected_processes(device: str) -> Iterator[Processes]:
+    """The processes of ``torchrun``, connected for several runs of training one after the other.
+
+    A process group for each run would be opened anew in the same processes, which may wait for each other for ever.
+
+    Raises:
+        InputError, WeightsError: as ``resolve_process_device``.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield Processes()
+        return
+    resolved = resolve_process_device(device)
+    importlib.import_module("torch.distributed.nn.functional")  # see accelerated
+    torch.distributed.init_process_group("nccl" if resolved.type == "cuda" else "gloo")
+    try:
+        yield Processes(torch.distributed.get_rank(), count)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def resolve_process_device(device: str) -> torch.device:

@@ -12,6 +12,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from masktree.errors import InputError
@@ -27,6 +28,7 @@ from masktree.train.self_training_settings import TeacherStudentSettings, find_m
 from masktree.train.teacher import MIN_COVERAGE, Teacher
 from masktree.train.teacher_views import StrongLabelledDataset, TwoViewDataset, ViewBatch
 from masktree.train.training_run import ModelBuilder, TrainingRun, open_training_run
+from masktree.train.validation import Validation
 
 MASK_LOSSES = frozenset({"mask", "dice", "mask_aux", "dice_aux"})  # of all kinds of models
 
@@ -39,6 +41,7 @@ def self_train(
     options: RunOptions | None = None,
     *,
     collapse_window: int = 100,
+    validation: Validation | None = None,
     build_model: ModelBuilder = default_build_model,
     show_progress: bool = False,
 ) -> int:
@@ -52,7 +55,7 @@ def self_train(
         labels: folder of a finished label set, usually that of the run.
         output: folder of the new run.
         settings: from ``find_method``; None for that of the model's kind.
-        options, build_model, show_progress: as in ``train``.
+        options, validation, build_model, show_progress: as in ``train``; the teacher does not see images held out.
         collapse_window: steps over which a collapsed teacher is detected.
 
     Returns:
@@ -74,6 +77,7 @@ def self_train(
         settings.preset(earlier),
         options or RunOptions(),
         initialisation=initialisation,
+        validation=validation,
         extra_settings={"self_training": settings.to_json()},
         build_model=build_model,
         show_progress=show_progress,
@@ -118,11 +122,15 @@ class TeacherStudentStep:
         coverage = MIN_COVERAGE[settings.method]
         teacher = Teacher(settings.method, thresholds, coverage, augmentation.max_masks, augmentation.min_area, monitor)
         options = run.options
-        views = TwoViewDataset(run.store, run.root, augmentation, options.seed, skip_broken=options.skip_broken)
+        indices = run.without_held_out(np.arange(len(run.store)))
+        views = TwoViewDataset(
+            run.store, run.root, augmentation, options.seed, indices, skip_broken=options.skip_broken
+        )
         strong = None
         if settings.views == "weak_and_strong":
+            indices = run.without_held_out(run.store.images_with_masks())
             strong = StrongLabelledDataset(
-                run.store, run.root, augmentation, options.seed, skip_broken=options.skip_broken
+                run.store, run.root, augmentation, options.seed, indices, skip_broken=options.skip_broken
             )
         return cls(run, settings, teacher, views, strong)
 

@@ -121,10 +121,18 @@ class TwoViewDataset(PhotoDataset[ViewPair, ViewBatch]):
     order_stream = RandomStream.TEACHER_ORDER
 
     def __init__(
-        self, store: LabelStore, root: str | Path, settings: Augmentation, seed: int, *, skip_broken: bool = False
+        self,
+        store: LabelStore,
+        root: str | Path,
+        settings: Augmentation,
+        seed: int,
+        indices: np.ndarray | None = None,
+        *,
+        skip_broken: bool = False,
     ) -> None:
-        """As :class:`PhotoDataset`, for all images of the store."""
-        super().__init__(store, root, settings.strong(), seed, np.arange(len(store)), skip_broken=skip_broken)
+        """As :class:`PhotoDataset`; ``indices`` None takes all images."""
+        indices = np.arange(len(store)) if indices is None else indices
+        super().__init__(store, root, settings.strong(), seed, indices, skip_broken=skip_broken)
 
     def example(self, k: int) -> ViewPair:
         """See :meth:`PhotoDataset.example`."""

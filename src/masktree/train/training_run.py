@@ -81,6 +81,12 @@ class TrainingRun:
     held_out: HeldOutImages | None = None
     messages: list[str] = field(default_factory=list)
 
+    def without_held_out(self, indices: np.ndarray) -> np.ndarray:
+        """Those of the images at ``indices`` that the run may learn from."""
+        if self.held_out is None or self.held_out.store is not self.store:
+            return indices
+        return np.setdiff1d(indices, self.held_out.indices)
+
     def restore(self, teacher: Stateful | None = None) -> None:
         """Load the checkpoint, if there is one, and prepare the folder; ``teacher``: further state in checkpoints."""
         self.state.teacher = teacher
