@@ -40,7 +40,7 @@ def test_regions_are_what_is_connected_by_merges_up_to_a_volume(noise_tree, attr
         )
         candidates = np.flatnonzero(across)
         links.append(edges[candidates[np.argmin(strengths[candidates])]])
-        volumes.append(tree.altitudes[node] ** power * min(tree.areas[first], tree.areas[second]))
+        volumes.append(tree.altitudes[node] ** power * min(tree.areas[first], tree.areas[second], 0.02 * 60 * 50))
     for kept in (0, 5, 20, len(links) // 2, len(links)):
         graph = np.eye(tree.n_leaves, dtype=bool)
         for link in np.argsort(volumes, kind="stable")[:kept]:
@@ -76,7 +76,7 @@ def test_specks_are_merged_before_a_faint_object():
 
 def test_a_wide_faint_piece_of_ground_is_merged_before_an_object_by_energy_alone():
     """A piece of ground of 400 pixels with a border of .1 beside an object of 49 pixels with one of .6."""
-    leaves = np.zeros((40, 40), np.int32)
+    leaves = np.zeros((200, 200), np.int32)
     leaves[:20, :20], leaves[30:37, 30:37] = 1, 2
     edges, strengths = np.array([[0, 1], [0, 2]]), np.array([0.1, 0.6])
     tree = merge_regions(leaves, edges, np.bincount(leaves.ravel()), boundary=strengths, size_power=0.0)
@@ -84,6 +84,18 @@ def test_a_wide_faint_piece_of_ground_is_merged_before_an_object_by_energy_alone
     by_energy = merge_by_volume(tree, edges, strengths, attribute="energy").cut_count(2)
     assert np.array_equal(by_volume == by_volume[0, 0], leaves == 1)
     assert np.array_equal(by_energy == by_energy[30, 30], leaves == 2)
+
+
+@pytest.mark.parametrize("attribute", ["volume", "energy"])
+def test_what_is_larger_than_a_small_thing_is_merged_by_contrast(attribute):
+    """A third of the image with a border of .3 beside an object of a fiftieth with one of .4."""
+    leaves = np.zeros((30, 30), np.int32)
+    leaves[:10], leaves[20:25, 20:24] = 1, 2
+    edges, strengths = np.array([[0, 1], [0, 2]]), np.array([0.3, 0.4])
+    tree = merge_regions(leaves, edges, np.bincount(leaves.ravel()), boundary=strengths, size_power=0.0)
+    ordered = merge_by_volume(tree, edges, strengths, attribute=attribute)
+    assert np.array_equal(ordered.cut_count(2) == ordered.cut_count(2)[20, 20], leaves == 2)
+    assert ordered.altitudes[-2:] == pytest.approx(np.sqrt(tree.altitudes[-2:]))
 
 
 @pytest.mark.parametrize("number", [1, 2])

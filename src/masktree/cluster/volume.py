@@ -11,7 +11,6 @@ noise, which is one number for an image: the region that is least likely to be t
 
 from __future__ import annotations
 
-import math
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -22,11 +21,10 @@ from masktree.trees.dendrogram import PartitionTree, lowest_common_ancestors
 
 Attribute: TypeAlias = Literal["volume", "energy"]
 
-_CONTRAST_POWERS: dict[str, int] = {"volume": 1, "energy": 2}
-# The attribute below which altitudes are linear, and logarithmic above (our choice). With it, images of particles
-# (volume) and nuclei (energy) with N leaves have about N^(1-g) regions at altitude g up to .6, as photographs have by
-# their merge costs; volume from .4 on.
-_LEAST: dict[str, float] = {"volume": 1e-8, "energy": 1e-9}
+_AREA_POWERS: dict[str, float] = {"volume": 1.0, "energy": 0.5}  # beside the contrast; the order is that of its square
+# Share of the image from which on area no longer counts (our choice): a region that covers more is no small thing, and
+# being larger makes it no likelier. Large regions, as of a ground or a photograph, merge in the order of contrast.
+LARGE_AREA = 0.02
 
 
 def merge_by_volume(
@@ -34,16 +32,19 @@ def merge_by_volume(
 ) -> PartitionTree:
     """The watershed hierarchy of a dendrogram's leaves by volume, or by energy.
 
-    Where the dendrogram merges two regions at altitude g, the lesser one has the volume g * area / image area: leaves
-    are flat basins of depth 0, which are filled up to g. Altitudes grow with the logarithm of the attribute. All
-    regions are connected if those of the dendrogram are.
+    Where the dendrogram merges two regions at altitude g, the lesser one has the volume g * a, where a is its area as a
+    share of ``LARGE_AREA`` of the image, at most 1: leaves are flat basins of depth 0, which are filled up to g. Its
+    energy is g^2 * a. Altitudes are the square root of the volume, or the fourth root of the energy: so unlabelled grey
+    photographs and images of particles or nuclei have about N^(1-g) regions at altitude g, as photographs have by their
+    merge costs, where N is the number of leaves at the working size (our choice). All regions are connected if those of
+    the dendrogram are.
 
     Args:
         tree: n leaves, which may have area 0; altitudes in [0, 1].
         edges: (m, 2) integer, all pairs of adjacent leaves.
         strengths: (m,) boundary strength of each pair. Where two regions have several common borders, the weakest one
             connects them.
-        attribute: ``volume``, or ``energy`` with the square of g.
+        attribute: ``volume`` or ``energy``.
 
     Returns:
         ``PartitionTree`` on the same leaves, with altitudes in [0, 1].
@@ -55,7 +56,7 @@ def merge_by_volume(
     n = tree.n_leaves
     if tree.altitudes[0] < 0 or tree.altitudes[-1] > 1:
         raise InputError(f"expected altitudes in [0, 1]; got {tree.altitudes[0]:.3g}..{tree.altitudes[-1]:.3g}")
-    if attribute not in _LEAST:
+    if attribute not in _AREA_POWERS:
         raise InputError(f"expected attribute as volume or energy; got {attribute!r}")
     if edges.shape != (len(strengths), 2):
         raise InputError(f"expected edges of shape ({len(strengths)}, 2), like the strengths; got {edges.shape}")
@@ -64,10 +65,9 @@ def merge_by_volume(
     weakest = order[np.flatnonzero(np.diff(merges[order], prepend=-1))]
     if len(weakest) != n - 1:
         raise InputError(f"expected an edge for each of {n - 1} merges; got edges for {len(weakest)}")
-    smaller = tree.areas[tree.children].min(axis=1) / tree.leaves.size
-    values = tree.altitudes[n:] ** _CONTRAST_POWERS[attribute] * smaller
-    altitudes = np.log1p(values / _LEAST[attribute]) / math.log1p(1 / _LEAST[attribute])
-    sequence = np.argsort(values, kind="stable")
+    shares = tree.areas[tree.children].min(axis=1) / tree.leaves.size
+    altitudes = np.sqrt(tree.altitudes[n:] * np.minimum(shares / LARGE_AREA, 1) ** _AREA_POWERS[attribute])
+    sequence = np.argsort(altitudes, kind="stable")
     links = np.asarray(edges, np.int64)[weakest[sequence]]
     return PartitionTree.from_merges(tree.leaves, _connect(links, n), altitudes[sequence])
 
