@@ -9,6 +9,7 @@ from scipy.ndimage import gaussian_filter, label
 
 from masktree.cluster import flat
 from masktree.cluster.flat import FlatLeaves, flat_leaves
+from masktree.cluster.flat_shapes import flat_shapes
 from masktree.cluster.merge import merge_regions
 
 SHAPES = [  # kind, box, colour; each in the one before, or on the ground
@@ -36,7 +37,10 @@ def scene(factor=1):
 
 
 def leaves_of(image, basins=None) -> FlatLeaves | None:
-    return flat_leaves(image, image, np.zeros(image.shape[:2], np.int32) if basins is None else basins)
+    shapes = flat_shapes(image)
+    if shapes is None:
+        return None
+    return flat_leaves(image, shapes, image, np.zeros(image.shape[:2], np.int32) if basins is None else basins)
 
 
 def best_overlap(labels, mask):

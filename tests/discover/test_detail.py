@@ -119,7 +119,7 @@ def test_cuts_of_grey_things_on_one_ground_go_by_energy(dots, monkeypatch):
     image = dots[0][..., :1].repeat(3, axis=2)
     assert rule.shows_faint_things(image)
     assert not rule.shows_faint_things(dots[0])
-    analysis = method._analyse_at(image, None, (1.0,), 336)
+    analysis = method._analyse_at(image, None, None, (1.0,), 336)
     expected = merge_by_volume(analysis.tree, analysis.edges, analysis.strengths, attribute="energy")
     assert np.array_equal(build_dendrogram(image).parents, expected.parents)
     assert not np.array_equal(analysis.tree.parents, expected.parents)

@@ -18,7 +18,8 @@ from masktree.backbones.base import Backbone
 from masktree.backbones.embedded import EmbeddedBackbone
 from masktree.backbones.texture import BoundaryCues, Vocabulary, boundary_cues
 from masktree.backbones.weights import BUILT_IN
-from masktree.cluster.flat import FlatLeaves, flat_leaves, is_flat
+from masktree.cluster.flat import FlatLeaves, flat_leaves
+from masktree.cluster.flat_shapes import flat_shapes
 from masktree.cluster.leaves import adjacency, watershed_leaves
 from masktree.cluster.merge import merge_regions
 from masktree.cluster.upsample import upsample_leaves
@@ -92,8 +93,10 @@ def discover_masks(
     check_mask_set(masks)
     if order not in get_args(Order):
         raise InputError(f"expected order as {' or '.join(get_args(Order))}; got {order!r}")
-    sizes = _working_sizes(image, quality, detail)
-    analyses = [_analyse_at(image, backbone, *size) for size in sizes]
+    _check_arguments(image, quality, detail)
+    shapes = flat_shapes(image)
+    sizes = _working_sizes(image, quality, detail, is_flat=shapes is not None)
+    analyses = [_analyse_at(image, shapes, backbone, *size) for size in sizes]
     if len(analyses) == 1:
         tree = MaskTree.from_dendrogram(
             analyses[0].tree,
@@ -142,27 +145,32 @@ def build_dendrogram(
     Raises:
         InputError: empty image, or unknown quality or detail.
     """
-    sizes = _working_sizes(image, quality, detail)
-    finest = _analyse_at(image, backbone, *sizes[-1])
+    _check_arguments(image, quality, detail)
+    shapes = flat_shapes(image)
+    sizes = _working_sizes(image, quality, detail, is_flat=shapes is not None)
+    finest = _analyse_at(image, shapes, backbone, *sizes[-1])
     if len(sizes) == 1:
         return finest.tree
-    coarsest = _analyse_at(image, backbone, *sizes[0]) if _has_coarse_cuts(image, detail) else finest
+    coarsest = _analyse_at(image, shapes, backbone, *sizes[0]) if _has_coarse_cuts(image, detail) else finest
     return _cuts(image, detail, coarsest, finest)
 
 
-def _working_sizes(image: RGB, quality: str, detail: Detail) -> list[tuple[tuple[float, ...], int]]:
-    """Scales and working side of each dendrogram of an image; checks the arguments."""
+def _check_arguments(image: RGB, quality: str, detail: Detail) -> None:
     if quality not in SCALES or image.size == 0:
         raise InputError(f"expected a non-empty image and quality 'fast' or 'best'; got {image.shape}, {quality!r}")
     check_detail(detail)
+
+
+def _working_sizes(image: RGB, quality: str, detail: Detail, *, is_flat: bool) -> list[tuple[tuple[float, ...], int]]:
+    """Scales and working side of each dendrogram of an image."""
     scales, longer = SCALES[quality], max(image.shape[:2])
     base = min(WORKING_SIDE, longer)
     if detail not in ("auto", "fine"):
         return [(scales, min(int(detail), longer))]
-    is_fine, is_large = detail == "fine" or shows_small_things(image), longer >= LARGE_SIDE
-    if detail == "auto" and (is_fine or is_large) and is_flat(image):
+    if detail == "auto" and is_flat:
         return [(scales, base)]  # flat graphics have leaves at the size of the image anyway
-    if is_fine:
+    is_large = longer >= LARGE_SIDE
+    if detail == "fine" or shows_small_things(image):
         return [(scales, base), *((SCALES["fast"], round(base * factor)) for factor in FINE_FACTORS)]
     return [(LARGE_SCALES if is_large and quality == "fast" else scales, base)]
 
@@ -195,9 +203,11 @@ def _cuts(image: RGB, detail: Detail, coarsest: Analysis, finest: Analysis) -> P
     return finest.tree
 
 
-def _analyse_at(image: RGB, backbone: Backbone | None, scales: tuple[float, ...], working_side: int) -> Analysis:
+def _analyse_at(
+    image: RGB, shapes: Labels | None, backbone: Backbone | None, scales: tuple[float, ...], working_side: int
+) -> Analysis:
     """Analysis at one working size, with calibrated altitudes."""
-    analysis = _analyse(image, backbone, scales, working_side)
+    analysis = _analyse(image, shapes, backbone, scales, working_side)
     altitudes = costs_to_granularities(analysis.tree.altitudes, learned=isinstance(backbone, EmbeddedBackbone))
     return replace(analysis, tree=analysis.tree.with_altitudes(altitudes))
 
@@ -216,11 +226,14 @@ def build_cost_dendrogram(
         scales: in working sizes, of the images whose boundaries are averaged.
         working_side: longer side at scale 1, which may be larger than the image's; None: at most ``WORKING_SIDE``.
     """
-    return _analyse(image, backbone, scales, working_side or min(WORKING_SIDE, max(image.shape[:2]))).tree
+    working_side = working_side or min(WORKING_SIDE, max(image.shape[:2]))
+    return _analyse(image, flat_shapes(image), backbone, scales, working_side).tree
 
 
-def _analyse(image: RGB, backbone: Backbone | None, scales: tuple[float, ...], working_side: int) -> Analysis:
-    """Analysis with merge costs as altitudes; see ``build_cost_dendrogram``."""
+def _analyse(
+    image: RGB, shapes: Labels | None, backbone: Backbone | None, scales: tuple[float, ...], working_side: int
+) -> Analysis:
+    """Analysis with merge costs as altitudes; see ``build_cost_dendrogram``. ``shapes``: those of ``flat_shapes``."""
     scale = working_side / max(image.shape[:2])
     bright = brighten(image)
     features = [merge_features(_rescale(bright, scale * factor), backbone) for factor in scales]
@@ -232,7 +245,8 @@ def _analyse(image: RGB, backbone: Backbone | None, scales: tuple[float, ...], w
     if grid is None and backbone is not None and backbone.name not in BUILT_IN:
         grid, weight = backbone(working[None])[0], FEATURE_WEIGHT
     cues = [one.cues for one in features]
-    if (flat := flat_leaves(image, working, leaves)) is not None:
+    if shapes is not None:
+        flat = flat_leaves(image, shapes, working, leaves)
         return analyse_leaves(flat, _resize_map(boundary, image.shape[:2]), cues, grid, weight)
     analysis = analyse_leaves(leaves, boundary, cues, grid, weight)
     if working is bright:

@@ -81,25 +81,34 @@ def _suppress_duplicates(
     The IoU of nested nodes is the ratio of their areas and that of others is 0, so each node is compared with its
     ancestors up to that ratio only, and ``mask_nms`` on the runs of all nodes is not needed.
     """
-    root = len(tree.parents) - 1
-    suppressed = np.zeros(root + 1, bool)
-    is_selected = np.zeros(root + 1, bool)
-    selected = []
     candidates = np.flatnonzero(eligible)
-    for node in candidates[np.argsort(-scores[candidates], kind="stable")]:
-        if suppressed[node]:
-            continue
-        duplicates = []
+    ranked = candidates[np.argsort(-scores[candidates], kind="stable")]
+    kept: np.ndarray = ranked[_is_kept(ranked, tree.parents, areas, duplicate_iou)]
+    return kept
+
+
+@kernel()
+def _is_kept(ranked: np.ndarray, parents: np.ndarray, areas: np.ndarray, duplicate_iou: float) -> np.ndarray:
+    """(k,) bool: whether each of k nodes, best first, is no duplicate of a better one that is kept."""
+    root = len(parents) - 1
+    suppressed = np.zeros(root + 1, np.bool_)
+    is_selected = np.zeros(root + 1, np.bool_)
+    kept = np.zeros(len(ranked), np.bool_)
+    for rank in range(len(ranked)):
+        node = ranked[rank]
+        has_better = suppressed[node]
         ancestor = node
-        while ancestor != root and areas[node] > duplicate_iou * areas[tree.parents[ancestor]]:
-            ancestor = tree.parents[ancestor]
-            duplicates.append(ancestor)
-        if is_selected[duplicates].any():
+        while ancestor != root and areas[node] > duplicate_iou * areas[parents[ancestor]]:
+            ancestor = parents[ancestor]
+            has_better |= is_selected[ancestor]
+        if has_better:
             continue
-        suppressed[duplicates] = True
-        is_selected[node] = True
-        selected.append(node)
-    return np.array(selected, np.int64)
+        ancestor = node
+        while ancestor != root and areas[node] > duplicate_iou * areas[parents[ancestor]]:
+            ancestor = parents[ancestor]
+            suppressed[ancestor] = True
+        is_selected[node] = kept[rank] = True
+    return kept
 
 
 def selected_parents(tree: PartitionTree, nodes: Int64[np.ndarray, " k"]) -> Int32[np.ndarray, " k"]:
