@@ -23,7 +23,7 @@ from masktree.cluster.flat_shapes import flat_shapes
 from masktree.cluster.leaves import adjacency, watershed_leaves
 from masktree.cluster.merge import merge_regions
 from masktree.cluster.upsample import upsample_leaves
-from masktree.cluster.volume import merge_by_volume
+from masktree.cluster.volume import Attribute, merge_by_volume
 from masktree.discover.detail import (
     FINE_FACTORS,
     LARGE_SIDE,
@@ -37,6 +37,7 @@ from masktree.discover.detail import (
     shows_small_things,
 )
 from masktree.discover.order import order_by_motion
+from masktree.discover.pieces import centre_on_pieces
 from masktree.discover.pooling import divide_leaves, pool_dendrograms
 from masktree.errors import InputError
 from masktree.trees.dendrogram import PartitionTree
@@ -135,8 +136,9 @@ def build_dendrogram(
             image shows small things on one ground, see ``masktree.discover.detail``. ``fine``: at once, twice and
             three times the working size (14 times the time); this is the dendrogram of the last, with
             merges in the order of volume (``masktree.cluster.volume``) if the image has neither colour nor one ground,
-            in that of energy if it has one ground without colour, and with those of the first under ``auto`` if it may
-            as well show a few large things. Dark images without colour are stretched first (``brighten``).
+            in that of energy if it has one ground without colour, both centred on the cut that agrees best with a local
+            threshold (``masktree.discover.pieces``), and with those of the first under ``auto`` if it may as well show
+            a few large things. Dark images without colour are stretched first (``brighten``).
 
     Returns:
         ``PartitionTree`` with leaves of shape (H, W) and altitudes in [0, 1]: the granularity g of each merge,
@@ -194,10 +196,10 @@ def _has_coarse_cuts(image: RGB, detail: Detail) -> bool:
 
 def _cuts(image: RGB, detail: Detail, coarsest: Analysis, finest: Analysis) -> PartitionTree:
     """The dendrogram of an image with several working sizes, on the leaves of the finest; altitudes are calibrated."""
-    if shows_dense_things(image):
-        return merge_by_volume(finest.tree, finest.edges, finest.strengths, attribute="volume")
-    if shows_faint_things(image):
-        return merge_by_volume(finest.tree, finest.edges, finest.strengths, attribute="energy")
+    if shows_dense_things(image) or shows_faint_things(image):
+        attribute: Attribute = "volume" if shows_dense_things(image) else "energy"
+        ordered = merge_by_volume(finest.tree, finest.edges, finest.strengths, attribute=attribute)
+        return centre_on_pieces(ordered, image)
     if _has_coarse_cuts(image, detail):
         return divide_leaves(finest.tree.leaves, coarsest.tree)
     return finest.tree
