@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from masktree.cluster.volume import merge_by_volume
 from masktree.discover import detail as rule
 from masktree.discover import masktree as method
 from masktree.discover.masktree import build_dendrogram, discover_masks
+from masktree.discover.pieces import CENTRE
 from masktree.discover.pooling import divide_leaves, unite_leaves
 from masktree.errors import InputError
 from masktree.io.images import read_image
@@ -62,10 +64,10 @@ def packed_tree(packed_discs) -> MaskTree:
     return discover_masks(packed_discs[0])
 
 
-def best_cut_f1(tree: PartitionTree, masks: np.ndarray) -> float:
+def best_cut_f1(tree: PartitionTree, masks: np.ndarray, granularities: Iterable[float] | None = None) -> float:
     """Highest F1 of the regions of one cut, matched with an IoU above .5."""
     values = []
-    for granularity in np.linspace(0, 1, 51):
+    for granularity in np.linspace(0, 1, 51) if granularities is None else granularities:
         labels = tree.cut_at(granularity)
         areas = np.bincount(labels.ravel())
         shared = np.stack([np.bincount(labels[mask], minlength=len(areas)) for mask in masks])
@@ -111,6 +113,7 @@ def test_dense_things_are_grey_and_on_no_one_ground(dots, packed_discs, photos):
 
 def test_one_cut_separates_dense_things(packed_discs, packed_tree, monkeypatch):
     assert best_cut_f1(packed_tree.dendrogram, packed_discs[1]) > 0.8
+    assert best_cut_f1(packed_tree.dendrogram, packed_discs[1], [CENTRE]) > 0.8
     monkeypatch.setattr(method, "shows_dense_things", lambda image: False)
     assert best_cut_f1(build_dendrogram(packed_discs[0]), packed_discs[1]) < 0.5
 
@@ -232,6 +235,13 @@ def test_flat_graphics_need_no_further_size(analysed):
     assert rule.shows_small_things(chart)
     build_dendrogram(chart)
     assert analysed == [(120, 160, 3)]
+
+
+def test_shapes_of_flat_graphics_are_looked_for_once(dots, monkeypatch):
+    sizes: list[tuple[int, ...]] = []
+    monkeypatch.setattr(method, "flat_shapes", lambda image: sizes.append(image.shape))
+    discover_masks(dots[0], detail="fine")
+    assert sizes == [dots[0].shape]
 
 
 def test_a_number_is_the_longer_side_of_the_analysis(dots, analysed):
