@@ -1,23 +1,25 @@
 """Many images on one machine: images per second, share of each step, and memory over time, by number of processes.
 
     python benchmarks/many.py WORK --images 200 --workers 1 2 --rounds 2
-    python benchmarks/many.py WORK --images 5000 --workers 2 --rounds 1 --figure docs/images/memory.png
+    python benchmarks/many.py WORK --photos "PHOTOS/*.tar" --side 224 --images 5000 --rounds 1 --figure memory.png
 
-Cost: about 0.5 s per image and core. Expected: table "Many images" in docs/benchmarks.md. The images are copies of
-photographs, in a label set of ``masktree discover``. Rounds alternate between the numbers of processes, so that what
-else the machine does falls on all of them. The time to start the processes, which does not grow with the images, is
-reported apart. Resident sizes are those of this process, which collects the results and writes the shards, and of the
-largest worker, at every hundredth of the run: means of the second tenth and of the last.
+Cost: CPU seconds per image, in the table. Expected: table "Memory and steps" in docs/guides/many.md. The images are
+copies of photographs, in a label set of ``masktree discover``. Rounds alternate between the numbers of processes, so
+that what else the machine does falls on all of them. The time to start the processes, which does not grow with the
+images, is reported apart. Resident sizes are those of this process, which collects the results and writes the shards,
+and of the largest worker, sampled every second: means of the second tenth of the run and of the last.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -27,6 +29,7 @@ from PIL import Image
 
 from arguments import make_parser
 from masktree.io.photos import Photo, find_photos
+from masktree.io.stored import find_stored, is_stored
 from masktree.jobs import batch
 from masktree.labels import LabelSetWriter
 from masktree.labels.writer import pending_folder
@@ -37,18 +40,21 @@ from table import Table
 
 PHOTOS = Path(__file__).parents[1] / "examples/photos"
 STEPS = ("hash", "read", "network", "cluster", "write")
+SAMPLE_SECONDS = 1.0
 
 
 class TimedJob:
-    """A job of ``masktree discover`` that returns the seconds of its steps and the resident size of its process."""
+    """A job of ``masktree discover`` that returns the seconds of its steps."""
 
     def __init__(self, job: SegmentJob) -> None:
         self.job = job
         self._network = [0.0]
         self._is_timed = False
 
-    def __call__(self, photo: Photo) -> tuple[dict[str, float], float]:
-        self._time_network()
+    def __call__(self, photo: Photo) -> dict[str, float]:
+        if not self._is_timed:
+            self._time_network(self.job.segmenter.backbone)
+            self._is_timed = True
         self._network[0] = 0.0
         processor = time.process_time()
         begun = [("hash", time.perf_counter())]
@@ -58,14 +64,12 @@ class TimedJob:
         seconds["processor"] = time.process_time() - processor
         seconds["network"] = self._network[0]
         seconds["cluster"] = seconds.pop("segment") - seconds["network"]
-        return seconds, psutil.Process().memory_info().rss / 1e6
+        return seconds
 
-    def _time_network(self) -> None:
-        """Measure calls of the backbone; the embedded one is part of the clustering."""
-        if self._is_timed:
-            return
-        kind: Any = type(self.job.segmenter.backbone)
-        call: Callable[..., Any] = kind.__call__
+    def _time_network(self, backbone: Any) -> None:
+        """Measure the calls of the backbone's network; the cues of the embedded one count as clustering."""
+        owner, name = (backbone._network, "forward") if backbone.name == "embedded" else (type(backbone), "__call__")
+        call: Callable[..., Any] = getattr(owner, name)
 
         def timed(*arguments: Any) -> Any:
             start = time.perf_counter()
@@ -74,8 +78,41 @@ class TimedJob:
             finally:
                 self._network[0] += time.perf_counter() - start
 
-        kind.__call__ = timed
-        self._is_timed = True
+        setattr(owner, name, timed)
+
+
+class ResidentSizes:
+    """Resident megabytes of this process and of its largest worker, sampled by a thread while the block runs.
+
+    Attributes:
+        minutes, parent, worker: of each sample.
+    """
+
+    def __init__(self) -> None:
+        self.minutes: list[float] = []
+        self.parent: list[float] = []
+        self.worker: list[float] = []
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._sample)
+
+    def __enter__(self) -> ResidentSizes:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        this, start = psutil.Process(), time.perf_counter()
+        while not self._ended.wait(SAMPLE_SECONDS):
+            workers = [0.0]
+            for child in this.children():
+                with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+                    workers.append(child.memory_info().rss / 1e6)
+            self.minutes.append((time.perf_counter() - start) / 60)
+            self.parent.append(this.memory_info().rss / 1e6)
+            self.worker.append(max(workers))
 
 
 @dataclass
@@ -87,7 +124,7 @@ class Round:
         rate: images per second after it.
         steps: seconds per image in the workers by step; "processor" is the CPU time of all of them.
         collecting: share of the run in which this process wrote shards.
-        parent, worker: resident megabytes over time.
+        sizes: resident sizes over time.
         stored: bytes per image of the label set.
     """
 
@@ -95,9 +132,8 @@ class Round:
     rate: float
     steps: Counter[str]
     collecting: float
-    parent: list[float] = field(default_factory=list)
-    worker: list[float] = field(default_factory=list)
-    stored: float = 0.0
+    sizes: ResidentSizes
+    stored: float
 
 
 def run(photos: list[Photo], root: Path, output: Path, config: SegmenterConfig, workers: int, shard_size: int) -> Round:
@@ -108,32 +144,27 @@ def run(photos: list[Photo], root: Path, output: Path, config: SegmenterConfig, 
     record = job.open_record(output, {}, overwrite=False)
     writer = LabelSetWriter.open(output, root, photos, shard_size=shard_size)
     steps: Counter[str] = Counter()
-    parent, worker, times, collecting, latest = [], [], [], 0.0, 0.0
+    times, collecting = [], 0.0
     begun = time.perf_counter()
-    for number, result in enumerate(batch.run(photos, TimedJob(job), workers=workers)):
-        assert result.error is None, result.error
-        seconds, resident = result.value
-        steps.update(seconds)
-        latest = max(latest, resident)
-        start = time.perf_counter()
-        record.add(result)
-        writer.add(result)
-        collecting += time.perf_counter() - start
-        times.append(time.perf_counter() - begun)
-        if number % max(1, len(photos) // 100) == 0:
-            parent.append(psutil.Process().memory_info().rss / 1e6)
-            worker.append(latest)
-            latest = 0.0
+    with ResidentSizes() as sizes:
+        for result in batch.run(photos, TimedJob(job), workers=workers):
+            assert result.error is None, result.error
+            steps.update(result.value)
+            start = time.perf_counter()
+            record.add(result)
+            writer.add(result)
+            collecting += time.perf_counter() - start
+            times.append(time.perf_counter() - begun)
     writer.close(record)
     stored = sum(path.stat().st_size for path in (output / "annotations").iterdir()) / len(photos)
     first, last = times[workers], times[-1]
     rate = (len(photos) - workers - 1) / (last - first)
     per_image = Counter({name: value / len(photos) for name, value in steps.items()})
-    return Round(first, rate, per_image, collecting / last, parent, worker, stored)
+    return Round(first, rate, per_image, collecting / last, sizes, stored)
 
 
-def draw(path: Path, rounds: dict[int, list[Round]], num_images: int) -> None:
-    """Resident sizes over the images of the last round of each number of processes."""
+def draw(path: Path, rounds: dict[int, list[Round]]) -> None:
+    """Resident sizes over time in the last round of each number of processes."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -141,19 +172,34 @@ def draw(path: Path, rounds: dict[int, list[Round]], num_images: int) -> None:
 
     figure, axes = pyplot.subplots(figsize=(7, 3), layout="constrained")
     for workers, results in rounds.items():
-        last = results[-1]
-        for name, sizes in (("command", last.parent), ("largest worker", last.worker)):
-            positions = [num_images * i / len(sizes) for i in range(len(sizes))]
-            axes.plot(positions, sizes, label=f"{name}, --workers {workers}")
-    axes.set(xlabel="images done", ylabel="resident size (MB)", ylim=(0, None))
+        sizes = results[-1].sizes
+        processes = "1 process" if workers == 1 else f"{workers} processes"
+        if workers > 1:
+            axes.plot(sizes.minutes, sizes.worker, label=f"largest worker, {processes}")
+        axes.plot(sizes.minutes, sizes.parent, label=f"command, {processes}")
+    axes.set(xlabel="minutes", ylabel="resident size (MB)", ylim=(0, None))
     axes.legend()
     figure.savefig(path, dpi=110)
+
+
+def make_copies(source: str, folder: Path, count: int, side: int) -> list[Photo]:
+    """Copies of photographs, repeated where there are fewer; those of an earlier call are kept."""
+    sources = find_stored(source)[1] if is_stored(source) else find_photos([source])[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        copy = folder / f"{number:06d}.jpg"
+        if copy.exists():
+            continue
+        with sources[number % len(sources)].local() as path, Image.open(path) as photo:
+            photo.thumbnail((side, side))
+            photo.convert("RGB").save(copy, quality=92)
+    return find_photos([folder])[0]
 
 
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("work", type=Path, help="folder for copies and label sets")
-    parser.add_argument("--photos", type=Path, default=PHOTOS)
+    parser.add_argument("--photos", default=str(PHOTOS), help="folder, glob or tar files")
     parser.add_argument("--side", type=int, default=640, help="longest side of the copies")
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
@@ -163,14 +209,8 @@ def main() -> None:
     parser.add_argument("--shard-size", type=int, default=1000)
     parser.add_argument("--figure", type=Path, help="file of a figure of the resident sizes")
     args = parser.parse_args()
-    sources = sorted(path for path in args.photos.iterdir() if path.suffix in (".jpg", ".png"))
     root = args.work / f"photos-{args.images}-{args.side}"
-    root.mkdir(parents=True, exist_ok=True)
-    for number in range(args.images):
-        with Image.open(sources[number % len(sources)]) as photo:
-            photo.thumbnail((args.side, args.side))
-            photo.convert("RGB").save(root / f"{number:06d}.jpg", quality=92)
-    photos, _ = find_photos([root])
+    photos = make_copies(args.photos, root, args.images, args.side)
     config = SegmenterConfig(method=args.method, backbone=args.backbone)
     rounds: dict[int, list[Round]] = {workers: [] for workers in args.workers}
     for _ in range(args.rounds):
@@ -180,18 +220,21 @@ def main() -> None:
     columns |= {f"{step} (%)": ".1f" for step in STEPS} | {"collecting (%)": ".1f"}
     columns |= {"command (MB)": "", "worker (MB)": "", "bytes/image": ".0f"}
     table = Table(f"{args.images} images, {args.method}, {args.backbone}", columns)
-    one = mean(r.rate for r in rounds[args.workers[0]])
+    one = mean(r.rate for r in rounds[min(args.workers)])
     for workers, results in rounds.items():
         total = sum(r.steps[step] for r in results for step in STEPS)
         shares = [100 * sum(r.steps[step] for r in results) / total for step in STEPS]
         last, rate = results[-1], mean(r.rate for r in results)
-        tenth = max(1, len(last.parent) // 10)
-        sizes = [f"{mean(s[tenth : 2 * tenth]):.0f} to {mean(s[-tenth:]):.0f}" for s in (last.parent, last.worker)]
+        tenth = max(1, len(last.sizes.minutes) // 10)
+        sizes = [
+            f"{mean(s[tenth : 2 * tenth]):.0f} to {mean(s[-tenth:]):.0f}"
+            for s in (last.sizes.parent, last.sizes.worker)
+        ]
         collecting = 100 * mean(r.collecting for r in results)
         start, processor = mean(r.start for r in results), mean(r.steps["processor"] for r in results)
         table.add(str(workers), rate, rate / one, start, processor, *shares, collecting, *sizes, last.stored)
     if args.figure is not None:
-        draw(args.figure, rounds, args.images)
+        draw(args.figure, rounds)
 
 
 if __name__ == "__main__":
