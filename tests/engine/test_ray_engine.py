@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -47,10 +48,33 @@ def main():
     assert all(found[i].value == (i * i, "1", os.getcwd()) for i in range(12) if i not in (3, 4)), found
 """
 
+# The first item ends when all but two shards are done: a process that is slow must not hold more of them.
+SLOW = """
+import sys, time
+from pathlib import Path
+from masktree.engine.ray_engine import RayEngine
+
+def job(item):
+    folder, number = item
+    deadline = time.monotonic() + 120
+    while number == 0 and len(list(folder.iterdir())) < 56 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (folder / str(number)).touch()
+    return len(list(folder.iterdir()))
+
+def main():
+    folder = Path(sys.argv[1])
+    items = [(folder, number) for number in range(64)]  # 16 shards of four
+    found = RayEngine().run(items, job, workers=2, tries=1, on_accelerator=False)
+    values = {result.item[1]: result.value for result in found}
+    assert sorted(values) == list(range(64)), values
+    assert values[0] > 64 - 2 * 4, values
+"""
+
 
 def test_without_ray_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(InputError, match=r"got none .*; install it: pip install 'masktree\[ray\]'"):
+    with pytest.raises(InputError, match=r"got none .*; install it: pip install '\.\[ray\]'"):
         RayEngine("auto")
 
 
@@ -115,6 +139,9 @@ def test_a_killed_worker_changes_nothing(photos, expected, tmp_path):
     workers[0].kill()
     assert process.wait(600) == 1
     check_equal(tmp_path / "labels", expected)
+    log = (tmp_path / "log").read_text()
+    assert f"{NUM_PHOTOS + 1}/{NUM_PHOTOS + 1} images" in log
+    assert f"{NUM_PHOTOS} done, 1 failed" in log
     # Nothing is written into the home folder but what the libraries of a run without Ray write there.
     assert not list(home.glob(".ray"))
 
@@ -122,6 +149,16 @@ def test_a_killed_worker_changes_nothing(photos, expected, tmp_path):
     before = files(tmp_path / "labels/annotations")
     assert start(tmp_path / "labels", photos, home, *RAY).wait(600) == 1
     assert f"{NUM_PHOTOS} skipped" in (tmp_path / "log").read_text()
+    assert files(tmp_path / "labels/annotations") == before
+
+    # The damaged photograph has failed twice now.
+    assert start(tmp_path / "labels", photos, home, *RAY, "--tries", "2").wait(600) == 1
+    log = (tmp_path / "log").read_text()
+    assert "(in quarantine)" in log
+    assert "1 image in quarantine, not tried again" in log
+    [entry] = json.loads((tmp_path / "labels/quarantine.json").read_text())
+    assert (entry["name"], entry["tries"]) == ("broken", 2)
+    assert "expected an image file" in entry["error"]
     assert files(tmp_path / "labels/annotations") == before
 
 
@@ -143,10 +180,33 @@ def test_a_killed_command_goes_on_when_it_is_run_again(photos, expected, tmp_pat
 
 @needs_ray
 def test_an_item_at_which_processes_die_is_given_up_and_the_others_are_done(tmp_path):
-    (tmp_path / "poison.py").write_text(POISON)
-    # The job is in a module that the processes of the cluster can import.
-    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
-    subprocess.run([sys.executable, "-c", "import poison; poison.main()"], check=True, timeout=600, env=environment)
+    run_script(POISON, tmp_path)
+
+
+@needs_ray
+def test_shards_wait_until_a_process_is_free(tmp_path):
+    (tmp_path / "done").mkdir()
+    run_script(SLOW, tmp_path, os.fspath(tmp_path / "done"))
+
+
+def run_script(text: str, folder: Path, *arguments: str) -> None:
+    """Call ``main`` of a script, whose job is in a module that the processes of the cluster can import."""
+    (folder / "script.py").write_text(text)
+    environment = os.environ | {"PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}"}
+    command = [sys.executable, "-c", "import script; script.main()", *arguments]
+    subprocess.run(command, check=True, timeout=600, env=environment)
+
+
+@needs_ray
+def test_processes_read_tar_files(photos, tmp_path):
+    with tarfile.open(tmp_path / "photos.tar", "w") as archive:
+        for path in sorted(photos.iterdir())[:6]:
+            archive.add(path, path.name)
+    for name, options in (("local", ("--workers", "1")), ("ray", RAY)):
+        assert start(tmp_path / name, tmp_path / "photos.tar", tmp_path, *options).wait(600) == 0
+    written = files(tmp_path / "ray/annotations")
+    assert len(written) == 1
+    assert written == files(tmp_path / "local/annotations")
 
 
 @needs_ray

@@ -117,6 +117,8 @@ def run_recorded_batch(
             if quarantine is not None:
                 quarantine.write()
         raise
+    if engine is not None:
+        remove_partial_files(record.folder)  # of processes that were killed, whose successors have other names
     if quarantine is not None:
         quarantine.write()
     record.close("complete")

@@ -17,8 +17,11 @@ def ceil_float32(values: np.ndarray) -> np.ndarray:
     return np.where(too_low, np.nextafter(up, np.float32(np.inf)), up)
 
 
-def ceil_decimal(value: np.float32) -> float:
-    """The smallest decimal of five digits that ``ceil_float32`` maps to at least ``value``, so that a file that is read
-    and written again does not change."""
-    decimal = round(float(value), DECIMALS)
-    return decimal if ceil_float32(np.array(decimal)) >= value else round(decimal + 10.0**-DECIMALS, DECIMALS)
+def ceil_decimals(values: np.ndarray) -> list[float]:
+    """The smallest decimals of five digits that ``ceil_float32`` maps to at least the float32 ``values``, so that a
+    file that is read and written again does not change."""
+    decimals = [round(value, DECIMALS) for value in values.tolist()]
+    too_low = np.flatnonzero(ceil_float32(np.array(decimals, np.float64)) < values)
+    for index in too_low.tolist():
+        decimals[index] = round(decimals[index] + 10.0**-DECIMALS, DECIMALS)
+    return decimals

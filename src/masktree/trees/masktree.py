@@ -18,7 +18,7 @@ from masktree.io.images import ImageInput
 from masktree.kernels import kernel
 from masktree.trees import hierarchy, rle
 from masktree.trees.combinations import NO_COMBINATIONS, combine_nodes, unite_nodes
-from masktree.trees.decimals import DECIMALS, ceil_decimal, ceil_float32
+from masktree.trees.decimals import DECIMALS, ceil_decimals, ceil_float32
 from masktree.trees.dendrogram import PartitionTree, renumber
 from masktree.trees.instances import MIN_SCORE, select_instances
 from masktree.trees.node_selection import select_nodes
@@ -291,6 +291,10 @@ class MaskTree:
         return hierarchy.depths(self.parents)
 
     @cached_property
+    def _decimal_granularities(self) -> list[float]:
+        return ceil_decimals(self.granularities)
+
+    @cached_property
     def _runs(self) -> rle.Runs:
         return rle.runs(self.rles, self.size)
 
@@ -338,7 +342,7 @@ class MaskTree:
             "level": LEVELS[self.levels[index]],
             "depth": int(self.depths[index]),
             "kind": KINDS[self.kinds[index]],
-            "granularity": ceil_decimal(self.granularities[index]),
+            "granularity": self._decimal_granularities[index],
             "score": round(float(self.scores[index]), DECIMALS),
             "stability": round(float(self.stabilities[index]), DECIMALS),
             "area": int(self.areas[index]),
