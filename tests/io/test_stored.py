@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import http.server
 import io
 import json
+import sys
 import tarfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +77,109 @@ def test_addresses_give_the_labels_of_the_folder(photos, expected, tmp_path):
     assert outcome.failures == []
     assert files(tmp_path / "out/annotations") == expected
     assert json.loads((tmp_path / "out/index.json").read_text())["root"] == "memory://bucket"
+
+
+class Store(http.server.SimpleHTTPRequestHandler):
+    """Files of ``directory``, parts of them as well; what is called refused fails."""
+
+    sends_parts = True
+
+    def do_GET(self) -> None:
+        path = Path(self.translate_path(self.path))
+        part = self.headers.get("Range")
+        if "refused" in path.name:
+            self.send_error(503)
+        elif part is None or not self.sends_parts or not path.is_file():
+            super().do_GET()
+        else:
+            data = path.read_bytes()
+            first, _, last = part.removeprefix("bytes=").partition("-")
+            chunk = data[int(first) : int(last or len(data)) + 1]
+            self.send_response(206)
+            self.send_header("Content-Length", str(len(chunk)))
+            self.send_header("Content-Range", f"bytes {first}-{int(first) + len(chunk) - 1}/{len(data)}")
+            self.end_headers()
+            self.wfile.write(chunk)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class WholeFileStore(Store):
+    sends_parts = False
+
+
+@contextmanager
+def served(folder: Path, handler: type[Store] = Store) -> Iterator[str]:
+    """The address of a server of the folder."""
+    pytest.importorskip("aiohttp")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=folder)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_server_gives_the_labels_of_the_folder(photos, expected, tmp_path):
+    with served(photos) as address:
+        (tmp_path / "list.txt").write_text(f"{address}/a.tar\n{address}/b/000001.png\n")
+        found = find_stored(f"{address}/a.tar")[1] + find_stored(f"{address}/b/")[1]
+        for photo, name in zip(found, NAMES, strict=True):
+            with photo.local() as path:
+                assert path.read_bytes() == (photos / name).read_bytes()
+        outcome = segment([tmp_path / "list.txt"], tmp_path / "out", CONFIG, workers=2)
+        assert (outcome.completed, outcome.failures) == (3, [])
+        discover(f"{address}/b/", tmp_path / "labels", CONFIG, workers=1)
+    discover(photos / "b", tmp_path / "local", CONFIG, workers=1)
+    assert files(tmp_path / "labels/annotations") == files(tmp_path / "local/annotations")
+
+
+def test_a_server_that_fails_says_nothing_of_the_image(photos, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "refused.png", "gone.png"):
+        (tmp_path / "in" / name).write_bytes((photos / NAMES[0]).read_bytes())
+    with served(tmp_path / "in") as address:
+        (tmp_path / "list.txt").write_text("".join(f"{address}/{name}.png\n" for name in ("a", "gone", "refused")))
+        (tmp_path / "in/gone.png").unlink()
+        for _ in range(2):
+            outcome = segment([tmp_path / "list.txt"], tmp_path / "out", CONFIG, workers=1, tries=1)
+            assert [failure["path"].rpartition("/")[2] for failure in outcome.failures] == ["gone.png", "refused.png"]
+            assert "503" in outcome.failures[1]["error"]
+        assert outcome.skipped == 1
+    assert outcome.notes == ()
+
+
+def test_a_server_that_sends_whole_files_only_is_said(photos, tmp_path):
+    with served(photos, WholeFileStore) as address:
+        outcome = segment([f"{address}/a.tar", f"{address}/b/000001.png"], tmp_path / "out", CONFIG, workers=1)
+    assert outcome.completed == 1
+    assert [failure["path"] for failure in outcome.failures] == [
+        f"{address}/a.tar/{n}.png" for n in ("000001", "000002")
+    ]
+    assert "download it and give the file" in outcome.failures[0]["error"]
+
+
+@pytest.mark.parametrize(
+    ("address", "module", "remedy"),
+    [
+        ("s3://bucket/a.tar", "s3fs", "pip install s3fs"),
+        ("gs://bucket/photos/", "gcsfs", "pip install gcsfs"),
+        ("https://host/a.tar", "aiohttp", r"pip install 'fsspec\[http\]'"),
+        ("s3://bucket/a.tar", "fsspec", "pip install fsspec"),
+    ],
+)
+def test_a_package_that_is_missing_for_an_address_is_named(tmp_path, monkeypatch, address, module, remedy):
+    if module != "fsspec":
+        pytest.importorskip("fsspec")
+        loaded = sys.modules["fsspec.registry"]._registry
+        monkeypatch.delitem(loaded, address.partition("://")[0], raising=False)
+        monkeypatch.delitem(sys.modules, "fsspec.implementations.http", raising=False)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(InputError, match=rf"expected the package that reads .*; got none .*; install it: {remedy}$"):
+        segment([address], tmp_path / "out", CONFIG, workers=1)
 
 
 def test_rows_of_parquet_files_are_photographs(photos, tmp_path):

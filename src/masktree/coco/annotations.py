@@ -29,16 +29,25 @@ def tree_to_annotations(tree: MaskTree, image_id: int, sources: Sequence[int] | 
         tree: n masks.
         image_id: of the image, unique in the label set.
         sources: n numbers of the masks' sources, in a merged set; become ``source`` of the annotations.
-
-    Raises:
-        FormatError: not one source for each mask.
     """
     annotations = tree.coco_annotations(image_id, first_id=image_id * MAX_MASKS)
     if sources is None:
         return annotations
-    if not isinstance(sources, list | tuple) or len(sources) != len(annotations) or not all(map(is_whole, sources)):
-        raise FormatError(f"expected a source for each of {len(annotations)} masks; got {reprlib.repr(sources)}")
     return [annotation | {"source": number} for annotation, number in zip(annotations, sources, strict=True)]
+
+
+def read_sources(header: dict[str, Any], num_masks: int) -> list[int] | None:
+    """The numbers of the masks' sources in the header of a tree file of a merged set; None in others.
+
+    Raises:
+        FormatError: not one number for each mask.
+    """
+    sources = header.get("sources")
+    if sources is None:
+        return None
+    if not isinstance(sources, list) or len(sources) != num_masks or not all(map(is_whole, sources)):
+        raise FormatError(f"expected a source for each of {num_masks} masks; got {reprlib.repr(sources)}")
+    return sources
 
 
 def tree_from_annotations(annotations: Sequence[dict[str, Any]], size: tuple[int, int], where: str) -> MaskTree:

@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from masktree.errors import ImageError, InputError
+from masktree.errors import ImageError, InputError, MasktreeError
 from masktree.io.files import is_relative_path
 from masktree.io.photos import IMAGE_SUFFIXES, RESERVED_NAMES, Photo
 
@@ -56,13 +56,9 @@ class StoredPhoto(Photo):
 
     def _read(self) -> bytes:
         if self.container.endswith(".parquet"):
-            return _read_row(self.container, self.start)
-        with open_binary(self.container) as handle:
-            handle.seek(self.start)
-            data = handle.read(-1 if self.num_bytes is None else self.num_bytes)
-        if self.num_bytes is not None and len(data) < self.num_bytes:
-            raise ImageError(f"expected {self.num_bytes} bytes; got {len(data)}; the tar file is cut off")
-        return data
+            with _as_os_error(self.container):
+                return _read_row(self.container, self.start)
+        return read_binary(self.container, self.start, self.num_bytes)
 
 
 def is_stored(source: str) -> bool:
@@ -90,7 +86,8 @@ def find_stored(source: str) -> tuple[str, list[Photo], list[dict[str, str]]]:
     root = _root(source, containers)
     for container in containers:
         try:
-            found += [(photo.location, photo) for photo in _members(container, root)]
+            with _as_os_error(container):
+                found += [(photo.location, photo) for photo in _members(container, root)]
         except (OSError, tarfile.TarError) as error:
             failures.append({"path": container, "error": f"cannot read it: {error}"})
     photos = list({photo.path: photo for _, photo in sorted(found, key=lambda pair: pair[0])}.values())
@@ -125,6 +122,32 @@ def open_binary(location: str) -> IO[bytes]:
         return system.open(path, "rb")
 
 
+def read_binary(location: str, start: int = 0, num_bytes: int | None = None) -> bytes:
+    """A part of a file at a path or an address, or all of it.
+
+    Raises:
+        InputError, OSError: as ``open_binary``.
+        ImageError: the part is not in it.
+    """
+    if "://" not in location:
+        with open(location, "rb") as handle:
+            handle.seek(start)
+            data = handle.read(-1 if num_bytes is None else num_bytes)
+    else:
+        system, path = _file_system(location)
+        part = {} if num_bytes is None else {"start": start, "end": start + num_bytes}
+        with _as_os_error(location):
+            data = system.cat_file(path, **part)  # ``open`` would read megabytes ahead
+    if num_bytes is not None and len(data) > num_bytes:
+        raise OSError(
+            f"expected {num_bytes} bytes from {location}; got {len(data)}, as its server sends whole files only; "
+            "download it and give the file"
+        )
+    if num_bytes is not None and len(data) < num_bytes:
+        raise ImageError(f"expected {num_bytes} bytes; got {len(data)}; the tar file is cut off")
+    return data
+
+
 def _file_system(location: str) -> tuple[Any, str]:
     kind = location.partition("://")[0]
     try:
@@ -133,20 +156,31 @@ def _file_system(location: str) -> tuple[Any, str]:
         return fsspec.core.url_to_fs(location)
     except ImportError as error:
         raise InputError(
-            f"expected the package that reads {kind}:// addresses; got none ({error}); install it with pip"
+            f"expected the package that reads {kind}:// addresses; got none ({error}); install it: pip install "
+            f"{'fsspec' if error.name == 'fsspec' else _package(kind)}"
         ) from error
     except ValueError as error:
         raise InputError(f"expected an address that fsspec knows, such as s3:// or https://; got {location}") from error
 
 
+def _package(kind: str) -> str:
+    """What is installed beside fsspec to read a kind of address."""
+    from fsspec.registry import known_implementations
+
+    module: str = known_implementations[kind]["class"].partition(".")[0]
+    return f"'fsspec[{kind.replace('https', 'http')}]'" if module == "fsspec" else module
+
+
 @contextmanager
 def _as_os_error(location: str) -> Iterator[None]:
-    """Whatever the clients of stores raise as an OSError: it says nothing of the image."""
+    """Whatever the clients of stores raise for an address as an OSError: it says nothing of the image."""
     try:
         yield
-    except OSError:
+    except (OSError, MasktreeError, tarfile.TarError):
         raise
     except Exception as error:
+        if "://" not in location:
+            raise
         raise OSError(f"cannot read {location}: {type(error).__name__}: {error}") from error
 
 
@@ -187,8 +221,7 @@ def _members(container: str, root: str) -> Iterator[Photo]:
             name = f"{stem}/{row:08d}"
             yield StoredPhoto(Path(root) / name, name, container, f"{row:08d}", row)
     elif container.endswith(".txt"):
-        with open_binary(container) as handle:
-            lines = handle.read().decode("utf-8", "surrogateescape").splitlines()
+        lines = read_binary(container).decode("utf-8", "surrogateescape").splitlines()
         for line in filter(None, map(str.strip, lines)):
             item = line if "://" in line or os.path.isabs(line) else f"{_parent(container)}/{line}"
             if is_stored(item) and not item.lower().endswith(tuple(IMAGE_SUFFIXES)):

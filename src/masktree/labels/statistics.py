@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,15 +51,15 @@ class Statistics:
         self.areas.update(str(int(power)) for power in np.log2(np.maximum(areas, 1)).astype(int))
         self.depths.update(str(int(depth)) for depth in tree.depths)
 
-    def add_sources(self, annotations: Sequence[Mapping[str, Any]], left_out: Mapping[str, int]) -> None:
-        """Add the sources of the annotations of one image and its counts ``left_out``.
+    def add_sources(self, numbers: Iterable[int], left_out: Mapping[str, int]) -> None:
+        """Add the numbers of the sources of one image's masks, and its counts ``left_out``.
 
         Raises:
             FormatError: the counts are none.
         """
         if not _is_histogram(left_out):
             raise FormatError(f"expected numbers of masks left out; got {reprlib.repr(left_out)}; merge again")
-        self.sources.update(f"{a['source']} kept" for a in annotations if "source" in a)
+        self.sources.update(f"{number} kept" for number in numbers)
         self.sources.update(left_out)
 
     def outcomes(self, index: int) -> dict[str, int]:

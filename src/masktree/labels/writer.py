@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from masktree.coco.annotations import tree_from_annotations, tree_to_annotations
+from masktree.coco.annotations import read_sources, tree_from_annotations, tree_to_annotations
 from masktree.coco.document import read_document, read_info, write_document
 from masktree.errors import FormatError, InputError
 from masktree.io.files import read_json, remove_empty_folders, sha256_of, write_json
@@ -46,6 +48,7 @@ class LabelSetWriter:
         self.pending = pending_folder(folder)
         self._position = {photo.name: index for index, photo in enumerate(self.photos)}
         self._errors: dict[str, str] = {}
+        self._finish_shard: Callable[[int], object] = self._write_shard
         self._done = self._unchanged({name: sha for shard in self.shards for name, sha in self._hashes(shard).items()})
         self._missing = [
             {photo.name for photo in self.members(shard) if not self.has(photo) and not self._tree_path(photo).exists()}
@@ -115,7 +118,35 @@ class LabelSetWriter:
         shard = self._position[result.item.name] // self.shard_size
         self._missing[shard].discard(result.item.name)
         if not self._missing[shard]:
-            self._write_shard(shard)
+            self._finish_shard(shard)
+
+    @contextmanager
+    def in_background(self) -> Iterator[None]:
+        """Inside, ``add`` leaves complete shards to a thread, so that what makes trees does not wait for it; at the end
+        of the block they are written. After an exception the one that is begun is finished, and the others are left.
+
+        Raises:
+            OSError, FormatError: a shard cannot be written; from the next complete one or the end of the block.
+        """
+        begun: list[Future[None]] = []
+
+        def submit(shard: int) -> None:
+            for future in begun:
+                if future.done():
+                    future.result()
+            begun.append(thread.submit(self._write_shard, shard))
+
+        with ThreadPoolExecutor(1, "shards") as thread:
+            self._finish_shard = submit
+            try:
+                yield
+            except BaseException:
+                thread.shutdown(cancel_futures=True)
+                raise
+            finally:
+                self._finish_shard = self._write_shard
+        for future in begun:
+            future.result()
 
     def write_remaining(self, shards: Iterable[int]) -> None:
         """Write those shards that are not written yet, or have trees that wait for them."""
@@ -172,7 +203,9 @@ class LabelSetWriter:
         """Write one COCO file of all images of a shard that have a tree, then remove the pending trees."""
         written = self._read_shard(shard)
         hashes = {name: sha for name, sha in self._hashes(shard).items() if sha}
-        images, annotations, failures = [], [], []
+        images: list[dict[str, Any]] = []
+        failures: list[dict[str, str]] = []
+        annotations: list[Iterable[dict[str, Any]]] = []  # of each image
         statistics = Statistics()
         for photo in self.members(shard):
             file_name, image_id = self._file_name(photo), self._position[photo.name] + 1
@@ -185,18 +218,20 @@ class LabelSetWriter:
                     image["left_out"] = header["left_out"]
                 if header.get("sha256"):
                     hashes[file_name] = header["sha256"]
-                entries = tree_to_annotations(tree, image_id, header.get("sources"))
+                sources = read_sources(header, len(tree))
+                annotations.append(_annotations_of(tree, image_id, sources))
             elif file_name in written:
                 image, entries = written[file_name]
                 tree = tree_from_annotations(entries, (image["height"], image["width"]), file_name)
+                sources = [entry["source"] for entry in entries if "source" in entry]
+                annotations.append(entries)
             else:
                 error = self._errors.get(photo.name, "not done")
                 failures.append({"file_name": file_name, "error": error})
                 continue
             images.append(image)
-            annotations.extend(entries)
             statistics.add(tree)
-            statistics.add_sources(entries, image.get("left_out", {}))
+            statistics.add_sources(sources or (), image.get("left_out", {}))
         info = {
             "description": "masktree pseudo-labels",
             "statistics": statistics.to_json(),
@@ -204,7 +239,7 @@ class LabelSetWriter:
             "sha256": hashes,
         }
         (self.folder / "index.json").unlink(missing_ok=True)  # it holds the hash of the shard that is replaced
-        write_document(self._shard_path(shard), info, images, annotations)
+        write_document(self._shard_path(shard), info, images, itertools.chain.from_iterable(annotations))
         for photo in self.members(shard):
             self._tree_path(photo).unlink(missing_ok=True)
 
@@ -254,6 +289,11 @@ class LabelSetWriter:
 
     def _tree_path(self, photo: Photo) -> Path:
         return self.pending / f"{photo.name}.json"
+
+
+def _annotations_of(tree: MaskTree, image_id: int, sources: list[int] | None) -> Iterator[dict[str, Any]]:
+    """The annotations of an image, made when they are asked for: those of a shard take ten times its trees."""
+    yield from tree_to_annotations(tree, image_id, sources)
 
 
 def _root_name(root: Path) -> str:

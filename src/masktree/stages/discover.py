@@ -114,21 +114,22 @@ def discover(
             writer.add(result)
 
         todo = job.unfinished([photo for photo in photos if not writer.has(photo)])
-        outcome = run_recorded_batch(
-            photos,
-            todo,
-            job,
-            record,
-            unlisted=unlisted,
-            workers=workers,
-            description="discover",
-            show_progress=show_progress,
-            on_result=collect,
-            quarantine=Quarantine(output, tries, is_continued=record.is_resumed),
-            engine=engine,
-            on_accelerator=job.segmenter.device != "cpu",
-            group_size=job.group_size,
-        )
+        with writer.in_background():
+            outcome = run_recorded_batch(
+                photos,
+                todo,
+                job,
+                record,
+                unlisted=unlisted,
+                workers=workers,
+                description="discover",
+                show_progress=show_progress,
+                on_result=collect,
+                quarantine=Quarantine(output, tries, is_continued=record.is_resumed),
+                engine=engine,
+                on_accelerator=job.segmenter.device != "cpu",
+                group_size=job.group_size,
+            )
         if shard is None:
             writer.close(record)
         else:
