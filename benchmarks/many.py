@@ -123,7 +123,7 @@ class Round:
         start: seconds until the first result.
         rate: images per second after it.
         steps: seconds per image in the workers by step; "processor" is the CPU time of all of them.
-        collecting: share of the run in which this process wrote shards.
+        collecting: CPU seconds per image in which this process wrote shards.
         sizes: resident sizes over time.
         stored: bytes per image of the label set.
     """
@@ -144,23 +144,29 @@ def run(photos: list[Photo], root: Path, output: Path, config: SegmenterConfig, 
     record = job.open_record(output, {}, overwrite=False)
     writer = LabelSetWriter.open(output, root, photos, shard_size=shard_size)
     steps: Counter[str] = Counter()
-    times, collecting = [], 0.0
+    times = []
+    collecting, write = [0.0], writer._write_shard
+
+    def write_shard(shard: int) -> None:
+        start = time.thread_time()
+        write(shard)
+        collecting[0] += time.thread_time() - start
+
+    writer._write_shard = write_shard  # type: ignore[method-assign]
     begun = time.perf_counter()
-    with ResidentSizes() as sizes:
+    with ResidentSizes() as sizes, writer.in_background():
         for result in batch.run(photos, TimedJob(job), workers=workers):
             assert result.error is None, result.error
             steps.update(result.value)
-            start = time.perf_counter()
             record.add(result)
             writer.add(result)
-            collecting += time.perf_counter() - start
             times.append(time.perf_counter() - begun)
     writer.close(record)
     stored = sum(path.stat().st_size for path in (output / "annotations").iterdir()) / len(photos)
     first, last = times[workers], times[-1]
     rate = (len(photos) - workers - 1) / (last - first)
     per_image = Counter({name: value / len(photos) for name, value in steps.items()})
-    return Round(first, rate, per_image, collecting / last, sizes, stored)
+    return Round(first, rate, per_image, collecting[0] / len(photos), sizes, stored)
 
 
 def draw(path: Path, rounds: dict[int, list[Round]]) -> None:
@@ -217,7 +223,7 @@ def main() -> None:
         for workers in args.workers:
             rounds[workers].append(run(photos, root, args.work / "labels", config, workers, args.shard_size))
     columns = {"processes": "", "images/s": ".2f", "ratio": ".2f", "start (s)": ".1f", "CPU s/image": ".2f"}
-    columns |= {f"{step} (%)": ".1f" for step in STEPS} | {"collecting (%)": ".1f"}
+    columns |= {f"{step} (%)": ".1f" for step in STEPS} | {"collecting (CPU s)": ".3f"}
     columns |= {"command (MB)": "", "worker (MB)": "", "bytes/image": ".0f"}
     table = Table(f"{args.images} images, {args.method}, {args.backbone}", columns)
     one = mean(r.rate for r in rounds[min(args.workers)])
@@ -230,7 +236,7 @@ def main() -> None:
             f"{mean(s[tenth : 2 * tenth]):.0f} to {mean(s[-tenth:]):.0f}"
             for s in (last.sizes.parent, last.sizes.worker)
         ]
-        collecting = 100 * mean(r.collecting for r in results)
+        collecting = mean(r.collecting for r in results)
         start, processor = mean(r.start for r in results), mean(r.steps["processor"] for r in results)
         table.add(str(workers), rate, rate / one, start, processor, *shares, collecting, *sizes, last.stored)
     if args.figure is not None:
