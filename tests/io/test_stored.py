@@ -137,6 +137,27 @@ def test_a_server_gives_the_labels_of_the_folder(photos, expected, tmp_path):
     assert files(tmp_path / "labels/annotations") == files(tmp_path / "local/annotations")
 
 
+def test_a_bucket_gives_the_labels_of_the_folder(photos, expected, tmp_path, monkeypatch):
+    moto, s3fs = pytest.importorskip("moto.server"), pytest.importorskip("s3fs")
+    import fsspec
+
+    server = moto.ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        account = {"endpoint_url": f"http://{host}:{port}", "key": "a", "secret": "b"}
+        monkeypatch.setitem(fsspec.config.conf, "s3", account)
+        store = s3fs.S3FileSystem()
+        store.mkdir("bucket")
+        store.put(str(photos / "a.tar"), "bucket/in/a.tar")
+        store.put(str(photos / NAMES[2]), f"bucket/in/{NAMES[2]}")
+        outcome = discover("s3://bucket/in/", tmp_path / "out", CONFIG, workers=1)
+    finally:
+        server.stop()
+    assert outcome.failures == []
+    assert files(tmp_path / "out/annotations") == expected
+
+
 def test_a_server_that_fails_says_nothing_of_the_image(photos, tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("a.png", "refused.png", "gone.png"):
