@@ -16,7 +16,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from masktree.engine.ray_engine import RayEngine
+from masktree.engine.ray_engine import RayEngine, _share
 from masktree.errors import InputError
 from tests.faults.injection import files
 from tests.faults.test_crashes import results
@@ -29,7 +29,7 @@ RAY = ("--engine", "ray", "--workers", "2")
 
 POISON = """
 import os, signal, sys, time
-from masktree.engine.ray_engine import RayEngine
+from masktree.engine.ray_engine import RayEngine, _share
 
 def job(item):
     if item == 3:
@@ -52,7 +52,7 @@ def main():
 SLOW = """
 import sys, time
 from pathlib import Path
-from masktree.engine.ray_engine import RayEngine
+from masktree.engine.ray_engine import RayEngine, _share
 
 def job(item):
     folder, number = item
@@ -69,6 +69,26 @@ def main():
     values = {result.item[1]: result.value for result in found}
     assert sorted(values) == list(range(64)), values
     assert values[0] > 64 - 2 * 4, values
+"""
+
+# A cluster that believes to have one accelerator; both processes must be in the job at once.
+SHARED = """
+import os, sys, time
+from pathlib import Path
+import masktree.engine.ray_engine as engine
+
+def job(folder):
+    (folder / str(os.getpid())).touch()
+    deadline = time.monotonic() + 120
+    while len(list(folder.iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return len(list(folder.iterdir()))
+
+def main():
+    engine.import_ray().init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False)
+    items = [Path(sys.argv[1])] * 4
+    found = list(engine.RayEngine("auto").run(items, job, workers=2, tries=1, on_accelerator=True))
+    assert [result.value for result in found] == [2] * 4, found
 """
 
 
@@ -187,6 +207,21 @@ def test_an_item_at_which_processes_die_is_given_up_and_the_others_are_done(tmp_
 def test_shards_wait_until_a_process_is_free(tmp_path):
     (tmp_path / "done").mkdir()
     run_script(SLOW, tmp_path, os.fspath(tmp_path / "done"))
+
+
+@needs_ray
+def test_processes_share_an_accelerator(tmp_path):
+    (tmp_path / "in").mkdir()
+    run_script(SHARED, tmp_path, os.fspath(tmp_path / "in"))
+
+
+@pytest.mark.parametrize(
+    ("accelerators", "workers", "share"),
+    [(0, 2, 0.0), (1, 1, 1.0), (4, 2, 1.0), (1, 3, 0.3333), (2, 3, 0.5), (2, 16, 0.125)],
+)
+def test_more_processes_than_accelerators_have_a_share_of_one(accelerators, workers, share):
+    assert _share(accelerators, workers) == share
+    assert not share or int(1 / share) * accelerators >= workers
 
 
 def run_script(text: str, folder: Path, *arguments: str) -> None:

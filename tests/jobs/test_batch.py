@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -137,3 +138,49 @@ def test_workers_that_cannot_start_are_explained(tmp_path, from_input):
     assert done.returncode != 0
     assert "[" not in done.stdout
     assert "InputError: expected worker processes to start; got none" in done.stderr.splitlines()[-1]
+
+
+class MeetJob:
+    """Waits until all processes are in the job, and counts those that compute."""
+
+    def __init__(self, folder: Path, processes: int) -> None:
+        self.folder, self.processes = folder, processes
+
+    def __call__(self, number: int) -> int:
+        (self.folder / f"in-{os.getpid()}").touch()
+        self.wait_for("in-*", self.processes)
+        with batch.computing():
+            mine = self.folder / f"computing-{number}"
+            mine.touch()
+            most = 0
+            for _ in range(20):
+                most = max(most, len(list(self.folder.glob("computing-*"))))
+                time.sleep(0.01)
+            mine.unlink()
+        return most
+
+    def wait_for(self, pattern: str, count: int) -> None:
+        deadline = time.monotonic() + 60
+        while len(list(self.folder.glob(pattern))) < count:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_spare_processes_read_while_others_compute(tmp_path):
+    results = list(batch.run(range(9), MeetJob(tmp_path, 3), workers=2, spare=1))
+    assert [result.error for result in results] == [None] * 9
+    assert max(result.value for result in results) == 2
+    with batch.computing():  # nothing to wait for in this process
+        pass
+
+
+def die_at_two(number: int) -> None:
+    with batch.computing():
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_dies_while_it_computes_stops_no_other():
+    results = {result.item: result for result in batch.run(range(8), die_at_two, workers=2, spare=1)}
+    assert sorted(results) == list(range(8))
+    assert [number for number, result in results.items() if result.error] == [2]

@@ -7,10 +7,12 @@ import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from masktree.coco.document import write_document
 from masktree.io.photos import Photo
 from masktree.jobs.batch import JobResult
 from masktree.labels import LabelSetWriter, writer
@@ -50,11 +52,11 @@ def test_nothing_waits_for_the_shards(tmp_path, monkeypatch):
     add_all(make_writer(tmp_path / "expected"))
     expected = shards(tmp_path / "expected")
     assert tuple(sorted(expected)) == SHARDS
-    all_added, write = threading.Event(), writer.write_document
+    all_added = threading.Event()
 
-    def wait_and_write(*arguments: object) -> None:
+    def wait_and_write(*arguments: Any) -> None:
         assert all_added.wait(60)
-        write(*arguments)
+        write_document(*arguments)
 
     monkeypatch.setattr(writer, "write_document", wait_and_write)
     opened = make_writer(tmp_path)
@@ -78,7 +80,7 @@ def test_a_shard_that_cannot_be_written_ends_the_run(tmp_path, monkeypatch):
 
 
 def test_after_an_exception_only_the_shard_that_is_begun_is_finished(tmp_path, monkeypatch):
-    begun, stopped, write = threading.Event(), threading.Event(), writer.write_document
+    begun, stopped = threading.Event(), threading.Event()
 
     class Thread(ThreadPoolExecutor):
         def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -86,10 +88,10 @@ def test_after_an_exception_only_the_shard_that_is_begun_is_finished(tmp_path, m
             stopped.set()
             super().shutdown(wait=wait)
 
-    def wait_and_write(*arguments: object) -> None:
+    def wait_and_write(*arguments: Any) -> None:
         begun.set()
         assert stopped.wait(60)
-        write(*arguments)
+        write_document(*arguments)
 
     def stop() -> None:
         assert begun.wait(60)

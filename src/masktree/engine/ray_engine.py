@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import pickle
 import secrets
@@ -59,8 +60,8 @@ class RayEngine:
             return
         ray = import_ray()
         with _cluster(self.address, workers):
-            if workers == 0:
-                workers = _choose_workers(on_accelerator)
+            accelerators = _count_accelerators() if on_accelerator else 0
+            workers = workers or accelerators or max(1, _count("CPU"))
             counter = ray.remote(TryCounter).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
             size = max(1, min(_MAX_SHARD, len(items) // (_SHARDS_PER_WORKER * workers)))
             dataset = ray.data.from_items(
@@ -72,7 +73,7 @@ class RayEngine:
                 batch_format="numpy",
                 compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
                 num_cpus=_CORES_PER_WORKER,
-                num_gpus=1 if on_accelerator else 0,
+                num_gpus=_share(accelerators, workers),
                 fn_constructor_args=(pickle.dumps(job), os.getcwd(), __version__, counter, tries),
             )
             try:
@@ -173,12 +174,24 @@ def _keep_token_in_memory() -> None:
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
-def _choose_workers(on_accelerator: bool) -> int:
-    kind = "GPU" if on_accelerator else "CPU"
-    count = int(import_ray().cluster_resources().get(kind, 0))
-    if on_accelerator and count == 0:
+def _count(kind: str) -> int:
+    """How many cores ("CPU") or accelerators ("GPU") the cluster has."""
+    return int(import_ray().cluster_resources().get(kind, 0))
+
+
+def _count_accelerators() -> int:
+    count = _count("GPU")
+    if count == 0:
         raise InputError("expected accelerators in the cluster; got none; choose --device cpu")
-    return max(1, count)
+    return count
+
+
+def _share(accelerators: int, workers: int) -> float:
+    """Of an accelerator for each process: one, or where there are more processes as many of them as fit; Ray counts
+    ten-thousandths."""
+    if workers <= accelerators:
+        return float(bool(accelerators))
+    return math.floor(10_000 / -(-workers // accelerators)) / 10_000 if accelerators else 0.0
 
 
 def _last_line(error: BaseException) -> str:

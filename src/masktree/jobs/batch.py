@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -49,7 +50,7 @@ class Engine(Protocol):
             items, job: picklable, and their return values.
             workers: number of processes; 0 means as many as there are cores, or accelerators.
             tries: an item at which processes die is given up after so many.
-            on_accelerator: whether each process has an accelerator for itself.
+            on_accelerator: whether processes need an accelerator: one each, or where there are more processes a share.
         """
         ...
 
@@ -64,7 +65,7 @@ class GroupJob(Protocol):
 
 
 def run(
-    items: Sequence[Item], job: Callable[[Item], Any], *, workers: int, group_size: int = 1
+    items: Sequence[Item], job: Callable[[Item], Any], *, workers: int, spare: int = 0, group_size: int = 1
 ) -> Iterator[JobResult[Item]]:
     """Call ``job`` on every item; yields results in order of completion.
 
@@ -75,6 +76,8 @@ def run(
         items: what to work on; if ``workers`` > 1, items, job and return values must be picklable.
         job: called with one item.
         workers: number of processes; 1 runs in this process, with all its threads.
+        spare: further processes, with several workers, for a job that computes within ``computing``: so many read or
+            write while the others compute.
         group_size: most items at once; above 1 for a ``GroupJob`` only. Fewer where workers would have none.
 
     Raises:
@@ -87,7 +90,13 @@ def run(
             yield from _attempt_group(job, group)
         return
     with single_threaded_children():
-        yield from _run_pool(groups, job, workers)
+        yield from _run_pool(groups, job, workers, spare)
+
+
+def computing() -> AbstractContextManager[object]:
+    """For the block in which a job computes: at most ``workers`` processes of ``run`` are in theirs at a time, so that
+    no more threads are busy than there are cores. Elsewhere it does nothing."""
+    return _turn
 
 
 def available_cores() -> int:
@@ -114,7 +123,9 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _run_pool(pending: list[Sequence[Item]], job: Callable[[Item], Any], workers: int) -> Iterator[JobResult[Item]]:
+def _run_pool(
+    pending: list[Sequence[Item]], job: Callable[[Item], Any], workers: int, spare: int
+) -> Iterator[JobResult[Item]]:
     from masktree.kernels import report_compilation  # numba takes half a second to import
 
     pending.reverse()
@@ -127,15 +138,15 @@ def _run_pool(pending: list[Sequence[Item]], job: Callable[[Item], Any], workers
         isolated = bool(suspects)
         queue = [suspects.pop()] if isolated else pending
         in_flight: dict[Future[list[JobResult[Item]]], Sequence[Item]] = {}
+        processes = 1 if isolated else workers + spare
+        # A process that dies while it computes takes its turn with it: each pool has turns of its own.
+        turns = context.Semaphore(workers) if spare else nullcontext()
         pool = ProcessPoolExecutor(
-            1 if isolated else workers,
-            context,
-            initializer=_start_worker,
-            initargs=(job, has_started, compiles),
+            processes, context, initializer=_start_worker, initargs=(job, has_started, compiles, turns)
         )
         try:
             while queue or in_flight:
-                while queue and len(in_flight) < 2 * workers:
+                while queue and len(in_flight) < 2 * processes:
                     in_flight[pool.submit(_attempt_in_worker, queue[-1])] = queue[-1]  # stays queued if submit raises
                     queue.pop()
                 done, _ = wait(in_flight, None if has_reported else _POLL_SECONDS, FIRST_COMPLETED)
@@ -207,12 +218,16 @@ def _collect_warnings() -> Iterator[list[str]]:
 
 
 _worker_job: Callable[[Any], Any] | None = None  # sent to each worker once, so that it loads its weights once
+_turn: AbstractContextManager[object] = nullcontext()  # of this process, see ``computing``
 
 
-def _start_worker(job: Callable[[Any], Any], has_started: Event, compiles: Event) -> None:
+def _start_worker(
+    job: Callable[[Any], Any], has_started: Event, compiles: Event, turn: AbstractContextManager[object]
+) -> None:
     from masktree.kernels import call_at_compilation
 
-    global _worker_job
+    global _turn, _worker_job
+    _turn = turn
     call_at_compilation(compiles.set)
     has_started.set()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C

@@ -47,6 +47,7 @@ def run_recorded_batch(
     *,
     unlisted: Sequence[dict[str, str]],
     workers: int,
+    spare: int = 0,
     description: str,
     show_progress: bool,
     on_result: Callable[[batch.JobResult[Photo]], None] | None = None,
@@ -65,6 +66,7 @@ def run_recorded_batch(
             is locked by ``lock_folder``.
         unlisted: failures to find photographs, from ``find_photos``.
         workers: number of processes; with an ``engine`` 0 lets it choose.
+        spare: processes of this machine that read and write while the others compute, see ``masktree.jobs.batch.run``.
         description: label of the progress bar.
         show_progress: whether to show the bar, on standard error.
         on_result: called in this process with every result.
@@ -86,7 +88,7 @@ def run_recorded_batch(
     held_names = {result.item.name for result in held}
     tried = [photo for photo in todo if photo.name not in held_names]
     if engine is None:
-        results = batch.run(tried, job, workers=workers, group_size=group_size)
+        results = batch.run(tried, job, workers=workers, spare=spare, group_size=group_size)
     else:
         remove_partial_files(record.folder)
         tries = 1 if quarantine is None else quarantine.max_tries

@@ -122,6 +122,7 @@ def discover(
                 record,
                 unlisted=unlisted,
                 workers=workers,
+                spare=job.spare_processes(workers, todo),
                 description="discover",
                 show_progress=show_progress,
                 on_result=collect,

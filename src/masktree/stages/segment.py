@@ -107,13 +107,15 @@ def segment(
         large = [photo for photo in todo if type(photo) is Photo and (tile is not None or is_large(photo.path))]
         large_names = {photo.name for photo in large}
         quarantine = Quarantine(output, tries, is_continued=record.is_resumed)
+        processes = workers if engine is not None else job.resolve_workers(workers, len(photos))
         outcome = run_recorded_batch(
             [photo for photo in photos if photo.name not in large_names],
             [photo for photo in todo if photo.name not in large_names],
             job,
             record,
             unlisted=unlisted,
-            workers=workers if engine is not None else job.resolve_workers(workers, len(photos)),
+            workers=processes,
+            spare=job.spare_processes(processes, todo),
             description="segment",
             show_progress=show_progress and len(large) < max(len(todo), 1),
             on_result=collect,

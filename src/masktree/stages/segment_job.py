@@ -26,6 +26,7 @@ from masktree.trees.masktree import MaskTree
 from masktree.trees.scores import limit_masks
 
 SINGLE_PROCESS_IMAGES = 4  # up to this many images, worker processes cost more to start than they save (our choice)
+_WORKERS_PER_SPARE = 4  # reading and writing take 2 to 20 % of an image's time, the more the smaller it is (measured)
 Step = Literal["read", "segment", "write"]
 _BATCHES_PER_GROUP = 2  # (our choice: photographs of a collection have few shapes; more are more memory)
 BATCH_SIZE = 8  # of a trained model on an accelerator (our choice)
@@ -144,6 +145,11 @@ class SegmentJob:
         single = self.segmenter.device != "cpu" or num_images <= SINGLE_PROCESS_IMAGES
         return batch.resolve_workers(requested, single=single)
 
+    def spare_processes(self, workers: int, photos: Sequence[Photo]) -> int:
+        """Number of processes that read and write while others compute; a process takes 400 to 800 MB (our choice)."""
+        is_remote = any("://" in photo.location for photo in photos)
+        return 0 if workers == 1 else max(workers // _WORKERS_PER_SPARE, int(is_remote))
+
     def files(self, photo: Photo) -> SavedTree:
         """The tree of a photograph, and with it the pictures."""
         return SavedTree(self.output / f"{photo.name}.json", photo.path)
@@ -171,19 +177,21 @@ class SegmentJob:
 
     def __call__(self, photo: Photo, report: Callable[[Step], object] = lambda _: None) -> SegmentResult:
         """Write the tree and the pictures; ``report`` is called when a step begins."""
-        self.config.seed_generators()
         report("read")
         image = self._read(photo)
-        report("segment")
-        tree = self.segmenter(image.decoded.rgb)
+        with batch.computing():
+            report("segment")
+            self.config.seed_generators()
+            tree = self.segmenter(image.decoded.rgb)
         report("write")
         return self._write(photo, image, tree)
 
     def do_together(self, photos: Sequence[Photo]) -> list[SegmentResult]:
         """As a call for each photograph, but up to ``batch_size`` of them go through the network together."""
-        self.config.seed_generators()
         images = [self._read(photo) for photo in photos]
-        trees = self.segmenter.segment_batch([image.decoded.rgb for image in images], batch_size=self.batch_size)
+        with batch.computing():
+            self.config.seed_generators()
+            trees = self.segmenter.segment_batch([image.decoded.rgb for image in images], batch_size=self.batch_size)
         return [self._write(*item) for item in zip(photos, images, trees, strict=True)]
 
     def _read(self, photo: Photo) -> _ReadPhoto:
