@@ -227,7 +227,7 @@ def test_more_processes_than_accelerators_have_a_share_of_one(accelerators, work
 def run_script(text: str, folder: Path, *arguments: str) -> None:
     """Call ``main`` of a script, whose job is in a module that the processes of the cluster can import."""
     (folder / "script.py").write_text(text)
-    environment = os.environ | {"PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}"}
+    environment = os.environ | {"HOME": str(folder), "PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}"}
     command = [sys.executable, "-c", "import script; script.main()", *arguments]
     subprocess.run(command, check=True, timeout=600, env=environment)
 
