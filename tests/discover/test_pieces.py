@@ -61,6 +61,16 @@ def test_large_images_are_reduced(monkeypatch):
     assert np.array_equal(centred.cut_at(CENTRE) > 0, discs() > 0)
 
 
+def test_pieces_that_are_no_regions_leave_altitudes_as_they_are():
+    """Of nine discs in the picture eight are elsewhere in the tree."""
+    labels = discs()
+    moved = (labels == 1) | np.roll(labels > 1, 16, axis=1)
+    image = np.where(moved, 90, 40).astype(np.uint8)[..., None].repeat(3, axis=2)
+    tree = planted_tree(0.1, 0.25)
+    assert 0 < max(agreement(tree, pieces).max() for pieces in threshold_pieces(image)) < module.MIN_AGREEMENT
+    assert centre_on_pieces(tree, image) is tree
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (2, 30), (50, 40)])
 def test_an_image_without_pieces_keeps_its_altitudes(shape):
     leaves = np.zeros(shape, np.int32)

@@ -19,6 +19,9 @@ from masktree.trees.dendrogram import PartitionTree
 from masktree.types import RGB, Labels
 
 CENTRE = 0.6  # granularity of the cut that agrees best (our choice: where it is for a typical image anyway)
+# F1 from which on the image shows small things (our choice). Of grey copies of 20 photographs one agrees better, of 31
+# images of particles and nuclei all but two.
+MIN_AGREEMENT = 0.25
 _GRANULARITIES = np.linspace(0.02, 0.98, 49)  # of the cuts that are compared
 _SMOOTHING = 1.0  # sigma of the agreement over these cuts (our choice)
 _WINDOWS = (1 / 4, 1 / 8)  # of the longer side: windows whose mean is the ground of their centre (our choice)
@@ -35,7 +38,8 @@ def centre_on_pieces(tree: PartitionTree, image: RGB) -> PartitionTree:
 
     Altitudes below and above it are stretched in proportion, so that the order of merges stays. The agreement is F1 of
     the regions of a cut and the pieces, matched with an IoU above .5; of several segmentations into pieces, see
-    ``threshold_pieces``, the one with the highest agreement counts. Without any agreement, altitudes stay as they are.
+    ``threshold_pieces``, the one with the highest agreement counts. Where none reaches ``MIN_AGREEMENT``, as in most
+    black-and-white photographs, altitudes stay as they are.
 
     Args:
         tree: altitudes in [0, 1], on the pixels of the image.
@@ -45,7 +49,7 @@ def centre_on_pieces(tree: PartitionTree, image: RGB) -> PartitionTree:
     curves = [agreement(tree_there, pieces) for pieces in threshold_pieces(image)]
     smooth = [ndimage.gaussian_filter1d(curve, _SMOOTHING) for curve in curves]
     best = max(smooth, key=lambda curve: float(curve.max()))
-    if best.max() == 0:
+    if best.max() < MIN_AGREEMENT:
         return tree
     where = _GRANULARITIES[int(best.argmax())]
     return tree.with_altitudes(np.interp(tree.altitudes, (0, where, 1), (0, CENTRE, 1)))
