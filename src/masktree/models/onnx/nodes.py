@@ -23,8 +23,8 @@ class Nodes:
 
     >>> op = Nodes()
     >>> doubled = op.Mul(op.Cast("x", to=onnx.TensorProto.FLOAT), 2.0)
-    >>> [node.op_type for node in op.nodes]
-    ['Cast', 'Mul']
+    >>> print(*(node.op_type for node in op.nodes))
+    Cast Mul
     """
 
     def __init__(self) -> None:
