@@ -1,13 +1,17 @@
 """From photograph to tree file: CPU seconds by method and stage on one thread.
 
     python benchmarks/pipeline.py FOLDER [--quality best] [--methods hassod sohes] [--limit 10]
+    python benchmarks/pipeline.py FOLDER --workers
     python benchmarks/pipeline.py FOLDER --large-image
 
 Cost: 1 to 10 s per photograph and method. Expected: everything but the features of hassod with the dense CRF at
 480 x 480 in at most 0.5 s. Each method runs in a process of its own, after one small image that loads and compiles.
 Stages do not count the stages inside them. features: backbone or boundary cues. clustering: merge trees, cuts, MaskCut,
-leaves. refinement: the refiner, or upsampling of leaves. hierarchy: mask NMS and forest. writing: the JSON file. other:
-resizing, filters, run-length encoding.
+leaves. refinement: the refiner, or upsampling of leaves. hierarchy: mask NMS, forest and order. writing: the JSON file.
+other: resizing, filters, run-length encoding.
+
+``--workers`` runs ``masktree discover`` with one and with two processes and tells CPU seconds for a photograph more,
+without what a process needs to start: other programs beside do not count, up to their use of caches.
 
 ``--large-image`` enlarges the first photograph to 6000 x 4000 pixels, adds noise, and runs ``masktree segment`` on it:
 wall and CPU seconds and peak memory of the command.
@@ -34,7 +38,8 @@ from arguments import make_parser
 from masktree import DiscoverySegmenter
 from masktree.backbones import load_backbone
 from masktree.discover.methods import METHODS
-from masktree.io.images import find_photos, read_image
+from masktree.io.images import read_image
+from masktree.io.photos import find_photos
 from masktree.io.resize import resize_image
 from masktree.trees import rle
 from measurement import resident_megabytes
@@ -46,11 +51,12 @@ STAGE_FUNCTIONS = (  # module below masktree, function, stage
     ("discover.region_masks", "merge_tree", "clustering"),
     ("discover.region_masks", "pooled_regions", "clustering"),
     ("discover.sohes", "pooled_regions", "clustering"),
-    ("discover.unsam", "maskcut", "clustering"),
+    ("discover.maskcut", "cut_patches", "clustering"),
     ("discover.masktree", "boundary_cues", "features"),
     ("discover.masktree", "watershed_leaves", "clustering"),
     ("discover.masktree", "analyse_leaves", "clustering"),
     ("discover.masktree", "upsample_leaves", "refinement"),
+    ("discover.masktree", "order_by_motion", "hierarchy"),
     ("discover.region_masks", "mask_nms", "hierarchy"),
     ("trees.hierarchy", "parents_by_coverage", "hierarchy"),
     ("refine.guided", "guided", "refinement"),
@@ -90,33 +96,22 @@ def time_stages(watch: Stopwatch) -> None:
     for module_name, name, stage in STAGE_FUNCTIONS:
         module = importlib.import_module(f"masktree.{module_name}")
         setattr(module, name, watch.timed(stage, getattr(module, name)))
-    for name in ("hassod", "sohes", "unsam"):  # the refiner of quality best is a default argument
+    for name in ("hassod", "sohes", "unsam", "maskcut"):  # the refiner of quality best is a default argument
         defaults: dict[str, Any] = METHODS[name].load().__kwdefaults__  # type: ignore[assignment]  # has defaults
         defaults["refiner"] = watch.timed("refinement", defaults["refiner"])
     module = importlib.import_module("masktree.trees.masktree")
     module.MaskTree.from_dendrogram = staticmethod(watch.timed("hierarchy", module.MaskTree.from_dendrogram))
 
 
-class TimedBackbone:
-    """A backbone whose calls count as features."""
-
-    def __init__(self, backbone: Any, watch: Stopwatch) -> None:
-        self._backbone = backbone
-        self._call = watch.timed("features", backbone)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backbone, name)
-
-    def __call__(self, images: Any) -> Any:
-        return self._call(images)
-
-
 def measure(paths: Sequence[str], method: Any, quality: Any, backbone: str) -> dict[str, float]:
     """Means over the photographs by one method, in a child process."""
     watch = Stopwatch()
     time_stages(watch)
-    timed: Any = TimedBackbone(load_backbone(backbone, "cpu"), watch)
-    segmenter = DiscoverySegmenter(timed, method, quality)
+    network = load_backbone(backbone, "cpu")
+    for name in ("__call__", "predict_boundaries"):  # of the class: methods ask which one a backbone has
+        if hasattr(network, name):
+            setattr(type(network), name, watch.timed("features", getattr(type(network), name)))
+    segmenter = DiscoverySegmenter(network, method, quality)
     images = [read_image(path) for path in paths]
     segmenter(images[0][:256, :256])
     totals: dict[str, float] = dict.fromkeys((*STAGES, "wall", "masks", "coverage", "file kB"), 0.0)
@@ -160,6 +155,41 @@ def compare_methods(folder: Path, methods: Sequence[str], quality: str, backbone
         table.add(method, *(row[column] for column in list(columns)[1:]))
 
 
+def compare_workers(folder: Path, methods: Sequence[str], quality: str, backbone: str, limit: int | None) -> None:
+    """CPU seconds of ``masktree discover`` for a photograph more, by one process and by two."""
+    paths = photographs(folder)[:limit]
+    columns = {"method": "", "one": ".2f", "two": ".2f", "rate of two": ".2f"}
+    table = Table(f"{len(paths)} photographs, backbone {backbone}; CPU seconds per photograph, start excluded", columns)
+    with tempfile.TemporaryDirectory() as scratch:
+        few, every = Path(scratch) / "few", Path(scratch) / "every"
+        for target, chosen in ((few, paths[:2]), (every, paths)):
+            target.mkdir()
+            for path in chosen:
+                (target / path.name).symlink_to(path.resolve())
+        for method in methods:
+            options = ["--method", method, "--backbone", backbone, "--quality", quality, "--device", "cpu"]
+            seconds = []
+            for workers in (1, 2):
+                spent = []
+                for photos in (few, every):
+                    out = Path(scratch) / f"{method}-{workers}-{photos.name}"
+                    spent.append(_cpu_seconds(["discover", str(photos), "-o", str(out), *options], workers))
+                seconds.append((spent[1] - spent[0]) / (len(paths) - 2))
+            table.add(method, *seconds, 2 * seconds[0] / seconds[1])
+
+
+def _cpu_seconds(arguments: Sequence[str], workers: int) -> float:
+    """CPU seconds of a command and its processes."""
+    command = [sys.executable, "-m", "masktree", *arguments, "--workers", str(workers)]
+    child = subprocess.Popen(
+        command, env=os.environ | SINGLE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}")
+    return usage.ru_utime + usage.ru_stime
+
+
 def segment_large_image(folder: Path) -> None:
     """One photograph of 24 megapixels through ``masktree segment``, with and without overlay."""
     from PIL import Image
@@ -196,6 +226,7 @@ def main() -> None:
     parser.add_argument("--quality", choices=("fast", "best"), default="fast")
     parser.add_argument("--backbone", default="embedded")
     parser.add_argument("--limit", type=int, help="only the first so many photographs")
+    parser.add_argument("--workers", action="store_true", help="one and two processes of masktree discover")
     parser.add_argument("--large-image", action="store_true", help="one enlarged photograph through the command")
     parser.add_argument("--child", help="used internally")
     args = parser.parse_args()
@@ -203,6 +234,8 @@ def main() -> None:
         print(json.dumps(measure(*json.loads(args.child))))
     elif args.large_image:
         segment_large_image(args.folder)
+    elif args.workers:
+        compare_workers(args.folder, args.methods, args.quality, args.backbone, args.limit)
     else:
         compare_methods(args.folder, args.methods, args.quality, args.backbone, args.limit)
 
