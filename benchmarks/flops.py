@@ -3,7 +3,8 @@
     python benchmarks/flops.py
 
 PyTorch's counter: matrix products, convolutions and attention, a multiplication with its addition as two; sampling in
-deformable attention and RoIAlign is not counted. The recipes estimate GPU-hours from it.
+deformable attention and RoIAlign is not counted. hassod computes; of the others only shapes are followed, which takes
+seconds. The recipes estimate GPU-hours from it.
 """
 
 from __future__ import annotations
@@ -12,20 +13,28 @@ import argparse
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from masktree.models.build import build_model
+from masktree.models.config import CascadeConfig
 from masktree.train.presets import PRESETS
 
 
 def forward_tflops(kind: Any) -> float:
-    """10^12 operations of ``detect`` for a landscape image of 3:2."""
+    """10^12 operations for a landscape image of 3:2: of ``detect``, or of all masks of a model of queries."""
     config = PRESETS[kind].model
     longer = min(config.image_size, round(1.5 * (getattr(config, "short_side", 0) or config.image_size)))
     height, width = (-(-side // 32) * 32 for side in (longer / 1.5, longer))
     model: Any = build_model(config, weights=False).requires_grad_(False)  # which the counter would follow
+    size = int(height), int(width)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.eval().detect(torch.rand(1, 3, int(height), int(width)), None, [(int(height), int(width))])
+        if isinstance(config, CascadeConfig):
+            model.eval().detect(torch.rand(1, 3, *size), None, [size])
+        else:
+            with FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH):  # fused kernels do not count
+                model.eval()(torch.rand(1, 3, *size))
     return float(counter.get_total_flops() / 1e12)
 
 

@@ -10,8 +10,8 @@ Stages do not count the stages inside them. features: backbone or boundary cues.
 leaves. refinement: the refiner, or upsampling of leaves. hierarchy: mask NMS, forest and order. writing: the JSON file.
 other: resizing, filters, run-length encoding.
 
-``--workers`` runs ``masktree discover`` with one and with two processes and tells CPU seconds for a photograph more,
-without what a process needs to start: other programs beside do not count, up to their use of caches.
+``--workers`` makes labels with one and with two processes and tells CPU seconds, without the first photograph of each
+process: other programs beside do not count, up to their use of caches. The rate of two is that on two free cores.
 
 ``--large-image`` enlarges the first photograph to 6000 x 4000 pixels, adds noise, and runs ``masktree segment`` on it:
 wall and CPU seconds and peak memory of the command.
@@ -32,6 +32,9 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
+
 import numpy as np
 
 from arguments import make_parser
@@ -39,8 +42,12 @@ from masktree import DiscoverySegmenter
 from masktree.backbones import load_backbone
 from masktree.discover.methods import METHODS
 from masktree.io.images import read_image
-from masktree.io.photos import find_photos
+from masktree.io.photos import Photo, find_photos
 from masktree.io.resize import resize_image
+from masktree.jobs import batch
+from masktree.predict import SegmenterConfig
+from masktree.stages.pictures import NO_PICTURES
+from masktree.stages.segment_job import SegmentJob
 from masktree.trees import rle
 from measurement import resident_megabytes
 from table import Table
@@ -155,39 +162,34 @@ def compare_methods(folder: Path, methods: Sequence[str], quality: str, backbone
         table.add(method, *(row[column] for column in list(columns)[1:]))
 
 
-def compare_workers(folder: Path, methods: Sequence[str], quality: str, backbone: str, limit: int | None) -> None:
-    """CPU seconds of ``masktree discover`` for a photograph more, by one process and by two."""
-    paths = photographs(folder)[:limit]
+class TimedJob:
+    """A job whose value is the process that did an item, and the CPU seconds that it took."""
+
+    def __init__(self, job: SegmentJob) -> None:
+        self.job = job
+
+    def __call__(self, photo: Photo) -> tuple[int, float]:
+        start = time.process_time()
+        self.job(photo)
+        return os.getpid(), time.process_time() - start
+
+
+def compare_workers(folder: Path, methods: Sequence[str], quality: Any, backbone: str, limit: int | None) -> None:
+    """CPU seconds of a photograph's labels with one process and with two, without the first one of each process."""
+    photos = find_photos([folder])[0][:limit]
     columns = {"method": "", "one": ".2f", "two": ".2f", "rate of two": ".2f"}
-    table = Table(f"{len(paths)} photographs, backbone {backbone}; CPU seconds per photograph, start excluded", columns)
-    with tempfile.TemporaryDirectory() as scratch:
-        few, every = Path(scratch) / "few", Path(scratch) / "every"
-        for target, chosen in ((few, paths[:2]), (every, paths)):
-            target.mkdir()
-            for path in chosen:
-                (target / path.name).symlink_to(path.resolve())
-        for method in methods:
-            options = ["--method", method, "--backbone", backbone, "--quality", quality, "--device", "cpu"]
-            seconds = []
-            for workers in (1, 2):
-                spent = []
-                for photos in (few, every):
-                    out = Path(scratch) / f"{method}-{workers}-{photos.name}"
-                    spent.append(_cpu_seconds(["discover", str(photos), "-o", str(out), *options], workers))
-                seconds.append((spent[1] - spent[0]) / (len(paths) - 2))
-            table.add(method, *seconds, 2 * seconds[0] / seconds[1])
-
-
-def _cpu_seconds(arguments: Sequence[str], workers: int) -> float:
-    """CPU seconds of a command and its processes."""
-    command = [sys.executable, "-m", "masktree", *arguments, "--workers", str(workers)]
-    child = subprocess.Popen(
-        command, env=os.environ | SINGLE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    _, status, usage = os.wait4(child.pid, 0)
-    if status:
-        raise SystemExit(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}")
-    return usage.ru_utime + usage.ru_stime
+    table = Table(f"{len(photos)} photographs, backbone {backbone}; CPU seconds per photograph", columns)
+    for method in methods:
+        config = SegmenterConfig(method=method, backbone=backbone, quality=quality, device="cpu")
+        seconds = []
+        for workers in (1, 2):
+            with tempfile.TemporaryDirectory() as output:
+                job = TimedJob(SegmentJob(config, Path(output), NO_PICTURES, for_labels=True))
+                values = [result.value for result in batch.run(photos, job, workers=workers)]
+            firsts = {process: spent for process, spent in reversed(values)}
+            total = sum(spent for _, spent in values) - sum(firsts.values())
+            seconds.append(total / (len(values) - len(firsts)))
+        table.add(method, *seconds, 2 * seconds[0] / seconds[1])
 
 
 def segment_large_image(folder: Path) -> None:

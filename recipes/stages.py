@@ -18,13 +18,11 @@ from masktree import cli
 from masktree.errors import InputError
 from masktree.evaluate.result import EvaluationResult
 from masktree.io.files import read_json, write_json
-from masktree.io.photos import find_photos
+from masktree.io.packs import find_in_folder
 from masktree.labels import LabelSet
 
 GPU_TFLOPS = 100  # 10^12 operations a second of a GPU: a third of an A100's peak in bfloat16 (our assumption)
-# Forward pass of one image at the size at test: python benchmarks/flops.py; sohes: that of unsam and vit_tflops for the
-# 128 x 192 tokens of an image of 1024 x 1536 pixels
-FORWARD_TFLOPS = {"hassod": 1.33, "unsam": 0.93, "sohes": 27.3}
+FORWARD_TFLOPS = {"hassod": 1.33, "unsam": 1.21, "sohes": 27.9}  # an image at the size at test: benchmarks/flops.py
 BACKWARD = 3  # a step of training in forward passes
 TOY_DISCOVER = ("--backbone", "embedded", "--device", "cpu", "--workers", "1")
 TOY_TRAIN = ("--steps", "2", "--batch-size", "1", "--device", "cpu", "--sample-every", "0")
@@ -128,7 +126,7 @@ def train_tflops(kind: str, images: float) -> float:
 
 def count_photos(options: argparse.Namespace) -> int:
     """Number of photographs to learn from."""
-    return sum(len(find_photos([folder])[0]) for folder in options.photos)
+    return sum(len(find_in_folder(folder)[0]) for folder in options.photos)
 
 
 def labels_step(options: argparse.Namespace, method: str, expected: str, tflops: float, *further: str) -> Step:

@@ -151,9 +151,12 @@ class CocoFile:
         return cls(path, images, is_results, has_masks or not columns[0])
 
 
-def open_sa1b(path: Path) -> CocoImage:
+def open_sa1b(path: Path, start: int = 0, size: int | None = None) -> CocoImage:
     """The image of an SA-1B file, which has ``image`` (with ``image_id``) and ``annotations``
     (github.com/facebookresearch/segment-anything, "Dataset").
+
+    Args:
+        path, start, size: the file, or the bytes of another one that hold it, see ``read_entries``.
 
     Raises:
         InputError: no such file.
@@ -162,7 +165,7 @@ def open_sa1b(path: Path) -> CocoImage:
     record: dict[str, Any] | None = None
     spans: list[tuple[int, int]] = []
     has_annotations = False
-    for entry in read_entries(path):
+    for entry in read_entries(path, start, size):
         if entry.key == "image" and isinstance(entry.value, dict):
             with path.open("rb") as handle:
                 record = _read_object(handle, entry.start, entry.end, path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -37,8 +38,12 @@ class JsonEntry(NamedTuple):
     end: int
 
 
-def read_entries(path: Path) -> Iterator[JsonEntry]:
+def read_entries(path: Path, start: int = 0, size: int | None = None) -> Iterator[JsonEntry]:
     """The values of a JSON object, and the entries of its lists one by one; or the entries of a list.
+
+    Args:
+        path: the file.
+        start, size: bytes of it that hold the JSON, such as a member of a tar file; None for all.
 
     Raises:
         InputError: no such file.
@@ -46,7 +51,9 @@ def read_entries(path: Path) -> Iterator[JsonEntry]:
     """
     try:
         with path.open("rb") as handle:
-            yield from _Reader(path, handle).entries()
+            handle.seek(start)
+            for entry in _Reader(path, handle if size is None else BytesIO(handle.read(size))).entries():
+                yield entry._replace(start=start + entry.start, end=start + entry.end)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise InputError(f"{path}: expected a JSON file; got none there; check the path") from error
 

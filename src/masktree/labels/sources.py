@@ -18,6 +18,7 @@ from masktree.coco.annotations import read_crowd
 from masktree.coco.file import CocoFile, CocoImage, open_sa1b
 from masktree.coco.json_entries import read_entries
 from masktree.coco.masks import REMEDY, has_segmentation, read_mask
+from masktree.coco.sa1b_pack import find_packs, read_pack
 from masktree.errors import FormatError, InputError
 from masktree.io.contents import describe_contents, name_file
 from masktree.io.files import sha256_of
@@ -102,7 +103,8 @@ class LabelSource:
 
 
 def open_source(path: str | Path) -> LabelSource:
-    """The source at a path: a COCO file, the folder of a label set, or a folder with SA-1B files. Reads all of it once.
+    """The source at a path: a COCO file, the folder of a label set, a folder with SA-1B files, or packs of them (a tar
+    file, or a folder of tar files). Reads all of it once.
 
     Raises:
         InputError: nothing there, or something else.
@@ -111,6 +113,9 @@ def open_source(path: str | Path) -> LabelSource:
     path = Path(path)
     if path.is_file() and name_file(path) is not None:
         raise _no_source(path)
+    packs = find_packs(path)
+    if packs and not (path / "index.json").exists() and next(path.rglob("*.json"), None) is None:
+        return _open_sa1b_packs(path, packs)
     if path.is_file():
         return LabelSource(path, "coco", sha256_of(path), None, False, _coco_images([path]))
     if (path / "index.json").exists() or (path / "plan.json").exists():
@@ -179,6 +184,17 @@ def _open_sa1b_folder(folder: Path) -> LabelSource:
         raise _no_source(folder)
     has_photographs = any((folder / name).is_file() for name in list(images)[:100])
     return LabelSource(folder, "sa1b", digest.hexdigest(), folder if has_photographs else None, False, images)
+
+
+def _open_sa1b_packs(path: Path, packs: Sequence[Path]) -> LabelSource:
+    images: dict[str, CocoImage] = {}
+    digest = hashlib.sha256()
+    for pack in packs:
+        images |= dict(read_pack(pack))
+        digest.update(f"{pack.name} {sha256_of(pack)}\n".encode("utf-8", "surrogateescape"))
+    if not images:
+        raise _no_source(path)
+    return LabelSource(path, "sa1b", digest.hexdigest(), packs[0].parent, False, images)
 
 
 def match_images(images: Iterable[str], names: Iterable[str], where: str) -> tuple[dict[str, str], list[str]]:

@@ -12,6 +12,7 @@ from masktree.errors import ImageError
 from masktree.evaluate.agreement import measure_agreement
 from masktree.io.files import lock_folder, write_json
 from masktree.io.images import read_image
+from masktree.io.packs import local_photo
 from masktree.jobs.progress import progress_bar
 from masktree.labels import LabelSet
 from masktree.models.saved import CALIBRATION, CONFIG, read_header
@@ -50,7 +51,8 @@ def calibrate_run(
     with progress_bar("calibrate scores", len(paths), 0, show=show_progress) as progress:
         for number, path in enumerate(paths):
             try:
-                found = measure_agreement(read_image(path), segmenter, seed=number)
+                with local_photo(path) as file:
+                    found = measure_agreement(read_image(file), segmenter, seed=number)
             except ImageError as error:
                 progress.fail(str(path), str(error))
                 continue

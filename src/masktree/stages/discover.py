@@ -15,7 +15,8 @@ from pathlib import Path
 from masktree.coco.annotations import MAX_MASKS
 from masktree.errors import InputError
 from masktree.io.files import lock_folder, read_json, write_json
-from masktree.io.photos import Photo, find_in_folders, find_photos, find_unread
+from masktree.io.packs import find_in_folder
+from masktree.io.photos import Photo, find_in_folders, find_unread
 from masktree.io.read_options import DEFAULT_OPTIONS, ReadOptions
 from masktree.io.stored import check_names, find_stored, is_stored
 from masktree.jobs.batch import Engine, JobResult
@@ -156,7 +157,7 @@ def _find(sources: Sequence[str | Path]) -> tuple[Path, list[Photo], list[dict[s
         return Path(root), photos, failures
     if not os.path.isdir(source):
         raise InputError(f"expected a folder of photographs; got {source}")
-    return Path(source), *find_photos([source])
+    return Path(source), *find_in_folder(Path(source))
 
 
 def _with_chosen_options(

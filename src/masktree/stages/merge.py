@@ -14,7 +14,8 @@ from masktree.coco.annotations import MAX_MASKS
 from masktree.errors import InputError
 from masktree.io.contents import check_photo_folder
 from masktree.io.files import lock_folder, refuse_inputs, write_json
-from masktree.io.photos import Photo, find_photos
+from masktree.io.packs import find_in_folder
+from masktree.io.photos import Photo
 from masktree.jobs import batch
 from masktree.jobs.record import RunRecord, run_fingerprint
 from masktree.jobs.recorded_batch import BatchOutcome, run_recorded_batch
@@ -216,7 +217,7 @@ def _match_photos(
     sources: Sequence[LabelSource], root: Path
 ) -> tuple[list[Photo], list[dict[Path, str]], list[list[str]]]:
     """Photographs that a source has, its image names by photograph, and its images without a photograph."""
-    photos, _ = find_photos([root])
+    photos, _ = find_in_folder(root)
     paths = {photo.path.relative_to(root).as_posix(): photo.path for photo in photos}
     matches, missing = [], []
     for source in sources:

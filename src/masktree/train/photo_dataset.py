@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from masktree.backbones.texture import NUM_CUES, boundary_cues
 from masktree.errors import ImageError, InputError, MasktreeError
 from masktree.io.images import decode_image
+from masktree.io.packs import local_photo
 from masktree.jobs.batch import single_threaded_children
 from masktree.models.pyramid.base import SIZE_DIVISOR
 from masktree.train.augmentation import Augmentation
@@ -242,7 +243,8 @@ def read_labelled_image(store: LabelStore, root: Path, labels: ImageLabels) -> R
     """
     path = root / labels.name
     try:
-        image = decode_image(path, store.read_options).rgb  # as when it was labelled
+        with local_photo(path) as file:
+            image = decode_image(file, store.read_options).rgb  # as when it was labelled
     except ImageError as error:
         raise ImageError(f"{path}: {error}; restore it, or give the folder of the images with --root") from error
     if image.shape[:2] != labels.size:

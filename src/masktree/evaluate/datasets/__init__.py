@@ -85,7 +85,7 @@ DATASETS: dict[str, Dataset] = {
         title="SA-1B",
         licence="SA-1B Dataset Research License: research only",
         source="Kirillov et al., ICCV 2023 (arXiv 2304.02643); ai.meta.com/datasets/segment-anything",
-        layout="a folder with sa_*.json as unpacked; name the held-out images in a list",
+        layout="a folder with sa_*.json as unpacked, a pack (.tar) or a folder of packs; list the held-out images",
         reader="sa1b:read_sa1b",
     ),
     "partimagenet": Dataset(
