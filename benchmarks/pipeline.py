@@ -186,7 +186,7 @@ def compare_workers(folder: Path, methods: Sequence[str], quality: Any, backbone
             with tempfile.TemporaryDirectory() as output:
                 job = TimedJob(SegmentJob(config, Path(output), NO_PICTURES, for_labels=True))
                 values = [result.value for result in batch.run(photos, job, workers=workers)]
-            firsts = {process: spent for process, spent in reversed(values)}
+            firsts = dict(reversed(values))
             total = sum(spent for _, spent in values) - sum(firsts.values())
             seconds.append(total / (len(values) - len(firsts)))
         table.add(method, *seconds, 2 * seconds[0] / seconds[1])
