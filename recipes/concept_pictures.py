@@ -19,7 +19,7 @@ from masktree.io.images import read_image
 from masktree.trees.draw import colour_labels
 from sheets import beside, resized
 
-LIMITS = {"gravel": (0.7, 0.6), "retina": (0.5, 0.3), "cat": (0.7, 0.5), "galaxies": (0.5, 0.3)}  # granularities
+LIMITS = {"gravel": (0.6, 0.5), "retina": (0.5, 0.3), "cat": (0.7, 0.5), "galaxies": (0.5, 0.3)}  # granularities
 HEIGHT = 200  # pixels
 
 
