@@ -15,7 +15,7 @@ from masktree.discover import detail as rule
 from masktree.discover import masktree as method
 from masktree.discover.masktree import build_dendrogram, discover_masks
 from masktree.discover.pieces import CENTRE
-from masktree.discover.pooling import divide_leaves, unite_leaves
+from masktree.discover.pooling import COMBINED_SHARE, divide_leaves, unite_leaves
 from masktree.errors import InputError
 from masktree.io.images import read_image
 from masktree.trees import rle
@@ -177,6 +177,40 @@ def test_cuts_do_not_change_what_is_found(packed_discs, packed_tree, monkeypatch
     assert not np.array_equal(other.granularities, packed_tree.granularities)
 
 
+@pytest.fixture(scope="module")
+def two_tone_discs() -> tuple[np.ndarray, np.ndarray]:
+    """(160, 160, 3) image of 16 discs, each half violet and half yellow, on one green ground, and their masks."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:160, :160]
+    masks = np.stack([(y - 20 - 40 * i) ** 2 + (x - 20 - 40 * j) ** 2 <= 121 for i in range(4) for j in range(4)])
+    image = np.full((160, 160, 3), (110, 130, 110), np.float64)
+    image[masks.any(axis=0) & (x % 40 < 20)] = (130, 60, 160)
+    image[masks.any(axis=0) & (x % 40 >= 20)] = (190, 190, 60)
+    noisy = ndimage.gaussian_filter(image, (0.8, 0.8, 0)) + rng.normal(0, 4, image.shape)
+    return noisy.clip(0, 255).astype(np.uint8), masks
+
+
+def test_things_of_several_colours_are_combinations(two_tone_discs):
+    image, masks = two_tone_discs
+    assert rule.shows_small_things(image)
+    nodes, tree = discover_masks(image, masks="nodes"), discover_masks(image)
+    assert not nodes.kinds.any()
+    assert recall(nodes, masks) < 0.5
+    assert recall(tree, masks) > 0.9
+    assert 0 < tree.kinds.sum() <= COMBINED_SHARE * 1000
+    regions = [tree.dendrogram.mask(node) for node in range(len(tree.dendrogram.parents))]
+    for index in np.flatnonzero(tree.kinds)[::20]:
+        mask = tree.mask(index)
+        ious = [(region & mask).sum() / (region | mask).sum() for region in regions]
+        assert tree.granularities[index] == pytest.approx(tree.dendrogram.altitudes[np.argmax(ious)], abs=1e-6)
+        parent = tree.parents[index]
+        assert parent < 0 or not (mask & ~tree.mask(parent)).any()
+
+
+def test_things_without_colour_are_nodes(packed_tree):
+    assert not packed_tree.kinds.any()
+
+
 def test_auto_is_fine_for_small_things(dots, dots_tree):
     assert discover_masks(dots[0], min_area=12).rles == dots_tree.rles
 
@@ -212,7 +246,7 @@ def test_the_finest_dendrogram_is_that_of_the_tree(scene, tree, request):
 def test_maximum_of_masks_holds_over_all_sizes(dots, dots_tree):
     few = discover_masks(dots[0], detail="fine", min_area=12, max_masks=10)
     assert len(few) == 10
-    assert few.omitted >= len(dots_tree) - 10
+    assert few.omitted >= len(dots_tree.nodes) - 10
 
 
 @pytest.fixture

@@ -27,6 +27,17 @@ def test_forest_equals_the_rule_on_dense_masks(rng: np.random.Generator, cover: 
         assert parents.tolist() == oracle.parents_by_coverage(masks, cover)
 
 
+def test_masks_that_may_not_be_parents_have_no_children(rng: np.random.Generator) -> None:
+    masks = rectangles(rng, 60)
+    allowed = rng.random(60) < 0.5
+    parents = hierarchy.parents_by_coverage(strings(masks), SIZE, may_be_parents=allowed)
+    assert allowed[parents[parents >= 0]].all()
+    for index in range(60):  # each alone among those that may be parents
+        others = np.flatnonzero(allowed & (np.arange(60) != index))
+        chosen = oracle.parents_by_coverage(masks[[index, *others]], 0.9)[0]
+        assert parents[index] == (-1 if chosen < 0 else others[chosen - 1])
+
+
 def test_coverage_forest_has_no_cycle_and_areas_grow_upwards(rng: np.random.Generator) -> None:
     for cover in (0.05, 0.5, 0.9):  # a low value makes the relation dense and far from transitive
         masks = rectangles(rng, 80)

@@ -60,17 +60,17 @@ def shows_small_things(image: RGB) -> bool:
 
     Black-and-white photographs count as well: they take longer than they need, and are found no worse.
     """
-    return not _has_colour(image) or ground_share(image) >= GROUND_SHARE
+    return not has_colour(image) or ground_share(image) >= GROUND_SHARE
 
 
 def shows_dense_things(image: RGB) -> bool:
     """Whether small things are likely to touch or to lie on uneven ground: no colour, and no one ground. About 4 ms."""
-    return not _has_colour(image) and ground_share(image) < GROUND_SHARE
+    return not has_colour(image) and ground_share(image) < GROUND_SHARE
 
 
 def shows_faint_things(image: RGB) -> bool:
     """Whether faint and clear small things are likely to lie apart on one even ground without colour. About 4 ms."""
-    return not _has_colour(image) and ground_share(image) >= GROUND_SHARE
+    return not has_colour(image) and ground_share(image) >= GROUND_SHARE
 
 
 def brighten(image: RGB) -> RGB:
@@ -79,7 +79,7 @@ def brighten(image: RGB) -> RGB:
 
     What single pixels and specks have above that value is cut off.
     """
-    if _has_colour(image):
+    if has_colour(image):
         return image
     highest = int(ndimage.minimum_filter(image[..., 0], min(_SMALLEST_SIDE, *image.shape[:2])).max())
     if highest > DARK_VALUE:
@@ -92,7 +92,7 @@ def brighten(image: RGB) -> RGB:
 def may_show_large_things(image: RGB) -> bool:
     """Whether an image with small things may as well be a photograph of a few large ones: it has colour, and its ground
     leaves room for them. About 4 ms."""
-    return _has_colour(image) and ground_share(image) < CLEAR_GROUND_SHARE
+    return has_colour(image) and ground_share(image) < CLEAR_GROUND_SHARE
 
 
 def ground_share(image: RGB) -> float:
@@ -112,7 +112,8 @@ def ground_share(image: RGB) -> float:
     return float(np.quantile(shares, _FEW, axis=0).max())
 
 
-def _has_colour(image: RGB) -> bool:
+def has_colour(image: RGB) -> bool:
+    """Whether channels differ by more than 2 grey levels anywhere, from every so many pixels."""
     step = max(1, max(image.shape[:2]) // 256)
     sample = image[::step, ::step].astype(np.int16)
     return bool((np.ptp(sample, axis=2) > 2).any())

@@ -31,6 +31,7 @@ from masktree.discover.detail import (
     Detail,
     brighten,
     check_detail,
+    has_colour,
     may_show_large_things,
     shows_dense_things,
     shows_faint_things,
@@ -86,7 +87,8 @@ def discover_masks(
 
     Args:
         image, backbone, quality, detail: see ``build_dendrogram``. With several working sizes the tree has nodes of the
-            merge trees of all of them, see ``masktree.discover.pooling``, and no combinations: small things are nodes.
+            merge trees of all of them, see ``masktree.discover.pooling``, and combinations if the image has colour:
+            small things without colour are nodes.
         min_area, max_area, max_masks, duplicate_iou, masks: see ``MaskTree.from_dendrogram``.
         order: ``motion``: scores are corrected by what moves in videos, see ``masktree.discover.order``;
             ``stability``: they stay as they are, as they do with several working sizes.
@@ -112,6 +114,7 @@ def discover_masks(
         [one.tree for one in analyses],
         [working_side for _, working_side in sizes],
         cuts=_cuts(image, detail, analyses[0], analyses[-1]),
+        combine=masks == "all" and has_colour(image),
         min_area=min_area,
         max_area=max_area,
         max_masks=max_masks,

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from masktree.kernels import kernel
 from masktree.trees import hierarchy
+from masktree.trees.combinations import Combinations, combine_nodes, unite_nodes
 from masktree.trees.decimals import ceil_float32
 from masktree.trees.dendrogram import PartitionTree
 from masktree.trees.masktree import MAX_MASKS, MaskTree
 from masktree.trees.nms import mask_nms
-from masktree.trees.node_selection import select_nodes
+from masktree.trees.node_selection import SelectedNodes, select_nodes
 from masktree.types import Labels
 
 # Nodes of each dendrogram that are compared, per mask of the tree: enough that NMS leaves as many masks as are asked
@@ -23,6 +26,7 @@ CANDIDATES_PER_MASK = 2
 # (our choice: some three times the half width of the cues' smallest windows; see the log).
 MIN_COARSE_SIDE = 16
 COARSE_WEIGHT = 0.5  # of scores at coarser working sizes, where small things are what is looked for (our choice)
+COMBINED_SHARE = 0.2  # of the masks may be combinations, so that small things keep their places (our choice)
 
 
 def pool_dendrograms(
@@ -30,6 +34,7 @@ def pool_dendrograms(
     working_sides: Sequence[int],
     *,
     cuts: PartitionTree,
+    combine: bool = False,
     min_area: int = 32,
     max_area: float = 0.9,
     max_masks: int | None = MAX_MASKS,
@@ -39,7 +44,7 @@ def pool_dendrograms(
 
     Nodes of the other dendrograms become unions of leaves of the last one, if they are ``MIN_COARSE_SIDE`` pixels wide
     at their working size: each leaf goes to the leaf of the other dendrogram that it shares most pixels with. So masks
-    of all sizes have the sharpest borders there are. The parent of a mask is the smallest mask that contains it whole.
+    of all sizes have the sharpest borders there are. The parent of a mask is the smallest node that contains it whole.
     The granularity of a mask is that at which the cuts have the most similar region, raised to the maximum over its
     children.
 
@@ -47,36 +52,45 @@ def pool_dendrograms(
         dendrograms: of images of one size, altitudes in [0, 1]; the last one is the finest.
         working_sides: longer side in pixels at which each of them was made.
         cuts: the dendrogram of the tree, on the leaves of the finest one.
+        combine: whether combinations of the nodes of the first, coarsest dendrogram are among the masks, for things
+            whose parts differ more from each other than from the ground (``masktree.trees.combinations``).
         min_area, max_area, max_masks, duplicate_iou: as of ``MaskTree.from_dendrogram``, over the masks of all.
     """
     finest = dendrograms[-1]
     limit = None if max_masks is None else CANDIDATES_PER_MASK * max_masks
-    rles: list[bytes] = []
-    columns: list[np.ndarray] = []  # of each dendrogram (2, k): scores, stabilities
-    intervals: list[np.ndarray] = []  # of each (k, 3): its number, positions of leaves
-    positions: list[np.ndarray] = []  # of each (n,): of the leaves of the finest
-    omitted = 0
-    for dendrogram, working_side in zip(dendrograms, working_sides, strict=True):
-        united, smallest, weight = dendrogram, min_area, 1.0
+    choose = partial(select_nodes, max_area=max_area, max_masks=limit, duplicate_iou=duplicate_iou)
+    united = [one if one is finest else unite_leaves(finest.leaves, one) for one in dendrograms]
+    candidates = []
+    for number, (dendrogram, working_side) in enumerate(zip(united, working_sides, strict=True)):
+        smallest, weight = min_area, 1.0
         if dendrogram is not finest:
-            united, weight = unite_leaves(finest.leaves, dendrogram), COARSE_WEIGHT
+            weight = COARSE_WEIGHT
             smallest = max(min_area, math.ceil((MIN_COARSE_SIDE * max(finest.size) / working_side) ** 2))
-        selected = select_nodes(
-            united, min_area=smallest, max_area=max_area, max_masks=limit, duplicate_iou=duplicate_iou
+        candidates.append(_nodes(dendrogram, number, choose(dendrogram, min_area=smallest), weight))
+    if combine:  # the members may be smaller than masks of this size
+        _, combined = combine_nodes(
+            united[0],
+            choose(united[0], min_area=min_area),
+            max_area=max_area,
+            max_masks=limit,
+            duplicate_iou=duplicate_iou,
         )
-        omitted += selected.omitted
-        rles += united.rles(selected.nodes)
-        columns.append(np.stack([weight * selected.scores, selected.stabilities]))
-        low, high = (bounds[selected.nodes] for bounds in united.intervals)
-        intervals.append(np.stack([np.full_like(low, len(positions)), low, high], axis=1))
-        positions.append(_positions_of_leaves(united, finest))
-    scores, stabilities = np.concatenate(columns, axis=1)
+        candidates.append(
+            _combinations(united[0], combined, None if max_masks is None else int(COMBINED_SHARE * max_masks))
+        )
+    rles = [mask for one in candidates for mask in one.rles]
+    scores = np.concatenate([one.scores for one in candidates])
+    omitted = sum(one.omitted for one in candidates)
     keep = mask_nms(rles, finest.size, scores, iou_threshold=duplicate_iou)
     omitted += 0 if max_masks is None else max(0, len(keep) - max_masks)
     keep = np.sort(keep[:max_masks])
     rles = [rles[index] for index in keep]
-    parents = hierarchy.parents_by_coverage(rles, finest.size, min_coverage=1.0)
-    similar = _most_similar_nodes(cuts, np.stack(positions), np.concatenate(intervals)[keep])
+    kinds = np.concatenate([np.full(len(one.rles), one.kind, np.int8) for one in candidates])[keep]
+    stabilities = np.concatenate([one.stabilities for one in candidates])[keep]
+    unions = np.concatenate([one.unions for one in candidates])[keep]
+    positions = np.stack([_positions_of_leaves(one, finest) for one in united])
+    parents = hierarchy.parents_by_coverage(rles, finest.size, min_coverage=1.0, may_be_parents=kinds == 0)
+    similar = _most_similar_nodes(cuts, positions, unions)
     granularities = hierarchy.raise_to_children(ceil_float32(cuts.altitudes[similar]), parents)
     return MaskTree(
         size=finest.size,
@@ -84,11 +98,46 @@ def pool_dendrograms(
         parents=parents,
         scores=scores[keep].astype(np.float32),
         granularities=granularities,
-        stabilities=stabilities[keep].astype(np.float32),
+        stabilities=stabilities.astype(np.float32),
         levels=hierarchy.levels(parents),
         dendrogram=cuts,
         omitted=omitted,
+        kinds=kinds,
     )
+
+
+class _Candidates(NamedTuple):
+    """k masks: nodes of one dendrogram, or combinations of them."""
+
+    kind: int  # see ``MaskTree.kinds``
+    rles: list[bytes]
+    scores: np.ndarray
+    stabilities: np.ndarray
+    unions: np.ndarray  # see ``_most_similar_nodes``
+    omitted: int
+
+
+def _nodes(tree: PartitionTree, number: int, selected: SelectedNodes, weight: float) -> _Candidates:
+    """Candidates from dendrogram ``number``."""
+    members = np.full((len(selected.nodes), 3), -1)
+    members[:, 0] = selected.nodes
+    unions = _unions(tree, number, members)
+    rles = tree.rles(selected.nodes)
+    return _Candidates(0, rles, weight * selected.scores, selected.stabilities, unions, selected.omitted)
+
+
+def _combinations(tree: PartitionTree, combined: Combinations, count: int | None) -> _Candidates:
+    """Candidates from the coarsest dendrogram, the best ``count``."""
+    members, scores = combined.members[:count], COARSE_WEIGHT * combined.scores[:count]
+    rles = unite_nodes(tree, np.where(members >= 0, members, members[:, :1]))
+    return _Candidates(1, rles, scores, np.zeros(len(rles)), _unions(tree, 0, members), 0)
+
+
+def _unions(tree: PartitionTree, number: int, members: np.ndarray) -> np.ndarray:
+    """(k, 7) int64: the number of a dendrogram, and the intervals of leaves of (k, 3) nodes, -1 for none."""
+    bounds = [np.where(members >= 0, ends[members], 0) for ends in tree.intervals]
+    intervals = np.stack(bounds, axis=2).reshape(len(members), 6)
+    return np.concatenate([np.full((len(members), 1), number), intervals], axis=1).astype(np.int64)
 
 
 def _positions_of_leaves(united: PartitionTree, finest: PartitionTree) -> np.ndarray:
@@ -99,14 +148,15 @@ def _positions_of_leaves(united: PartitionTree, finest: PartitionTree) -> np.nda
     return positions
 
 
-def _most_similar_nodes(tree: PartitionTree, positions: np.ndarray, intervals: np.ndarray) -> np.ndarray:
+def _most_similar_nodes(tree: PartitionTree, positions: np.ndarray, unions: np.ndarray) -> np.ndarray:
     """Node of the highest IoU for each of k unions of leaves, the lowest of equal ones.
 
-    A union ``intervals[i]`` = (d, low, high) has the leaves with ``positions[d]`` from low to below high.
+    A union ``unions[i]`` = (d, low, high, low, high, low, high) has the leaves with ``positions[d]`` from one of the
+    lows to below the high after it.
     """
     leaf_areas = np.bincount(tree.leaves.ravel(), minlength=tree.n_leaves)
     low, high = tree.intervals
-    return _best_nodes(leaf_areas, tree.order, low, high, tree.areas, positions, intervals)
+    return _best_nodes(leaf_areas, tree.order, low, high, tree.areas, positions, unions)
 
 
 @kernel()
@@ -117,15 +167,17 @@ def _best_nodes(
     high: np.ndarray,
     areas: np.ndarray,
     positions: np.ndarray,
-    intervals: np.ndarray,
+    unions: np.ndarray,
 ) -> np.ndarray:  # pragma: no cover
-    best = np.zeros(len(intervals), np.int64)
+    best = np.zeros(len(unions), np.int64)
     inside = np.zeros(len(order) + 1, np.int64)  # pixels of the union in the leaves before each position
-    for i in range(len(intervals)):
-        which, start, stop = intervals[i]
+    for i in range(len(unions)):
         for k in range(len(order)):
             leaf = order[k]
-            is_member = start <= positions[which, leaf] < stop
+            position = positions[unions[i, 0], leaf]
+            is_member = False
+            for j in range(1, 7, 2):
+                is_member |= unions[i, j] <= position < unions[i, j + 1]
             inside[k + 1] = inside[k] + (leaf_areas[leaf] if is_member else 0)
         highest = 0.0
         for node in range(len(areas)):

@@ -23,7 +23,13 @@ Parents = Int32[np.ndarray, " n"]
 
 
 @checked
-def parents_by_coverage(rles: Sequence[bytes], size: tuple[int, int], *, min_coverage: float = 0.9) -> Parents:
+def parents_by_coverage(
+    rles: Sequence[bytes],
+    size: tuple[int, int],
+    *,
+    min_coverage: float = 0.9,
+    may_be_parents: Bool[np.ndarray, " n"] | None = None,
+) -> Parents:
     """Parent of each mask by coverage, -1 for roots.
 
     With c = ``min_coverage``, A lies under B if |A and B| / |A| >= c and |A and B| / |B| < c. The parent of A is the
@@ -39,13 +45,15 @@ def parents_by_coverage(rles: Sequence[bytes], size: tuple[int, int], *, min_cov
         rles: n masks as run-length strings.
         size: (height, width) of the image.
         min_coverage: 0 < c <= 1; HASSOD uses 0.9 for pseudo-labels and 0.75 for the teacher.
+        may_be_parents: the others get parents but no children; None: all may.
 
     Raises:
         InputError: ``min_coverage`` out of range, a damaged string or one of another image size.
     """
     if not 0 < min_coverage <= 1:
         raise InputError(f"expected a coverage in (0, 1]; got {min_coverage}; 0.9 is the published value")
-    return _smallest_covering(rle.intersections(rles, size), min_coverage)
+    allowed = np.ones(len(rles), np.bool_) if may_be_parents is None else may_be_parents
+    return _smallest_covering(rle.intersections(rles, size), min_coverage, allowed)
 
 
 @checked
@@ -113,13 +121,14 @@ def raise_to_children(values: np.ndarray, parents: np.ndarray) -> np.ndarray:
 
 
 @kernel()
-def _smallest_covering(shared: np.ndarray, min_coverage: float) -> np.ndarray:
+def _smallest_covering(shared: np.ndarray, min_coverage: float, allowed: np.ndarray) -> np.ndarray:
     n = len(shared)
     parents = np.full(n, -1, np.int32)
     for a in range(n):
         for b in range(n):
             if (
-                shared[a, b] > 0
+                allowed[b]
+                and shared[a, b] > 0
                 and shared[a, b] / shared[a, a] >= min_coverage
                 and shared[a, b] / shared[b, b] < min_coverage
                 and (parents[a] < 0 or shared[b, b] < shared[parents[a], parents[a]])
