@@ -222,7 +222,7 @@ def export(booster: Any, examples: list[Example]) -> Any:
 def _round_down(threshold: float) -> np.float32:
     """So that float32 features compare with it as with the float64 threshold."""
     value = np.float32(threshold)
-    return value if value <= threshold else np.nextafter(value, np.float32(-np.inf))
+    return value if float(value) <= threshold else np.nextafter(value, np.float32(-np.inf))
 
 
 def recalls(examples: list[Example], scores: list[np.ndarray], limits: tuple[int, ...] = (10, 100)) -> np.ndarray:

@@ -76,10 +76,9 @@ def run(steps: Sequence[Step], options: argparse.Namespace) -> int:
     path: Path = options.output / "recipe.json"
     done = read_json(path, {"done": dict})["done"] if path.exists() else {}
     hours = sum(step.tflops for step in steps) / GPU_TFLOPS / 3600
-    print(
-        f"{len(steps)} steps, about {hours:.1f} GPU-hours in all: an estimate from operations at {GPU_TFLOPS} TFLOP/s,"
-    )
-    print("without refinement and clustering, which are CPU work, and without reading images", flush=True)
+    if hours:
+        print(f"{len(steps)} steps, about {hours:.1f} GPU-hours in all: an estimate from operations at {GPU_TFLOPS}")
+        print("TFLOP/s, without refinement and clustering, which are CPU work, and without reading images", flush=True)
     for number, step in enumerate(steps, 1):
         hours = step.tflops / GPU_TFLOPS / 3600
         print(f"\n[{number}/{len(steps)}] {step.title}" + (f" (about {hours:.1f} GPU-hours)" if step.tflops else ""))
@@ -204,11 +203,16 @@ def unsam_model(options: argparse.Namespace, labels: Path) -> Step:
     return train_step("Mask2Former", options, "unsam", tflops, labels=labels, toy=("--num-queries", "12"))
 
 
-def report_steps(options: argparse.Namespace, labels: Step, run_name: str, of_labels: str, of_model: str) -> list[Step]:
+def report_steps(
+    options: argparse.Namespace, labels: Step, run_name: str, of_labels: str, of_model: str, *model_options: str
+) -> list[Step]:
     """Recall of the pseudo-labels' method and of a run on annotated photographs, with ``--test`` and ``--gt``."""
     if options.test is None:
         return []
-    places = {"labels": labels.command[len(options.photos) + 3 :], "model": ("--model", str(options.output / run_name))}
+    places = {
+        "labels": labels.command[len(options.photos) + 3 :],
+        "model": ("--model", str(options.output / run_name), *model_options),
+    }
     steps = []
     for what, arguments in places.items():
         folder, result = options.output / f"test-{what}", options.output / f"test-{what}.json"

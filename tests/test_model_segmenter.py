@@ -122,7 +122,7 @@ def test_options_that_models_do_not_have_are_refused(run):
     with pytest.raises(InputError, match=r"a trained model without method and quality; got .*with 'sohes', 'best'"):
         masktree.load(run, method="sohes", quality="best")
     with pytest.raises(
-        InputError, match=r"trained model: min_area, .*, snap, calibrated, score, image_size, short_side; got"
+        InputError, match=r"trained model: min_area, .*, snap, pool, regroup, calibrated, score, image_size, short_side; got"
     ):
         masktree.load(run, thresholds=(0.5,))
     with pytest.raises(InputError, match="dtype 'float32', 'bfloat16', 'float16'; got 'int8'"):
@@ -359,8 +359,48 @@ def test_snapped_masks_are_unions_of_the_default_methods_regions(run, segmenter,
     assert "expected --snap with --model" in capsys.readouterr().err
 
 
+def test_pooled_masks_are_those_of_the_method_and_of_the_model(run, photos, collection, tmp_path, capsys):
+    image = resize_image(read_image(photos[0]), (96, 128))
+    method, snapped = masktree.load("embedded")(image), masktree.load(run, snap=True)(image)
+    pooled = masktree.load(run, pool=True, max_masks=None)(image)
+    assert pooled.rles[: len(method)] == method.rles
+    assert pooled.kinds.tolist() == [*method.kinds.tolist(), *[2] * (len(pooled) - len(method))]
+    assert set(pooled.rles[len(method) :]) <= set(snapped.rles)
+    assert (pooled.scores[: len(method)] != method.scores).any()
+    assert pooled.dendrogram.parents.tolist() == method.dendrogram.parents.tolist()
+    regrouped = masktree.load(run, pool=True, regroup=True)(image)
+    np.testing.assert_array_equal(regrouped.dendrogram.leaves, method.dendrogram.leaves)
+    np.testing.assert_array_equal(regrouped.dendrogram.altitudes, method.dendrogram.altitudes)
+    assert regrouped.dendrogram.parents.tolist() != method.dendrogram.parents.tolist()
+    assert len(masktree.load(run, pool=True, max_masks=5)(image)) == 5
+    out = tmp_path / "out"
+    command = ["segment", str(collection), "-o", str(out), "--picture", "none"]
+    assert cli.main([*command, "--model", str(run), "--pool", "--regroup"]) == 0
+    assert json.loads((out / "run.json").read_text())["config"]["options"] == {"pool": True, "regroup": True}
+    trees = [MaskTree.load(path) for path in sorted(out.glob("[0-9].json"))]
+    assert all(tree.dendrogram is not None for tree in trees)
+    for arguments, message in (
+        (["--pool"], "expected --pool with --model"),
+        (["--model", str(run), "--regroup"], "expected --regroup with --model and --pool"),
+    ):
+        assert cli.main([*command, *arguments]) == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(InputError, match="expected regroup together with pool"):
+        masktree.load(run, regroup=True)
+
+
+def test_labels_of_a_pool_have_the_asked_for_number_of_masks(run, collection, tmp_path):
+    options = {"pool": True, "regroup": True}
+    outcome = discover(
+        [collection], tmp_path / "labels", SegmenterConfig(model=str(run), options=options), average_labels=6, workers=1
+    )
+    assert not outcome.failures
+    config = LabelSet.open(tmp_path / "labels").index["config"]
+    assert config["options"].keys() == {"pool", "regroup", "min_score", "max_masks"}
+
+
 def test_blank_images_give_one_mask(run, rng):
-    segmenter = masktree.load(run, device="cpu", crops=True, snap=True)
+    segmenter = masktree.load(run, device="cpu", crops=True, pool=True)
     noise = rng.integers(0, 256, (90, 140, 3), dtype=np.uint8)
     stripes = noise.copy()
     stripes[::2] = 0

@@ -151,10 +151,10 @@ def test_kinds_survive_files_and_selection(tree, tmp_path):
 def test_a_combination_is_nobodys_parent(tree):
     parents = tree.parents.copy()
     parents[0] = len(tree) - 1
-    with pytest.raises(InputError, match="expected nodes as parents; got a combination"):
+    with pytest.raises(InputError, match="expected nodes as parents; got another mask"):
         replace(tree, parents=parents)
     with pytest.raises(InputError, match="expected kinds in 0"):
-        replace(tree, kinds=np.full(len(tree), 2, np.int8))
+        replace(tree, kinds=np.full(len(tree), 3, np.int8))
 
 
 def test_only_the_best_nodes_and_pairs_are_combined(rng, monkeypatch):

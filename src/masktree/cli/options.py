@@ -47,6 +47,8 @@ class SegmenterOptions:
         snap: Replace masks by regions of the method masktree.
         image_size: Longer side of the model's input in pixels.
         short_side: Shorter side, as far as the longer one allows it.
+        pool: Give the masks of the method masktree as well, all in one order.
+        regroup: Merge the regions anew by the model's masks, with --pool.
         device: Device: auto, cpu, cuda, cuda:N or mps.
         dtype: Precision of the network.
         seed: Seed of all random choices.
@@ -66,6 +68,8 @@ class SegmenterOptions:
     snap: bool = False
     image_size: int | None = None
     short_side: int | None = None
+    pool: bool = False
+    regroup: bool = False
     device: str = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     seed: int = 0
@@ -87,6 +91,10 @@ class SegmenterOptions:
             raise InputError(
                 "expected --image-size and --short-side with --model; got a method; the method masktree has --detail"
             )
+        if self.pool and self.model is None:
+            raise InputError("expected --pool with --model; got a method, which has no masks to pool with; omit it")
+        if self.regroup and not self.pool:
+            raise InputError("expected --regroup with --model and --pool, whose regions it merges anew; got it alone")
         method = default_method if self.method is None and self.model is None else self.method
         if self.detail != "auto" and method != "masktree":
             raise InputError(
@@ -105,6 +113,8 @@ class SegmenterOptions:
             "snap": self.snap,
             "image_size": self.image_size,
             "short_side": self.short_side,
+            "pool": self.pool,
+            "regroup": self.regroup,
         }
         defaults = {
             "detail": "auto",
@@ -115,6 +125,8 @@ class SegmenterOptions:
             "snap": False,
             "image_size": None,
             "short_side": None,
+            "pool": False,
+            "regroup": False,
         }
         return SegmenterConfig(
             backbone=self.backbone,

@@ -7,7 +7,7 @@ where these are without colour, cuts are ordered by the volume or energy of regi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
@@ -82,6 +82,7 @@ def discover_masks(
     duplicate_iou: float = 0.9,
     masks: MaskSet = "all",
     order: Order = "motion",
+    remerge: Callable[[PartitionTree], PartitionTree] | None = None,
 ) -> MaskTree:
     """Stable nodes of the dendrograms of an image, and combinations of neighbouring ones.
 
@@ -92,6 +93,8 @@ def discover_masks(
         min_area, max_area, max_masks, duplicate_iou, masks: see ``MaskTree.from_dendrogram``.
         order: ``motion``: scores are corrected by what moves in videos, see ``masktree.discover.order``;
             ``stability``: they stay as they are, as they do with several working sizes.
+        remerge: makes another dendrogram on the same leaves, from which masks are chosen; None: as it is. Not called
+            with several working sizes.
     """
     check_mask_set(masks)
     if order not in get_args(Order):
@@ -102,7 +105,7 @@ def discover_masks(
     analyses = [_analyse_at(image, shapes, backbone, *size) for size in sizes]
     if len(analyses) == 1:
         tree = MaskTree.from_dendrogram(
-            analyses[0].tree,
+            analyses[0].tree if remerge is None else remerge(analyses[0].tree),
             min_area=min_area,
             max_area=max_area,
             max_masks=max_masks,

@@ -161,7 +161,7 @@ def _shape_columns(
         np.log(np.maximum(tree.scores, _MIN_SCORE)),
         tree.stabilities,
         tree.granularities,
-        tree.kinds,
+        tree.kinds == 1,
         np.log(np.maximum(counts, 1)),
         (contacts > 0).sum(axis=1),
         contacts.sum(axis=1) / perimeters,

@@ -46,7 +46,8 @@ def load(
         min_area, min_score, max_masks, options: see ``DiscoverySegmenter``. The ``detector`` of the method unsam may be
             the folder of a trained model, with a ``detector_score``, the lowest score of its masks (.3). Options of a
             trained model: ``crops``, see ``ModelSegmenter``, ``snap``: whether to snap its masks to the regions of the
-            default method, ``calibrated``, ``score``, ``image_size`` and ``short_side``, see ``load_model``.
+            default method, ``pool`` and ``regroup``, see ``ModelSegmenter``, ``calibrated``, ``score``, ``image_size`` and
+            ``short_side``, see ``load_model``.
 
     Raises:
         WeightsError: unknown name, or weights that cannot be loaded; other weights are never used instead.
@@ -99,6 +100,8 @@ def load_model(
     max_masks: int | None = MAX_MASKS,
     crops: bool = False,
     snap: bool = False,
+    pool: bool = False,
+    regroup: bool = False,
     calibrated: bool = True,
     score: MaskScore | None = None,
     image_size: int | None = None,
@@ -122,13 +125,12 @@ def load_model(
 
     if options:
         raise InputError(
-            "expected options of a trained model: min_area, min_score, max_masks, crops, snap, calibrated, score, "
-            "image_size, short_side; got "
-            f"{', '.join(options)}"
+            "expected options of a trained model: min_area, min_score, max_masks, crops, snap, pool, regroup, "
+            f"calibrated, score, image_size, short_side; got {', '.join(options)}"
         )
     torch_device = resolve_device(device)  # first, so that a wrong device does not cost a download
     folder = saved.find_model(model)
-    snap_backbone = load_backbone("embedded", str(torch_device)) if snap else None
+    snap_backbone = load_backbone("embedded", str(torch_device)) if snap or pool else None
     network, origin = read_model(folder, torch_device), saved.provenance(folder, str(model))
     if score is not None:
         if not isinstance(network.config, Mask2FormerConfig):
@@ -139,7 +141,7 @@ def load_model(
         network.config = size_at_test(network.config, image_size, short_side)
     calibration = saved.read_calibration(folder) if calibrated else None
     return ModelSegmenter(
-        network, origin, dtype, min_area, min_score, max_masks, crops, snap_backbone, calibration=calibration
+        network, origin, dtype, min_area, min_score, max_masks, crops, snap_backbone, calibration, pool, regroup
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from masktree.backbones.device import resolve_dtype
 from masktree.discover.masktree import build_dendrogram
+from masktree.discover.model_pool import pool_with_method
 from masktree.errors import InputError
 from masktree.io.images import ImageInput, as_rgb, list_images
 from masktree.io.pixels import ImageFormat
@@ -43,6 +44,10 @@ class ModelSegmenter:
         crops: segment crops of large masks as well, see ``masktree.models.crops``; several times slower.
         snap_backbone: backbone of the dendrogram to whose regions masks are snapped, see ``masktree.trees.snap``;
             None leaves the masks as predicted.
+        pool: return the masks of the default method on ``snap_backbone`` as well, all in one order, see
+            ``masktree.discover.model_pool``; the hierarchy and the cuts are those of its dendrogram.
+        regroup: merge this dendrogram anew by the votes of the model's masks first, see ``masktree.cluster.votes``;
+            images of small things, which are analysed at several sizes, keep theirs. Needs ``pool``.
         calibration: from the model's scores to the agreement to expect, see ``masktree.trees.scores``; None for a model
             that was not calibrated, whose scores stay as they are.
 
@@ -59,11 +64,17 @@ class ModelSegmenter:
     crops: bool = False
     snap_backbone: Backbone | None = None
     calibration: ScoreCalibration | None = None
+    pool: bool = False
+    regroup: bool = False
 
     def __post_init__(self) -> None:
         resolve_dtype(self.dtype, self._torch_device)
         if self.min_area is not None and not (isinstance(self.min_area, (int, np.integer)) and self.min_area >= 1):
             raise InputError(f"expected min_area of at least 1 pixel; got {self.min_area!r}; give a whole number")
+        if self.regroup and not self.pool:
+            raise InputError("expected regroup together with pool, whose dendrogram it changes; got regroup alone")
+        if self.pool and self.snap_backbone is None:
+            raise InputError("expected pool with a snap_backbone, whose dendrogram has the other masks; got none")
         check_limits(self.min_score, self.max_masks)
 
     @classmethod
@@ -134,13 +145,15 @@ class ModelSegmenter:
         for i, tree in zip(others, segment([pictures[i] for i in others]), strict=True):
             if self.crops:
                 tree = segment_crops(pictures[i], tree, segment)
-            trees[i] = self._calibrate(self._snap(pictures[i], tree))
+            tree = tree if self.calibration is None else self.calibration(tree)
+            tree = self._pool(pictures[i], tree) if self.pool else self._snap(pictures[i], tree)
+            trees[i] = limit_masks(tree, min_score=self.min_score, max_masks=self.max_masks)
         return [trees[i] for i in range(len(pictures))]
 
-    def _calibrate(self, tree: MaskTree) -> MaskTree:
-        """The masks within the limits, with calibrated scores."""
-        calibrated = tree if self.calibration is None else self.calibration(tree)
-        return limit_masks(calibrated, min_score=self.min_score, max_masks=self.max_masks)
+    def _pool(self, image: RGB, tree: MaskTree) -> MaskTree:
+        """The masks of the default method and of the model."""
+        assert self.snap_backbone is not None
+        return pool_with_method(image, tree, self.snap_backbone, min_area=self.min_area, regroup=self.regroup)
 
     def _snap(self, image: RGB, tree: MaskTree) -> MaskTree:
         """The tree snapped to the regions of the image's dendrogram if there is a ``snap_backbone``."""

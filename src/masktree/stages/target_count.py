@@ -46,7 +46,8 @@ def choose_options(
     segmenter = dataclasses.replace(segmenter, min_score=0.0, max_masks=MAX_MASKS)
     if isinstance(segmenter, ModelSegmenter):
         min_score = _min_score(sample, segmenter, average_labels, show_progress)
-        flags = {"crops": segmenter.crops, "snap": segmenter.snap_backbone is not None}
+        snap = segmenter.snap_backbone is not None and not segmenter.pool
+        flags = {"crops": segmenter.crops, "snap": snap, "pool": segmenter.pool, "regroup": segmenter.regroup}
         return {"min_score": min_score, "max_masks": MAX_MASKS} | {name: True for name, given in flags.items() if given}
     if "thresholds" not in (defaults := METHODS[segmenter.method].options()):
         min_score = _min_score(sample, segmenter, average_labels, show_progress)

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 MaskSet: TypeAlias = Literal["nodes", "all"]  # the nodes of the hierarchy, or combinations of them as well
 LEVELS = ("whole", "part", "subpart")
-KINDS = ("node", "combination")
+KINDS = ("node", "combination", "model")
+_BESIDE = ("combinations", "of a model")  # what the kinds beside nodes are called in a line
 CATEGORY: Final = {"id": 1, "name": "entity", "supercategory": "entity"}  # of COCO files: masks have no classes
 MAX_MASKS: Final = 1000  # of an image, unless more are asked for: average recall counts up to 1000 (AR1000)
 _COLUMNS = {
@@ -61,7 +62,8 @@ class MaskTree:
             analysed at several sizes (``detail``).
         omitted: number of further nodes, of lower scores, that ``max_masks`` left out when the tree was made.
         kinds: (N,) int8: 0 node, 1 combination: the union of two or three neighbouring nodes, see
-            ``masktree.trees.combinations``. Combinations overlap each other and have no children. Zeros unless given.
+            ``masktree.trees.combinations``, 2 model: a mask of a trained model beside them, see
+            ``masktree.discover.model_pool``. The last two overlap each other and have no children. Zeros unless given.
     """
 
     size: tuple[int, int]
@@ -104,10 +106,10 @@ class MaskTree:
             raise InputError(f"expected parents in -1..{n - 1}; got {self.parents.min()}..{self.parents.max()}")
         if n and (self.levels.min() < 0 or self.levels.max() > 2):
             raise InputError("expected levels in 0 (whole), 1 (part), 2 (subpart)")
-        if n and (self.kinds.min() < 0 or self.kinds.max() > 1):
-            raise InputError("expected kinds in 0 (node), 1 (combination)")
+        if n and (self.kinds.min() < 0 or self.kinds.max() >= len(KINDS)):
+            raise InputError("expected kinds in 0 (node), 1 (combination), 2 (model)")
         if self.kinds[self.parents[self.parents >= 0]].any():
-            raise InputError("expected nodes as parents; got a combination; give its children the parent that it has")
+            raise InputError("expected nodes as parents; got another mask; give its children the parent that it has")
         hierarchy.depths(self.parents)  # raises on a cycle
         if not isinstance(self.omitted, (int, np.integer)) or self.omitted < 0:
             raise InputError(f"expected omitted as a whole number of at least 0; got {self.omitted!r}")
@@ -240,7 +242,9 @@ class MaskTree:
             for name, count in zip(LEVELS, np.bincount(self.levels, minlength=3).tolist(), strict=True)
         )
         leaves = "" if self.dendrogram is None else f", dendrogram of {self.dendrogram.n_leaves} leaves"
-        combined = f", of these {self.kinds.sum()} combinations" if self.kinds.any() else ""
+        counts = np.bincount(self.kinds, minlength=len(KINDS)).tolist()
+        beside = [f"{count} {what}" for count, what in zip(counts[1:], _BESIDE, strict=True) if count]
+        combined = f", of these {' and '.join(beside)}" if beside else ""
         omitted = f", {self.omitted} more left out by max_masks" if self.omitted else ""
         return f"MaskTree({self.size[0]} x {self.size[1]}, {len(self)} masks: {levels}{combined}{leaves}{omitted})"
 
@@ -272,7 +276,7 @@ class MaskTree:
 
     @cached_property
     def nodes(self) -> MaskTree:
-        """The tree without combinations: what pictures, instances and exports show."""
+        """The tree without combinations and masks of a model beside it: what pictures, instances and exports show."""
         return self[self.kinds == 0] if self.kinds.any() else self
 
     @cached_property
@@ -310,8 +314,8 @@ class MaskTree:
 
         Keys: segmentation ((H, W) bool, or RLE depending on ``output_mode``), area, bbox (XYWH), predicted_iou (the
         score), point_coords ([[x, y]], a pixel well inside the mask), stability_score, crop_box; and id, parent_id
-        (None for roots), level, depth, kind (node or combination), granularity. Binary masks take up to H*W bytes each:
-        for many masks on a large image use an RLE mode, or iterate over ``mask(i)``.
+        (None for roots), level, depth, kind (node, combination or model), granularity. Binary masks take up to H*W
+        bytes each: for many masks on a large image use an RLE mode, or iterate over ``mask(i)``.
         """
         order = np.argsort(-self.areas, kind="stable").tolist()
         points = rle.inner_points(self._runs, self.size)

@@ -52,7 +52,9 @@ def snap_to_regions(tree: MaskTree, dendrogram: PartitionTree, *, cost: float = 
         return tree
     leaves = dendrogram.rles(np.arange(dendrogram.n_leaves))
     inside, fits = closest_regions(rle.cross_intersections(tree.rles, leaves, tree.size), dendrogram, cost)
-    rles = [new if fit else old for new, old, fit in zip(_encode(inside, dendrogram), tree.rles, fits, strict=True)]
+    rles = [
+        new if fit else old for new, old, fit in zip(encode_unions(inside, dendrogram), tree.rles, fits, strict=True)
+    ]
     return _replace_masks(tree, rles)
 
 
@@ -77,8 +79,8 @@ def closest_regions(
     return inside, intersections >= MIN_SNAP_IOU * (shared.sum(1) + areas - intersections)
 
 
-def _encode(inside: np.ndarray, dendrogram: PartitionTree) -> list[bytes]:
-    """Run-length strings of n unions of leaves, from the runs of the leaf map."""
+def encode_unions(inside: np.ndarray, dendrogram: PartitionTree) -> list[bytes]:
+    """Run-length strings of n unions of leaves, (n, leaves) bool, from the runs of the leaf map."""
     columns = dendrogram.leaves.T.ravel()
     starts = np.flatnonzero(np.diff(columns, prepend=-1))
     ends, leaves = np.append(starts[1:], len(columns)), columns[starts]
