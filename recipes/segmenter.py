@@ -29,12 +29,12 @@ FINE = ("--image-size", "320", "--lr", "3e-4")
 def discover_step(options: Namespace, title: str, name: str, expected: str, *segmenter: str) -> Step:
     """Pseudo-labels of all photographs in the folder OUT/``name``."""
     folder = options.output / name
-    toy = ("--device", "cpu") if options.toy else ()
+    count, toy = (4, ("--device", "cpu")) if options.toy else (LABELS_PER_IMAGE, ())
     return Step(
         title,
         (
             *("discover", *map(str, options.photos), "-o", str(folder), *segmenter),
-            *("--average-labels", str(LABELS_PER_IMAGE), "--workers", str(options.workers), *toy),
+            *("--average-labels", str(count), "--workers", str(options.workers), *toy),
         ),
         expected,
         lambda: f"{stages.labels_per_image(folder):.2f} labels per image",
@@ -63,7 +63,8 @@ def main() -> int:
     out = options.output
     pool = ("--model", str(out / "fine"), "--pool")
     labels = discover_step(
-        options, "pseudo-labels of the method masktree", "labels", "36 labels per image", "--masks", "all"
+        *(options, "pseudo-labels of the method masktree", "labels", "36 labels per image"),
+        *("--method", "masktree", "--masks", "all"),
     )
     steps = [
         labels,
