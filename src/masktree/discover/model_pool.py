@@ -2,9 +2,10 @@
 
 A model's masks are snapped to the leaves of the image's dendrogram (``masktree.trees.snap``), so that they can be
 compared with its nodes and combinations leaf by leaf. Of both the scores are the agreement to expect, see
-``masktree.trees.scores``. What both find is more likely to be a thing than what one of them finds: the score of a mask
-is a weighted geometric mean of what either says about it, and either says about a mask that it does not have what it
-says about its own masks, times their IoU with it (our choice).
+``masktree.trees.scores``. The score of a mask is a weighted geometric mean of what either says about it, and either
+says about a mask that it does not have what it says about its own masks, times their IoU with it (our choice). By
+default the model has no say, so that its masks stand beside those of the method that they resemble: of a model of an
+hour, any say makes fewer of the first masks segments of motion (see the log).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from masktree.trees.masktree import KINDS, MaskTree
 from masktree.trees.snap import closest_regions, encode_unions
 from masktree.types import RGB
 
-MODEL_SHARE = 0.5  # weight of what the model says (our choice; see the log)
+MODEL_SHARE = 0.0  # weight of what the model says (chosen by motion in unlabelled videos; see the log)
 DUPLICATE_IOU = 0.9  # above which a mask of the model beside a node, a combination or a better one is dropped, as there
 
 
