@@ -122,7 +122,8 @@ def test_options_that_models_do_not_have_are_refused(run):
     with pytest.raises(InputError, match=r"a trained model without method and quality; got .*with 'sohes', 'best'"):
         masktree.load(run, method="sohes", quality="best")
     with pytest.raises(
-        InputError, match=r"trained model: min_area, .*, snap, pool, regroup, calibrated, score, image_size, short_side; got"
+        InputError,
+        match=r"trained model: min_area, .*, snap, pool, regroup, calibrated, score, image_size, short_side; got",
     ):
         masktree.load(run, thresholds=(0.5,))
     with pytest.raises(InputError, match="dtype 'float32', 'bfloat16', 'float16'; got 'int8'"):

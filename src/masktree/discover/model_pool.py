@@ -11,7 +11,7 @@ hour, any say makes fewer of the first masks segments of motion (see the log).
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -71,7 +71,7 @@ def pool_with_method(
         return merge_by_votes(dendrogram, *snap_predictions(predictions, dendrogram))
 
     method = METHODS["masktree"]
-    options = {} if min_area is None else {"min_area": min_area}
+    options: dict[str, Any] = {} if min_area is None else {"min_area": min_area}
     tree = method.calibration(method(image, backbone, remerge=merge_anew if regroup else None, **options))
     assert tree.dendrogram is not None
     return pool_predictions(tree, snap_predictions(predictions, tree.dendrogram))

@@ -46,8 +46,8 @@ def load(
         min_area, min_score, max_masks, options: see ``DiscoverySegmenter``. The ``detector`` of the method unsam may be
             the folder of a trained model, with a ``detector_score``, the lowest score of its masks (.3). Options of a
             trained model: ``crops``, see ``ModelSegmenter``, ``snap``: whether to snap its masks to the regions of the
-            default method, ``pool`` and ``regroup``, see ``ModelSegmenter``, ``calibrated``, ``score``, ``image_size`` and
-            ``short_side``, see ``load_model``.
+            default method, ``pool`` and ``regroup``, see ``ModelSegmenter``, and ``calibrated``, ``score``,
+            ``image_size`` and ``short_side``, see ``load_model``.
 
     Raises:
         WeightsError: unknown name, or weights that cannot be loaded; other weights are never used instead.
