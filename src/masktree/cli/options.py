@@ -35,20 +35,20 @@ class SegmenterOptions:
     Attributes:
         model: Folder of masktree train, or owner/name on the hub.
         backbone: Feature extractor; see `masktree info backbone`. Default: embedded, which needs no download.
-        positions: Resize positions of a ViT as timm, or as DINO's own code.
+        positions: Resize a ViT's positions as timm or DINO.
         quality: best is slower and finer. Default: fast.
         detail: Size of the analysis by the method masktree: at most so many pixels (auto: 640 or 1280), or fine, for
             small things: up to three times the size, 14 times the time. auto is fine where it sees them.
         min_area: Smallest mask in pixels. Default: that of the method.
         min_score: Lowest score of a mask: its agreement, from 0 to 1, when the photograph changes a little.
-        max_masks: Most masks of a photograph; those of highest score are kept.
+        max_masks: Most masks of a photograph: the best.
         masks: Nodes of the dendrogram, or all: unions of them too (masktree). Default: all; for discover nodes.
         crops: Segment crops of large masks too; ten times the time.
         snap: Replace masks by regions of the method masktree.
         image_size: Longer side of the model's input in pixels.
         short_side: Shorter side, as far as the longer one allows it.
-        pool: Give the masks of the method masktree as well, all in one order.
-        regroup: Merge the regions anew by the model's masks, with --pool.
+        pool: Add the masks of the method masktree to them.
+        regroup: And merge its regions anew by the model's masks.
         device: Device: auto, cpu, cuda, cuda:N or mps.
         dtype: Precision of the network.
         seed: Seed of all random choices.
