@@ -64,12 +64,13 @@ class RayEngine:
             workers = workers or accelerators or max(1, _count("CPU"))
             counter = ray.remote(TryCounter).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
             size = max(1, min(_MAX_SHARD, len(items) // (_SHARDS_PER_WORKER * workers)))
+            num_shards = -(-len(items) // size)
             dataset = ray.data.from_items(
-                [{"item": pickle.dumps(numbered)} for numbered in enumerate(items)],
-                override_num_blocks=-(-len(items) // size),
+                [{"item": pickle.dumps(numbered)} for numbered in enumerate(items)], override_num_blocks=num_shards
             ).map_batches(
                 ShardWorker,
-                batch_size=None,
+                # With accelerators Ray asks for a size; that of the smallest block, so that it unites none.
+                batch_size=len(items) // num_shards,
                 batch_format="numpy",
                 compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
                 num_cpus=_CORES_PER_WORKER,
