@@ -217,7 +217,8 @@ def main() -> None:
     args = parser.parse_args()
     root = args.work / f"photos-{args.images}-{args.side}"
     photos = make_copies(args.photos, root, args.images, args.side)
-    config = SegmenterConfig(method=args.method, backbone=args.backbone)
+    options = {"masks": "nodes"} if args.method == "masktree" else {}  # as ``masktree discover``
+    config = SegmenterConfig(method=args.method, backbone=args.backbone, options=options)
     rounds: dict[int, list[Round]] = {workers: [] for workers in args.workers}
     for _ in range(args.rounds):
         for workers in args.workers:
