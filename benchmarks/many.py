@@ -154,7 +154,7 @@ def run(photos: list[Photo], root: Path, output: Path, config: SegmenterConfig, 
 
     writer._write_shard = write_shard  # type: ignore[method-assign]
     begun = time.perf_counter()
-    with ResidentSizes() as sizes, writer.in_background():
+    with writer.in_background(), ResidentSizes() as sizes:
         for result in batch.run(photos, TimedJob(job), workers=workers):
             assert result.error is None, result.error
             steps.update(result.value)
