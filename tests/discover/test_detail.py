@@ -24,16 +24,26 @@ from masktree.trees.hierarchy import depths
 from masktree.trees.masktree import MaskTree
 
 
+def disc_grid(side: int, count: int, first: int, step: int, squared_radius: int) -> np.ndarray:
+    """(count^2, side, side) bool masks of discs in rows and columns, their centres ``step`` pixels apart."""
+    y, x = np.mgrid[:side, :side]
+    centres = [(first + step * i, first + step * j) for i in range(count) for j in range(count)]
+    return np.stack([(y - row) ** 2 + (x - column) ** 2 <= squared_radius for row, column in centres])
+
+
+def photographed(values: np.ndarray, noise: float) -> np.ndarray:
+    """(H, W) or (H, W, 3) values, slightly blurred and with noise of a standard deviation, as uint8."""
+    blurred = ndimage.gaussian_filter(values, 0.8, axes=(0, 1))
+    return (blurred + np.random.default_rng(0).normal(0, noise, values.shape)).clip(0, 255).astype(np.uint8)
+
+
 @pytest.fixture(scope="module")
 def dots() -> tuple[np.ndarray, np.ndarray]:
     """(112, 112, 3) image of 121 coloured discs of radius 3 on one noisy ground, and their (121, H, W) masks."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:112, :112]
-    masks = np.stack([(y - 6 - 10 * i) ** 2 + (x - 6 - 10 * j) ** 2 <= 9 for i in range(11) for j in range(11)])
+    masks = disc_grid(112, 11, 6, 10, 9)
     image = np.full((112, 112, 3), (90, 120, 90), np.float64)
     image[masks.any(axis=0)] = (190, 150, 60)
-    blurred = ndimage.gaussian_filter(image, (0.8, 0.8, 0)) + rng.normal(0, 5, image.shape)
-    return blurred.clip(0, 255).astype(np.uint8), masks
+    return photographed(image, 5), masks
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +60,11 @@ def recall(tree: MaskTree, masks: np.ndarray) -> float:
 @pytest.fixture(scope="module")
 def packed_discs() -> tuple[np.ndarray, np.ndarray]:
     """(120, 120, 3) grey image of 36 striped discs, one pixel apart, on a shaded ground, and their (36, H, W) masks."""
-    rng = np.random.default_rng(0)
+    masks = disc_grid(120, 6, 10, 20, 90)
     y, x = np.mgrid[:120, :120]
-    masks = np.stack([(y - 10 - 20 * i) ** 2 + (x - 10 - 20 * j) ** 2 <= 90 for i in range(6) for j in range(6)])
     stripes = 60 + 12 * np.sin(2 * np.pi * (x + y) / 5)
     image = 40 + 90 * x / 119 + 40 * y / 119 + np.where(masks.any(axis=0), stripes, 0)
-    noisy = ndimage.gaussian_filter(image, 0.8) + rng.normal(0, 4, image.shape)
-    return noisy.clip(0, 255).astype(np.uint8)[..., None].repeat(3, axis=2), masks
+    return photographed(image, 4)[..., None].repeat(3, axis=2), masks
 
 
 @pytest.fixture(scope="module")
@@ -180,14 +188,12 @@ def test_cuts_do_not_change_what_is_found(packed_discs, packed_tree, monkeypatch
 @pytest.fixture(scope="module")
 def two_tone_discs() -> tuple[np.ndarray, np.ndarray]:
     """(160, 160, 3) image of 16 discs, each half violet and half yellow, on one green ground, and their masks."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:160, :160]
-    masks = np.stack([(y - 20 - 40 * i) ** 2 + (x - 20 - 40 * j) ** 2 <= 121 for i in range(4) for j in range(4)])
+    masks = disc_grid(160, 4, 20, 40, 121)
+    x = np.arange(160)
     image = np.full((160, 160, 3), (110, 130, 110), np.float64)
     image[masks.any(axis=0) & (x % 40 < 20)] = (130, 60, 160)
     image[masks.any(axis=0) & (x % 40 >= 20)] = (190, 190, 60)
-    noisy = ndimage.gaussian_filter(image, (0.8, 0.8, 0)) + rng.normal(0, 4, image.shape)
-    return noisy.clip(0, 255).astype(np.uint8), masks
+    return photographed(image, 4), masks
 
 
 def test_things_of_several_colours_are_combinations(two_tone_discs):

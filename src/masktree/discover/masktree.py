@@ -200,10 +200,16 @@ def _has_coarse_cuts(image: RGB, detail: Detail) -> bool:
     return detail == "auto" and may_show_large_things(image)
 
 
+def _attribute_of_cuts(image: RGB) -> Attribute | None:
+    """What the cuts of small things without colour go by; None for other images."""
+    if shows_dense_things(image):
+        return "volume"
+    return "energy" if shows_faint_things(image) else None
+
+
 def _cuts(image: RGB, detail: Detail, coarsest: Analysis, finest: Analysis) -> PartitionTree:
     """The dendrogram of an image with several working sizes, on the leaves of the finest; altitudes are calibrated."""
-    if shows_dense_things(image) or shows_faint_things(image):
-        attribute: Attribute = "volume" if shows_dense_things(image) else "energy"
+    if (attribute := _attribute_of_cuts(image)) is not None:
         ordered = merge_by_volume(finest.tree, finest.edges, finest.strengths, attribute=attribute)
         return centre_on_pieces(ordered, image)
     if _has_coarse_cuts(image, detail):

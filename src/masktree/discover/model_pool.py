@@ -118,7 +118,7 @@ def pool_predictions(
     else:
         tree_says = np.zeros(len(new))
     scores = tree_says ** (1 - share) * model_says**share
-    return _append(tree, new, scores)
+    return _append(tree, found, new, scores)
 
 
 def _distinct(predictions: Predictions, found: np.ndarray, areas: np.ndarray, duplicate_iou: float) -> np.ndarray:
@@ -140,10 +140,11 @@ def _ious(first: np.ndarray, second: np.ndarray, areas: np.ndarray) -> np.ndarra
     return shared / np.maximum(united, 1)
 
 
-def _append(tree: MaskTree, inside: np.ndarray, scores: np.ndarray) -> MaskTree:
-    """The tree with further unions of leaves behind its masks, and new scores for all."""
+def _append(tree: MaskTree, found: np.ndarray, inside: np.ndarray, scores: np.ndarray) -> MaskTree:
+    """The tree, whose masks have the leaves ``found``, with further unions of leaves behind them, and new scores for
+    all."""
     assert tree.dendrogram is not None
-    new_parents = _smallest_nodes(tree, inside)
+    new_parents = _smallest_nodes(tree, found, inside)
     granularities = _coarsest_inside(tree.dendrogram, inside)
     limits = np.where(new_parents >= 0, tree.granularities[new_parents], 1.0)
     parents = np.concatenate([tree.parents, new_parents])
@@ -159,13 +160,13 @@ def _append(tree: MaskTree, inside: np.ndarray, scores: np.ndarray) -> MaskTree:
     )
 
 
-def _smallest_nodes(tree: MaskTree, inside: np.ndarray) -> np.ndarray:
+def _smallest_nodes(tree: MaskTree, found: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """(n,) int32 index of the smallest node of the tree that contains each union of leaves, -1 where there is none."""
     nodes = np.flatnonzero(tree.kinds == 0)
     if len(nodes) == 0:
         return np.full(len(inside), -1, np.int32)
     nodes = nodes[np.argsort(tree.areas[nodes], kind="stable")]
-    outside = ~leaves_inside(tree)[nodes]
+    outside = ~found[nodes]
     misses = inside.astype(np.float32) @ outside.T.astype(np.float32) > 0
     first = np.argmin(misses, axis=1)
     return np.where(misses.all(axis=1), -1, nodes[first]).astype(np.int32)

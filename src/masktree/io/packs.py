@@ -20,13 +20,14 @@ def find_in_folder(folder: Path) -> tuple[list[Photo], list[dict[str, str]]]:
     Raises:
         InputError: as ``find_photos`` and ``find_stored``; also where there is neither.
     """
+    has_packs = next(folder.glob("*.tar"), None) is not None
     try:
         photos, failures = find_photos([folder])
     except InputError:
-        if next(folder.glob("*.tar"), None) is None:
+        if not has_packs:
             raise
         photos, failures = [], []
-    if photos or next(folder.glob("*.tar"), None) is None:
+    if photos or not has_packs:
         return photos, failures
     _, packed, unread = find_stored(f"{glob.escape(str(folder))}/*.tar")
     check_names(packed)

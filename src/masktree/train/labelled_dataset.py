@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +13,6 @@ from masktree.errors import InputError
 from masktree.models.structures import Batch, Targets
 from masktree.train.augmentation import Augmentation
 from masktree.train.color_jitter import ColorJitter
-from masktree.train.label_store import LabelStore
 from masktree.train.photo_dataset import Broken, PhotoDataset, RandomStream, pad, pad_to, padded_size, stack_padded
 from masktree.train.samples import (
     MAX_PASTED_FRACTION,
@@ -63,19 +61,9 @@ class LabelledDataset(PhotoDataset[LabelledExample, Batch]):
     order_stream = RandomStream.ORDER
     seed_stream = RandomStream.SEED
 
-    def __init__(
-        self,
-        store: LabelStore,
-        root: str | Path,
-        settings: Augmentation,
-        seed: int,
-        indices: np.ndarray | None = None,
-        *,
-        skip_broken: bool = False,
-    ) -> None:
-        """As :class:`PhotoDataset`; ``indices`` None takes all images with masks."""
-        indices = store.images_with_masks() if indices is None else indices
-        super().__init__(store, root, settings, seed, indices, skip_broken=skip_broken)
+    def usable_images(self) -> np.ndarray:
+        """See :meth:`PhotoDataset.usable_images`: those that have masks."""
+        return self.store.images_with_masks()
 
     def example(self, k: int) -> LabelledExample:
         """See :meth:`PhotoDataset.example`."""

@@ -78,7 +78,7 @@ class PhotoDataset(Dataset[Example | MasktreeError], ABC, Generic[Example, Item]
         root: str | Path,
         settings: Augmentation,
         seed: int,
-        indices: np.ndarray,
+        indices: np.ndarray | None = None,
         *,
         skip_broken: bool = False,
     ) -> None:
@@ -88,7 +88,7 @@ class PhotoDataset(Dataset[Example | MasktreeError], ABC, Generic[Example, Item]
             root: folder of the images.
             settings: of the augmentation.
             seed: 0 or more; decides all examples.
-            indices: (n,) indices in the store of the images to use.
+            indices: (n,) indices in the store of the images to use; None takes those of :meth:`usable_images`.
             skip_broken: replace an image that cannot be read, or whose size differs from its labels', by the next one
                 of the epoch; otherwise it is an error.
 
@@ -101,7 +101,11 @@ class PhotoDataset(Dataset[Example | MasktreeError], ABC, Generic[Example, Item]
             raise InputError(f"expected a seed of 0 or more; got {seed}")
         if not self.root.is_dir():
             raise InputError(f"expected the folder of the images; got {self.root}; give it with --root")
-        self._indices = indices
+        self._indices = self.usable_images() if indices is None else indices
+
+    def usable_images(self) -> np.ndarray:
+        """(n,) indices in the store of the images that examples can be made of: all."""
+        return np.arange(len(self.store))
 
     @abstractmethod
     def example(self, k: int) -> Example:

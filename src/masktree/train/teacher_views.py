@@ -130,8 +130,7 @@ class TwoViewDataset(PhotoDataset[ViewPair, ViewBatch]):
         *,
         skip_broken: bool = False,
     ) -> None:
-        """As :class:`PhotoDataset`; ``indices`` None takes all images."""
-        indices = np.arange(len(store)) if indices is None else indices
+        """As :class:`PhotoDataset`, with the strong colours of ``settings``."""
         super().__init__(store, root, settings.strong(), seed, indices, skip_broken=skip_broken)
 
     def example(self, k: int) -> ViewPair:
