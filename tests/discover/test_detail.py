@@ -13,6 +13,7 @@ import masktree
 from masktree.cluster.volume import merge_by_volume
 from masktree.discover import detail as rule
 from masktree.discover import masktree as method
+from masktree.discover import pooling
 from masktree.discover.masktree import build_dendrogram, discover_masks
 from masktree.discover.pieces import CENTRE
 from masktree.discover.pooling import COMBINED_SHARE, divide_leaves, unite_leaves
@@ -211,6 +212,15 @@ def test_things_of_several_colours_are_combinations(two_tone_discs):
         assert tree.granularities[index] == pytest.approx(tree.dendrogram.altitudes[np.argmax(ious)], abs=1e-6)
         parent = tree.parents[index]
         assert parent < 0 or not (mask & ~tree.mask(parent)).any()
+
+
+def test_things_that_differ_come_before_larger_faint_patches_of_the_ground(monkeypatch):
+    masks = disc_grid(120, 4, 15, 30, 16)
+    patches = np.random.default_rng(1).normal(0, 12, (10, 10)).repeat(12, axis=0).repeat(12, axis=1)
+    image = photographed(90 + patches + 60 * masks.any(axis=0), 2)[..., None].repeat(3, axis=2)
+    found = recall(discover_masks(image, max_masks=16), masks)
+    monkeypatch.setattr(pooling, "node_contrasts", lambda tree, image: np.full(len(tree.parents), 12.0))
+    assert found > 0.75 > 0.5 > recall(discover_masks(image, max_masks=16), masks)
 
 
 def test_things_without_colour_are_nodes(packed_tree):

@@ -28,7 +28,7 @@ LARGE_SIDE = 2 * WORKING_SIDE  # images from here on show more at twice the work
 # photographs of mixed origin 2 % have one; of fluorescence nuclei and flakes under a microscope all.
 GROUND_SHARE = 0.4
 CLEAR_GROUND_SHARE = 0.8  # things cover at most a fifth of nearly every part: none of them is large (our choice)
-_GROUND_DISTANCE = 12.0  # in Lab: what still is the colour of the ground, with noise and uneven light
+GROUND_DISTANCE = 12.0  # in Lab: what still is the colour of the ground, with noise and uneven light
 _THUMBNAIL_SIDE = 96
 _PARTS = 6  # along each side
 _FEW = 0.1  # of the parts may have less of the ground
@@ -106,7 +106,7 @@ def ground_share(image: RGB) -> float:
     flat = colours.reshape(-1, 3).astype(np.float32)
     candidates = np.stack([np.median(flat[parts == part], axis=0) for part in range(_PARTS**2)])
     distances = (flat**2).sum(1)[:, None] - 2 * flat @ candidates.T + (candidates**2).sum(1)
-    similar = (distances < _GROUND_DISTANCE**2).astype(np.float32)
+    similar = (distances < GROUND_DISTANCE**2).astype(np.float32)
     members = (parts == np.arange(_PARTS**2)[:, None]).astype(np.float32)
     shares = members @ similar / members.sum(1, keepdims=True)
     return float(np.quantile(shares, _FEW, axis=0).max())

@@ -116,6 +116,7 @@ def discover_masks(
     return pool_dendrograms(
         [one.tree for one in analyses],
         [working_side for _, working_side in sizes],
+        brighten(image),
         cuts=_cuts(image, detail, analyses[0], analyses[-1]),
         combine=masks == "all" and has_colour(image),
         min_area=min_area,

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from masktree.cluster.contrast import node_contrasts
+from masktree.discover.detail import GROUND_DISTANCE
 from masktree.kernels import kernel
 from masktree.trees import hierarchy
 from masktree.trees.combinations import Combinations, combine_nodes, unite_nodes
@@ -17,7 +19,7 @@ from masktree.trees.dendrogram import PartitionTree
 from masktree.trees.masktree import MAX_MASKS, MaskTree
 from masktree.trees.nms import mask_nms
 from masktree.trees.node_selection import SelectedNodes, select_nodes
-from masktree.types import Labels
+from masktree.types import RGB, Labels
 
 # Nodes of each dendrogram that are compared, per mask of the tree: enough that NMS leaves as many masks as are asked
 # for (our choice).
@@ -32,6 +34,7 @@ COMBINED_SHARE = 0.2  # of the masks may be combinations, so that small things k
 def pool_dendrograms(
     dendrograms: Sequence[PartitionTree],
     working_sides: Sequence[int],
+    image: RGB,
     *,
     cuts: PartitionTree,
     combine: bool = False,
@@ -51,6 +54,7 @@ def pool_dendrograms(
     Args:
         dendrograms: of images of one size, altitudes in [0, 1]; the last one is the finest.
         working_sides: longer side in pixels at which each of them was made.
+        image: (H, W, 3) uint8: scores are weighted by the contrast of a mask in it, see ``masktree.cluster.contrast``.
         cuts: the dendrogram of the tree, on the leaves of the finest one.
         combine: whether combinations of the nodes of the first, coarsest dendrogram are among the masks, for things
             whose parts differ more from each other than from the ground (``masktree.trees.combinations``).
@@ -60,17 +64,20 @@ def pool_dendrograms(
     limit = None if max_masks is None else CANDIDATES_PER_MASK * max_masks
     choose = partial(select_nodes, max_area=max_area, max_masks=limit, duplicate_iou=duplicate_iou)
     united = [one if one is finest else unite_leaves(finest.leaves, one) for one in dendrograms]
+    # 1 where a thing differs as much as what is no longer the ground, so that scores keep their scale (our choice).
+    weights = [node_contrasts(one, image) / GROUND_DISTANCE for one in united]
     candidates = []
     for number, (dendrogram, working_side) in enumerate(zip(united, working_sides, strict=True)):
         smallest, weight = min_area, 1.0
         if dendrogram is not finest:
             weight = COARSE_WEIGHT
             smallest = max(min_area, math.ceil((MIN_COARSE_SIDE * max(finest.size) / working_side) ** 2))
-        candidates.append(_nodes(dendrogram, number, choose(dendrogram, min_area=smallest), weight))
+        selected = choose(dendrogram, min_area=smallest, weights=weights[number])
+        candidates.append(_nodes(dendrogram, number, selected, weight))
     if combine:  # the members may be smaller than masks of this size
         _, combined = combine_nodes(
             united[0],
-            choose(united[0], min_area=min_area),
+            choose(united[0], min_area=min_area, weights=weights[0]),
             max_area=max_area,
             max_masks=limit,
             duplicate_iou=duplicate_iou,
@@ -96,7 +103,7 @@ def pool_dendrograms(
         size=finest.size,
         rles=tuple(rles),
         parents=parents,
-        scores=scores[keep].astype(np.float32),
+        scores=np.minimum(scores[keep], 1).astype(np.float32),
         granularities=granularities,
         stabilities=stabilities.astype(np.float32),
         levels=hierarchy.levels(parents),

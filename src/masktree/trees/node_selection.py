@@ -22,7 +22,7 @@ class SelectedNodes(NamedTuple):
     Attributes:
         nodes: (k,) ascending node numbers.
         parents: (k,) index of the nearest selected ancestor, -1 for roots.
-        scores: (k,) stability * sqrt(area / image area), in [0, 1].
+        scores: (k,) stability * sqrt(area / image area), times the node's weight if there is one.
         stabilities: (k,) altitude of the parent minus that of the node, in [0, 1].
         omitted: number of further nodes, of lower scores, beyond the maximum.
     """
@@ -42,10 +42,12 @@ def select_nodes(
     max_masks: int | None,
     duplicate_iou: float,
     areas: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
 ) -> SelectedNodes:
     """The stable nodes of a dendrogram with altitudes in [0, 1]; see ``MaskTree.from_dendrogram``.
 
     ``areas``: (2n-1,) of the nodes in pixels, where the leaf map of ``tree`` is not the image's; None takes the tree's.
+    ``weights``: (2n-1,) of the scores of the nodes, at least 0.
 
     Raises:
         InputError: altitudes or an option out of range.
@@ -63,6 +65,8 @@ def select_nodes(
     stabilities = altitudes[tree.parents] - altitudes
     stabilities[-1] = 1.0 - altitudes[-1]
     scores = stabilities * np.sqrt(areas / num_pixels)
+    if weights is not None:
+        scores *= weights
     eligible = (areas >= min_area) & (areas <= max_area * num_pixels) & (stabilities > 0)
     if altitudes[-1] <= UNIFORM_ALTITUDE:
         eligible[:] = False
