@@ -13,19 +13,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean, stdev
 
 from arguments import make_parser
 from masktree.predict import SegmenterConfig
-from table import Table
+from table import Table, mean_and_deviation
 from tasks import METRICS, add_task_arguments, cached_evaluation, tasks
-
-
-def mean_and_deviation(values: list[float | None]) -> str | None:
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
-        return None
-    return f"{mean(known):.3f}" + (f" ± {stdev(known):.3f}" if len(known) > 1 else "")
 
 
 def config_of(folder: Path, options: dict[str, object]) -> SegmenterConfig:

@@ -10,7 +10,7 @@
 The first two steps were run on 1,200 photographs, the second one with 1,000 steps; the others at toy size only
 (docs/benchmarks.md, "A network that groups"). The same command goes on where it was stopped; --plan prints the steps.
 The segmenter is OUT/again: masktree segment --model OUT/again --pool. ``recipes/phases.py`` draws the phases,
-``benchmarks/segmenter.py`` measures them.
+``benchmarks/results.py`` measures them.
 """
 
 from __future__ import annotations
