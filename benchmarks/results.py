@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import numpy as np
 
@@ -83,7 +84,7 @@ def measure_seed(segment: Segment, images: Sequence[tuple[Path, ImageGroundTruth
         counts.append(len(tree))
         recalls.append(recall.score_image(truth, ImageDetections.from_tree(tree)))
         parents.append(hierarchy.score_image(truth, tree))
-        predictor = Predictor(segment if is_promptable(segment) else tree, num_multimask_outputs=NUM_MASKS)
+        predictor = Predictor(prompted(segment, tree), num_multimask_outputs=NUM_MASKS)
         clicks.append(points.score_image(predictor, picture, truth, max_clicks=1))
     metrics = recall.summarise(recalls)
     return [
@@ -93,6 +94,15 @@ def measure_seed(segment: Segment, images: Sequence[tuple[Path, ImageGroundTruth
         mean(counts),
         mean(seconds),
     ]
+
+
+def prompted(segment: Segment, tree: MaskTree) -> Any:
+    """What a ``Predictor`` of the segmenter answers with, without segmenting the image again."""
+    if is_promptable(segment):
+        return segment
+    if isinstance(segment, masktree.DiscoverySegmenter) and tree.dendrogram is not None:
+        return tree.dendrogram
+    return tree
 
 
 def measure_covering(folder: Path, args: argparse.Namespace) -> None:

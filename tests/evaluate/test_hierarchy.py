@@ -127,6 +127,16 @@ def test_levels_in_between_do_no_harm_and_wrong_links_do():
     assert scores["nesting"] is None
 
 
+def test_combinations_take_no_node_from_the_hierarchy():
+    masks, parents = two_wholes()
+    found = masks.copy()
+    found[:2, 0] = False  # the wholes of the tree are a little off, and the combination is not
+    tree = tree_of(np.concatenate([found, masks[:1]]), np.append(parents, np.int32(-1)))
+    tree = replace(tree, kinds=np.array([0, 0, 0, 0, 0, 0, 1], np.int8))
+    scores = summarise([score_image(truth_of(masks, parents), tree)])
+    assert scores["parent_child_f1"] == scores["parent_child_precision"] == 1
+
+
 def test_f1_is_the_harmonic_mean_over_all_images():
     masks, parents = two_wholes()
     ground_truth = truth_of(masks, parents)

@@ -2,7 +2,8 @@
 
 Parent-child recall. Annotations and predictions are matched one to one, the highest IoU first, at IoU >= .5. An
 annotated parent-child pair is found if both masks are matched and the prediction of the parent is an ancestor of that
-of the child: further predicted levels in between are allowed.
+of the child: further predicted levels in between are allowed. Nodes are matched; combinations of them and pooled masks
+of a model stand beside the hierarchy.
 
 Parent-child precision. Of all pairs of an ancestor and a descendant among the matched predictions, the share whose
 annotations are ancestor and descendant too. Unmatched predictions are left out, because no data set annotates every
@@ -73,11 +74,12 @@ def score_image(ground_truth: ImageGroundTruth, tree: MaskTree) -> ImageStats:
     kept = ~ground_truth.crowd
     rles = [mask for mask, keep in zip(ground_truth.masks(), kept, strict=True) if keep]
     parents = hierarchy.reparent(ground_truth.parents, kept)
+    is_node = tree.kinds == 0
     try:
         overlaps = rle.iou(rles, tree.rles, tree.size)
         return {
             **structure.score_image(tree),
-            **_count_pairs(overlaps, parents, tree.parents),
+            **_count_pairs(overlaps[:, is_node], parents, hierarchy.reparent(tree.parents, is_node)),
             **_count_recalled(overlaps, parents, ground_truth.areas[kept] / (tree.size[0] * tree.size[1]), tree.scores),
             **_cover(rles, tree),
         }
