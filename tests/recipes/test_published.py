@@ -56,7 +56,7 @@ def recipe(name: str, monkeypatch, *arguments: object) -> int:
         ("sohes_sa1b", 7, ("more than 100", "12.0, 3.5, 9.5, 20.7", "33.3 on SA-1B")),
         ("unsam_sa1b", 7, ("334", "15.3, 2.3, 11.9, 27.7", "41.9 on SA-1B")),
         ("unsam_plus", 7, ("334", "64.8 on SA-1B")),
-        ("segmenter", 9, ("36 labels", "again --pool")),
+        ("segmenter", 8, ("45 labels", "again --pool --regroup")),
     ],
 )
 def test_a_plan_has_the_published_numbers(photos, tmp_path, capsys, monkeypatch, name, steps, published):
@@ -70,7 +70,7 @@ def test_a_plan_has_the_published_numbers(photos, tmp_path, capsys, monkeypatch,
 
 @pytest.mark.parametrize(
     ("name", "steps"),
-    [("hassod_coco", 4), ("sohes_sa1b", 3), ("unsam_sa1b", 3), ("unsam_plus", 7), ("segmenter", 5)],
+    [("hassod_coco", 4), ("sohes_sa1b", 3), ("unsam_sa1b", 3), ("unsam_plus", 7), ("segmenter", 4)],
 )
 def test_a_recipe_runs_to_its_end_and_is_done_once(photos, tmp_path, capsys, monkeypatch, name, steps):
     truth = photos.parent / "annotations.json"
