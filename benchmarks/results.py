@@ -100,9 +100,7 @@ def prompted(segment: Segment, tree: MaskTree) -> Any:
     """What a ``Predictor`` of the segmenter answers with, without segmenting the image again."""
     if is_promptable(segment):
         return segment
-    if isinstance(segment, masktree.DiscoverySegmenter) and tree.dendrogram is not None:
-        return tree.dendrogram
-    return tree
+    return tree if tree.dendrogram is None else tree.dendrogram
 
 
 def measure_covering(folder: Path, args: argparse.Namespace) -> None:

@@ -28,6 +28,12 @@ def test_of_masks_that_are_as_likely_the_smallest_around_the_click_is_first():
         assert np.array_equal(ask(tree, [click], [1])[0][0], inside)
 
 
+@pytest.mark.parametrize("scores", [(0.97, 0.6), (0.7, 0.2), (1.0, 0.9)])
+def test_a_mask_that_is_much_more_certain_comes_before_a_part_of_it(scores):
+    tree = MaskTree.from_masks(np.stack([WHOLE, PART]), scores=np.array(scores))
+    assert np.array_equal(ask(tree, [[25, 15]], [1])[0][0], WHOLE)
+
+
 def test_a_click_outside_takes_away_the_mask_that_has_it():
     masks, _, _ = ask(nested(), [[25, 15], [8, 8]], [1, 0])
     assert np.array_equal(masks[0], PART & ~SUB)

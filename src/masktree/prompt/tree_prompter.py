@@ -21,6 +21,7 @@ from masktree.trees.masktree import MaskTree
 
 MAX_CANDIDATES = 64  # masks that are ranked where there is no click inside (our choice)
 _VIOLATION_COST = -float(np.log(MIN_PROBABILITY))  # of a click on the wrong side
+_MIN_ODDS = 1e-3  # of a score of 0 against 1, and the inverse of the highest: together MIN_PROBABILITY (our choice)
 
 
 class _Composition(NamedTuple):
@@ -37,9 +38,11 @@ class TreePrompter:
     There is one candidate for each mask that contains the first click inside that any mask contains; without such a
     click, for the ``MAX_CANDIDATES`` masks that match box and mask best. For each click inside that a candidate lacks,
     the best mask that contains it and no click outside is added; for each click outside that it contains, the best mask
-    that contains it and no click inside is removed. A candidate costs the sum of -log of the scores of its masks, its
-    ``click_costs``, and for each remaining click on the wrong side as much as a mask of the lowest score. This is the
-    seeded cut of ``DendrogramPrompter``, greedy click by click, for masks that may overlap.
+    that contains it and no click inside is removed. A candidate costs the sum of the costs of its masks, its
+    ``click_costs``, and for each remaining click on the wrong side as much as a mask that is out of the question. A
+    mask costs -log of its odds, score / (1 - score), relative to those of the best mask of the tree (our choice):
+    scores are agreements to expect, mostly between .5 and 1, whose logarithms hardly differ. This is the seeded cut of
+    ``DendrogramPrompter``, greedy click by click, for masks that may overlap.
 
     The cost of a prompt is linear in the runs of the masks under the clicks; only returned masks are decoded.
     """
@@ -47,7 +50,7 @@ class TreePrompter:
     def __init__(self, tree: MaskTree) -> None:
         self.tree = tree
         self.size = tree.size
-        self._mask_costs = -np.log(np.maximum(tree.scores.astype(np.float64), MIN_PROBABILITY))
+        self._mask_costs = _odds_costs(tree.scores.astype(np.float64))
 
     def predict(self, prompt: Prompt, num_masks: int) -> PromptResult:
         """See ``Prompter``; the masks are bool. One empty mask where no mask contains a click inside."""
@@ -123,6 +126,13 @@ class TreePrompter:
         overlap_height = np.minimum(top + height, box[3]) - np.maximum(top, box[1])
         intersection = overlap_width.clip(0) * overlap_height.clip(0)
         return intersection / (width * height + (box[2] - box[0]) * (box[3] - box[1]) - intersection)
+
+
+def _odds_costs(scores: np.ndarray) -> np.ndarray:
+    """(n,) costs of masks with scores in [0, 1], from 0 of the best one to ``_VIOLATION_COST``."""
+    costs = -np.log((scores + _MIN_ODDS) / (1 - scores + _MIN_ODDS))
+    relative: np.ndarray = costs - costs.min(initial=np.inf)
+    return relative
 
 
 class _RunSegments:
