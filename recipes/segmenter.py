@@ -76,7 +76,7 @@ def main() -> int:
         discover_step(
             options, "labels anew, of the network and the method", "labels-again", "44 labels per image", *pool
         ),
-        train_step(options, "the network again", "labels-again", "again", "", *again),
+        train_step(options, "the network again", "labels-again", "again", "loss 15.2", *again),
     ]
     reports = stages.report_steps(options, labels, "again", "", "", "--pool", "--regroup")
     return stages.run([*steps, *reports], options)
