@@ -40,16 +40,16 @@ def naive_contrast(tree: PartitionTree, image: np.ndarray, node: int) -> float:
 def test_contrast_is_that_of_pixels_inside_and_leaves_around(is_gapped):
     tree, image = random_tree(np.random.default_rng(0), is_gapped=is_gapped)
     expected = [naive_contrast(tree, image, node) for node in range(len(tree.parents))]
-    assert np.allclose(node_contrasts(tree, image), expected, atol=1e-3)
+    assert np.allclose(node_contrasts(tree, lab(image)), expected, atol=1e-3)
     assert np.count_nonzero(expected) == len(expected) - (2 if is_gapped else 1)
 
 
 def test_a_single_leaf_has_no_contrast():
     tree = PartitionTree.from_merges(np.zeros((3, 4), np.int32), np.zeros((0, 2), np.int64), np.zeros(0))
-    assert node_contrasts(tree, np.full((3, 4, 3), 200, np.uint8)).tolist() == [0.0]
+    assert node_contrasts(tree, lab(np.full((3, 4, 3), 200, np.uint8))).tolist() == [0.0]
 
 
 def test_another_size_is_an_input_error():
     tree, image = random_tree(np.random.default_rng(0))
     with pytest.raises(InputError, match="5, 24"):
-        node_contrasts(tree, image[:, :-1])
+        node_contrasts(tree, lab(image[:, :-1]))

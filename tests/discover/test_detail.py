@@ -219,7 +219,7 @@ def test_things_that_differ_come_before_larger_faint_patches_of_the_ground(monke
     patches = np.random.default_rng(1).normal(0, 12, (10, 10)).repeat(12, axis=0).repeat(12, axis=1)
     image = photographed(90 + patches + 60 * masks.any(axis=0), 2)[..., None].repeat(3, axis=2)
     found = recall(discover_masks(image, max_masks=16), masks)
-    monkeypatch.setattr(pooling, "node_contrasts", lambda tree, image: np.full(len(tree.parents), 12.0))
+    monkeypatch.setattr(pooling, "node_contrasts", lambda tree, colours: np.full(len(tree.parents), 12.0))
     assert found > 0.75 > 0.5 > recall(discover_masks(image, max_masks=16), masks)
 
 

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from masktree.backbones.texture.words import lab
 from masktree.errors import InputError
 from masktree.kernels import kernel
 from masktree.trees.dendrogram import PartitionTree, lowest_common_ancestors
-from masktree.types import RGB
 
 
-def node_contrasts(tree: PartitionTree, image: RGB) -> np.ndarray:
+def node_contrasts(tree: PartitionTree, colours: np.ndarray) -> np.ndarray:
     """Distance in Lab of the mean colour of each node from that of the leaves around it, weighted by common border.
 
     Args:
         tree: n leaves, which may have area 0.
-        image: (H, W, 3) uint8 of the same size.
+        colours: (H, W, 3) float, the image of the same size in Lab, see ``masktree.backbones.texture.words.lab``.
 
     Returns:
         (2n-1,) float64, at least 0, where black and white are 100 apart; 0 for nodes without pixels or surroundings.
@@ -29,20 +27,20 @@ def node_contrasts(tree: PartitionTree, image: RGB) -> np.ndarray:
     Raises:
         InputError: another size.
     """
-    if tree.size != image.shape[:2]:
-        raise InputError(f"expected an image of {tree.size} pixels as the tree's; got {image.shape[:2]}")
+    if tree.size != colours.shape[:2]:
+        raise InputError(f"expected an image of {tree.size} pixels as the tree's; got {colours.shape[:2]}")
     n = tree.n_leaves
-    labels, pixels = tree.leaves.ravel(), lab(image).reshape(-1, 3)
+    labels, pixels = tree.leaves.ravel(), colours.reshape(-1, 3)
     sums = np.stack([np.bincount(labels, channel, n) for channel in pixels.T], axis=1)
     areas = tree.areas[:n, None]
-    colours = sums / np.maximum(areas, 1)
+    means = sums / np.maximum(areas, 1)
     edges, lengths = tree.borders
     # An edge is on the border of the nodes from either of its leaves to below the one that has both: what is added at
     # a leaf and taken away there twice leaves nothing above.
     beyond = np.zeros((2 * n - 1, 4))
     top = lowest_common_ancestors(tree.parents, edges.astype(np.int64))
     for leaf, neighbour in (edges.T, edges.T[::-1]):
-        values = lengths[:, None] * np.concatenate([np.ones((len(edges), 1)), colours[neighbour]], axis=1)
+        values = lengths[:, None] * np.concatenate([np.ones((len(edges), 1)), means[neighbour]], axis=1)
         np.add.at(beyond, leaf, values)
         np.subtract.at(beyond, top, values)
     _add_up(beyond, tree.parents)

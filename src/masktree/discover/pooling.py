@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from masktree.backbones.texture.words import lab
 from masktree.cluster.contrast import node_contrasts
 from masktree.discover.detail import GROUND_DISTANCE
 from masktree.kernels import kernel
@@ -64,8 +65,9 @@ def pool_dendrograms(
     limit = None if max_masks is None else CANDIDATES_PER_MASK * max_masks
     choose = partial(select_nodes, max_area=max_area, max_masks=limit, duplicate_iou=duplicate_iou)
     united = [one if one is finest else unite_leaves(finest.leaves, one) for one in dendrograms]
+    colours = lab(image)
     # 1 where a thing differs as much as what is no longer the ground, so that scores keep their scale (our choice).
-    weights = [node_contrasts(one, image) / GROUND_DISTANCE for one in united]
+    weights = [node_contrasts(one, colours) / GROUND_DISTANCE for one in united]
     candidates = []
     for number, (dendrogram, working_side) in enumerate(zip(united, working_sides, strict=True)):
         smallest, weight = min_area, 1.0
