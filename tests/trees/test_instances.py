@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from masktree.errors import InputError
+from masktree.errors import InputError, MasktreeWarning
 from masktree.trees.instances import best_antichain, select_instances
 from masktree.trees.masktree import MaskTree
 
@@ -64,13 +64,14 @@ def test_a_whole_is_preferred_unless_its_parts_are_more_certain(tree):
     np.testing.assert_array_equal(labels == 2, tree.mask(3))
     assert (labels == 0).sum() == labels.size - tree.areas[[0, 3]].sum()
     np.testing.assert_array_equal(tree.instances(min_score=0.7), labels)
-    assert sorted(select_instances(tree, min_score=0.5)[1].tolist()) == [1, 2, 3]  # .25 + .25 > .4
+    assert sorted(select_instances(tree, min_score=0.4)[1].tolist()) == [1, 2, 3]  # logits 1.5 + 1.5 > 2.6
 
 
 def test_limits_of_area_and_score(tree):
-    assert sorted(select_instances(tree, max_area=0.3)[1].tolist()) == [1, 2, 3]
+    assert sorted(select_instances(tree, min_score=0.7, max_area=0.3)[1].tolist()) == [1, 2, 3]
     assert select_instances(tree, min_area=100)[1].tolist() == [0]
-    assert select_instances(tree, min_score=0.95)[0].max() == 0
+    with pytest.warns(MasktreeWarning, match="score of 0.95 or more, .* the highest of 4 is 0.900"):
+        assert select_instances(tree, min_score=0.95)[0].max() == 0
     for options, message in (
         ({"min_score": 2}, "min_score in"),
         ({"max_area": -1}, "max_area in"),
@@ -88,10 +89,17 @@ def test_overlaps_belong_to_the_better_mask_and_remnants_are_dropped():
         np.full(3, -1, np.int32),
         scores=np.array([0.9, 0.8, 0.75], np.float32),
     )
-    labels, indices = select_instances(tree)
+    labels, indices = select_instances(tree, min_score=0.7)
     assert indices.tolist() == [0, 1]
     np.testing.assert_array_equal(labels == 1, masks[0])
     np.testing.assert_array_equal(labels == 2, masks[1] & ~masks[0])
+
+
+def test_scores_of_zero_and_one_have_finite_odds():
+    masks = np.array([box(2, 18, 2, 20), box(3, 9, 3, 19), box(11, 17, 3, 19)])
+    tree = MaskTree.from_masks(masks, scores=np.array([1.0, 1.0, 0.0], np.float32))
+    assert select_instances(tree, min_score=0)[1].tolist() == [0]
+    assert select_instances(tree, min_score=1)[1].tolist() == [0]
 
 
 def test_no_masks_are_background():

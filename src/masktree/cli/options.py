@@ -239,7 +239,7 @@ class PictureOptions:
     picture: Literal["masks", "cut", "none"] = "masks"
     granularity: Annotated[float, tyro.conf.arg(aliases=["-g"])] = 0.5
     instances: bool = False
-    instance_min_score: float = 0.7
+    instance_min_score: float = 0.8
     instance_max_area: float = 1.0
 
     def pictures(self) -> Pictures:
@@ -250,7 +250,7 @@ class PictureOptions:
         """
         from masktree.stages.pictures import InstanceMap, Picture, Pictures
 
-        if not self.instances and (self.instance_min_score, self.instance_max_area) != (0.7, 1.0):
+        if not self.instances and (self.instance_min_score, self.instance_max_area) != (0.8, 1.0):
             raise InputError(
                 "expected --instance-min-score and --instance-max-area with --instances; got no --instances; add it"
             )
