@@ -258,7 +258,7 @@ def test_the_card_lists_images_without_masks(collection, tmp_path):
     discover(collection, tmp_path / "full", CONFIG)
     assert "## Images without masks" not in (tmp_path / "full" / "card.md").read_text()
     highest = {image["file_name"]: tree.scores.max() for image, tree in LabelSet.open(tmp_path / "full")}
-    min_score = float(np.median(list(highest.values())))
+    min_score = float(np.mean(np.unique(list(highest.values()))[:2]))  # files have rounded scores
     discover(collection, tmp_path / "labels", replace(CONFIG, options={"min_score": min_score}), shard_size=3)
     without = [image["file_name"] for image, tree in LabelSet.open(tmp_path / "labels") if not len(tree)]
     assert without == [name for name, score in highest.items() if score < min_score]
