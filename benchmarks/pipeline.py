@@ -63,7 +63,7 @@ STAGE_FUNCTIONS = (  # module below masktree, function, stage
     ("discover.masktree", "watershed_leaves", "clustering"),
     ("discover.masktree", "analyse_leaves", "clustering"),
     ("discover.masktree", "upsample_leaves", "refinement"),
-    ("discover.masktree", "order_by_motion", "hierarchy"),
+    ("discover.masktree", "choose_by_motion", "hierarchy"),
     ("discover.region_masks", "mask_nms", "hierarchy"),
     ("trees.hierarchy", "parents_by_coverage", "hierarchy"),
     ("refine.guided", "guided", "refinement"),

@@ -8,7 +8,13 @@ import pytest
 from masktree import MaskTree, PartitionTree
 from masktree.backbones import load_backbone
 from masktree.discover.masktree import discover_masks
-from masktree.discover.model_pool import Predictions, pool_predictions, pool_with_method, snap_predictions
+from masktree.discover.model_pool import (
+    Predictions,
+    leaves_inside,
+    pool_predictions,
+    pool_with_method,
+    snap_predictions,
+)
 from masktree.errors import InputError
 from masktree.trees import hierarchy
 
@@ -28,6 +34,12 @@ def union(*stripes: int) -> np.ndarray:
 
 def predictions(*unions: tuple[int, ...], scores: list[float]) -> Predictions:
     return Predictions(np.array([union(*stripes) for stripes in unions]), np.array(scores))
+
+
+def test_leaves_inside_are_those_of_the_masks(tree):
+    inside = leaves_inside(tree)
+    for i in range(len(tree)):
+        np.testing.assert_array_equal(inside[i][tree.dendrogram.leaves], tree.mask(i))
 
 
 def test_new_masks_stand_behind_the_others_and_change_no_hierarchy(tree):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -37,12 +38,13 @@ from masktree.discover.detail import (
     shows_faint_things,
     shows_small_things,
 )
-from masktree.discover.order import order_by_motion
+from masktree.discover.order import CANDIDATES_PER_MASK, choose_by_motion
 from masktree.discover.pieces import centre_on_pieces
 from masktree.discover.pooling import divide_leaves, pool_dendrograms
 from masktree.errors import InputError
+from masktree.trees.candidates import MaskSet, check_mask_set, find_candidates
 from masktree.trees.dendrogram import PartitionTree
-from masktree.trees.masktree import MAX_MASKS, MaskSet, MaskTree, check_mask_set
+from masktree.trees.masktree import MAX_MASKS, MaskTree
 from masktree.types import RGB, Features, Labels, checked
 
 Quality: TypeAlias = Literal["fast", "best"]
@@ -91,8 +93,8 @@ def discover_masks(
             merge trees of all of them, see ``masktree.discover.pooling``, and combinations if the image has colour:
             small things without colour are nodes.
         min_area, max_area, max_masks, duplicate_iou, masks: see ``MaskTree.from_dendrogram``.
-        order: ``motion``: scores are corrected by what moves in videos, see ``masktree.discover.order``;
-            ``stability``: they stay as they are, as they do with several working sizes.
+        order: ``motion``: scores are corrected by what moves in videos, and the masks are those that are best then, see
+            ``masktree.discover.order``; ``stability``: scores stay as they are, as they do with several working sizes.
         remerge: makes another dendrogram on the same leaves, from which masks are chosen; None: as it is. Not called
             with several working sizes.
     """
@@ -104,15 +106,20 @@ def discover_masks(
     sizes = _working_sizes(image, quality, detail, is_flat=shapes is not None)
     analyses = [_analyse_at(image, shapes, backbone, *size) for size in sizes]
     if len(analyses) == 1:
-        tree = MaskTree.from_dendrogram(
-            analyses[0].tree if remerge is None else remerge(analyses[0].tree),
+        dendrogram = analyses[0].tree if remerge is None else remerge(analyses[0].tree)
+        choose = partial(
+            find_candidates,
+            dendrogram,
             min_area=min_area,
             max_area=max_area,
-            max_masks=max_masks,
             duplicate_iou=duplicate_iou,
             masks=masks,
         )
-        return tree if order == "stability" else order_by_motion(tree, image)
+        if order == "stability":
+            return MaskTree.from_candidates(choose(max_masks=max_masks))
+        # Always as many as for the default number, so that fewer masks are the best of these.
+        limit = None if max_masks is None else int(CANDIDATES_PER_MASK * max(max_masks, MAX_MASKS))
+        return MaskTree.from_candidates(choose_by_motion(choose(max_masks=limit), image, max_masks))
     return pool_dendrograms(
         [one.tree for one in analyses],
         [working_side for _, working_side in sizes],

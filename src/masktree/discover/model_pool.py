@@ -19,8 +19,8 @@ from masktree.arguments import check_number
 from masktree.backbones.base import Backbone
 from masktree.cluster.votes import merge_by_votes
 from masktree.discover.methods import METHODS
-from masktree.discover.order import leaves_inside
 from masktree.errors import InputError
+from masktree.kernels import kernel
 from masktree.trees import hierarchy, rle
 from masktree.trees.dendrogram import PartitionTree
 from masktree.trees.masktree import KINDS, MaskTree
@@ -179,3 +179,39 @@ def _coarsest_inside(dendrogram: PartitionTree, inside: np.ndarray) -> np.ndarra
     np.cumsum(inside[:, dendrogram.order], axis=1, out=counts[:, 1:])
     is_whole = counts[:, high] - counts[:, low] == high - low
     return np.where(is_whole, dendrogram.altitudes, 0).max(axis=1)
+
+
+def leaves_inside(tree: MaskTree) -> np.ndarray:
+    """(n, leaves) bool: whether the first pixel of each leaf is in each of n masks."""
+    assert tree.dendrogram is not None
+    pixels = _first_pixels(tree.dendrogram.leaves, tree.dendrogram.n_leaves)
+    order = np.argsort(pixels, kind="stable")
+    inside = np.zeros((len(tree), len(pixels)), np.bool_)
+    inside[:, order] = _contain(*rle.runs(tree.rles, tree.size), pixels[order])
+    return inside
+
+
+@kernel()
+def _first_pixels(leaves: np.ndarray, count: int) -> np.ndarray:  # pragma: no cover
+    """Column-major number of the first pixel of each leaf in row-major order; -1 of one without pixels."""
+    pixels = np.full(count, -1, np.int64)
+    for y in range(leaves.shape[0]):
+        for x in range(leaves.shape[1]):
+            if pixels[leaves[y, x]] < 0:
+                pixels[leaves[y, x]] = x * leaves.shape[0] + y
+    return pixels
+
+
+@kernel()
+def _contain(
+    starts: np.ndarray, ends: np.ndarray, offsets: np.ndarray, pixels: np.ndarray
+) -> np.ndarray:  # pragma: no cover
+    """Whether each run-length mask contains each of some ascending pixels."""
+    inside = np.zeros((len(offsets) - 1, len(pixels)), np.bool_)
+    for i in range(len(inside)):
+        run = offsets[i]
+        for k in range(len(pixels)):
+            while run < offsets[i + 1] and ends[run] <= pixels[k]:
+                run += 1
+            inside[i, k] = run < offsets[i + 1] and starts[run] <= pixels[k]
+    return inside

@@ -12,8 +12,9 @@ from masktree.arguments import check_number
 from masktree.errors import InputError
 from masktree.export.image import LabelledImage
 from masktree.trees import rle
+from masktree.trees.candidates import MaskSet, check_mask_set
 from masktree.trees.mask_selection import check_selection, select_masks
-from masktree.trees.masktree import LEVELS, MaskSet, MaskTree, check_mask_set
+from masktree.trees.masktree import LEVELS, MaskTree
 
 Only = Literal["all", "classified", "accepted"]
 

@@ -19,7 +19,8 @@ from masktree.io.images import ImageInput, as_rgb, list_images
 from masktree.io.pixels import ImageFormat
 from masktree.io.read_options import ReadOptions
 from masktree.predict.blank import blank_tree, is_blank
-from masktree.trees.masktree import MAX_MASKS, MaskTree, check_mask_set
+from masktree.trees.candidates import check_mask_set
+from masktree.trees.masktree import MAX_MASKS, MaskTree
 from masktree.trees.scores import check_limits, limit_masks
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from scipy import ndimage
@@ -17,18 +17,16 @@ from masktree.errors import InputError
 from masktree.io.images import ImageInput
 from masktree.kernels import kernel
 from masktree.trees import hierarchy, rle
-from masktree.trees.combinations import NO_COMBINATIONS, combine_nodes, unite_nodes
+from masktree.trees.candidates import MaskCandidates, MaskSet, check_mask_set, find_candidates
 from masktree.trees.decimals import DECIMALS, ceil_decimals, ceil_float32
 from masktree.trees.dendrogram import PartitionTree, renumber
 from masktree.trees.instances import MIN_SCORE, select_instances
-from masktree.trees.node_selection import select_nodes
 from masktree.trees.polygons import Polygon, mask_to_polygons
 from masktree.types import RGB, Labels, Mask, Masks, checked
 
 if TYPE_CHECKING:
     from supervision import Detections
 
-MaskSet: TypeAlias = Literal["nodes", "all"]  # the nodes of the hierarchy, or combinations of them as well
 LEVELS = ("whole", "part", "subpart")
 KINDS = ("node", "combination", "model")
 _BESIDE = ("combinations", "of a model")  # what the kinds beside nodes are called in a line
@@ -201,34 +199,31 @@ class MaskTree:
         Raises:
             InputError: altitudes or an option out of range.
         """
-        check_mask_set(masks)
-        selected = select_nodes(
-            tree,
-            min_area=min_area,
-            max_area=max_area,
-            max_masks=max_masks,
-            duplicate_iou=duplicate_iou,
-        )
-        combined = NO_COMBINATIONS
-        if masks == "all":
-            selected, combined = combine_nodes(
-                tree, selected, max_area=max_area, max_masks=max_masks, duplicate_iou=duplicate_iou
+        return cls.from_candidates(
+            find_candidates(
+                tree,
+                min_area=min_area,
+                max_area=max_area,
+                max_masks=max_masks,
+                duplicate_iou=duplicate_iou,
+                masks=masks,
             )
-        members = np.where(combined.members >= 0, combined.members, combined.members[:, :1])
-        altitudes = np.concatenate([tree.altitudes[selected.nodes], tree.altitudes[members].max(axis=1)])
-        parents = np.concatenate([selected.parents, combined.parents])
-        counts = [len(selected.nodes), len(combined.scores)]
+        )
+
+    @classmethod
+    def from_candidates(cls, candidates: MaskCandidates) -> MaskTree:
+        """The masks of regions of a dendrogram, all of them."""
         return cls(
-            size=tree.size,
-            rles=(*tree.rles(selected.nodes), *unite_nodes(tree, members)),
-            parents=parents,
-            scores=np.concatenate([selected.scores, combined.scores]).astype(np.float32),
-            granularities=ceil_float32(altitudes),
-            stabilities=np.concatenate([selected.stabilities, np.zeros(counts[1])]).astype(np.float32),
-            levels=hierarchy.levels(parents),
-            dendrogram=tree,
-            omitted=selected.omitted,
-            kinds=np.repeat(np.array([0, 1], np.int8), counts),
+            size=candidates.dendrogram.size,
+            rles=tuple(candidates.encode()),
+            parents=candidates.parents,
+            scores=candidates.scores.astype(np.float32),
+            granularities=ceil_float32(candidates.granularities),
+            stabilities=candidates.stabilities.astype(np.float32),
+            levels=hierarchy.levels(candidates.parents),
+            dendrogram=candidates.dendrogram,
+            omitted=candidates.omitted,
+            kinds=candidates.kinds,
         )
 
     # --- access -------------------------------------------------------------------------------------------------
@@ -532,12 +527,6 @@ def _paint(
     for index in order:
         for run in range(offsets[index], offsets[index + 1]):
             owner[starts[run] : ends[run]] = index
-
-
-def check_mask_set(masks: object) -> None:
-    """Raise InputError unless it is ``nodes`` or ``all``."""
-    if masks not in get_args(MaskSet):
-        raise InputError(f"expected masks as {' or '.join(get_args(MaskSet))}; got {masks!r}")
 
 
 def select_mask_set(tree: MaskTree, masks: MaskSet) -> MaskTree:
