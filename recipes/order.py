@@ -6,8 +6,8 @@ Needs opencv-python-headless and lightgbm, which nothing else does.
 
 FRAMES: a folder of tar files with pairs of neighbouring video frames, ``CLIP-KK.a.webp`` and ``CLIP-KK.b.webp``,
 without cuts and still pairs. Cost: 6 minutes of one core for 970 pairs of 93 clips of 448 pixels. Expected: 863 frames
-of 89 clips; recall of 10 and 100 masks on held-out clips .051 and .181 before, .070 and .316 after; a file of 9.5 kB. The
-file of the package is an earlier one, of combinations of 200 instead of 1,000 pairs (.050, .180; .072, .307): no better.
+of 89 clips; recall of 10 and 100 masks on held-out clips .051 and .181 before, .070 and .316 after; a file of 9.5 kB.
+The package has an earlier file, of combinations of 200 instead of 1,000 pairs (.050, .180; .072, .307): no better one.
 
 1. Optical flow of both frames (DIS; Kroeger et al. 2016, 10.1007/978-3-319-46493-0_29), where its two directions agree.
 2. An affine camera is fitted robustly to the mean flow of the leaves and taken off. Leaves that move by more than .6
