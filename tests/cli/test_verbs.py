@@ -8,11 +8,13 @@ import warnings
 import pytest
 
 from masktree import __version__, cli
+from masktree.cli.options import PictureOptions
 from masktree.cli.verb import Option, Verb
 from masktree.cli.verbs import VERBS
 from masktree.errors import InputError
 from masktree.evaluate.datasets import DATASETS
 from masktree.train.presets import PRESETS, find_preset
+from masktree.trees.instances import MIN_SCORE
 
 ALL = pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
 
@@ -132,3 +134,7 @@ def test_an_option_takes_as_many_values_as_its_metavar_says():
         pair.take("--w", ["1"])
     many = Option("n", ("--n",), "NAME ...", "Names.", tuple[str, ...], ())
     assert [many.take("--n", given) for given in ([], ["a", "b"])] == [0, 2]
+
+
+def test_the_default_minimum_of_instances_is_that_of_the_library():
+    assert PictureOptions().instance_min_score == MIN_SCORE

@@ -250,7 +250,8 @@ class PictureOptions:
         """
         from masktree.stages.pictures import InstanceMap, Picture, Pictures
 
-        if not self.instances and (self.instance_min_score, self.instance_max_area) != (0.8, 1.0):
+        defaults = PictureOptions.instance_min_score, PictureOptions.instance_max_area
+        if not self.instances and (self.instance_min_score, self.instance_max_area) != defaults:
             raise InputError(
                 "expected --instance-min-score and --instance-max-area with --instances; got no --instances; add it"
             )
