@@ -79,7 +79,7 @@ def main() -> None:
     strip([image, *cuts], 150).save(options.images / "granularity.jpg", quality=80)
 
     x, y = 300, 150
-    chain = [i for i in tree.at(x, y) if tree.scores[i] > 0.02]
+    chain = [i for i in tree.at(x, y) if tree.scores[i] >= 0.9]
     shown = [chain[round(k)] for k in np.linspace(0, len(chain) - 1, 4)]
     pictures = [marked(image, x, y), *(outlined(image, [tree.mask(i)]) for i in shown)]
     strip(pictures, 150).save(options.images / "tree.jpg", quality=80)

@@ -16,7 +16,7 @@ from masktree.kernels import kernel
 from masktree.trees import hierarchy
 from masktree.trees.combinations import Combinations, combine_nodes, unite_nodes
 from masktree.trees.decimals import ceil_float32
-from masktree.trees.dendrogram import PartitionTree
+from masktree.trees.dendrogram import PartitionTree, lowest_common_ancestors
 from masktree.trees.masktree import MAX_MASKS, MaskTree
 from masktree.trees.nms import mask_nms
 from masktree.trees.node_selection import SelectedNodes, select_nodes
@@ -49,8 +49,8 @@ def pool_dendrograms(
     Nodes of the other dendrograms become unions of leaves of the last one, if they are ``MIN_COARSE_SIDE`` pixels wide
     at their working size: each leaf goes to the leaf of the other dendrogram that it shares most pixels with. So masks
     of all sizes have the sharpest borders there are. The parent of a mask is the smallest node that contains it whole.
-    The granularity of a mask is that at which the cuts have the most similar region, raised to the maximum over its
-    children.
+    The granularity of a mask is that at which the cuts have the most similar region, and have merged the regions that
+    are most similar to its parts with it.
 
     Args:
         dendrograms: of images of one size, altitudes in [0, 1]; the last one is the finest.
@@ -100,7 +100,7 @@ def pool_dendrograms(
     positions = np.stack([_positions_of_leaves(one, finest) for one in united])
     parents = hierarchy.parents_by_coverage(rles, finest.size, min_coverage=1.0, may_be_parents=kinds == 0)
     similar = _most_similar_nodes(cuts, positions, unions)
-    granularities = hierarchy.raise_to_children(ceil_float32(cuts.altitudes[similar]), parents)
+    granularities = _granularities(cuts, similar, parents, is_node=kinds == 0)
     return MaskTree(
         size=finest.size,
         rles=tuple(rles),
@@ -113,6 +113,20 @@ def pool_dendrograms(
         omitted=omitted,
         kinds=kinds,
     )
+
+
+def _granularities(cuts: PartitionTree, similar: np.ndarray, parents: np.ndarray, *, is_node: np.ndarray) -> np.ndarray:
+    """(k,) float32 granularities of k masks, from the most similar node of each.
+
+    Cuts may show a part beside what resembles the whole, as both are of other dendrograms. The whole is one region only
+    when both have merged: before, pictures show the part.
+    """
+    altitudes = cuts.altitudes[similar].copy()
+    parts = np.flatnonzero((parents >= 0) & is_node)
+    wholes = parents[parts]
+    tops = lowest_common_ancestors(cuts.parents, np.stack([similar[wholes], similar[parts]], axis=1))
+    np.maximum.at(altitudes, wholes, cuts.altitudes[tops])
+    return hierarchy.raise_to_children(ceil_float32(altitudes), parents)
 
 
 class _Candidates(NamedTuple):
