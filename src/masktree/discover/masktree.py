@@ -38,7 +38,7 @@ from masktree.discover.detail import (
     shows_faint_things,
     shows_small_things,
 )
-from masktree.discover.order import CANDIDATES_PER_MASK, choose_by_motion
+from masktree.discover.order import choose_by_motion, num_candidates
 from masktree.discover.pieces import centre_on_pieces
 from masktree.discover.pooling import divide_leaves, pool_dendrograms
 from masktree.errors import InputError
@@ -107,7 +107,7 @@ def discover_masks(
     analyses = [_analyse_at(image, shapes, backbone, *size) for size in sizes]
     if len(analyses) == 1:
         dendrogram = analyses[0].tree if remerge is None else remerge(analyses[0].tree)
-        choose = partial(
+        find = partial(
             find_candidates,
             dendrogram,
             min_area=min_area,
@@ -116,10 +116,9 @@ def discover_masks(
             masks=masks,
         )
         if order == "stability":
-            return MaskTree.from_candidates(choose(max_masks=max_masks))
-        # Always as many as for the default number, so that fewer masks are the best of these.
-        limit = None if max_masks is None else int(CANDIDATES_PER_MASK * max(max_masks, MAX_MASKS))
-        return MaskTree.from_candidates(choose_by_motion(choose(max_masks=limit), image, max_masks))
+            return MaskTree.from_candidates(find(max_masks=max_masks))
+        candidates = find(max_masks=num_candidates(max_masks))
+        return MaskTree.from_candidates(choose_by_motion(candidates, image, max_masks))
     return pool_dendrograms(
         [one.tree for one in analyses],
         [working_side for _, working_side in sizes],

@@ -8,7 +8,7 @@ frame, has nothing to say there, so that only a part of F is applied.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -96,26 +96,36 @@ def motion_order() -> MotionOrder:
     return MotionOrder.load(ORDER_FILE)
 
 
+def num_candidates(max_masks: int | None) -> int | None:
+    """How many regions are compared, so that ``choose_by_motion`` finds that many masks; None for all."""
+    return None if max_masks is None else int(CANDIDATES_PER_MASK * _num_ranked(max_masks))
+
+
 def choose_by_motion(candidates: MaskCandidates, image: RGB, max_masks: int | None) -> MaskCandidates:
     """The best candidates in the learned order, with corrected scores.
 
     Regions smaller than ``SMALL_AREA`` are those that would be among the masks without correction, as the order was
-    not learned from such. Fewer masks than ``MAX_MASKS`` are the best of so many.
+    not learned from such.
 
     Args:
-        candidates: of the image; more than are chosen.
+        candidates: of the image, ``num_candidates`` if there are so many.
         image: (H, W, 3) uint8 RGB.
         max_masks: number of masks, at least 1; None for all.
     """
     scores = motion_order().correct(candidates.scores, mask_features(candidates, image))
-    keep = np.ones(len(candidates), np.bool_)
-    if max_masks is not None:
-        count = max(max_masks, MAX_MASKS)
-        is_small = candidates.areas < SMALL_AREA * image.shape[0] * image.shape[1]
-        keep = is_small & _is_among_best(candidates.scores, count)
-        keep |= ~is_small & _is_among_best(np.where(is_small, -np.inf, scores), count - int(keep.sum()))
-        keep &= _is_among_best(np.where(keep, scores, -np.inf), max_masks)
-    return candidates.with_scores(scores).select(keep)
+    corrected = replace(candidates, scores=scores)
+    if max_masks is None:
+        return corrected
+    count = _num_ranked(max_masks)
+    is_small = candidates.areas < SMALL_AREA * image.shape[0] * image.shape[1]
+    keep = is_small & _is_among_best(candidates.scores, count)
+    keep |= ~is_small & _is_among_best(np.where(is_small, -np.inf, scores), count - int(keep.sum()))
+    return corrected.select(keep & _is_among_best(np.where(keep, scores, -np.inf), max_masks))
+
+
+def _num_ranked(max_masks: int) -> int:
+    """Of how many masks the best ``max_masks`` are: the default number, so that fewer are the first of these."""
+    return max(max_masks, MAX_MASKS)
 
 
 def _is_among_best(scores: np.ndarray, count: int) -> np.ndarray:
@@ -249,7 +259,7 @@ def _colour_columns(sums: np.ndarray, borders: tuple[np.ndarray, ...], mean: np.
 
 def _relation_columns(candidates: MaskCandidates, sums: np.ndarray) -> list[np.ndarray]:
     """From parent_area to gap."""
-    scores = np.log(np.maximum(candidates.scores.astype(np.float64), _MIN_SCORE))
+    scores = np.log(np.maximum(candidates.scores, _MIN_SCORE))
     areas = np.log(np.maximum(sums[:, 0], 1))
     has_parent = candidates.parents >= 0
     parents, children = np.maximum(candidates.parents, 0), np.flatnonzero(has_parent)

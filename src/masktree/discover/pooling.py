@@ -121,7 +121,7 @@ def _granularities(cuts: PartitionTree, similar: np.ndarray, parents: np.ndarray
     Cuts may show a part beside what resembles the whole, as both are of other dendrograms. The whole is one region only
     when both have merged: before, pictures show the part.
     """
-    altitudes = cuts.altitudes[similar].copy()
+    altitudes = cuts.altitudes[similar]
     parts = np.flatnonzero((parents >= 0) & is_node)
     wholes = parents[parts]
     tops = lowest_common_ancestors(cuts.parents, np.stack([similar[wholes], similar[parts]], axis=1))
@@ -152,7 +152,7 @@ def _nodes(tree: PartitionTree, number: int, selected: SelectedNodes, weight: fl
 def _combinations(tree: PartitionTree, combined: Combinations, count: int | None) -> _Candidates:
     """Candidates from the coarsest dendrogram, the best ``count``."""
     members, scores = combined.members[:count], COARSE_WEIGHT * combined.scores[:count]
-    rles = unite_nodes(tree, np.where(members >= 0, members, members[:, :1]))
+    rles = unite_nodes(tree, members)
     return _Candidates(1, rles, scores, np.zeros(len(rles)), _unions(tree, 0, members), 0)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias, get_args
 
@@ -53,10 +53,6 @@ class MaskCandidates:
             self.omitted + int((~keep & (self.kinds == 0)).sum()),
         )
 
-    def with_scores(self, scores: np.ndarray) -> MaskCandidates:
-        """The same regions with other scores."""
-        return replace(self, scores=scores)
-
     @property
     def kinds(self) -> Int8[np.ndarray, " n"]:
         """0 node, 1 combination."""
@@ -71,7 +67,7 @@ class MaskCandidates:
     @property
     def granularities(self) -> Float64[np.ndarray, " n"]:
         """Altitude of the coarsest member."""
-        altitudes: np.ndarray = self.dendrogram.altitudes[self._filled].max(axis=1)
+        altitudes: np.ndarray = np.where(self.members >= 0, self.dendrogram.altitudes[self.members], 0).max(axis=1)
         return altitudes
 
     @cached_property
@@ -83,12 +79,7 @@ class MaskCandidates:
         """Run-length strings."""
         is_node = self.kinds == 0
         nodes = self.dendrogram.rles(self.members[is_node, 0])
-        return [*nodes, *unite_nodes(self.dendrogram, self._filled[~is_node])]
-
-    @property
-    def _filled(self) -> np.ndarray:
-        """(n, 3) members, with the first one where there is none."""
-        return np.where(self.members >= 0, self.members, self.members[:, :1])
+        return [*nodes, *unite_nodes(self.dendrogram, self.members[~is_node])]
 
 
 def find_candidates(

@@ -107,8 +107,9 @@ def combine_nodes(
 
 
 def unite_nodes(tree: PartitionTree, members: np.ndarray) -> list[bytes]:
-    """Run-length string of the union of each row of nodes."""
-    nodes, positions = np.unique(members, return_inverse=True)
+    """Run-length string of the union of each row of nodes; -1 after the first column is none."""
+    filled = np.where(members >= 0, members, members[:, :1])
+    nodes, positions = np.unique(filled, return_inverse=True)
     rles = tree.rles(nodes)
     return [rle.union([rles[i] for i in row], tree.size) for row in positions.reshape(members.shape)]
 
@@ -286,17 +287,26 @@ def _keep(
                 k = previous[k]
                 if min(areas[a], areas[b]) <= duplicate_iou * max(areas[a], areas[b]):
                     continue
-                shared = 0
-                for x in members[a]:
-                    for y in members[b]:
-                        if x >= 0 and y >= 0:
-                            if low[y] <= low[x] and high[x] <= high[y]:
-                                shared += node_areas[x]
-                            elif low[x] <= low[y] and high[y] <= high[x]:
-                                shared += node_areas[y]
+                shared = _shared_pixels(members[a], members[b], node_areas, low, high)
                 is_new = shared <= duplicate_iou * (areas[a] + areas[b] - shared)
         if is_new:
             kept[count] = a
             previous[count], newest[bands[a]] = newest[bands[a]], count
             count += 1
     return kept[:count]
+
+
+@kernel()
+def _shared_pixels(
+    one: np.ndarray, two: np.ndarray, areas: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> int:  # pragma: no cover
+    """Pixels that two unions of nodes share: of a member of each, one contains the other, or they are disjoint."""
+    shared = 0
+    for x in one:
+        for y in two:
+            if x >= 0 and y >= 0:
+                if low[y] <= low[x] and high[x] <= high[y]:
+                    shared += areas[x]
+                elif low[x] <= low[y] and high[y] <= high[x]:
+                    shared += areas[y]
+    return shared
